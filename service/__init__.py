@@ -1,0 +1,1 @@
+"""Serve quantised NLU students over HTTP. Imports neither torch nor transformers."""

@@ -1,0 +1,194 @@
+"""The student folder: the only contract between training, export and service.
+
+A student folder holds::
+
+    <name>/model.onnx       the graph that is served
+          /tokenizer.json   a `tokenizers` file, normaliser included
+          /manifest.json    this module's `Manifest`
+          /MODEL_CARD.md    for people
+
+`model.onnx` takes ``input_ids`` (int64, ``[1, pieces]``) and answers, for the heads that it has, ``domain_logits``
+``[1, domains]``, ``intent_logits`` ``[1, intents]`` and ``slot_logits`` ``[1, pieces, tags]`` (float32).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SCHEMA_VERSION: Final = 1
+MODEL_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+MANIFEST_FILE = "manifest.json"
+CARD_FILE = "MODEL_CARD.md"
+OUTSIDE = "O"
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class StudentError(Exception):
+    """A student folder that can't be served; the message names the folder and what is wrong with it."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Labels(_Frozen):
+    """Label names in the order of the logits. A head that the student doesn't have is empty.
+
+    `slots` are BIO tags ("O", "B-date", "I-date", ...), with "O" first.
+    """
+
+    domain: tuple[str, ...] = ()
+    intent: tuple[str, ...] = ()
+    slots: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.domain or self.intent or self.slots):
+            raise ValueError("a student needs at least one head: domain, intent or slots")
+        for head in ("domain", "intent", "slots"):
+            names = getattr(self, head)
+            if len(set(names)) != len(names):
+                raise ValueError(f"labels.{head} holds a name twice")
+        if self.slots and self.slots[0] != OUTSIDE:
+            raise ValueError(f"labels.slots must begin with {OUTSIDE!r}")
+        for tag in self.slots[1:]:
+            if tag[:2] not in ("B-", "I-"):
+                raise ValueError(f"labels.slots: {tag!r} is no BIO tag ('O', 'B-name' or 'I-name')")
+        return self
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that the student has, in the order domain, intent, slots."""
+        return tuple(head for head in ("domain", "intent", "slots") if getattr(self, head))
+
+
+class Architecture(_Frozen):
+    """Shape of the encoder. `parameters` counts all weights, `non_embedding_parameters` leaves out look-up tables."""
+
+    layers: int
+    hidden: int
+    attention_heads: int
+    feed_forward: int
+    activation: str
+    vocabulary: int
+    parameters: int
+    non_embedding_parameters: int
+
+
+class SessionOptions(_Frozen):
+    """How onnxruntime must open the graph to run as it was measured and checked at export."""
+
+    intra_op_num_threads: int = 1
+    disabled_optimizers: tuple[str, ...] = ()
+
+
+class GraphRecipe(_Frozen):
+    """How the graph was made, for people and for a later re-export."""
+
+    exporter: str
+    quantisation: str
+    opset: int
+    session: SessionOptions = SessionOptions()
+
+
+class FileEntry(_Frozen):
+    """Digest and size of one file of the folder."""
+
+    sha256: Digest
+    bytes: int
+
+
+class GoldenSlot(_Frozen):
+    """One expected slot; `text[start:end] == value` in code points."""
+
+    name: str
+    value: str
+    start: int
+    end: int
+
+
+class Golden(_Frozen):
+    """A sentence and the answer that this file gave on the exporting machine; checked again at every start."""
+
+    text: str
+    locale: str
+    domain: str | None = None
+    intent: str | None = None
+    slots: tuple[GoldenSlot, ...] = ()
+
+
+class Manifest(_Frozen):
+    """Everything that is known about a student. Written by the export, trusted by nobody until checked."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    size: str
+    precision: Literal["fp32", "int8"]
+    architecture: Architecture
+    labels: Labels
+    locales: Annotated[tuple[str, ...], Field(min_length=1)]
+    max_length: Annotated[int, Field(ge=2)]
+    graph: GraphRecipe
+    files: dict[str, FileEntry]
+    golden: Annotated[tuple[Golden, ...], Field(min_length=1)]
+    parity: dict[str, Any] = {}
+    accuracy: dict[str, Any] = {}
+    latency: dict[str, Any] = {}
+    calibration: dict[str, Any] | None = None
+    training: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check_files(self) -> Self:
+        for required in (MODEL_FILE, TOKENIZER_FILE):
+            if required not in self.files:
+                raise ValueError(f"files names no {required}")
+        for name in self.files:
+            if Path(name).name != name:
+                raise ValueError(f"files: {name!r} is not a plain file name")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Short identity of what is served: the first 12 hex digits of the graph's sha256."""
+        return self.files[MODEL_FILE].sha256[:12]
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file, read in chunks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a student folder, and the digest of each file that it names.
+
+    Raises:
+        StudentError: no such folder, a file missing, a field wrong, or a digest that does not match.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise StudentError(f"{folder}: not a student folder: cannot read {MANIFEST_FILE} ({error.strerror})") from error
+    try:
+        manifest = Manifest.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(root)"
+        raise StudentError(
+            f"{folder}: {MANIFEST_FILE} does not fit schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
+        ) from error
+    for name, entry in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise StudentError(f"{folder}: {name} is missing")
+        found = sha256_of(file)
+        if found != entry.sha256:
+            raise StudentError(f"{folder}: {name} has sha256 {found[:12]}..., the manifest says {entry.sha256[:12]}...")
+    return manifest

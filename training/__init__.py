@@ -1,0 +1,1 @@
+"""Train, distil and evaluate students. Needs the extra `training`."""

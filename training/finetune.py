@@ -1,0 +1,318 @@
+"""Train a student on labelled utterances.
+
+    python -m training.finetune --data DIR --locales de-DE,fr-FR,it-IT,es-ES,en-US --size s --out CKPT
+
+Reads top to bottom: settings, data, tokenizer, model, loop, summary. Progress and a table per epoch go to standard
+error; the last line of standard output is one JSON object. `--resume` continues an interrupted run exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from service.manifest import Labels
+from service.tokenization import UNKNOWN, TextEncoder
+from training import datasets
+from training.augmentation import augment, typed_copy
+from training.checkpoint import (
+    RESUME_FILE,
+    CheckpointError,
+    load_checkpoint,
+    load_resume_state,
+    save_checkpoint,
+    save_resume_state,
+)
+from training.encoding import EpochData, ExampleEncoder
+from training.labels import HEADS, labels_of
+from training.modeling import ACTIVATIONS, StudentConfig, StudentModel
+from training.objective import hide_pieces, multitask_loss, rate_at
+from training.prediction import answers_of_model
+from training.records import Utterance
+from training.scoring import Scores, score_by_locale
+from training.settings import add_flags, setting, settle
+from training.sizes import SIZES
+from training.tokenizer import CLS, PAD, VOCABULARY, train_tokenizer
+
+log = logging.getLogger("training.finetune")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides the outcome of a run; each is a flag, and `--resume` inherits them all."""
+
+    data: str = setting("", "labelled data: folder, tarball, file or hub:NAME")
+    locales: str = setting("", "comma-separated locales that the student serves and is scored on; all by default")
+    extra_locales: str = setting("", "further locales to train on only: related languages help the served ones")
+    size: str = setting("s", "encoder size", choices=tuple(SIZES))
+    heads: str = setting(",".join(HEADS), "comma-separated heads")
+    activation: str = setting("gelu", "feed-forward activation", choices=tuple(ACTIVATIONS))
+    vocabulary: int = setting(VOCABULARY, "tokenizer pieces at most", low=100)
+    max_length: int = setting(64, "pieces of a text that the student reads at most", low=2)
+    epochs: int = setting(12, "passes over the training data", low=1)
+    batch_size: int = setting(128, "utterances a step", low=1)
+    learning_rate: float = setting(1e-3, "peak of AdamW's rate: linear warm-up over the first steps, then linear decay", low=0)
+    weight_decay: float = setting(0.01, "decay of AdamW", low=0)
+    dropout: float = setting(0.2, "dropout in the encoder", low=0, high=1)
+    unknown_share: float = setting(0.1, "share of training pieces replaced by [UNK]", low=0, high=1)
+    augmented_share: float = setting(0.5, "share of training utterances rewritten as typed text", low=0, high=1)
+    label_smoothing: float = setting(0.1, "share of the target that is spread over all labels", low=0, high=1)
+    slot_weight: float = setting(2.0, "weight of the slot loss beside domain and intent", low=0)
+    seed: int = setting(1, "decides weights, order and augmentation", low=0)
+    precision: str = setting("auto", "auto takes bf16 where the hardware computes it", choices=("auto", "bf16", "fp32"))
+    on_error: str = setting("raise", "what to do with a bad row", choices=("raise", "skip"))
+
+
+@dataclass
+class Progress:
+    """Where a run stands. `step` counts optimiser steps of the whole run, `best` is the best selection score."""
+
+    step: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and is scored on, and which locales the student serves."""
+
+    train: list[Utterance]
+    dev: list[Utterance]
+    served: list[str]
+    labels: Labels
+    skipped: int
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Flags of the command; settings that were not given are absent from the namespace."""
+    parser = argparse.ArgumentParser(prog="python -m training.finetune", description="Train a student on labelled utterances.")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out exactly where it stopped")
+    parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="steps between resume states (%(default)s)")
+    parser.add_argument("--threads", type=int, help="CPU threads (all)")
+    add_flags(parser, Settings)
+    args = parser.parse_args(argv)
+    if not args.resume and not getattr(args, "data", ""):
+        parser.error("--data is required (unless --resume)")
+    unknown = set(getattr(args, "heads", HEADS[0]).split(",")) - set(HEADS)
+    if unknown:
+        parser.error(f"--heads: {', '.join(sorted(unknown))}; allowed: {', '.join(HEADS)}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: see the module's docstring."""
+    args = parse_arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    try:
+        state = load_resume_state(args.out) if args.resume else None
+        if state is None and args.out.exists() and any(args.out.iterdir()):
+            raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
+        settings = settle(Settings, args, state["settings"] if state else None)
+        data = read_data(settings)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(train(settings, data, args.out, state, args.save_every, args.threads), ensure_ascii=False))
+    return 0
+
+
+def read_data(settings: Settings) -> Data:
+    """Training and dev utterances; labels are those of the training partition.
+
+    Raises:
+        DatasetError: the data can't be used.
+    """
+    served = _listed(settings.locales)
+    extra = [x for x in _listed(settings.extra_locales) if x not in served]
+    dataset = datasets.load(settings.data, served + extra if served else None, settings.on_error)  # type: ignore[arg-type]
+    served = served or sorted({u.locale for u in dataset.utterances} - set(extra))
+    utterances = dataset.part("train", served + extra)
+    return Data(utterances, dataset.part("dev", served), served, labels_of(utterances, _listed(settings.heads)), dataset.skipped)
+
+
+def train(
+    settings: Settings, data: Data, out: Path, state: dict[str, Any] | None, save_every: int, threads: int | None
+) -> dict[str, Any]:
+    """One run, from the first weights (or the resumed ones) to the checkpoint of the best epoch. Returns its summary."""
+    if threads:
+        torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(settings.seed)
+    encoder = first_encoder(settings, data) if state is None else encoder_of(state["tokenizer"], settings)
+    model = StudentModel(config_of(settings, data.labels, encoder)).to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    progress = Progress()
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
+        progress = Progress(**state["progress"])
+    epochs = EpochData(data.train, ExampleEncoder(encoder, data.labels), settings.batch_size, settings.augmented_share, settings.seed)
+    ids = {name: encoder.tokenizer.token_to_id(name) for name in (PAD, CLS, UNKNOWN)}
+    total = settings.epochs * epochs.steps
+    autocast = autocast_of(settings.precision, device)
+    log.info("%s student, %d parameters (%d outside embeddings and heads)", settings.size, *model.count_parameters())
+    log.info("%d utterances to train on, %d to score on, %s on %s", len(data.train), len(data.dev), autocast, device)
+
+    def save_state() -> None:
+        progress.seconds += time.monotonic() - began[0]
+        began[0] = time.monotonic()
+        save_resume_state(
+            out,
+            {
+                "settings": asdict(settings),
+                "tokenizer": encoder.tokenizer.to_str(),
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "random": torch.get_rng_state(),
+                "progress": asdict(progress),
+            },
+        )
+
+    began = [time.monotonic()]
+    with tqdm(total=total, initial=progress.step, unit="step", mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
+        while progress.step < total:
+            model.train()
+            epoch, done = divmod(progress.step, epochs.steps)
+            bar.set_description(f"epoch {epoch + 1}/{settings.epochs}")
+            for batch in epochs.batches(epoch, ids[PAD], skip=done):
+                batch = batch.to(device)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate_at(progress.step, total, settings.learning_rate)
+                with autocast:
+                    output = model(hide_pieces(batch, settings.unknown_share, ids[UNKNOWN], ids[CLS]), batch.attention_mask)
+                loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimiser.step()
+                progress.step += 1
+                bar.update()
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                if progress.step % save_every == 0 and progress.step % epochs.steps:
+                    save_state()
+            scores = score_by_locale(data.dev, answers_of_model(model, encoder, data.labels, data.dev))
+            progress.history.append({"epoch": epoch + 1, "loss": round(loss.item(), 4), "dev": _rounded(scores)})
+            better = selection_score(scores) > progress.best
+            if better:
+                progress.best, progress.best_epoch = selection_score(scores), epoch + 1
+                save_checkpoint(out, model, encoder.tokenizer, provenance(settings, data, progress))
+            save_state()
+            tqdm.write(f"epoch {epoch + 1}" + (" (best so far)" if better else "") + "\n" + table(scores), file=sys.stderr)
+    return finish(settings, data, out, progress)
+
+
+def finish(settings: Settings, data: Data, out: Path, progress: Progress) -> dict[str, Any]:
+    """Score the best epoch on the typed copy of dev as well, complete `training.json`, and drop the resume state."""
+    best = load_checkpoint(out)
+    typed = typed_copy(data.dev)
+    scores = {
+        "dev": score_by_locale(data.dev, answers_of_model(best.model, best.encoder, best.labels, data.dev)),
+        "dev_typed": score_by_locale(typed, answers_of_model(best.model, best.encoder, best.labels, typed)),
+    }
+    scores = {name: _rounded(value) for name, value in scores.items()}
+    save_checkpoint(out, best.model, best.encoder.tokenizer, {**provenance(settings, data, progress), **scores})
+    (out / RESUME_FILE).unlink()
+    return {
+        "checkpoint": str(out),
+        "best_epoch": progress.best_epoch,
+        "steps": progress.step,
+        "minutes": round(progress.seconds / 60, 1),
+        "dev": scores["dev"]["mean"],
+        "dev_typed": scores["dev_typed"]["mean"],
+    }
+
+
+def first_encoder(settings: Settings, data: Data) -> TextEncoder:
+    """A tokenizer trained on the training texts and a typed variant of each (for capitals, marks and digits)."""
+    rng = random.Random(settings.seed)
+    texts = [u.text for u in data.train] + [augment(u, rng, 1.0).text for u in data.train]
+    log.info("training the tokenizer on %d texts", len(texts))
+    return TextEncoder(train_tokenizer(texts, settings.vocabulary), settings.max_length)
+
+
+def encoder_of(tokenizer: str, settings: Settings) -> TextEncoder:
+    """The tokenizer of a run that is resumed."""
+    return TextEncoder(Tokenizer.from_str(tokenizer), settings.max_length)
+
+
+def config_of(settings: Settings, labels: Labels, encoder: TextEncoder) -> StudentConfig:
+    """The configuration of the student that the settings ask for."""
+    return StudentConfig.of_size(
+        settings.size,
+        labels,
+        vocab_size=encoder.tokenizer.get_vocab_size(),
+        max_position_embeddings=settings.max_length,
+        activation=settings.activation,
+        dropout=settings.dropout,
+    )
+
+
+def provenance(settings: Settings, data: Data, progress: Progress) -> dict[str, Any]:
+    """What `training.json` says of a run, so that the checkpoint explains itself."""
+    try:
+        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "command": "training.finetune",
+        "settings": {**asdict(settings), "data": Path(settings.data).name},
+        "locales": data.served,
+        "utterances": {"train": len(data.train), "dev": len(data.dev), "skipped": data.skipped},
+        "steps": progress.step,
+        "seconds": round(progress.seconds, 1),
+        "best_epoch": progress.best_epoch,
+        "history": progress.history,
+        "commit": commit,
+        "torch": str(torch.__version__),
+    }
+
+
+def selection_score(scores: dict[str, dict[str, float]]) -> float:
+    """What the best epoch is chosen by: mean exact match, or what comes nearest with the heads that there are."""
+    return next(scores["mean"][name] for name in ("exact_match", "slot_f1", "intent_accuracy", "domain_f1") if name in scores["mean"])
+
+
+def table(scores: dict[str, dict[str, float]]) -> str:
+    """Scores by locale as lines of text."""
+    names = [n for n in ("domain_f1", "intent_accuracy", "slot_f1", "exact_match", "semer") if n in scores["mean"]]
+    lines = ["".join([f"{'':8}", *(f"{name:>17}" for name in names)])]
+    lines += ["".join([f"{locale:8}", *(f"{values[name]:17.2f}" for name in names)]) for locale, values in scores.items()]
+    return "\n".join(lines)
+
+
+def autocast_of(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 autocast where it was asked for or, with "auto", where the hardware computes it natively."""
+    native = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
+    if precision == "bf16" or (precision == "auto" and native):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _rounded(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {locale: {name: round(value, 3) for name, value in values.items()} for locale, values in scores.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The student: a lean transformer encoder with up to three heads, as a Hugging Face `PreTrainedModel`.
+
+Pre-layer-norm (Xiong et al. 2020), one fused matrix for query, key and value, learned positions, no token types.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PretrainedConfig, PreTrainedModel
+
+from service.manifest import Labels
+from training.sizes import SIZES
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+
+
+class StudentConfig(PretrainedConfig):  # type: ignore[misc]
+    """Configuration of a student. `labels` is {"domain": [...], "intent": [...], "slots": [...]}, empty without heads."""
+
+    model_type = "distilled_nlu_student"
+
+    def __init__(
+        self,
+        vocab_size: int = 16_000,
+        hidden_size: int = 256,
+        num_hidden_layers: int = 4,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 1024,
+        max_position_embeddings: int = 64,
+        activation: str = "gelu",
+        dropout: float = 0.2,
+        labels: dict[str, list[str]] | None = None,
+        size: str = "custom",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if hidden_size % num_attention_heads:
+            raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.max_position_embeddings = max_position_embeddings
+        self.activation = activation
+        self.dropout = dropout
+        self.labels = labels or {}
+        self.size = size
+
+    @classmethod
+    def of_size(cls, size: str, labels: Labels, **kwargs: Any) -> StudentConfig:
+        """The configuration of a named size. Raises ValueError, naming the allowed sizes, for an unknown one."""
+        if size not in SIZES:
+            raise ValueError(f"size {size!r}; allowed: {', '.join(SIZES)}")
+        shape = SIZES[size]
+        return cls(
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.attention_heads,
+            intermediate_size=shape.feed_forward,
+            labels={head: list(getattr(labels, head)) for head in labels.heads},
+            size=size,
+            **kwargs,
+        )
+
+
+class StudentOutput(NamedTuple):
+    """Logits by head (None without that head) and the last hidden state.
+
+    Shapes: domain [batch, domains], intent [batch, intents], slots [batch, pieces, tags], hidden [batch, pieces, width].
+    """
+
+    domain: Tensor | None
+    intent: Tensor | None
+    slots: Tensor | None
+    hidden: Tensor
+
+
+class Block(nn.Module):
+    """One pre-layer-norm transformer layer."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.dropout
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm_attention = nn.LayerNorm(config.hidden_size)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.attention_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm_feed_forward = nn.LayerNorm(config.hidden_size)
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
+        """Hidden [batch, pieces, width]; bias broadcastable to [batch, heads, pieces, pieces] is added to the scores."""
+        batch, pieces, width = hidden.shape
+        qkv = self.qkv(self.norm_attention(hidden)).view(batch, pieces, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5
+        if bias is not None:
+            scores = scores + bias
+        weights = F.dropout(scores.softmax(dim=-1), self.dropout / 2, self.training)
+        context = (weights @ value).transpose(1, 2).reshape(batch, pieces, width)
+        hidden = hidden + F.dropout(self.attention_out(context), self.dropout, self.training)
+        inner = self.down(self.activation(self.up(self.norm_feed_forward(hidden))))
+        return hidden + F.dropout(inner, self.dropout, self.training)
+
+
+class StudentModel(PreTrainedModel):  # type: ignore[misc]
+    """Encoder with the heads that `config.labels` names.
+
+    Domain and intent read the mean over the pieces beside the first piece; slots read each piece (the tag of a word
+    is that of its first piece).
+    """
+
+    config_class = StudentConfig
+    base_model_prefix = "student"
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.pieces = nn.Embedding(config.vocab_size, width)
+        self.positions = nn.Embedding(config.max_position_embeddings, width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict(
+            {head: nn.Linear(width if head == "slots" else 2 * width, len(names)) for head, names in config.labels.items()}
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> StudentOutput:
+        """Logits of a batch.
+
+        Args:
+            input_ids: [batch, pieces], int64.
+            attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
+        """
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden = F.dropout(self.pieces(input_ids) + self.positions(positions), self.config.dropout, self.training)
+        bias = None
+        if attention_mask is not None:
+            bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+        for block in self.blocks:
+            hidden = block(hidden, bias)
+        hidden = self.norm(hidden)
+        if attention_mask is None:
+            mean = hidden.mean(dim=1)
+        else:
+            mask = attention_mask[:, :, None].to(hidden.dtype)
+            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        pooled = F.dropout(torch.cat([mean, hidden[:, 0]], dim=-1), self.config.dropout, self.training)
+        read = {"domain": pooled, "intent": pooled, "slots": F.dropout(hidden, self.config.dropout, self.training)}
+        logits = {name: head(read[name]) for name, head in self.heads.items()}
+        return StudentOutput(logits.get("domain"), logits.get("intent"), logits.get("slots"), hidden)
+
+    def count_parameters(self) -> tuple[int, int]:
+        """All weights, and those outside the piece and position tables and the heads."""
+        total = sum(p.numel() for p in self.parameters())
+        outside = sum(p.numel() for part in (self.pieces, self.positions, self.heads) for p in part.parameters())
+        return total, total - outside

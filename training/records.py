@@ -1,0 +1,65 @@
+"""The one record type that every data set is read into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+Partition = Literal["train", "dev", "test"]
+PARTITIONS: tuple[Partition, ...] = get_args(Partition)
+
+
+class RecordError(ValueError):
+    """A row that is no valid utterance. `field` names the field; the message says what was found and what is allowed."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A labelled span; `start` and `end` (exclusive) are code points of the raw text."""
+
+    name: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One labelled request.
+
+    `id` is the same for the translations of one sentence, so splits are made by id. `domain` and `intent` may be
+    None in unlabelled text. Slots are in order of `start` and don't overlap.
+
+    Raises:
+        RecordError: text blank, partition unknown, or a slot out of range, empty or overlapping.
+    """
+
+    id: str
+    text: str
+    locale: str
+    partition: Partition = "train"
+    domain: str | None = None
+    intent: str | None = None
+    slots: tuple[Slot, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise RecordError("text", "is blank; every utterance needs text")
+        if self.partition not in PARTITIONS:
+            raise RecordError("partition", f"is {self.partition!r}; allowed: {', '.join(PARTITIONS)}")
+        end = 0
+        for slot in self.slots:
+            if not 0 <= slot.start < slot.end <= len(self.text):
+                raise RecordError(
+                    "slots", f"{slot.name!r} has offsets {slot.start}..{slot.end}; allowed: 0 <= start < end <= {len(self.text)}"
+                )
+            if slot.start < end:
+                raise RecordError("slots", f"{slot.name!r} at {slot.start} overlaps the slot before it, or is out of order")
+            end = slot.end
+
+    def value(self, slot: Slot) -> str:
+        """The text of a slot."""
+        return self.text[slot.start : slot.end]

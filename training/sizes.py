@@ -1,0 +1,32 @@
+"""The one table of student sizes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Size(NamedTuple):
+    """Shape of an encoder; feed-forward width is 4 x hidden, attention heads are `hidden` / 64."""
+
+    layers: int
+    hidden: int
+
+    @property
+    def attention_heads(self) -> int:
+        """One head for each 64 units."""
+        return self.hidden // 64
+
+    @property
+    def feed_forward(self) -> int:
+        """Width of the feed-forward layer."""
+        return 4 * self.hidden
+
+
+SIZES: dict[str, Size] = {
+    "xs": Size(2, 128),  # the fastest that is still useful
+    "s": Size(4, 256),  # the default; shipped with the service
+    "m": Size(6, 384),
+    "l": Size(10, 384),  # the 17M student of Alexa Teacher Model (FitzGerald et al., KDD 2022)
+    "xl": Size(12, 768),  # the shape of XLM-R Base
+    "xxl": Size(24, 768),  # the 170M intermediate student of that paper
+}
