@@ -1,0 +1,53 @@
+# `make serve` and `make test` do all the set-up; the rest is listed by `make help`.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SETUP := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-slow lint format train-demo loadtest screenshot clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+serve: $(VENV)/base  ## start the service with the shipped student on port 8000 (PORT=... for another)
+	@exec $(BIN)/python -m service --port $(PORT)
+
+test: $(VENV)/dev lint  ## lint, check types and run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/dev  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train-demo: $(VENV)/dev  ## train, export and query a tiny student on the sample data (under three minutes)
+	@BIN=$(BIN) sh training/demo.sh runs/demo
+
+loadtest: $(VENV)/dev  ## start the service, load it for a few seconds, print client and server times
+	@$(BIN)/python -m loadtest
+
+clean:  ## remove the environment and caches (runs/ stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# An environment that serves. The one that tests holds it too, so whichever comes first is kept.
+$(VENV)/base: $(SETUP)
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what serving needs into $(VENV)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/base
+	@echo "installing what training, export and tests need into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $@
