@@ -78,6 +78,8 @@ def decode_slots(text: str, words: Sequence[tuple[int, int]], logits: FloatArray
     last_end = 0
     for name, first, after in spans_of_tags([tags[i] for i in chosen]):
         start, end = max(words[first][0], last_end), words[after - 1][1]
+        while start < end and text[start].isspace():  # behind a character whose other word ended the last span
+            start += 1
         if start >= end:  # two words made from one raw character, such as a fraction sign
             continue
         sure = softmax(logits[first:after]).max(axis=-1).min()

@@ -1,0 +1,124 @@
+# ruff: noqa: N818 - "raise UnknownLocale" says it all
+"""Every way in which a request can fail, and the one shape in which the client hears of it.
+
+The table below is the whole truth: status, `code`, public message and metric label of each error class. Messages are
+made from limits, names that the server knows, and field names; **the text of a request never enters one**.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import orjson
+from starlette.responses import Response
+
+log = logging.getLogger("service")
+
+
+class Row(NamedTuple):
+    """One line of the table: HTTP status, `code` in the reply, public message template, label in metrics."""
+
+    status: int
+    code: str
+    message: str
+    label: str
+
+
+TABLE: dict[str, Row] = {
+    # class                status  code                  public message                                        label
+    "InvalidRequest": Row(422, "invalid_request", "{problem}", "invalid"),
+    "UnknownLocale": Row(422, "unknown_locale", "locale: student {model} does not know it; known: {known}", "locale"),
+    "UnknownModel": Row(404, "unknown_model", "model: no such student is loaded; loaded: {loaded}", "model"),
+    "UnknownPath": Row(404, "not_found", "no such path; GET /docs lists them", "path"),
+    "WrongMethod": Row(405, "method_not_allowed", "this path takes {allowed}", "method"),
+    "BodyTooLarge": Row(413, "body_too_large", "the body is larger than {limit} bytes", "body_size"),
+    "BatchTooLarge": Row(413, "batch_too_large", "items: {count} given, at most {limit} allowed", "batch_size"),
+    "TextTooLarge": Row(413, "text_too_large", "text: {count} code points given, at most {limit} allowed", "text_size"),
+    "NotReady": Row(503, "not_ready", "not ready: {reason}", "not_ready"),
+    "InternalError": Row(500, "internal_error", "internal error; look the request_id up in the log", "internal"),
+    "ClientLeft": Row(499, "client_left", "the client left before the reply", "client_left"),
+}
+
+
+class ServiceError(Exception):
+    """An error that a client is told of. Each subclass has its row in `TABLE`, or can't be defined.
+
+    Usage: ``raise BatchTooLarge(count=100, limit=64)``; the details fill the row's message template, `headers` go
+    with the reply.
+    """
+
+    row: ClassVar[Row]
+
+    def __init_subclass__(cls) -> None:
+        """Take the class's row from the table."""
+        cls.row = TABLE[cls.__name__]
+
+    def __init__(self, headers: Mapping[str, str] | None = None, **details: object) -> None:
+        self.headers = dict(headers or {})
+        self.message = self.row.message.format(**details)
+        super().__init__(self.message)
+
+
+class InvalidRequest(ServiceError):
+    """The body is not JSON, or a field is missing, unknown, or of the wrong type."""
+
+
+class UnknownLocale(ServiceError):
+    """The student was not trained for the locale."""
+
+
+class UnknownModel(ServiceError):
+    """No student of that name is loaded."""
+
+
+class UnknownPath(ServiceError):
+    """No route has this path."""
+
+
+class WrongMethod(ServiceError):
+    """The path exists, but not for this method."""
+
+
+class BodyTooLarge(ServiceError):
+    """The body exceeds `Settings.max_body_bytes`."""
+
+
+class BatchTooLarge(ServiceError):
+    """The batch exceeds `Settings.max_batch`."""
+
+
+class TextTooLarge(ServiceError):
+    """The text exceeds `Settings.max_text_chars`."""
+
+
+class NotReady(ServiceError):
+    """Students are still loading, or one that is expected could not be loaded."""
+
+
+class InternalError(ServiceError):
+    """A fault of the service itself."""
+
+
+class ClientLeft(ServiceError):
+    """The connection closed while the body was being read; nobody hears this, but it is counted."""
+
+
+def error_body(error: ServiceError, request_id: str) -> dict[str, dict[str, str]]:
+    """The one JSON shape of every error."""
+    return {"error": {"code": error.row.code, "message": error.message, "request_id": request_id}}
+
+
+def error_response(error: ServiceError, request_id: str) -> Response:
+    """The HTTP reply for an error."""
+    body = orjson.dumps(error_body(error, request_id))
+    return Response(body, status_code=error.row.status, headers=error.headers, media_type="application/json")
+
+
+def log_fault(error: BaseException, request_id: str) -> None:
+    """Log an unexpected exception by type and place only: its message and its values may hold a user's text."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = " > ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
+    log.error("request %s failed: %s at %s", request_id, type(error).__name__, places)

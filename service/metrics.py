@@ -1,0 +1,163 @@
+"""Every metric of the service, and the measured durations that feed them.
+
+One registry per application: two in one process, as in tests, don't share counters. Label values are names that the
+server knows (students, locales, routes), never anything that a client sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+from service.errors import ServiceError
+from service.manifest import Manifest
+from service.student import Prediction
+
+SECONDS_BUCKETS = tuple(round(50e-6 * 1.5**step, 9) for step in range(30))  # 50 µs to 6.4 s
+CONFIDENCE_BUCKETS = tuple(step / 20 for step in range(1, 21))
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)
+NONE = "none"
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp beside each series, which nothing reads
+
+
+class Timings(NamedTuple):
+    """Seconds that one request spent in each phase; measured once, used for metrics, reply and header alike.
+
+    `queue` runs from the request's arrival until work on it begins, `total` from its arrival to the decoded answer.
+    """
+
+    queue: float
+    tokenize: float
+    inference: float
+    decode: float
+    total: float
+
+    @classmethod
+    def of_batch(cls, items: Sequence[Timings]) -> Timings | None:
+        """The phases of a batch: waiting until its first text, work summed, the last text's end. None for no text."""
+        if not items:
+            return None
+        tokenize, inference, decode = (sum(phase) for phase in list(zip(*items, strict=True))[1:4])
+        return cls(items[0].queue, tokenize, inference, decode, items[-1].total)
+
+    def milliseconds(self) -> dict[str, float]:
+        """The phases for ``timings_ms``, to the microsecond."""
+        return {phase: round(seconds * 1000, 3) for phase, seconds in zip(self._fields, self, strict=True)}
+
+    def header(self) -> str:
+        """The phases for ``Server-Timing``."""
+        return ", ".join(f"{phase};dur={duration}" for phase, duration in self.milliseconds().items())
+
+
+class StudentMeters:
+    """The metrics of one student, with label children looked up once: a look-up costs more than counting."""
+
+    def __init__(self, metrics: Metrics, manifest: Manifest) -> None:
+        name = manifest.name
+        self._name = name
+        self._metrics = metrics
+        self._phases = [metrics.phase_seconds.labels(name, phase) for phase in Timings._fields[:4]]
+        self._truncated = metrics.truncated.labels(name)
+        self._confidence = {task: metrics.confidence.labels(name, task) for task in ("domain", "intent")}
+        self._unknown = {locale: metrics.unknown_tokens.labels(name, locale) for locale in manifest.locales}
+        self._predictions: dict[tuple[str, str], Counter] = {}
+        self.batch_size = metrics.batch_size.labels(name)
+        metrics.model_info.labels(name, manifest.precision, manifest.digest, manifest.size).set(1)
+
+    def count(self, locale: str, prediction: Prediction, timings: Timings) -> None:
+        """Record one answered text."""
+        for phase, seconds in zip(self._phases, timings, strict=False):
+            phase.observe(seconds)
+        if prediction.truncated:
+            self._truncated.inc()
+        if prediction.unknown:
+            self._unknown[locale].inc(prediction.unknown)
+        if prediction.intent:
+            self._confidence["intent"].observe(prediction.intent[0].confidence)
+        domain = NONE
+        if prediction.domain:
+            domain = prediction.domain[0].name
+            self._confidence["domain"].observe(prediction.domain[0].confidence)
+        counter = self._predictions.get((locale, domain))
+        if counter is None:
+            counter = self._predictions[locale, domain] = self._metrics.predictions.labels(self._name, locale, domain)
+        counter.inc()
+
+
+class Metrics:
+    """All metrics of one application, on a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.request_seconds = Histogram(
+            "nlu_request_seconds",
+            "From a request's arrival to its answer.",
+            ["model", "endpoint"],
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self.phase_seconds = Histogram(
+            "nlu_phase_seconds",
+            "Time of one text in each phase: queue, tokenize, inference, decode.",
+            ["model", "phase"],
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self.requests = Counter(
+            "nlu_requests", "Requests answered, by HTTP status.", ["model", "endpoint", "code"], registry=registry
+        )
+        self.in_flight = Gauge("nlu_in_flight", "Requests being worked on.", registry=registry)
+        self.rejected = Counter(
+            "nlu_rejected", "Requests or batch items answered with an error, by reason.", ["reason"], registry=registry
+        )
+        self.batch_size = Histogram(
+            "nlu_batch_size", "Items of a batch request.", ["model"], buckets=BATCH_BUCKETS, registry=registry
+        )
+        self.predictions = Counter(
+            "nlu_predictions", "Texts answered, by domain.", ["model", "locale", "domain"], registry=registry
+        )
+        self.truncated = Counter("nlu_truncated", "Texts longer than the student reads.", ["model"], registry=registry)
+        self.unknown_tokens = Counter(
+            "nlu_unknown_tokens", "Pieces that the tokenizer does not know.", ["model", "locale"], registry=registry
+        )
+        self.confidence = Histogram(
+            "nlu_confidence",
+            "Confidence of the best label.",
+            ["model", "task"],
+            buckets=CONFIDENCE_BUCKETS,
+            registry=registry,
+        )
+        self.model_info = Gauge(
+            "nlu_model_info",
+            "1 for each loaded student.",
+            ["model", "precision", "digest", "size"],
+            registry=registry,
+        )
+        self._finished: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def count_request(self, model: str, endpoint: str, code: int, seconds: float) -> None:
+        """Record a request that is over. Each argument but `seconds` comes from a small known set."""
+        children = self._finished.get((model, endpoint, code))
+        if children is None:
+            counter = self.requests.labels(model, endpoint, str(code))
+            children = self._finished[model, endpoint, code] = counter, self.request_seconds.labels(model, endpoint)
+        children[0].inc()
+        children[1].observe(seconds)
+
+    def count_error(self, error: ServiceError) -> None:
+        """Record a request or an item of a batch that is answered with an error."""
+        self.rejected.labels(error.row.label).inc()
+
+    def exposition(self) -> bytes:
+        """All metrics in the Prometheus text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,161 @@
+"""Every setting of the service: one frozen class, read from ``NLU_*`` environment variables and command line flags.
+
+A field's description is its help text. A flag wins over the environment, the environment over the default. Anything
+unknown, out of range or contradictory refuses to start with one sentence: a mistyped setting that is silently ignored
+is found out in production.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "NLU_"
+SHIPPED_STUDENTS = Path(__file__).parent / "students"
+
+
+class SettingsError(Exception):
+    """A setting that the service can't start with; the message is one sentence for the person who set it."""
+
+
+class Settings(BaseSettings):
+    """Settings of one server process.
+
+    Usage::
+
+        Settings(students=Path("students"), max_batch=16)  # in tests and programs
+        read_settings(["--max-batch", "16"], os.environ)  # on the command line
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    students: Annotated[
+        Path, Field(description="folder that holds one student folder per sub-folder, or is a student folder itself")
+    ] = SHIPPED_STUDENTS
+    default_model: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+            description="student that answers when a request names none; if left out, 's' where loaded, else the first",
+        ),
+    ] = None
+    host: Annotated[str, Field(min_length=1, description="address to listen on; 0.0.0.0 for all IPv4 interfaces")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    max_body_bytes: Annotated[
+        int, Field(ge=1024, le=1 << 30, description="largest request body, in bytes; a larger one is answered 413")
+    ] = 1 << 20
+    max_batch: Annotated[int, Field(ge=1, le=4096, description="most items in one batch; more are answered 413")] = 64
+    max_text_chars: Annotated[
+        int, Field(ge=1, le=1 << 20, description="longest text, in code points; a longer one is answered 413")
+    ] = 20_000
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="least severe level that is logged")
+    ] = "info"
+    drain_seconds: Annotated[
+        int, Field(ge=1, le=3600, description="seconds that requests in flight get to finish when the service stops")
+    ] = 30
+
+    @model_validator(mode="after")
+    def _check_contradictions(self) -> Self:
+        if self.max_text_chars > self.max_body_bytes:
+            raise ValueError(
+                f"max_text_chars ({self.max_text_chars}) must not exceed max_body_bytes ({self.max_body_bytes}): "
+                "a text that long never fits a body"
+            )
+        return self
+
+
+def read_settings(argv: Sequence[str]) -> Settings:
+    """Settings from command line flags and, where no flag is given, ``NLU_*`` environment variables.
+
+    Raises:
+        SettingsError: something is unknown, out of range or contradictory.
+        SystemExit: ``--help`` was asked for.
+    """
+    _refuse_unknown_variables(os.environ)
+    flags = _read_flags(argv)
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise SettingsError(_sentence(error, flags)) from None
+
+
+def flag_of(name: str) -> str:
+    """The command line flag of a setting: ``max_batch`` is ``--max-batch``."""
+    return "--" + name.replace("_", "-")
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting: ``max_batch`` is ``NLU_MAX_BATCH``."""
+    return PREFIX + name.upper()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line, built from the fields of `Settings`."""
+    made = _Parser(
+        prog="python -m service",
+        description="Serve NLU students over HTTP.",
+        epilog="Each flag is also an environment variable, such as NLU_MAX_BATCH; a flag wins.",
+        allow_abbrev=False,
+    )
+    for name, field in Settings.model_fields.items():
+        description = (field.description or "").replace("%", "%%")
+        made.add_argument(
+            flag_of(name),
+            dest=name,
+            metavar=_metavar(field),
+            default=argparse.SUPPRESS,
+            help=description if field.default is None else f"{description} (default: {field.default})",
+        )
+    return made
+
+
+def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
+    known, unknown = parser().parse_known_args(list(argv))
+    if unknown:
+        flags = [flag_of(name) for name in Settings.model_fields]
+        first = unknown[0].split("=")[0]
+        raise SettingsError(f"unknown argument {first}{_suggest(first, flags)}; see --help")
+    return vars(known)
+
+
+def _refuse_unknown_variables(environ: Iterable[str]) -> None:
+    known = [variable_of(name) for name in Settings.model_fields]
+    for variable in environ:
+        if variable.upper().startswith(PREFIX) and variable.upper() not in known:
+            hint = _suggest(variable.upper(), known)
+            raise SettingsError(f"unknown environment variable {variable}{hint}; known: {', '.join(known)}")
+
+
+def _suggest(given: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _metavar(field: FieldInfo) -> str:
+    return "N" if field.annotation is int else "FOLDER" if field.annotation is Path else "TEXT"
+
+
+def _sentence(error: ValidationError, flags: Container[str]) -> str:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return str(first["ctx"]["error"])
+    name = str(first["loc"][0])
+    source = flag_of(name) if name in flags else variable_of(name)
+    allowed = first["msg"].removeprefix("Input ").removeprefix("String ")
+    return f"{source}={first['input']} is not allowed: it {allowed}"

@@ -1,0 +1,280 @@
+"""A tiny but real student: a real tokenizer and a hand-made graph whose look-up tables answer a few keywords."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnx
+import pytest
+from anyio.from_thread import start_blocking_portal
+from fastapi import FastAPI
+from onnx import TensorProto, helper, numpy_helper
+from prometheus_client.parser import text_string_to_metric_families
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import Unigram
+from tokenizers.normalizers import NFKC, Lowercase, Replace, Strip
+from tokenizers.normalizers import Sequence as Normalizers
+from tokenizers.pre_tokenizers import Metaspace, Split
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.processors import TemplateProcessing
+
+from service.app import create_app
+from service.manifest import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Manifest, SessionOptions, sha256_of
+from service.settings import Settings
+from service.student import Student, golden_answer, open_session
+from service.tokenization import TextEncoder
+
+DOMAINS = ("alarm", "music", "weather")
+INTENTS = ("alarm_set", "music_play", "weather_query")
+TAGS = ("O", "B-date", "I-date", "B-time", "I-time", "B-place_name", "I-place_name")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[MASK]")
+DOMAIN_WORDS = {
+    "alarm": ("weck", "wecker", "sveglia", "réveille", "despiértame"),
+    "music": ("spiel", "musik", "musica", "joue", "música"),
+    "weather": ("wetter", "regnet", "tempo", "météo", "tiempo"),
+}
+TAG_WORDS = {
+    "B-date": ("freitag", "morgen", "domani", "demain", "viernes"),
+    "B-time": ("neun", "9", "nove", "neuf", "nueve", "1"),
+    "I-time": ("uhr", "heures", "/", "2"),
+    "B-place_name": ("berlin", "roma", "paris", "madrid", "größe"),
+    "I-place_name": ("mitte",),
+}
+LOCALES = ("de-DE", "es-ES", "fr-FR", "it-IT")
+MAX_LENGTH = 64
+GOLDEN = (("weck mich am freitag um neun uhr auf", "de-DE"), ("che tempo fa domani a roma", "it-IT"))
+LETTERS = "abcdefghijklmnopqrstuvwxyzäöüßéèìñ0123456789!?.,'’-"
+
+Edit = Callable[..., None]
+MakeClient = Callable[..., "Client"]
+Ask = Callable[..., dict[str, Any]]
+
+
+def _vocabulary() -> list[tuple[str, float]]:
+    words = [word for group in (DOMAIN_WORDS, TAG_WORDS) for found in group.values() for word in found]
+    pieces = [(piece, 0.0) for piece in SPECIAL]
+    pieces += [("▁" + word, -2.0) for word in words] + [("▁", -6.0)]
+    known = {piece for piece, _ in pieces}
+    return pieces + [(letter, -10.0) for letter in LETTERS if letter not in known]
+
+
+def build_tokenizer() -> Tokenizer:
+    """A tokenizer of the kind that the project trains."""
+    tokenizer = Tokenizer(Unigram(_vocabulary(), unk_id=SPECIAL.index("[UNK]"), byte_fallback=False))
+    tokenizer.normalizer = Normalizers([NFKC(), Lowercase(), Replace(Regex(r"\s+"), " "), Strip()])
+    between = r"(?<![\p{L}\p{N}])[^\p{L}\p{N}\p{M}\s▁]|[^\p{L}\p{N}\p{M}\s▁](?![\p{L}\p{N}])"
+    tokenizer.pre_tokenizer = PreTokenizers(
+        [Metaspace(replacement="▁", prepend_scheme="always"), Split(Regex(between), "isolated")]
+    )
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
+    return tokenizer
+
+
+def build_graph(domains: int = len(DOMAINS)) -> bytes:
+    """A graph that sums each piece's row of a table for domain and intent, and reads its tags off another."""
+    pieces = [piece for piece, _ in _vocabulary()]
+    domain = np.zeros((len(pieces), domains), np.float32)
+    slots = np.zeros((len(pieces), len(TAGS)), np.float32)
+    slots[:, 0] = 2
+    for column, words in enumerate(DOMAIN_WORDS.values()):
+        domain[[pieces.index("▁" + word) for word in words], column] = 4
+    for tag, marked in TAG_WORDS.items():
+        slots[[pieces.index("▁" + word) for word in marked], TAGS.index(tag)] = 7
+    tables = {"domain": domain, "intent": domain[:, : len(INTENTS)] * 0.9, "slot": slots}
+    nodes = [helper.make_node("Gather", [name, "input_ids"], [f"{name}_rows"]) for name in tables]
+    nodes += [
+        helper.make_node("ReduceSum", [f"{head}_rows", "axes"], [f"{head}_logits"], keepdims=0)
+        for head in ("domain", "intent")
+    ]
+    nodes.append(helper.make_node("Identity", ["slot_rows"], ["slot_logits"]))
+    constants = [numpy_helper.from_array(table, name) for name, table in tables.items()]
+    constants.append(numpy_helper.from_array(np.array([1], np.int64), "axes"))
+    outputs = [
+        helper.make_tensor_value_info("domain_logits", TensorProto.FLOAT, [1, domains]),
+        helper.make_tensor_value_info("intent_logits", TensorProto.FLOAT, [1, len(INTENTS)]),
+        helper.make_tensor_value_info("slot_logits", TensorProto.FLOAT, [1, "pieces", len(TAGS)]),
+    ]
+    inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "pieces"])]
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def write_student(folder: Path, name: str = "s", locales: tuple[str, ...] = LOCALES) -> Path:
+    """Write a student folder that the service serves."""
+    folder.mkdir(parents=True)
+    build_tokenizer().save(str(folder / TOKENIZER_FILE))
+    (folder / MODEL_FILE).write_bytes(build_graph())
+    manifest: dict[str, Any] = {
+        "name": name,
+        "size": "xs",
+        "precision": "fp32",
+        "architecture": dict.fromkeys(("layers", "hidden", "attention_heads", "feed_forward", "vocabulary"), 1)
+        | {"activation": "none", "parameters": 1000, "non_embedding_parameters": 0},
+        "labels": {"domain": DOMAINS, "intent": INTENTS, "slots": TAGS},
+        "locales": locales,
+        "max_length": MAX_LENGTH,
+        "graph": {"exporter": "by hand", "quantisation": "none", "opset": 18},
+        "files": {file: _entry(folder / file) for file in (MODEL_FILE, TOKENIZER_FILE)},
+        "golden": [{"text": "to be answered", "locale": locales[0]}],
+    }
+    session = open_session(folder / MODEL_FILE, SessionOptions())
+    encoder = TextEncoder.from_file(folder / TOKENIZER_FILE, MAX_LENGTH)
+    student = Student(Manifest.model_validate(manifest), encoder, session)
+    manifest["golden"] = [golden_answer(student, *sentence).model_dump() for sentence in GOLDEN]
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    return folder
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    return {"sha256": sha256_of(file), "bytes": file.stat().st_size}
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.upper().startswith("NLU_")]:
+        monkeypatch.delenv(variable)
+
+
+@pytest.fixture(scope="session")
+def students(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two students: `s`, and `german`, which knows de-DE only."""
+    root = tmp_path_factory.mktemp("students")
+    write_student(root / "s")
+    write_student(root / "german", name="german", locales=("de-DE",))
+    return root
+
+
+@pytest.fixture
+def folder(students: Path, tmp_path: Path) -> Path:
+    """A student folder of the test's own, to tamper with."""
+    return shutil.copytree(students / "s", tmp_path / "students" / "s")
+
+
+@pytest.fixture
+def edit() -> Edit:
+    """Change the manifest of a student folder: `edit(folder, "labels.domain", [...])`."""
+
+    def change(folder: Path, path: str, value: Any) -> None:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        *parents, last = path.split(".")
+        place = manifest
+        for key in parents:
+            place = place[int(key)] if isinstance(place, list) else place[key]
+        place[last] = value
+        (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+    return change
+
+
+@pytest.fixture
+def replace_graph() -> Callable[[Path, bytes], None]:
+    """Put another graph into a student folder, with a digest to match."""
+
+    def replace(folder: Path, graph: bytes) -> None:
+        (folder / MODEL_FILE).write_bytes(graph)
+        manifest = json.loads((folder / MANIFEST_FILE).read_text())
+        manifest["files"][MODEL_FILE] = _entry(folder / MODEL_FILE)
+        (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+
+    return replace
+
+
+@pytest.fixture(scope="session")
+def graph_of_other_width() -> bytes:
+    """A graph with one domain more than the manifest names."""
+    return build_graph(domains=len(DOMAINS) + 1)
+
+
+@pytest.fixture(scope="session")
+def student(students: Path) -> Student:
+    """The tiny student, loaded."""
+    return Student.load(students / "s")
+
+
+class Client:
+    """A blocking client of an application that runs in this process, on an event loop of its own thread."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self._exits = ExitStack()
+
+    def __enter__(self) -> Client:
+        """Start the application and wait until its students are loaded."""
+        portal = self._portal = self._exits.enter_context(start_blocking_portal())
+        lifespan = self.app.router.lifespan_context(self.app)
+        self._exits.enter_context(portal.wrap_async_context_manager(lifespan))
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://test")
+        portal.call(self.app.state.loaded.wait)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the application."""
+        self._portal.call(self._http.aclose)
+        self._exits.close()
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """Send a GET."""
+        return self.send("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        """Send a POST."""
+        return self.send("POST", path, **options)
+
+    def send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request."""
+        response: httpx.Response = self.call(partial(self._http.request, method, path, **options))
+        return response
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a coroutine function on the application's event loop."""
+        return self._portal.call(function, *arguments)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples in ``/metrics`` that have this name and these labels."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        samples = (sample for family in families for sample in family.samples if sample.name == name)
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+
+@pytest.fixture
+def make_client(students: Path) -> Iterator[MakeClient]:
+    """Start an application with some settings."""
+    with ExitStack() as stack:
+
+        def make(root: Path = students, **settings: Any) -> Client:
+            return stack.enter_context(Client(create_app(Settings(students=root, **settings))))
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def client(students: Path) -> Iterator[Client]:
+    """An application with default settings, shared by the tests of a module."""
+    with Client(create_app(Settings(students=students))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def ask(client: Client) -> Ask:
+    """Ask `client` about a text and return the answer."""
+
+    def post(text: str, locale: str = "de-DE", **more: Any) -> dict[str, Any]:
+        response = client.post("/v1/nlu", json={"text": text, "locale": locale, **more})
+        assert response.status_code == 200, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    return post
