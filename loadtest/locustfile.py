@@ -1,0 +1,208 @@
+"""The locust user: real utterances of all locales, single and in batches, each reply checked.
+
+Usage::
+
+    locust -f loadtest/locustfile.py --host http://127.0.0.1:8000  # web page on port 8089
+    locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --headless --users 8 --run-time 30s --rate 200
+
+Locust's own tables round to 1 ms; when a test stops, the project's table with the service's own phases is printed.
+"""
+
+# mypy: disable-error-code="no-untyped-call, untyped-decorator"
+# (locust's event hooks and session carry no annotations)
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import random
+import sys
+import time
+from argparse import ArgumentParser
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import gevent
+from locust import FastHttpUser, events, task
+from locust.env import Environment
+from locust.exception import CatchResponseError, StopUser
+from locust.runners import LocalRunner
+
+from loadtest.options import Options, add_options
+from loadtest.pacing import Pace
+from loadtest.recorder import BATCH, CLIENT, SINCE_DUE, SINGLE, Recorder
+from loadtest.replies import phases_of, problem_of_reply
+from loadtest.report import figures_of, table_of
+from loadtest.target import TargetError, known_locales, texts_for
+from loadtest.texts import Selection, Text, TextsError, load_texts, select
+
+log = logging.getLogger("loadtest")
+KIND = "kind"  # of a request, in its context; that of a warm-up is None, and its time is not recorded
+DRAIN_SECONDS = 1.0
+BAD_START = 2
+
+
+class Run:
+    """The test that this process runs; locust runs one at a time."""
+
+    def __init__(self) -> None:
+        self.draw = random.Random()
+        self.start(Options(), Selection([], []))
+
+    def start(self, options: Options, selection: Selection) -> None:
+        """Forget the previous test."""
+        self.options = options
+        self.selection = selection
+        self.recorder = Recorder()
+        self.places = itertools.count()
+
+    def choose(self, count: int) -> list[Text]:
+        """Texts to send."""
+        return self.draw.choices(self.selection.texts, k=count)
+
+
+run = Run()
+
+
+class NluUser(FastHttpUser):
+    """A client that asks about one text or a batch at a time."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.network_timeout = self.connection_timeout = run.options.reply_timeout
+        super().__init__(environment)
+        self.pace = Pace(0.0)
+
+    def on_start(self) -> None:
+        """Open the connection, then take a place in the common schedule."""
+        if not run.selection.texts:
+            return
+        self._send(run.choose(1), kind=None)
+        if run.options.rate:
+            offset = next(run.places) / run.options.rate
+            self.pace = Pace(time.perf_counter() + offset)
+            gevent.sleep(offset)
+
+    def wait_time(self) -> float:
+        """Seconds until the next request is due."""
+        if not run.options.rate:
+            return 0.0
+        return self.pace.next(time.perf_counter(), _all_users(self.environment) / run.options.rate)
+
+    @task
+    def ask(self) -> None:
+        """Send a request, single or batch by chance."""
+        if not run.selection.texts:
+            raise StopUser  # the test could not start
+        if run.draw.random() < run.options.batch_share:
+            self._send(run.choose(run.options.batch_size), kind=BATCH)
+        else:
+            self._send(run.choose(1), kind=SINGLE)
+
+    def _send(self, texts: list[Text], kind: str | None) -> None:
+        items = [text._asdict() for text in texts]
+        body: dict[str, Any] = {"items": items} if kind == BATCH else dict(items[0])
+        if run.options.model:
+            body["model"] = run.options.model
+        path = "/v1/nlu/batch" if kind == BATCH else "/v1/nlu"
+        name = path if kind else f"{path} (warm-up)"
+        context = {KIND: kind, "texts": len(texts), "owed_ms": self.pace.owed * 1000}
+        with self.client.post(path, name=name, json=body, context=context, catch_response=True) as response:
+            broken = response.request_meta["exception"]
+            if broken is not None and response.status_code in (0, HTTPStatus.OK):
+                response.failure(broken)  # the connection failed before or within the reply
+                return
+            sent = [text.text for text in texts]
+            problem = problem_of_reply(sent, kind == BATCH, response.status_code, response.content or b"")
+            if problem:
+                response.failure(problem)
+            else:
+                response.success()
+
+
+@events.init_command_line_parser.add_listener
+def _add_options(parser: ArgumentParser) -> None:
+    add_options(parser)
+    about = "write what was recorded there instead of printing a table"
+    parser.add_argument("--record", metavar="FILE", help=about, include_in_web_ui=False)
+
+
+@events.init.add_listener
+def _prepare(environment: Environment, **_: Any) -> None:
+    """Refuse what can't work before anything starts."""
+    options = Options.of(environment.parsed_options)
+    try:
+        if not isinstance(environment.runner, LocalRunner):
+            raise TargetError("locust's workers don't share this recorder; use python -m loadtest --processes N")
+        texts = load_texts(options.texts_path, options.texts_locale)
+        if environment.host:
+            select(texts, options.locale_names, known_locales(environment.host, options.model))
+    except (TextsError, TargetError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_START)
+    # Requests under way when the test stops get to end: one that is never answered must count as a failure.
+    environment.stop_timeout = max(environment.stop_timeout, options.reply_timeout + DRAIN_SECONDS)
+
+
+@events.test_start.add_listener
+def _start(environment: Environment, **_: Any) -> None:
+    options = Options.of(environment.parsed_options)
+    run.start(options, Selection([], []))
+    try:
+        run.selection = texts_for(options, environment.host or "")
+    except (TextsError, TargetError) as error:  # the web page changed host or options since `_prepare`
+        log.error("%s", error)
+        gevent.spawn(_runner(environment).stop)
+
+
+@events.spawning_complete.add_listener
+def _measure(**_: Any) -> None:
+    """While there are fewer users than asked for, the load is not what was asked for either."""
+    run.recorder.restart()
+
+
+@events.request.add_listener
+def _record(context: dict[str, Any], response: Any, response_time: float, exception: Any, **_: Any) -> None:
+    ended = time.perf_counter()
+    if exception is not None:
+        said = isinstance(exception, CatchResponseError)
+        reason = str(exception) if said else f"{type(exception).__name__}: {exception}"
+        run.recorder.record_failure(reason, response_time, ended=ended)
+    elif kind := context.get(KIND):
+        durations = {CLIENT: response_time}
+        if run.options.rate:
+            durations[SINCE_DUE] = response_time + context["owed_ms"]
+        durations |= phases_of(response.headers.get("server-timing") or "")
+        run.recorder.record_valid(kind, durations, texts=context["texts"], ended=ended)
+
+
+@events.user_error.add_listener
+def _count_fault(exception: Exception, **_: Any) -> None:
+    """A fault of this file must not pass for a request that was never made."""
+    run.recorder.record_failure(f"load test: {type(exception).__name__}: {exception}", 0.0, ended=time.perf_counter())
+
+
+@events.test_stopping.add_listener
+def _stop(**_: Any) -> None:
+    run.recorder.stop(time.perf_counter())
+
+
+@events.test_stop.add_listener
+def _report(environment: Environment, **_: Any) -> None:
+    if record := getattr(environment.parsed_options, "record", None):
+        Path(record).write_text(json.dumps(run.recorder.dump()))
+    elif run.selection.texts:
+        users, host = _all_users(environment), environment.host or ""
+        figures = figures_of(run.recorder, run.selection, host=host, users=users, asked_rate=run.options.rate)
+        print(f"\n{table_of(figures)}\n", flush=True)
+
+
+def _runner(environment: Environment) -> LocalRunner:
+    assert isinstance(environment.runner, LocalRunner)  # `_prepare` refuses others
+    return environment.runner
+
+
+def _all_users(environment: Environment) -> int:
+    """How many users there are to be. The runner knows it only when all are there."""
+    return _runner(environment).target_user_count or getattr(environment.parsed_options, "num_users", None) or 1
