@@ -72,7 +72,10 @@ def align(text: str, annotation: str) -> tuple[Slot, ...]:
         index_in_text.append(count)
         if not character.isspace():
             if count >= len(kept) or text[kept[count]] != character:
-                raise RecordError("annot_utt", "differs from utt in more than white space; allowed: the same text with [name : value] marks")
+                raise RecordError(
+                    "annot_utt",
+                    "differs from utt in more than white space; allowed: the same text with [name : value] marks",
+                )
             count += 1
     if count != len(kept):
         raise RecordError("annot_utt", "ends before utt does; allowed: the same text with [name : value] marks")

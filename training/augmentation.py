@@ -13,31 +13,23 @@ from dataclasses import dataclass, replace
 
 from training.records import Slot, Utterance
 
+# 0 to 20, then 30, 40, 50
 _NUMBERS = {
-    "de": "null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn siebzehn "
-    "achtzehn neunzehn zwanzig",
-    "fr": "zéro un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize dix-sept dix-huit "
-    "dix-neuf vingt",
-    "it": "zero uno due tre quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici sedici "
-    "diciassette diciotto diciannove venti",
-    "es": "cero uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciséis diecisiete "
-    "dieciocho diecinueve veinte",
-    "en": "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty",
-}
-_TENS = {
-    "de": "dreißig vierzig fünfzig",
-    "fr": "trente quarante cinquante",
-    "it": "trenta quaranta cinquanta",
-    "es": "treinta cuarenta cincuenta",
-    "en": "thirty forty fifty",
+    "de": """null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn
+        siebzehn achtzehn neunzehn zwanzig dreißig vierzig fünfzig""",
+    "fr": """zéro un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize dix-sept
+        dix-huit dix-neuf vingt trente quarante cinquante""",
+    "it": """zero uno due tre quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici sedici
+        diciassette diciotto diciannove venti trenta quaranta cinquanta""",
+    "es": """cero uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciséis
+        diecisiete dieciocho diecinueve veinte treinta cuarenta cincuenta""",
+    "en": """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+        seventeen eighteen nineteen twenty thirty forty fifty""",
 }
 _ARTICLES = {"un", "uno"}  # also "a": left as words
+_VALUES = [*range(21), 30, 40, 50]
 DIGITS: dict[str, dict[str, str]] = {
-    language: {
-        **{word: str(i) for i, word in enumerate(words.split()) if word not in _ARTICLES},
-        **{word: str(30 + 10 * i) for i, word in enumerate(_TENS[language].split())},
-    }
+    language: {w: str(n) for w, n in zip(words.split(), _VALUES, strict=True) if w not in _ARTICLES}
     for language, words in _NUMBERS.items()
 }
 _GERMAN = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}
@@ -108,7 +100,7 @@ def as_typed(utterance: Utterance, rng: random.Random) -> Utterance:
     return rewrite(utterance, change)
 
 
-def with_digits(utterance: Utterance, rng: random.Random) -> Utterance:
+def with_digits(utterance: Utterance) -> Utterance:
     """Number words as digits: "um neun uhr" becomes "um 9 uhr"; in languages without a table nothing changes."""
     table = DIGITS.get(utterance.locale[:2], {})
     if not table:
@@ -139,7 +131,7 @@ def augment(utterance: Utterance, rng: random.Random, share: float = 0.5) -> Utt
     if rng.random() >= share:
         return utterance
     if rng.random() < 0.5:
-        utterance = with_digits(utterance, rng)
+        utterance = with_digits(utterance)
     if rng.random() < 0.25:
         utterance = without_accents(utterance, rng)
     if rng.random() < 0.7:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
 HUB_PREFIX = "hub:"
+SAMPLE = Path(__file__).parent / "sample"  # the project's own small set, in MASSIVE's layout
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".csv")
 _PARTITION_OF_SPLIT: dict[str, Partition] = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
 
@@ -87,7 +88,9 @@ def load(source: str, locales: Sequence[str] | None = None, on_error: OnError = 
     found = sorted({u.locale for u in utterances})
     missing = sorted(set(locales or ()) - set(found))
     if missing:
-        raise DatasetError(f"{source}: no utterances for {', '.join(missing)}; the source holds {', '.join(found) or 'none'} of what was asked")
+        raise DatasetError(
+            f"{source}: no utterances for {', '.join(missing)}; the source holds {', '.join(found) or 'none'} of those"
+        )
     if not utterances:
         raise DatasetError(f"{source}: holds no utterances")
     if reader.skipped:
@@ -124,7 +127,9 @@ class _Reader:
                     continue
                 key = (utterance.locale, utterance.id)
                 if key in self._seen:
-                    raise RecordError("id", f"{utterance.id!r} stands twice for {utterance.locale}, first at {self._seen[key]}")
+                    raise RecordError(
+                        "id", f"{utterance.id!r} stands twice for {utterance.locale}, first at {self._seen[key]}"
+                    )
             except RecordError as error:
                 message = f"{row.where}: {error}"
                 if self.on_error == "raise":
@@ -154,7 +159,9 @@ def utterance_of(row: Mapping[str, Any]) -> Utterance:
         slots = _slots(row.get("slots") or ())
         domain = _optional(row, "domain")
     else:
-        raise RecordError("row", f"has the fields {', '.join(sorted(row)) or '(none)'}; allowed: with 'text', 'annotation' or 'utt'")
+        raise RecordError(
+            "row", f"has the fields {', '.join(sorted(row)) or '(none)'}; allowed: with 'text', 'annotation' or 'utt'"
+        )
     partition = _text(row, "partition")
     return Utterance(
         id=_text(row, "id"),
@@ -217,7 +224,9 @@ def _file_rows(path: Path, locales: Sequence[str] | None) -> Iterator[_Row]:
             if files:
                 break
         else:
-            raise DatasetError(f"{path}: holds no data; allowed: {', '.join('*' + s for s in _SUFFIXES)} there, in data/ or in 1.1/data/")
+            raise DatasetError(
+                f"{path}: holds no data; allowed: {', '.join('*' + s for s in _SUFFIXES)} in it, data/ or 1.1/data/"
+            )
         for file in _of_locales(files, locales):
             yield from _rows_of(file.name, str(file), lambda file=file: _open(file))  # type: ignore[misc]
     elif path.name.endswith((".tar.gz", ".tgz", ".tar")) and path.is_file():
@@ -225,7 +234,9 @@ def _file_rows(path: Path, locales: Sequence[str] | None) -> Iterator[_Row]:
     elif path.name.endswith(_SUFFIXES) and path.is_file():
         yield from _rows_of(path.name, str(path), lambda: _open(path))
     else:
-        raise DatasetError(f"{path}: no such data; allowed: a folder, a .tar.gz, {', '.join(_SUFFIXES)} or {HUB_PREFIX}OWNER/NAME")
+        raise DatasetError(
+            f"{path}: no such data; allowed: a folder, a .tar.gz, {', '.join(_SUFFIXES)} or {HUB_PREFIX}OWNER/NAME"
+        )
 
 
 def _of_locales(files: Sequence[Path], locales: Sequence[str] | None) -> list[Path]:
@@ -238,7 +249,9 @@ def _of_locales(files: Sequence[Path], locales: Sequence[str] | None) -> list[Pa
 
 def _tar_rows(path: Path, locales: Sequence[str] | None) -> Iterator[_Row]:
     with tarfile.open(path) as archive:
-        members = [m for m in archive if m.isfile() and m.name.endswith(_SUFFIXES) and not Path(m.name).name.startswith(".")]
+        members = [
+            m for m in archive if m.isfile() and m.name.endswith(_SUFFIXES) and not Path(m.name).name.startswith(".")
+        ]
         if not members:
             raise DatasetError(f"{path}: the archive holds no {' or '.join(_SUFFIXES)}")
         for member in members:
@@ -258,7 +271,9 @@ def _rows_of(name: str, where: str, open_raw: Callable[[], IO[bytes]]) -> Iterat
     with ExitStack() as stack:
         raw = stack.enter_context(open_raw())
         binary = stack.enter_context(gzip.open(raw)) if name.endswith(".gz") else raw
-        stream = io.TextIOWrapper(cast(IO[bytes], binary), encoding="utf-8", newline="" if name.endswith(".csv") else None)
+        stream = io.TextIOWrapper(
+            cast(IO[bytes], binary), encoding="utf-8", newline="" if name.endswith(".csv") else None
+        )
         try:
             if name.endswith(".csv"):
                 yield from _csv_rows(stream, where)
@@ -288,7 +303,10 @@ def _csv_rows(stream: io.TextIOWrapper, where: str) -> Iterator[_Row]:
     for fields in reader:
         row = _Row(f"{where}:{reader.line_num}", fields)
         if "(surplus)" in fields:
-            row = _Row(row.where, f"has more cells than the header's {len(reader.fieldnames or ())}; quote cells that hold commas")
+            row = _Row(
+                row.where,
+                f"has more cells than the header's {len(reader.fieldnames or ())}; quote cells that hold commas",
+            )
         yield row
 
 
@@ -299,7 +317,11 @@ def _hub_rows(name: str, locales: Sequence[str] | None) -> Iterator[_Row]:
         raise DatasetError("hub data sets need the extra: pip install 'distilled-nlu[training]'") from error
     for config in locales or (None,):
         try:
-            splits = datasets.load_dataset(name, config) if config and not Path(name).exists() else datasets.load_dataset(name)
+            splits = (
+                datasets.load_dataset(name, config)
+                if config and not Path(name).exists()
+                else datasets.load_dataset(name)
+            )
         except Exception as error:  # the library raises a family of unrelated types
             raise DatasetError(f"{HUB_PREFIX}{name}: cannot be loaded: {type(error).__name__}: {error}") from error
         for split, part in splits.items():
@@ -323,4 +345,6 @@ def _warn_of_unseen_labels(source: str, utterances: Sequence[Utterance]) -> None
     train = labels("train")
     for partition in PARTITIONS[1:]:
         for kind, name in sorted(labels(partition) - train) if train else ():
-            log.warning("%s: %s %r occurs in %s but never in train: no student can learn it", source, kind, name, partition)
+            log.warning(
+                "%s: %s %r occurs in %s but never in train: no student can learn it", source, kind, name, partition
+            )

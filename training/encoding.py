@@ -106,7 +106,12 @@ class EpochData:
     """The training batches of each epoch: a function of seed and epoch only, so that a resumed run sees the same."""
 
     def __init__(
-        self, utterances: Sequence[Utterance], encoder: ExampleEncoder, batch_size: int, augmented_share: float, seed: int
+        self,
+        utterances: Sequence[Utterance],
+        encoder: ExampleEncoder,
+        batch_size: int,
+        augmented_share: float,
+        seed: int,
     ) -> None:
         self.steps = -(-len(utterances) // batch_size)
         self._utterances = utterances
@@ -121,7 +126,9 @@ class EpochData:
         for utterance, plain in zip(self._utterances, self._plain, strict=True):
             variant = augment(utterance, rng, self._augmented_share)
             examples.append(plain if variant is utterance else self._encoder.encode(variant))
-        order = length_buckets([len(e.ids) for e in examples], self._batch_size, np.random.default_rng([self._seed, epoch]))
+        order = length_buckets(
+            [len(e.ids) for e in examples], self._batch_size, np.random.default_rng([self._seed, epoch])
+        )
         for rows in order[skip:]:
             yield collate([examples[i] for i in rows], pad_id)
 

@@ -43,7 +43,7 @@ from training.modeling import ACTIVATIONS, StudentConfig, StudentModel
 from training.objective import hide_pieces, multitask_loss, rate_at
 from training.prediction import answers_of_model
 from training.records import Utterance
-from training.scoring import Scores, score_by_locale
+from training.scoring import score_by_locale
 from training.settings import add_flags, setting, settle
 from training.sizes import SIZES
 from training.tokenizer import CLS, PAD, VOCABULARY, train_tokenizer
@@ -65,7 +65,9 @@ class Settings:
     max_length: int = setting(64, "pieces of a text that the student reads at most", low=2)
     epochs: int = setting(12, "passes over the training data", low=1)
     batch_size: int = setting(128, "utterances a step", low=1)
-    learning_rate: float = setting(1e-3, "peak of AdamW's rate: linear warm-up over the first steps, then linear decay", low=0)
+    learning_rate: float = setting(
+        1e-3, "peak of AdamW's rate: linear warm-up over the first steps, then linear decay", low=0
+    )
     weight_decay: float = setting(0.01, "decay of AdamW", low=0)
     dropout: float = setting(0.2, "dropout in the encoder", low=0, high=1)
     unknown_share: float = setting(0.1, "share of training pieces replaced by [UNK]", low=0, high=1)
@@ -101,10 +103,16 @@ class Data:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command; settings that were not given are absent from the namespace."""
-    parser = argparse.ArgumentParser(prog="python -m training.finetune", description="Train a student on labelled utterances.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.finetune", description="Train a student on labelled utterances."
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out exactly where it stopped")
-    parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="steps between resume states (%(default)s)")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the interrupted run in --out exactly where it stopped"
+    )
+    parser.add_argument(
+        "--save-every", type=int, default=200, metavar="STEPS", help="steps between resume states (%(default)s)"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (all)")
     add_flags(parser, Settings)
     args = parser.parse_args(argv)
@@ -129,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(train(settings, data, args.out, state, args.save_every, args.threads), ensure_ascii=False))
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    print(json.dumps(Run(settings, data, args.out, args.save_every).train(state), ensure_ascii=False))
     return 0
 
 
@@ -144,79 +154,110 @@ def read_data(settings: Settings) -> Data:
     dataset = datasets.load(settings.data, served + extra if served else None, settings.on_error)  # type: ignore[arg-type]
     served = served or sorted({u.locale for u in dataset.utterances} - set(extra))
     utterances = dataset.part("train", served + extra)
-    return Data(utterances, dataset.part("dev", served), served, labels_of(utterances, _listed(settings.heads)), dataset.skipped)
+    return Data(
+        utterances, dataset.part("dev", served), served, labels_of(utterances, _listed(settings.heads)), dataset.skipped
+    )
 
 
-def train(
-    settings: Settings, data: Data, out: Path, state: dict[str, Any] | None, save_every: int, threads: int | None
-) -> dict[str, Any]:
-    """One run, from the first weights (or the resumed ones) to the checkpoint of the best epoch. Returns its summary."""
-    if threads:
-        torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.manual_seed(settings.seed)
-    encoder = first_encoder(settings, data) if state is None else encoder_of(state["tokenizer"], settings)
-    model = StudentModel(config_of(settings, data.labels, encoder)).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
-    progress = Progress()
-    if state is not None:
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"])
-        progress = Progress(**state["progress"])
-    epochs = EpochData(data.train, ExampleEncoder(encoder, data.labels), settings.batch_size, settings.augmented_share, settings.seed)
-    ids = {name: encoder.tokenizer.token_to_id(name) for name in (PAD, CLS, UNKNOWN)}
-    total = settings.epochs * epochs.steps
-    autocast = autocast_of(settings.precision, device)
-    log.info("%s student, %d parameters (%d outside embeddings and heads)", settings.size, *model.count_parameters())
-    log.info("%d utterances to train on, %d to score on, %s on %s", len(data.train), len(data.dev), autocast, device)
+class Run:
+    """One training run, from the first weights, or the resumed ones, to the checkpoint of the best epoch."""
 
-    def save_state() -> None:
-        progress.seconds += time.monotonic() - began[0]
-        began[0] = time.monotonic()
-        save_resume_state(
-            out,
-            {
-                "settings": asdict(settings),
-                "tokenizer": encoder.tokenizer.to_str(),
-                "model": model.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "random": torch.get_rng_state(),
-                "progress": asdict(progress),
-            },
+    def __init__(self, settings: Settings, data: Data, out: Path, save_every: int) -> None:
+        self.settings, self.data, self.out, self.save_every = settings, data, out, save_every
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.progress = Progress()
+        self._measured_from = time.monotonic()
+
+    def train(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        """Train to the end; `state` is that of an interrupted run. Returns the summary."""
+        settings, data = self.settings, self.data
+        torch.manual_seed(settings.seed)
+        self.encoder = first_encoder(settings, data) if state is None else encoder_of(state["tokenizer"], settings)
+        self.model = StudentModel(config_of(settings, data.labels, self.encoder)).to(self.device)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=settings.weight_decay, fused=True)
+        if state is not None:
+            self._restore(state)
+        self.epochs = EpochData(
+            data.train,
+            ExampleEncoder(self.encoder, data.labels),
+            settings.batch_size,
+            settings.augmented_share,
+            settings.seed,
         )
+        self.total = settings.epochs * self.epochs.steps
+        log.info(
+            "%s: %d parameters, %d of them outside embeddings and heads", settings.size, *self.model.count_parameters()
+        )
+        log.info("%d utterances to train on, %d to score on, on %s", len(data.train), len(data.dev), self.device)
+        pace = 0.5 if sys.stderr.isatty() else 15
+        with tqdm(total=self.total, initial=self.progress.step, unit="step", mininterval=pace, disable=None) as bar:
+            while self.progress.step < self.total:
+                loss = self._train_epoch(bar)
+                self._score_epoch(loss)
+        return finish(settings, data, self.out, self.progress)
 
-    began = [time.monotonic()]
-    with tqdm(total=total, initial=progress.step, unit="step", mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
-        while progress.step < total:
-            model.train()
-            epoch, done = divmod(progress.step, epochs.steps)
-            bar.set_description(f"epoch {epoch + 1}/{settings.epochs}")
-            for batch in epochs.batches(epoch, ids[PAD], skip=done):
-                batch = batch.to(device)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate_at(progress.step, total, settings.learning_rate)
-                with autocast:
-                    output = model(hide_pieces(batch, settings.unknown_share, ids[UNKNOWN], ids[CLS]), batch.attention_mask)
-                loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimiser.step()
-                progress.step += 1
-                bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-                if progress.step % save_every == 0 and progress.step % epochs.steps:
-                    save_state()
-            scores = score_by_locale(data.dev, answers_of_model(model, encoder, data.labels, data.dev))
-            progress.history.append({"epoch": epoch + 1, "loss": round(loss.item(), 4), "dev": _rounded(scores)})
-            better = selection_score(scores) > progress.best
-            if better:
-                progress.best, progress.best_epoch = selection_score(scores), epoch + 1
-                save_checkpoint(out, model, encoder.tokenizer, provenance(settings, data, progress))
-            save_state()
-            tqdm.write(f"epoch {epoch + 1}" + (" (best so far)" if better else "") + "\n" + table(scores), file=sys.stderr)
-    return finish(settings, data, out, progress)
+    def _train_epoch(self, bar: tqdm[Any]) -> float:
+        """The rest of the epoch that the run stands in. Returns the mean loss of its steps."""
+        settings, progress, model = self.settings, self.progress, self.model
+        vocabulary = self.encoder.tokenizer
+        pad, cls, unknown = (vocabulary.token_to_id(name) for name in (PAD, CLS, UNKNOWN))
+        epoch, done = divmod(progress.step, self.epochs.steps)
+        bar.set_description(f"epoch {epoch + 1}/{settings.epochs}")
+        model.train()
+        losses: list[float] = []
+        for batch in self.epochs.batches(epoch, pad, skip=done):
+            batch = batch.to(self.device)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate_at(progress.step, self.total, settings.learning_rate)
+            with autocast_of(settings.precision, self.device):
+                output = model(hide_pieces(batch, settings.unknown_share, unknown, cls), batch.attention_mask)
+            loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            self.optimiser.step()
+            losses.append(loss.item())
+            progress.step += 1
+            bar.update()
+            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+            if progress.step % self.save_every == 0 and progress.step % self.epochs.steps:
+                self._save_state()
+        return sum(losses) / len(losses)
+
+    def _score_epoch(self, loss: float) -> None:
+        """Score on dev, keep the checkpoint if it is the best so far, and save the state."""
+        data, progress = self.data, self.progress
+        epoch = progress.step // self.epochs.steps
+        scores = score_by_locale(data.dev, answers_of_model(self.model, self.encoder, data.labels, data.dev))
+        progress.history.append({"epoch": epoch, "loss": round(loss, 4), "dev": _rounded(scores["mean"])})
+        better = selection_score(scores) > progress.best
+        if better:
+            progress.best, progress.best_epoch = selection_score(scores), epoch
+            save_checkpoint(self.out, self.model, self.encoder.tokenizer, provenance(self.settings, data, progress))
+        self._save_state()
+        tqdm.write(f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}", file=sys.stderr)
+
+    def _save_state(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._measured_from
+        self._measured_from = now
+        state = {
+            "settings": asdict(self.settings),
+            "tokenizer": self.encoder.tokenizer.to_str(),
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),
+            "progress": asdict(self.progress),
+        }
+        save_resume_state(self.out, state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
+        torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.progress = Progress(**state["progress"])
 
 
 def finish(settings: Settings, data: Data, out: Path, progress: Progress) -> dict[str, Any]:
@@ -227,7 +268,7 @@ def finish(settings: Settings, data: Data, out: Path, progress: Progress) -> dic
         "dev": score_by_locale(data.dev, answers_of_model(best.model, best.encoder, best.labels, data.dev)),
         "dev_typed": score_by_locale(typed, answers_of_model(best.model, best.encoder, best.labels, typed)),
     }
-    scores = {name: _rounded(value) for name, value in scores.items()}
+    scores = {name: {locale: _rounded(x) for locale, x in by_locale.items()} for name, by_locale in scores.items()}
     save_checkpoint(out, best.model, best.encoder.tokenizer, {**provenance(settings, data, progress), **scores})
     (out / RESUME_FILE).unlink()
     return {
@@ -268,7 +309,9 @@ def config_of(settings: Settings, labels: Labels, encoder: TextEncoder) -> Stude
 def provenance(settings: Settings, data: Data, progress: Progress) -> dict[str, Any]:
     """What `training.json` says of a run, so that the checkpoint explains itself."""
     try:
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     return {
@@ -287,14 +330,20 @@ def provenance(settings: Settings, data: Data, progress: Progress) -> dict[str, 
 
 def selection_score(scores: dict[str, dict[str, float]]) -> float:
     """What the best epoch is chosen by: mean exact match, or what comes nearest with the heads that there are."""
-    return next(scores["mean"][name] for name in ("exact_match", "slot_f1", "intent_accuracy", "domain_f1") if name in scores["mean"])
+    return next(
+        scores["mean"][name]
+        for name in ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")
+        if name in scores["mean"]
+    )
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:
     """Scores by locale as lines of text."""
     names = [n for n in ("domain_f1", "intent_accuracy", "slot_f1", "exact_match", "semer") if n in scores["mean"]]
     lines = ["".join([f"{'':8}", *(f"{name:>17}" for name in names)])]
-    lines += ["".join([f"{locale:8}", *(f"{values[name]:17.2f}" for name in names)]) for locale, values in scores.items()]
+    lines += [
+        "".join([f"{locale:8}", *(f"{values[name]:17.2f}" for name in names)]) for locale, values in scores.items()
+    ]
     return "\n".join(lines)
 
 
@@ -310,8 +359,8 @@ def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _rounded(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {locale: {name: round(value, 3) for name, value in values.items()} for locale, values in scores.items()}
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in values.items()}
 
 
 if __name__ == "__main__":

@@ -5,21 +5,24 @@ Pre-layer-norm (Xiong et al. 2020), one fused matrix for query, key and value, l
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from service.manifest import Labels
 from training.sizes import SIZES
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
 
 
 class StudentConfig(PretrainedConfig):  # type: ignore[misc]
-    """Configuration of a student. `labels` is {"domain": [...], "intent": [...], "slots": [...]}, empty without heads."""
+    """Configuration of a student; `labels` is {"domain": [...], "intent": [...], "slots": [...]} or a part of it."""
 
     model_type = "distilled_nlu_student"
 
@@ -70,16 +73,18 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         )
 
 
-class StudentOutput(NamedTuple):
-    """Logits by head (None without that head) and the last hidden state.
+@dataclass
+class StudentOutput(ModelOutput):  # type: ignore[misc]
+    """Logits by head (None without that head), named as the exported graph names them, and the last hidden state.
 
-    Shapes: domain [batch, domains], intent [batch, intents], slots [batch, pieces, tags], hidden [batch, pieces, width].
+    Shapes: domain_logits [batch, domains], intent_logits [batch, intents], slot_logits [batch, pieces, tags],
+    last_hidden_state [batch, pieces, width].
     """
 
-    domain: Tensor | None
-    intent: Tensor | None
-    slots: Tensor | None
-    hidden: Tensor
+    domain_logits: Tensor | None = None
+    intent_logits: Tensor | None = None
+    slot_logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
 
 
 class Block(nn.Module):
@@ -98,18 +103,18 @@ class Block(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
-        """Hidden [batch, pieces, width]; bias broadcastable to [batch, heads, pieces, pieces] is added to the scores."""
+        """Hidden is [batch, pieces, width]; bias, added to the scores, goes with [batch, heads, pieces, pieces]."""
         batch, pieces, width = hidden.shape
         qkv = self.qkv(self.norm_attention(hidden)).view(batch, pieces, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5
         if bias is not None:
             scores = scores + bias
-        weights = F.dropout(scores.softmax(dim=-1), self.dropout / 2, self.training)
+        weights = functional.dropout(scores.softmax(dim=-1), self.dropout / 2, self.training)
         context = (weights @ value).transpose(1, 2).reshape(batch, pieces, width)
-        hidden = hidden + F.dropout(self.attention_out(context), self.dropout, self.training)
+        hidden = hidden + functional.dropout(self.attention_out(context), self.dropout, self.training)
         inner = self.down(self.activation(self.up(self.norm_feed_forward(hidden))))
-        return hidden + F.dropout(inner, self.dropout, self.training)
+        return hidden + functional.dropout(inner, self.dropout, self.training)
 
 
 class StudentModel(PreTrainedModel):  # type: ignore[misc]
@@ -130,7 +135,10 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width)
         self.heads = nn.ModuleDict(
-            {head: nn.Linear(width if head == "slots" else 2 * width, len(names)) for head, names in config.labels.items()}
+            {
+                head: nn.Linear(width if head == "slots" else 2 * width, len(names))
+                for head, names in config.labels.items()
+            }
         )
         self.post_init()
 
@@ -148,7 +156,9 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
             attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        hidden = F.dropout(self.pieces(input_ids) + self.positions(positions), self.config.dropout, self.training)
+        hidden = functional.dropout(
+            self.pieces(input_ids) + self.positions(positions), self.config.dropout, self.training
+        )
         bias = None
         if attention_mask is not None:
             bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
@@ -160,8 +170,12 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         else:
             mask = attention_mask[:, :, None].to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        pooled = F.dropout(torch.cat([mean, hidden[:, 0]], dim=-1), self.config.dropout, self.training)
-        read = {"domain": pooled, "intent": pooled, "slots": F.dropout(hidden, self.config.dropout, self.training)}
+        pooled = functional.dropout(torch.cat([mean, hidden[:, 0]], dim=-1), self.config.dropout, self.training)
+        read = {
+            "domain": pooled,
+            "intent": pooled,
+            "slots": functional.dropout(hidden, self.config.dropout, self.training),
+        }
         logits = {name: head(read[name]) for name, head in self.heads.items()}
         return StudentOutput(logits.get("domain"), logits.get("intent"), logits.get("slots"), hidden)
 

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from training.encoding import Batch
 from training.modeling import StudentOutput
 
 
 def multitask_loss(output: StudentOutput, batch: Batch, slot_weight: float, smoothing: float) -> Tensor:
-    """Sum of the cross entropies of the heads with label smoothing (Szegedy et al. 2016), the slots' times `slot_weight`.
+    """Sum of the heads' cross entropies with label smoothing (Szegedy et al. 2016), the slots' times `slot_weight`.
 
-    Each is the mean over its targets: utterances for domain and intent, first pieces of words for slots. A batch without
-    any target for a head leaves that head out. Returns a scalar.
+    Each is the mean over its targets: utterances for domain and intent, first pieces of words for slots. A batch
+    without any target for a head leaves that head out. Returns a scalar.
     """
-    loss = output.hidden.new_zeros(())
+    loss = torch.zeros((), device=batch.input_ids.device)
     for logits, target, weight in (
-        (output.domain, batch.domain, 1.0),
-        (output.intent, batch.intent, 1.0),
-        (output.slots, batch.slots, slot_weight),
+        (output.domain_logits, batch.domain, 1.0),
+        (output.intent_logits, batch.intent, 1.0),
+        (output.slot_logits, batch.slots, slot_weight),
     ):
         if logits is not None and bool((target >= 0).any()):
             flat = logits.float().flatten(0, -2)
-            loss = loss + weight * F.cross_entropy(flat, target.flatten(), label_smoothing=smoothing)
+            loss = loss + weight * functional.cross_entropy(flat, target.flatten(), label_smoothing=smoothing)
     return loss
 
 

@@ -36,7 +36,8 @@ def answers_of_model(
             examples = [Example(encoded[i].ids, IGNORED, IGNORED, [IGNORED] * len(encoded[i].ids)) for i in rows]
             batch = collate(examples, pad_id).to(model.device)
             output = model(batch.input_ids, batch.attention_mask)
-            domain, intent, slots = (None if x is None else x.float().cpu().numpy() for x in output[:3])
+            heads = (output.domain_logits, output.intent_logits, output.slot_logits)
+            domain, intent, slots = (None if x is None else x.float().cpu().numpy() for x in heads)
             for row, i in enumerate(rows):
                 text, words, first = utterances[i].text, encoded[i].words, encoded[i].first_pieces
                 found = None

@@ -10,7 +10,7 @@ PARTITIONS: tuple[Partition, ...] = get_args(Partition)
 
 
 class RecordError(ValueError):
-    """A row that is no valid utterance. `field` names the field; the message says what was found and what is allowed."""
+    """A row that is no valid utterance: `field` is wrong; the message says what was found and what is allowed."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -54,10 +54,14 @@ class Utterance:
         for slot in self.slots:
             if not 0 <= slot.start < slot.end <= len(self.text):
                 raise RecordError(
-                    "slots", f"{slot.name!r} has offsets {slot.start}..{slot.end}; allowed: 0 <= start < end <= {len(self.text)}"
+                    "slots",
+                    f"{slot.name!r} has offsets {slot.start}..{slot.end}; allowed: 0 <= start < end <= "
+                    f"{len(self.text)}",
                 )
             if slot.start < end:
-                raise RecordError("slots", f"{slot.name!r} at {slot.start} overlaps the slot before it, or is out of order")
+                raise RecordError(
+                    "slots", f"{slot.name!r} at {slot.start} overlaps the slot before it, or is out of order"
+                )
             end = slot.end
 
     def value(self, slot: Slot) -> str:

@@ -1,7 +1,7 @@
 """Metrics of quality: pure functions from references and predictions to figures, each with the definition it uses.
 
-Slots are compared at the words of the reference text: white-space tokens, and single characters for locales that MASSIVE
-scores so. A word belongs to the slot that covers its first labelled character.
+Slots are compared at the words of the reference text: white-space tokens, and single characters for locales that
+MASSIVE scores so. A word belongs to the slot that covers its first labelled character.
 """
 
 from __future__ import annotations
@@ -97,19 +97,24 @@ def semantic_errors(utterance: Utterance, answer: Answer) -> tuple[int, int]:
 
 
 class Scores:
-    """Per-utterance outcomes of one set, from which each metric and its interval is computed."""
+    """Per-utterance outcomes of one set, from which each metric is computed, on all rows or on a resample."""
 
     def __init__(self, references: Sequence[Utterance], answers: Sequence[Answer]) -> None:
         """Compare; both sequences have the same order. Raises ValueError when they differ in length or are empty."""
         if len(references) != len(answers) or not references:
-            raise ValueError(f"{len(references)} references and {len(answers)} answers; allowed: equally many, at least one")
+            raise ValueError(
+                f"{len(references)} references and {len(answers)} answers; allowed: equally many, at least one"
+            )
         first = answers[0]
         self.size = len(references)
         self.domains = sorted({u.domain for u in references if u.domain}) if first.domain is not None else []
         index = {name: i for i, name in enumerate(self.domains)}
         outside = len(self.domains)
         self._domain_pairs = np.array(
-            [(index.get(u.domain or "", outside), index.get(a.domain or "", outside)) for u, a in zip(references, answers, strict=True)]
+            [
+                (index.get(u.domain or "", outside), index.get(a.domain or "", outside))
+                for u, a in zip(references, answers, strict=True)
+            ]
         )
         right: dict[str, list[bool]] = {"domain": [], "intent": [], "slots": []}
         strict, massive, semer = [], [], []
@@ -124,21 +129,23 @@ class Scores:
             right["slots"].append(massive_spans(expected) == massive_spans(found))
         self._right = {head: np.array(values) for head, values in right.items()}
         self._strict, self._massive, self._semer = np.array(strict), np.array(massive), np.array(semer)
-        self._has = {"domain": first.domain is not None, "intent": first.intent is not None, "slots": first.slots is not None}
+        self._has = {
+            "domain": first.domain is not None,
+            "intent": first.intent is not None,
+            "slots": first.slots is not None,
+        }
 
     def metrics(self) -> dict[str, float]:
         """Every metric that the model's heads allow, in percent, over all utterances."""
         return {name: metric(np.arange(self.size)) for name, metric in self._metrics().items()}
 
-    def intervals(self, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, tuple[float, float]]:
-        """95 % percentile bootstrap intervals over utterances (Efron 1979), in percent."""
-        rng = np.random.default_rng(seed)
-        draws = rng.integers(0, self.size, size=(resamples, self.size))
-        result = {}
-        for name, metric in self._metrics().items():
-            low, high = np.percentile([metric(rows) for rows in draws], [2.5, 97.5])
-            result[name] = (float(low), float(high))
-        return result
+    def resampled(self, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, NDArray[np.float64]]:
+        """Each metric on bootstrap samples of the utterances (Efron 1979), [resamples], in percent.
+
+        Sets of one size are resampled alike for one seed, so parallel sets (same ids, same order) stay paired.
+        """
+        draws = np.random.default_rng(seed).integers(0, self.size, size=(resamples, self.size))
+        return {name: np.array([metric(rows) for rows in draws]) for name, metric in self._metrics().items()}
 
     def _metrics(self) -> dict[str, Callable[[NDArray[np.int64]], float]]:
         """Metric by name, as a function of the rows that it is computed on."""
@@ -174,7 +181,15 @@ def macro_f1(pairs: NDArray[np.int64], classes: int) -> float:
     return float((2 * correct[present] / both[present]).mean()) if present.any() else 1.0
 
 
-def mean_over_locales(by_locale: dict[str, dict[str, float]], locales: Sequence[str] = MEAN_LOCALES) -> dict[str, float]:
+def interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % percentile interval of resampled values."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mean_over_locales(
+    by_locale: dict[str, dict[str, float]], locales: Sequence[str] = MEAN_LOCALES
+) -> dict[str, float]:
     """The mean of each metric over those of `locales` that were scored, or over all where none was."""
     chosen = [by_locale[locale] for locale in locales if locale in by_locale] or list(by_locale.values())
     return {name: sum(scores[name] for scores in chosen) / len(chosen) for name in chosen[0]}

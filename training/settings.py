@@ -13,7 +13,9 @@ log = logging.getLogger(__name__)
 SettingsType = TypeVar("SettingsType")
 
 
-def setting(default: Any, text: str, choices: tuple[str, ...] | None = None, low: float | None = None, high: float | None = None) -> Any:
+def setting(
+    default: Any, text: str, choices: tuple[str, ...] | None = None, low: float | None = None, high: float | None = None
+) -> Any:
     """A field with its help text and what is allowed: one of `choices`, or a number from `low` to `high`."""
     return field(default=default, metadata={"help": text, "choices": choices, "low": low, "high": high})
 
@@ -43,7 +45,7 @@ def settle(settings: type[SettingsType], args: argparse.Namespace, inherited: Ma
     if inherited is not None:
         for name, value in given.items():
             if inherited[name] != value:
-                raise ValueError(f"{_flag(name)} {value} differs from the interrupted run's {inherited[name]}; start a new run instead")
+                raise ValueError(f"{_flag(name)} {value} differs from the interrupted run's {inherited[name]}")
     settled = settings(**{**(inherited or {}), **given})
     for name in names:
         origin = "given" if name in given else "inherited" if inherited else "default"

@@ -70,7 +70,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Token
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m training.tokenizer", description="Train the shared unigram tokenizer.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.tokenizer", description="Train the shared unigram tokenizer."
+    )
     parser.add_argument("--data", required=True, help="data set: folder, tarball, file or hub:NAME")
     parser.add_argument("--locales", help="comma-separated, all by default")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="pieces at most (%(default)s)")

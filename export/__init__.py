@@ -1,0 +1,1 @@
+"""Turn a checkpoint into a quantised ONNX student folder. Needs the extra `export`."""

@@ -1,0 +1,99 @@
+"""The graphs: a checkpoint as fp32 ONNX, and that as int8.
+
+The served graph takes one sentence without padding (batch size fixed at 1): dynamic int8 uses one activation scale for
+a whole batch, so with other sentences beside it an answer would move.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import torch
+from optimum import version as optimum_version
+from optimum.exporters.onnx import export
+from optimum.exporters.onnx.base import OnnxConfig
+from optimum.onnxruntime import ORTQuantizer
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
+from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
+
+from service.manifest import GraphRecipe, SessionOptions
+from service.student import OUTPUT_OF_HEAD
+from training.modeling import StudentModel
+
+OPSET = 18
+# onnxruntime's fused skip + layer-norm kernel is slower on the CPU provider than Add and LayerNormalization apart.
+SESSION = SessionOptions(intra_op_num_threads=1, disabled_optimizers=("SkipLayerNormFusion",))
+
+
+class StudentOnnxConfig(OnnxConfig):  # type: ignore[misc]
+    """What optimum's exporter must know of a student: one input, one output a head."""
+
+    DEFAULT_ONNX_OPSET = OPSET
+    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+    DUMMY_INPUT_GENERATOR_CLASSES = (DummyTextInputGenerator,)
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        """Only the pieces vary in number; the batch is one sentence."""
+        return {"input_ids": {1: "pieces"}}
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        """Logits by head; only the slots' have one row a piece."""
+        return {OUTPUT_OF_HEAD[head]: {1: "pieces"} if head == "slots" else {} for head in self._config.labels}
+
+
+def export_fp32(model: StudentModel, path: Path) -> None:
+    """Write the fp32 graph of a student through optimum's exporter."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        export(
+            model.eval(),
+            StudentOnnxConfig(model.config),
+            path,
+            opset=OPSET,
+            input_shapes={"batch_size": 1, "sequence_length": 12},
+        )
+
+
+def quantise_int8(source: Path, path: Path) -> None:
+    """Quantise the plain export: weights int8 per channel, activations uint8 with a scale found at run time.
+
+    "Plain" matters: the runtime's own fusions work better on the quantised graph than quantisation does on an optimised
+    one. Products of two activations (attention) stay fp32: quantising both sides costs time and accuracy.
+    """
+    graph = onnx.load(str(source), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    attention = [n.name for n in graph.node if n.op_type == "MatMul" and not weights.intersection(n.input)]
+    recipe = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True, nodes_to_exclude=attention)
+    with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch, _quiet():
+        ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
+        Path(scratch, source.name).replace(path)
+
+
+def recipe_of(precision: str) -> GraphRecipe:
+    """How `export_fp32` and `quantise_int8` make a graph, for the manifest."""
+    quantisation = (
+        f"dynamic int8, per channel, onnxruntime {onnxruntime.__version__}" if precision == "int8" else "none"
+    )
+    return GraphRecipe(
+        exporter=f"optimum {optimum_version.__version__}, torch {torch.__version__}",
+        quantisation=quantisation,
+        opset=OPSET,
+        session=SESSION,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[Any]:
+    """Silence the tracer's notes on shapes; what they warn of is covered by the parity check."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

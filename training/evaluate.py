@@ -1,0 +1,170 @@
+"""Score a checkpoint or a student folder on a partition.
+
+    python -m training.evaluate --model CKPT_OR_STUDENT --data DIR --partition dev --out scores.json
+
+Every metric per locale and as the mean of de, fr, it, es, with 95 % intervals; the table goes to standard error, the
+last line of standard output is one JSON object. `--typed` scores the capitalised and punctuated copy of the partition.
+The tails are subsets of `test` (or of `--of`), see `training.tails`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.manifest import MANIFEST_FILE, StudentError
+from service.student import Student
+from training import datasets
+from training.augmentation import typed_copy
+from training.checkpoint import CheckpointError, load_checkpoint, write_atomically
+from training.prediction import answers_of_model, answers_of_student
+from training.records import PARTITIONS, Partition, Utterance
+from training.scoring import MEAN_LOCALES, Answer, Scores, interval, mean_over_locales
+from training.tails import TAILS, tail_of
+
+SHOWN = ("domain_accuracy", "domain_f1", "intent_accuracy", "slot_f1", "slot_f1_strict", "exact_match", "semer", "irer")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate", description="Score a checkpoint or a student folder."
+    )
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint or student folder")
+    parser.add_argument("--data", required=True, help="data set: folder, tarball, file or hub:NAME")
+    parser.add_argument("--partition", default="dev", choices=(*PARTITIONS, *TAILS), help="(%(default)s)")
+    parser.add_argument(
+        "--of", default="test", choices=PARTITIONS, help="the partition that a tail is taken from (%(default)s)"
+    )
+    parser.add_argument("--locales", help="comma-separated; by default the locales that the model serves")
+    parser.add_argument("--typed", action="store_true", help="score the capitalised and punctuated copy")
+    parser.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="what to do with a bad row (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="also write the scores to this file")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    try:
+        predictor = open_model(args.model)
+        locales = args.locales.split(",") if args.locales else predictor.locales
+        utterances, skipped = choose(
+            datasets.load(args.data, locales or None, args.on_error), args.partition, args.of, locales or None
+        )
+    except (datasets.DatasetError, CheckpointError, StudentError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.typed:
+        utterances = typed_copy(utterances)
+    report = {
+        "model": str(args.model),
+        "kind": predictor.kind,
+        "partition": args.partition
+        + (f" of {args.of}" if args.partition in TAILS else "")
+        + (", typed" if args.typed else ""),
+        "skipped": skipped,
+        **score(utterances, predictor.answer(utterances)),
+    }
+    print(render(report), file=sys.stderr)
+    if args.out:
+        write_atomically(args.out, (json.dumps(report, indent=1) + "\n").encode())
+    print(json.dumps(report))
+    return 0
+
+
+class Predictor:
+    """A checkpoint or a student folder behind one face."""
+
+    def __init__(self, kind: str, locales: list[str], model: Any) -> None:
+        self.kind = kind
+        self.locales = locales
+        self._model = model
+
+    def answer(self, utterances: Sequence[Utterance]) -> list[Answer]:
+        """Answers in the order of the utterances."""
+        if self.kind == "student":
+            return answers_of_student(self._model, utterances)
+        return answers_of_model(self._model.model, self._model.encoder, self._model.labels, utterances)
+
+
+def open_model(folder: Path) -> Predictor:
+    """Open what stands in a folder, told apart by its files.
+
+    Raises:
+        CheckpointError, StudentError: it is neither, or can't be used.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        student = Student.load(folder)
+        return Predictor("student", list(student.manifest.locales), student)
+    checkpoint = load_checkpoint(folder)
+    return Predictor("checkpoint", list(checkpoint.training.get("locales", ())), checkpoint)
+
+
+def choose(
+    dataset: datasets.Dataset, partition: str, of: str, locales: Sequence[str] | None
+) -> tuple[list[Utterance], int]:
+    """The utterances of a partition or of a tail of partition `of`, and how many rows were skipped.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    if partition not in TAILS:
+        return dataset.part(cast(Partition, partition), locales), dataset.skipped
+    whole = dataset.part(cast(Partition, of), locales)
+    found = tail_of(partition, whole, dataset.part("train", locales))
+    if not found:
+        raise datasets.DatasetError(f"{dataset.source}: {partition} of {of} is empty")
+    return found, dataset.skipped
+
+
+def score(references: Sequence[Utterance], answers: Sequence[Answer]) -> dict[str, Any]:
+    """Metrics as [value, low, high], per locale and for their mean, with 95 % bootstrap intervals.
+
+    Returns {"utterances": {locale: count}, "locales": {locale: {metric: [...]}}, "mean": {metric: [...]},
+    "mean_over": [...]}. Where the locales hold the same ids, as in MASSIVE, the mean's resamples draw a sentence in all
+    locales or in none.
+    """
+    points: dict[str, dict[str, float]] = {}
+    samples: dict[str, dict[str, NDArray[np.float64]]] = {}
+    counts: dict[str, int] = {}
+    for locale in dict.fromkeys(u.locale for u in references):
+        rows = sorted((i for i, u in enumerate(references) if u.locale == locale), key=lambda i: references[i].id)
+        scores = Scores([references[i] for i in rows], [answers[i] for i in rows])
+        points[locale], samples[locale], counts[locale] = scores.metrics(), scores.resampled(), len(rows)
+    over = [x for x in MEAN_LOCALES if x in points] or list(points)
+    names = list(points[over[0]])
+    mean_samples = {name: np.mean([samples[locale][name] for locale in over], axis=0) for name in names}
+    return {
+        "utterances": counts,
+        "locales": {locale: _with_intervals(points[locale], samples[locale]) for locale in points},
+        "mean": _with_intervals(mean_over_locales(points, over), mean_samples),
+        "mean_over": over,
+    }
+
+
+def _with_intervals(points: dict[str, float], samples: dict[str, NDArray[np.float64]]) -> dict[str, list[float]]:
+    return {name: [round(x, 3) for x in (value, *interval(samples[name]))] for name, value in points.items()}
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as a table: value and half the width of its interval, in percent."""
+    names = [name for name in SHOWN if name in report["mean"]]
+    lines = [
+        f"{report['model']} ({report['kind']}) on {report['partition']}",
+        " " * 9 + "".join(f"{name:>17}" for name in names),
+    ]
+    for locale, values in {**report["locales"], "mean": report["mean"]}.items():
+        cells = [f"{values[n][0]:.1f} ± {(values[n][2] - values[n][1]) / 2:.1f}" for n in names]
+        lines.append(f"{locale:9}" + "".join(f"{cell:>17}" for cell in cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
