@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from service.manifest import Manifest
 
 _COLUMNS = {
@@ -47,15 +49,18 @@ def render_card(manifest: Manifest, notice: str) -> str:
 
 
 def _training(manifest: Manifest) -> str:
-    training = manifest.training
-    settings = training.get("settings", {})
-    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in settings.items() if value != "")
-    return (
-        f"Trained by `python -m training.finetune` with\n\n    {flags}\n\n"
-        f"on {training.get('utterances', {}).get('train', 0):,} utterances: {training.get('steps', 0):,} steps, "
-        f"{training.get('seconds', 0) / 60:.0f} minutes. Epoch {training.get('best_epoch')} was the best by mean exact "
-        f"match on dev. Source commit `{training.get('commit')}`."
-    )
+    stages: list[str] = []
+    stage: dict[str, Any] | None = manifest.training
+    while stage:
+        given = ((name.replace("_", "-"), value) for name, value in stage["settings"].items() if value != "")
+        stages.append(
+            f"    python -m training.finetune {' '.join(f'--{name} {value}' for name, value in given)}\n\n"
+            f"{stage['utterances']['train']:,} utterances, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} "
+            f"minutes; epoch {stage['best_epoch']} was the best by mean exact match on dev. "
+            f"Source commit `{stage['commit']}`."
+        )
+        stage = stage.get("init")
+    return "\n\n".join(reversed(stages))
 
 
 def _quality(manifest: Manifest) -> str:

@@ -63,16 +63,18 @@ def export_fp32(model: StudentModel, path: Path) -> None:
         )
 
 
-def quantise_int8(source: Path, path: Path) -> None:
+def quantise_int8(source: Path, path: Path, attention: bool = False) -> None:
     """Quantise the plain export: weights int8 per channel, activations uint8 with a scale found at run time.
 
     "Plain" matters: the runtime's own fusions work better on the quantised graph than quantisation does on an optimised
-    one. Products of two activations (attention) stay fp32: quantising both sides costs time and accuracy.
+    one. Products of two activations stay fp32 unless `attention` is set: quantising both sides of them costs time.
     """
     graph = onnx.load(str(source), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
-    attention = [n.name for n in graph.node if n.op_type == "MatMul" and not weights.intersection(n.input)]
-    recipe = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True, nodes_to_exclude=attention)
+    products = [n.name for n in graph.node if n.op_type == "MatMul" and not weights.intersection(n.input)]
+    recipe = AutoQuantizationConfig.avx512_vnni(
+        is_static=False, per_channel=True, nodes_to_exclude=[] if attention else products
+    )
     with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch, _quiet():
         ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
         Path(scratch, source.name).replace(path)

@@ -167,8 +167,6 @@ def draft_manifest(checkpoint: Checkpoint, folder: Path, name: str, precision: s
     """The manifest as far as it is known before anything was measured."""
     config = checkpoint.model.config
     total, outside = checkpoint.model.count_parameters()
-    training = dict(checkpoint.training)
-    training.pop("history", None)
     try:
         return Manifest(
             name=name,
@@ -190,11 +188,17 @@ def draft_manifest(checkpoint: Checkpoint, folder: Path, name: str, precision: s
             graph=recipe_of(precision),
             files=file_entries(folder),
             golden=(Golden(text="-", locale="-"),),
-            training=training,
+            training=without_history(checkpoint.training),
         )
     except ValidationError as error:
         first = error.errors()[0]
         raise ExportError(f"{'.'.join(map(str, first['loc']))}: {first['input']!r}: {first['msg']}") from error
+
+
+def without_history(training: dict[str, Any]) -> dict[str, Any]:
+    """Training provenance less the scores of each epoch, here and in the checkpoints that it started from."""
+    kept = {name: value for name, value in training.items() if name != "history"}
+    return {**kept, "init": without_history(kept["init"])} if kept.get("init") else kept
 
 
 def accuracy(student: Student, data: Evaluated, answers: dict[str, list[Answer]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from service.manifest import TOKENIZER_FILE, Labels
@@ -85,7 +86,7 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> Checkpo
     try:
         model = StudentModel.from_pretrained(folder, config=config).to(device).eval()
         encoder = TextEncoder.from_file(folder / TOKENIZER_FILE, config.max_position_embeddings)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
     pieces = encoder.tokenizer.get_vocab_size()
     if pieces != config.vocab_size:

@@ -58,6 +58,7 @@ class Settings:
     data: str = setting("", "labelled data: folder, tarball, file or hub:NAME")
     locales: str = setting("", "comma-separated locales that the student serves and is scored on; all by default")
     extra_locales: str = setting("", "further locales to train on only: related languages help the served ones")
+    init: str = setting("", "checkpoint to start from: its tokenizer, encoder, and heads with the same labels")
     size: str = setting("s", "encoder size", choices=tuple(SIZES))
     heads: str = setting(",".join(HEADS), "comma-separated heads")
     activation: str = setting("gelu", "feed-forward activation", choices=tuple(ACTIVATIONS))
@@ -133,13 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if state is None and args.out.exists() and any(args.out.iterdir()):
             raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
         settings = settle(Settings, args, state["settings"] if state else None)
-        data = read_data(settings)
+        if args.threads:
+            torch.set_num_threads(args.threads)
+        run = Run(settings, read_data(settings), args.out, args.save_every, state)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    print(json.dumps(Run(settings, data, args.out, args.save_every).train(state), ensure_ascii=False))
+    print(json.dumps(run.train(), ensure_ascii=False))
     return 0
 
 
@@ -162,21 +163,35 @@ def read_data(settings: Settings) -> Data:
 class Run:
     """One training run, from the first weights, or the resumed ones, to the checkpoint of the best epoch."""
 
-    def __init__(self, settings: Settings, data: Data, out: Path, save_every: int) -> None:
+    def __init__(
+        self, settings: Settings, data: Data, out: Path, save_every: int, state: dict[str, Any] | None = None
+    ) -> None:
+        """Set up a new run, one from `settings.init`, or the interrupted one whose `state` is given.
+
+        Raises:
+            CheckpointError: `settings.init` is no checkpoint, or has another shape.
+        """
         self.settings, self.data, self.out, self.save_every = settings, data, out, save_every
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.progress = Progress()
         self._measured_from = time.monotonic()
-
-    def train(self, state: dict[str, Any] | None) -> dict[str, Any]:
-        """Train to the end; `state` is that of an interrupted run. Returns the summary."""
-        settings, data = self.settings, self.data
         torch.manual_seed(settings.seed)
-        self.encoder = first_encoder(settings, data) if state is None else encoder_of(state["tokenizer"], settings)
+        start = load_checkpoint(Path(settings.init)) if settings.init and state is None else None
+        if state is not None:
+            self.encoder = TextEncoder(Tokenizer.from_str(state["tokenizer"]), settings.max_length)
+        else:
+            self.encoder = first_encoder(settings, data) if start is None else start.encoder
+        self.lineage: dict[str, Any] | None = start.training if start else state["lineage"] if state else None
         self.model = StudentModel(config_of(settings, data.labels, self.encoder)).to(self.device)
+        if start is not None:
+            copy_weights(start.model, self.model)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=settings.weight_decay, fused=True)
         if state is not None:
             self._restore(state)
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end. Returns the summary."""
+        settings, data = self.settings, self.data
         self.epochs = EpochData(
             data.train,
             ExampleEncoder(self.encoder, data.labels),
@@ -194,7 +209,7 @@ class Run:
             while self.progress.step < self.total:
                 loss = self._train_epoch(bar)
                 self._score_epoch(loss)
-        return finish(settings, data, self.out, self.progress)
+        return self._finish()
 
     def _train_epoch(self, bar: tqdm[Any]) -> float:
         """The rest of the epoch that the run stands in. Returns the mean loss of its steps."""
@@ -233,9 +248,28 @@ class Run:
         better = selection_score(scores) > progress.best
         if better:
             progress.best, progress.best_epoch = selection_score(scores), epoch
-            save_checkpoint(self.out, self.model, self.encoder.tokenizer, provenance(self.settings, data, progress))
+            save_checkpoint(self.out, self.model, self.encoder.tokenizer, self._provenance())
         self._save_state()
         tqdm.write(f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}", file=sys.stderr)
+
+    def _finish(self) -> dict[str, Any]:
+        """Score the best epoch on the typed copy of dev too, complete `training.json`, and drop the resume state."""
+        best, dev, progress = load_checkpoint(self.out), self.data.dev, self.progress
+        scores = {}
+        for name, utterances in (("dev", dev), ("dev_typed", typed_copy(dev))):
+            answers = answers_of_model(best.model, best.encoder, best.labels, utterances)
+            by_locale = score_by_locale(utterances, answers)
+            scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
+        save_checkpoint(self.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
+        (self.out / RESUME_FILE).unlink()
+        return {
+            "checkpoint": str(self.out),
+            "best_epoch": progress.best_epoch,
+            "steps": progress.step,
+            "minutes": round(progress.seconds / 60, 1),
+            "dev": scores["dev"]["mean"],
+            "dev_typed": scores["dev_typed"]["mean"],
+        }
 
     def _save_state(self) -> None:
         now = time.monotonic()
@@ -249,8 +283,26 @@ class Run:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all(),
             "progress": asdict(self.progress),
+            "lineage": self.lineage,
         }
         save_resume_state(self.out, state)
+
+    def _provenance(self) -> dict[str, Any]:
+        """What `training.json` says of the run, so that the checkpoint explains itself."""
+        settings, data, progress = self.settings, self.data, self.progress
+        return {
+            "command": "training.finetune",
+            "settings": {**asdict(settings), "data": Path(settings.data).name, "init": Path(settings.init).name},
+            "init": self.lineage,
+            "locales": data.served,
+            "utterances": {"train": len(data.train), "dev": len(data.dev), "skipped": data.skipped},
+            "steps": progress.step,
+            "seconds": round(progress.seconds, 1),
+            "best_epoch": progress.best_epoch,
+            "history": progress.history,
+            "commit": source_commit(),
+            "torch": str(torch.__version__),
+        }
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -258,27 +310,6 @@ class Run:
         torch.set_rng_state(state["random"])
         torch.cuda.set_rng_state_all(state["random_cuda"])
         self.progress = Progress(**state["progress"])
-
-
-def finish(settings: Settings, data: Data, out: Path, progress: Progress) -> dict[str, Any]:
-    """Score the best epoch on the typed copy of dev as well, complete `training.json`, and drop the resume state."""
-    best = load_checkpoint(out)
-    typed = typed_copy(data.dev)
-    scores = {
-        "dev": score_by_locale(data.dev, answers_of_model(best.model, best.encoder, best.labels, data.dev)),
-        "dev_typed": score_by_locale(typed, answers_of_model(best.model, best.encoder, best.labels, typed)),
-    }
-    scores = {name: {locale: _rounded(x) for locale, x in by_locale.items()} for name, by_locale in scores.items()}
-    save_checkpoint(out, best.model, best.encoder.tokenizer, {**provenance(settings, data, progress), **scores})
-    (out / RESUME_FILE).unlink()
-    return {
-        "checkpoint": str(out),
-        "best_epoch": progress.best_epoch,
-        "steps": progress.step,
-        "minutes": round(progress.seconds / 60, 1),
-        "dev": scores["dev"]["mean"],
-        "dev_typed": scores["dev_typed"]["mean"],
-    }
 
 
 def first_encoder(settings: Settings, data: Data) -> TextEncoder:
@@ -289,9 +320,19 @@ def first_encoder(settings: Settings, data: Data) -> TextEncoder:
     return TextEncoder(train_tokenizer(texts, settings.vocabulary), settings.max_length)
 
 
-def encoder_of(tokenizer: str, settings: Settings) -> TextEncoder:
-    """The tokenizer of a run that is resumed."""
-    return TextEncoder(Tokenizer.from_str(tokenizer), settings.max_length)
+def copy_weights(source: StudentModel, target: StudentModel) -> None:
+    """Start `target` from `source`: everything but heads whose labels differ.
+
+    Raises:
+        CheckpointError: the encoders have different shapes.
+    """
+    kept = {name for name, labels in target.config.labels.items() if source.config.labels.get(name) == labels}
+    log.info("starting from a checkpoint: encoder%s", "".join(f", {head} head" for head in sorted(kept)))
+    weights = {k: v for k, v in source.state_dict().items() if not k.startswith("heads.") or k.split(".")[1] in kept}
+    try:
+        target.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"--init has another shape than --size {target.config.size}: {error}") from error
 
 
 def config_of(settings: Settings, labels: Labels, encoder: TextEncoder) -> StudentConfig:
@@ -306,26 +347,13 @@ def config_of(settings: Settings, labels: Labels, encoder: TextEncoder) -> Stude
     )
 
 
-def provenance(settings: Settings, data: Data, progress: Progress) -> dict[str, Any]:
-    """What `training.json` says of a run, so that the checkpoint explains itself."""
+def source_commit() -> str:
+    """The commit that the code was run from, with "-dirty" where files differ from it."""
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {
-        "command": "training.finetune",
-        "settings": {**asdict(settings), "data": Path(settings.data).name},
-        "locales": data.served,
-        "utterances": {"train": len(data.train), "dev": len(data.dev), "skipped": data.skipped},
-        "steps": progress.step,
-        "seconds": round(progress.seconds, 1),
-        "best_epoch": progress.best_epoch,
-        "history": progress.history,
-        "commit": commit,
-        "torch": str(torch.__version__),
-    }
+        return "unknown"
 
 
 def selection_score(scores: dict[str, dict[str, float]]) -> float:

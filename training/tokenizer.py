@@ -56,16 +56,38 @@ def new_tokenizer() -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """A unigram tokenizer (Kudo 2018) of at most `vocabulary` pieces; small corpora give fewer."""
+    """A unigram tokenizer (Kudo 2018) of at most `vocabulary` pieces; small corpora give fewer.
+
+    The same texts give the same tokenizer.
+    """
     tokenizer = new_tokenizer()
     trainer = trainers.UnigramTrainer(
         vocab_size=vocabulary, special_tokens=list(SPECIAL_PIECES), unk_token=UNKNOWN, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = _in_canonical_order(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{CLS} $A", special_tokens=[(CLS, tokenizer.token_to_id(CLS))]
     )
     return tokenizer
+
+
+def _in_canonical_order(tokenizer: Tokenizer) -> Tokenizer:
+    """The same pieces with ids that depend on the texts alone.
+
+    The trainer walks hash maps: sums differ in their last digits from run to run, and characters that it pruned and
+    must put back get the lowest scores in random order.
+    """
+    content = json.loads(tokenizer.to_str())
+    vocabulary: list[tuple[str, float]] = content["model"]["vocab"]
+    special, pieces = vocabulary[: len(SPECIAL_PIECES)], dict(vocabulary[len(SPECIAL_PIECES) :])
+    floor = min((score for piece, score in pieces.items() if len(piece) > 1), default=0.0)
+    put_back = sorted(piece for piece, score in pieces.items() if len(piece) == 1 and score < floor)
+    scores = sorted((pieces[piece] for piece in put_back), reverse=True)
+    pieces.update(zip(put_back, scores, strict=True))
+    rounded = ((piece, round(score, 9)) for piece, score in pieces.items())
+    content["model"]["vocab"] = [*special, *sorted(rounded, key=lambda entry: (-entry[1], entry[0]))]
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training import evaluate
+
+
+def scores(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert evaluate.main(list(arguments)) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+def test_a_checkpoint_is_scored_with_every_metric_and_interval(
+    checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.json"
+
+    report = scores(capsys, "--model", str(checkpoint), "--data", str(sample), "--partition", "test", "--out", str(out))
+
+    assert report["kind"] == "checkpoint"
+    assert report["utterances"] == {"de-DE": 33}
+    metrics = report["locales"]["de-DE"]  # type: ignore[index]
+    expected = "domain_accuracy domain_f1 intent_accuracy icer slot_f1 slot_f1_strict exact_match semer irer"
+    assert list(metrics) == expected.split()
+    assert all(low <= value <= high for value, low, high in metrics.values())
+    assert json.loads(out.read_text()) == report
+
+
+def test_checkpoint_and_student_folder_are_scored_alike(
+    checkpoint: Path, student_folder: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = scores(capsys, "--model", str(checkpoint), "--data", str(sample))
+    other = scores(capsys, "--model", str(student_folder), "--data", str(sample))
+
+    assert other["kind"] == "student"
+    for metric in ("domain_accuracy", "intent_accuracy"):
+        assert abs(one["mean"][metric][0] - other["mean"][metric][0]) < 100 * 3 / 33  # type: ignore[index]
+
+
+def test_typed_text_and_tails(checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ["--model", str(checkpoint), "--data", str(sample)]
+
+    assert scores(capsys, *source, "--typed")["partition"] == "dev, typed"
+    tail = scores(capsys, *source, "--partition", "tail_unseen_word")
+
+    assert tail["partition"] == "tail_unseen_word of test"
+    assert 0 < tail["utterances"]["de-DE"] < 33  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "/nowhere"], "/nowhere: no such checkpoint folder"),
+        (["--locales", "xx-XX"], "no utterances for xx-XX"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_sentence(
+    checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert evaluate.main(["--model", str(checkpoint), "--data", str(sample), *arguments]) == 2
+
+    assert message in capsys.readouterr().err
