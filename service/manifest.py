@@ -49,8 +49,6 @@ class Labels(_Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not (self.domain or self.intent or self.slots):
-            raise ValueError("a student needs at least one head: domain, intent or slots")
         for head in ("domain", "intent", "slots"):
             names = getattr(self, head)
             if len(set(names)) != len(names):
@@ -144,7 +142,9 @@ class Manifest(_Frozen):
     training: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _check_files(self) -> Self:
+    def _check_heads_and_files(self) -> Self:
+        if not self.labels.heads:
+            raise ValueError("a student needs at least one head: domain, intent or slots")
         for required in (MODEL_FILE, TOKENIZER_FILE):
             if required not in self.files:
                 raise ValueError(f"files names no {required}")

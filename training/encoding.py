@@ -92,7 +92,9 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
     )
 
 
-def length_buckets(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+def length_buckets(
+    lengths: Sequence[int] | NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
     """Indices of batches of about equal length, in random order; each index once.
 
     Lengths are jittered before sorting, so that the batches differ between epochs.

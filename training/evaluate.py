@@ -104,6 +104,8 @@ def open_model(folder: Path) -> Predictor:
         student = Student.load(folder)
         return Predictor("student", list(student.manifest.locales), student)
     checkpoint = load_checkpoint(folder)
+    if not checkpoint.labels.heads:
+        raise CheckpointError(f"{folder}: is an encoder without heads; train them with training.finetune --init")
     return Predictor("checkpoint", list(checkpoint.training.get("locales", ())), checkpoint)
 
 

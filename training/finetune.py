@@ -12,17 +12,16 @@ import argparse
 import json
 import logging
 import random
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor
 from tqdm import tqdm
 
 from service.manifest import Labels
@@ -33,18 +32,17 @@ from training.checkpoint import (
     RESUME_FILE,
     CheckpointError,
     load_checkpoint,
-    load_resume_state,
     save_checkpoint,
-    save_resume_state,
 )
-from training.encoding import EpochData, ExampleEncoder
+from training.encoding import Batch, EpochData, ExampleEncoder
 from training.labels import HEADS, labels_of
+from training.loop import Loop, autocast_of, device_of_this_machine, source_commit
 from training.modeling import ACTIVATIONS, StudentConfig, StudentModel
-from training.objective import hide_pieces, multitask_loss, rate_at
+from training.objective import hide_pieces, multitask_loss
 from training.prediction import answers_of_model
 from training.records import Utterance
 from training.scoring import score_by_locale
-from training.settings import add_flags, setting, settle
+from training.settings import begin, parser_of, setting
 from training.sizes import SIZES
 from training.tokenizer import CLS, PAD, VOCABULARY, train_tokenizer
 
@@ -80,17 +78,6 @@ class Settings:
     on_error: str = setting("raise", "what to do with a bad row", choices=("raise", "skip"))
 
 
-@dataclass
-class Progress:
-    """Where a run stands. `step` counts optimiser steps of the whole run, `best` is the best selection score."""
-
-    step: int = 0
-    best: float = -1.0
-    best_epoch: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Data:
     """What a run trains and is scored on, and which locales the student serves."""
@@ -104,18 +91,7 @@ class Data:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command; settings that were not given are absent from the namespace."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.finetune", description="Train a student on labelled utterances."
-    )
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the interrupted run in --out exactly where it stopped"
-    )
-    parser.add_argument(
-        "--save-every", type=int, default=200, metavar="STEPS", help="steps between resume states (%(default)s)"
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads (all)")
-    add_flags(parser, Settings)
+    parser = parser_of("python -m training.finetune", "Train a student on labelled utterances.", Settings)
     args = parser.parse_args(argv)
     if not args.resume and not getattr(args, "data", ""):
         parser.error("--data is required (unless --resume)")
@@ -128,14 +104,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parse_arguments(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     try:
-        state = load_resume_state(args.out) if args.resume else None
-        if state is None and args.out.exists() and any(args.out.iterdir()):
-            raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
-        settings = settle(Settings, args, state["settings"] if state else None)
-        if args.threads:
-            torch.set_num_threads(args.threads)
+        settings, state = begin(Settings, args)
         run = Run(settings, read_data(settings), args.out, args.save_every, state)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -171,10 +141,8 @@ class Run:
         Raises:
             CheckpointError: `settings.init` is no checkpoint, or has another shape.
         """
-        self.settings, self.data, self.out, self.save_every = settings, data, out, save_every
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.progress = Progress()
-        self._measured_from = time.monotonic()
+        self.settings, self.data, self.out = settings, data, out
+        self.device = device_of_this_machine()
         torch.manual_seed(settings.seed)
         start = load_checkpoint(Path(settings.init)) if settings.init and state is None else None
         if state is not None:
@@ -185,63 +153,59 @@ class Run:
         self.model = StudentModel(config_of(settings, data.labels, self.encoder)).to(self.device)
         if start is not None:
             copy_weights(start.model, self.model)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), weight_decay=settings.weight_decay, fused=True)
-        if state is not None:
-            self._restore(state)
+        examples = ExampleEncoder(self.encoder, data.labels)
+        self.epochs = EpochData(data.train, examples, settings.batch_size, settings.augmented_share, settings.seed)
+        facts = {"settings": asdict(settings), "tokenizer": self.encoder.tokenizer.to_str(), "lineage": self.lineage}
+        self.loop = Loop(
+            self.model,
+            total=settings.epochs * self.epochs.steps,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            out=out,
+            save_every=save_every,
+            facts=facts,
+            state=state,
+        )
 
     def train(self) -> dict[str, Any]:
         """Train to the end. Returns the summary."""
-        settings, data = self.settings, self.data
-        self.epochs = EpochData(
-            data.train,
-            ExampleEncoder(self.encoder, data.labels),
-            settings.batch_size,
-            settings.augmented_share,
-            settings.seed,
-        )
-        self.total = settings.epochs * self.epochs.steps
+        total, outside = self.model.count_parameters()
+        log.info("%s: %d parameters, %d of them outside embeddings and heads", self.settings.size, total, outside)
         log.info(
-            "%s: %d parameters, %d of them outside embeddings and heads", settings.size, *self.model.count_parameters()
+            "%d utterances to train on, %d to score on, on %s", len(self.data.train), len(self.data.dev), self.device
         )
-        log.info("%d utterances to train on, %d to score on, on %s", len(data.train), len(data.dev), self.device)
-        pace = 0.5 if sys.stderr.isatty() else 15
-        with tqdm(total=self.total, initial=self.progress.step, unit="step", mininterval=pace, disable=None) as bar:
-            while self.progress.step < self.total:
-                loss = self._train_epoch(bar)
-                self._score_epoch(loss)
+        with self.loop.bar():
+            if self._ended_unscored():
+                self._score_epoch(float("nan"))
+            while not self.loop.finished:
+                self._score_epoch(self._train_epoch())
         return self._finish()
 
-    def _train_epoch(self, bar: tqdm[Any]) -> float:
+    def _ended_unscored(self) -> bool:
+        """Whether the interrupted run stopped between the last step of an epoch and its scores."""
+        epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
+        return done == 0 and epoch > len(self.loop.progress.history)
+
+    def _train_epoch(self) -> float:
         """The rest of the epoch that the run stands in. Returns the mean loss of its steps."""
-        settings, progress, model = self.settings, self.progress, self.model
-        vocabulary = self.encoder.tokenizer
-        pad, cls, unknown = (vocabulary.token_to_id(name) for name in (PAD, CLS, UNKNOWN))
-        epoch, done = divmod(progress.step, self.epochs.steps)
-        bar.set_description(f"epoch {epoch + 1}/{settings.epochs}")
-        model.train()
-        losses: list[float] = []
-        for batch in self.epochs.batches(epoch, pad, skip=done):
-            batch = batch.to(self.device)
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate_at(progress.step, self.total, settings.learning_rate)
+        settings, model = self.settings, self.model
+        pad, cls, unknown = (self.encoder.tokenizer.token_to_id(name) for name in (PAD, CLS, UNKNOWN))
+
+        def loss_of(batch: Batch) -> Tensor:
             with autocast_of(settings.precision, self.device):
                 output = model(hide_pieces(batch, settings.unknown_share, unknown, cls), batch.attention_mask)
-            loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            self.optimiser.step()
-            losses.append(loss.item())
-            progress.step += 1
-            bar.update()
-            bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
-            if progress.step % self.save_every == 0 and progress.step % self.epochs.steps:
-                self._save_state()
+            return multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
+
+        epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
+        losses = [
+            self.loop.step(partial(loss_of, batch.to(self.device)))
+            for batch in self.epochs.batches(epoch, pad, skip=done)
+        ]
         return sum(losses) / len(losses)
 
     def _score_epoch(self, loss: float) -> None:
         """Score on dev, keep the checkpoint if it is the best so far, and save the state."""
-        data, progress = self.data, self.progress
+        data, progress = self.data, self.loop.progress
         epoch = progress.step // self.epochs.steps
         scores = score_by_locale(data.dev, answers_of_model(self.model, self.encoder, data.labels, data.dev))
         progress.history.append({"epoch": epoch, "loss": round(loss, 4), "dev": _rounded(scores["mean"])})
@@ -249,12 +213,12 @@ class Run:
         if better:
             progress.best, progress.best_epoch = selection_score(scores), epoch
             save_checkpoint(self.out, self.model, self.encoder.tokenizer, self._provenance())
-        self._save_state()
+        self.loop.save_state()
         tqdm.write(f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}", file=sys.stderr)
 
     def _finish(self) -> dict[str, Any]:
         """Score the best epoch on the typed copy of dev too, complete `training.json`, and drop the resume state."""
-        best, dev, progress = load_checkpoint(self.out), self.data.dev, self.progress
+        best, dev, progress = load_checkpoint(self.out), self.data.dev, self.loop.progress
         scores = {}
         for name, utterances in (("dev", dev), ("dev_typed", typed_copy(dev))):
             answers = answers_of_model(best.model, best.encoder, best.labels, utterances)
@@ -271,25 +235,9 @@ class Run:
             "dev_typed": scores["dev_typed"]["mean"],
         }
 
-    def _save_state(self) -> None:
-        now = time.monotonic()
-        self.progress.seconds += now - self._measured_from
-        self._measured_from = now
-        state = {
-            "settings": asdict(self.settings),
-            "tokenizer": self.encoder.tokenizer.to_str(),
-            "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all(),
-            "progress": asdict(self.progress),
-            "lineage": self.lineage,
-        }
-        save_resume_state(self.out, state)
-
     def _provenance(self) -> dict[str, Any]:
         """What `training.json` says of the run, so that the checkpoint explains itself."""
-        settings, data, progress = self.settings, self.data, self.progress
+        settings, data, progress = self.settings, self.data, self.loop.progress
         return {
             "command": "training.finetune",
             "settings": {**asdict(settings), "data": Path(settings.data).name, "init": Path(settings.init).name},
@@ -303,13 +251,6 @@ class Run:
             "commit": source_commit(),
             "torch": str(torch.__version__),
         }
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"])
-        torch.cuda.set_rng_state_all(state["random_cuda"])
-        self.progress = Progress(**state["progress"])
 
 
 def first_encoder(settings: Settings, data: Data) -> TextEncoder:
@@ -347,15 +288,6 @@ def config_of(settings: Settings, labels: Labels, encoder: TextEncoder) -> Stude
     )
 
 
-def source_commit() -> str:
-    """The commit that the code was run from, with "-dirty" where files differ from it."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def selection_score(scores: dict[str, dict[str, float]]) -> float:
     """What the best epoch is chosen by: mean exact match, or what comes nearest with the heads that there are."""
     return next(
@@ -373,14 +305,6 @@ def table(scores: dict[str, dict[str, float]]) -> str:
         "".join([f"{locale:8}", *(f"{values[name]:17.2f}" for name in names)]) for locale, values in scores.items()
     ]
     return "\n".join(lines)
-
-
-def autocast_of(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """bf16 autocast where it was asked for or, with "auto", where the hardware computes it natively."""
-    native = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
-    if precision == "bf16" or (precision == "auto" and native):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def _listed(text: str) -> list[str]:

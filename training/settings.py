@@ -1,12 +1,18 @@
-"""Settings of a training command: a frozen dataclass whose fields are flags, inherited when a run is resumed."""
+"""A training command's flags: its settings (a frozen dataclass, inherited when a run is resumed) and where it runs."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import field, fields
+from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
+
+from training.checkpoint import CheckpointError, load_resume_state
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +26,15 @@ def setting(
     return field(default=default, metadata={"help": text, "choices": choices, "low": low, "high": high})
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
-    """One flag a field; what is not given is absent from the parsed namespace."""
+def parser_of(prog: str, description: str, settings: type) -> argparse.ArgumentParser:
+    """A parser with the flags that every training command has, and one flag a setting."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
+    parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out exactly")
+    parser.add_argument(
+        "--save-every", type=int, default=200, metavar="STEPS", help="steps between states (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (all)")
     for f in fields(settings):
         shown = f" ({f.default})" if f.default not in ("", None) else ""
         parser.add_argument(
@@ -32,9 +45,28 @@ def add_flags(parser: argparse.ArgumentParser, settings: type) -> None:
             metavar=None if f.metadata["choices"] else f.name.upper(),
             help=f.metadata["help"] + shown,
         )
+    return parser
 
 
-def settle(settings: type[SettingsType], args: argparse.Namespace, inherited: Mapping[str, Any] | None) -> SettingsType:
+def begin(settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, dict[str, Any] | None]:
+    """Settings of the run, and the resume state where one is continued.
+
+    Raises:
+        CheckpointError: nothing to resume, or a new run's --out is not empty.
+        ValueError: a given setting differs from the one of the run that is resumed.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    state = load_resume_state(args.out) if args.resume else None
+    if state is None and args.out.exists() and any(args.out.iterdir()):
+        raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return _settle(settings, args, state["settings"] if state else None), state
+
+
+def _settle(
+    settings: type[SettingsType], args: argparse.Namespace, inherited: Mapping[str, Any] | None
+) -> SettingsType:
     """Settings given, else inherited from the run that is resumed, else default; logged with where each comes from.
 
     Raises:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from service.manifest import Labels, StudentError, read_manifest
+from service.manifest import StudentError, read_manifest
 
 
 def test_reads_a_good_folder(folder: Path) -> None:
@@ -70,9 +69,11 @@ def test_manifest_that_is_no_object_is_refused(folder: Path, content: str) -> No
         read_manifest(folder)
 
 
-def test_student_without_a_head_is_refused() -> None:
-    with pytest.raises(ValidationError, match="at least one head"):
-        Labels()
+def test_student_without_a_head_is_refused(folder: Path, edit: Any) -> None:
+    edit(folder, "labels", {})
+
+    with pytest.raises(StudentError, match="at least one head"):
+        read_manifest(folder)
 
 
 def _add_file(folder: Path, name: str, entry: Any, edit: Any) -> None:
