@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SETUP := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format train-demo loadtest screenshot clean
+.PHONY: help serve test test-slow lint format train-demo loadtest student clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -36,13 +36,17 @@ train-demo: $(VENV)/dev  ## train, export and query a tiny student on the sample
 loadtest: $(VENV)/dev  ## start the service, load it for a few seconds, print client and server times
 	@$(BIN)/python -m loadtest
 
+student: $(VENV)/dev  ## train and export the shipped student: make student MASSIVE=DIR GENERIC=DIR
+	@test -n "$(MASSIVE)" && test -n "$(GENERIC)" || { echo "name the data: make student MASSIVE=DIR GENERIC=DIR"; exit 2; }
+	@BIN=$(BIN) sh training/shipped.sh "$(MASSIVE)" "$(GENERIC)" runs/shipped
+
 clean:  ## remove the environment and caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # An environment that serves. The one that tests holds it too, so whichever comes first is kept.
 $(VENV)/base: $(SETUP)
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@echo "installing what serving needs into $(VENV)"
 	@$(PIP) -e .
 	@touch $@

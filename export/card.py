@@ -53,11 +53,12 @@ def _training(manifest: Manifest) -> str:
     stage: dict[str, Any] | None = manifest.training
     while stage:
         given = ((name.replace("_", "-"), value) for name, value in stage["settings"].items() if value != "")
+        texts = stage["lines"] if "lines" in stage else stage["utterances"]["train"]
+        outcome = "" if "lines" in stage else f"; epoch {stage['best_epoch']} was the best by mean exact match on dev"
         stages.append(
-            f"    python -m training.finetune {' '.join(f'--{name} {value}' for name, value in given)}\n\n"
-            f"{stage['utterances']['train']:,} utterances, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} "
-            f"minutes; epoch {stage['best_epoch']} was the best by mean exact match on dev. "
-            f"Source commit `{stage['commit']}`."
+            f"    python -m {stage['command']} {' '.join(f'--{name} {value}' for name, value in given)}\n\n"
+            f"{texts:,} texts, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} minutes{outcome}. "
+            f"Source `{stage['commit']}`."
         )
         stage = stage.get("init")
     return "\n\n".join(reversed(stages))

@@ -29,7 +29,7 @@ from service.manifest import MODEL_FILE, TOKENIZER_FILE, Architecture, Golden, M
 from service.student import Student, open_session
 from training import datasets
 from training.augmentation import typed_copy
-from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, with_heads
 from training.prediction import answers_of_student
 from training.records import PARTITIONS, Utterance
 from training.scoring import Answer, score_by_locale
@@ -79,6 +79,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--golden", default=str(datasets.SAMPLE), help="data whose sentences may stand in the manifest (the sample set)"
     )
+    parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="with a bad row (%(default)s)")
     parser.add_argument("--notice", type=Path, help="text for the model card: training data, attribution, licence")
     return parser.parse_args(argv)
 
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     log.setLevel(logging.INFO)
     try:
-        checkpoint = load_checkpoint(args.ckpt)
+        checkpoint = with_heads(load_checkpoint(args.ckpt), args.ckpt)
         data = read_data(args, checkpoint)
         notice = args.notice.read_text(encoding="utf-8") if args.notice else ""
         with new_folder(args.out) as folder:
@@ -108,14 +109,16 @@ def read_data(args: argparse.Namespace, checkpoint: Checkpoint) -> Evaluated:
     Raises:
         DatasetError: a locale is missing.
     """
-    locales = checkpoint.training.get("locales")
-    utterances = datasets.load(args.data, locales).part(args.partition, locales)
+    locales = checkpoint.training["locales"]
+    utterances = datasets.load(args.data, locales, args.on_error).part(args.partition, locales)
     golden: list[Utterance] = []
     for locale in dict.fromkeys(u.locale for u in utterances):
         try:
-            golden += datasets.load(args.golden, [locale]).part("dev", [locale])
+            golden += datasets.load(args.golden, [locale], args.on_error).part("dev", [locale])
         except datasets.DatasetError:
-            log.info("%s: no golden sentences for %s, taking them from %s", args.golden, locale, args.data)
+            log.warning(
+                "%s has no %s: golden sentences of %s will stand in the manifest", args.golden, locale, args.data
+            )
             golden += [u for u in utterances if u.locale == locale][:200]
     return Evaluated(Path(args.data).name, args.partition, utterances, golden)
 

@@ -90,13 +90,18 @@ def test_its_card_names_the_data_and_its_licence() -> None:
     assert "MASSIVE" in card
     assert "CC BY 4.0" in card
     assert "FitzGerald" in card
+    assert "Tatoeba" in card
+    assert "XED" in card
 
 
 def test_no_sentence_of_the_training_data_is_shipped(manifest: Manifest, sample: Path) -> None:
     own = {u.text for u in datasets.load(str(sample)).utterances}
 
     assert {golden.text for golden in manifest.golden} <= own
-    assert "/" not in json.dumps(manifest.training["settings"])
+    stage = manifest.training
+    while stage:
+        assert "/" not in json.dumps(stage["settings"])  # a path could name a person or a machine
+        stage = stage.get("init")
 
 
 @given(st.text(max_size=80))

@@ -1,4 +1,4 @@
-"""What people type: capitals, punctuation, digits, missing accents, extra spaces. Labels and slots stay right.
+"""What people type: capitals, punctuation, digits, missing accents. Labels and slots stay right.
 
 Training text such as MASSIVE is lower-case spoken form ("weck mich um neun uhr"); users type "Weck mich um 9 Uhr!".
 """
@@ -119,11 +119,6 @@ def without_accents(utterance: Utterance, rng: random.Random) -> Utterance:
         return "".join(kept) or token
 
     return rewrite(utterance, lambda _i, token, _last: ("", plain(token), ""))
-
-
-def with_extra_spaces(utterance: Utterance, rng: random.Random) -> Utterance:
-    """Spaces doubled at random places and put at both ends."""
-    return rewrite(utterance, lambda _i, token, _last: (" " * (rng.random() < 0.3), token, " " * (rng.random() < 0.1)))
 
 
 def augment(utterance: Utterance, rng: random.Random, share: float = 0.5) -> Utterance:

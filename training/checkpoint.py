@@ -79,21 +79,37 @@ def load_checkpoint(folder: Path, device: str | torch.device = "cpu") -> Checkpo
     for name in ("config.json", "model.safetensors", TOKENIZER_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: no checkpoint of training.finetune: {name} is missing")
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind != StudentConfig.model_type:
-        raise CheckpointError(f"{folder}: model_type is {kind!r}; allowed: {StudentConfig.model_type!r}")
-    config = StudentConfig.from_pretrained(folder)
     try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        if kind != StudentConfig.model_type:
+            raise CheckpointError(f"{folder}: model_type is {kind!r}; allowed: {StudentConfig.model_type!r}")
+        config = StudentConfig.from_pretrained(folder)
         model = StudentModel.from_pretrained(folder, config=config).to(device).eval()
         encoder = TextEncoder.from_file(folder / TOKENIZER_FILE, config.max_position_embeddings)
+        labels = Labels.model_validate(config.labels)
+        file = folder / TRAINING_FILE
+        training = json.loads(file.read_text()) if file.is_file() else {}
+    except CheckpointError:
+        raise
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
     pieces = encoder.tokenizer.get_vocab_size()
     if pieces != config.vocab_size:
         raise CheckpointError(f"{folder}: {TOKENIZER_FILE} has {pieces} pieces, config.json says {config.vocab_size}")
-    file = folder / TRAINING_FILE
-    training = json.loads(file.read_text()) if file.is_file() else {}
-    return Checkpoint(model, encoder, Labels.model_validate(config.labels), training)
+    return Checkpoint(model, encoder, labels, training)
+
+
+def with_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """The checkpoint, if it can answer.
+
+    Raises:
+        CheckpointError: it is an encoder without heads, or doesn't say which locales it serves.
+    """
+    if not checkpoint.labels.heads:
+        raise CheckpointError(f"{folder}: is an encoder without heads; train them with training.finetune --init")
+    if not checkpoint.training.get("locales"):
+        raise CheckpointError(f"{folder}: {TRAINING_FILE} names no locales")
+    return checkpoint
 
 
 def save_resume_state(folder: Path, state: Mapping[str, Any]) -> None:

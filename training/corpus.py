@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -38,8 +37,12 @@ def read_lines(sources: Sequence[str]) -> Iterator[str]:
     """
     for file in find_files(sources):
         try:
-            with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as binary:
-                for line in io.TextIOWrapper(binary, encoding="utf-8"):
+            with (
+                gzip.open(file, "rt", encoding="utf-8")
+                if file.suffix == ".gz"
+                else file.open(encoding="utf-8") as stream
+            ):
+                for line in stream:
                     if text := line.strip():
                         yield text
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:

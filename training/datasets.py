@@ -7,7 +7,8 @@ A source is named by one string:
                                         or ``.jsonl.gz``, in MASSIVE's or the project's fields; or ``.csv`` files
 ``FILE.tar.gz``                         the official ``amazon-massive-dataset-1.1.tar.gz``
 ``FILE.jsonl``, ``.jsonl.gz``, ``.csv``  one file
-``hub:OWNER/NAME``                      a Hugging Face data set with MASSIVE's columns, through `datasets`
+``hub:OWNER/NAME``                      a Hugging Face data set with MASSIVE's columns, through `datasets`; with
+                                        ``@REVISION`` a branch of it
 ======================================  ================================================================
 
 Fields of a JSONL row: ``id, text, locale, partition, domain, intent, slots[{name, start, end}]``, or MASSIVE's
@@ -23,6 +24,7 @@ import io
 import json
 import logging
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -248,6 +250,8 @@ def _of_locales(files: Sequence[Path], locales: Sequence[str] | None) -> list[Pa
 
 
 def _tar_rows(path: Path, locales: Sequence[str] | None) -> Iterator[_Row]:
+    if not tarfile.is_tarfile(path):
+        raise DatasetError(f"{path}: is no complete tar archive")
     with tarfile.open(path) as archive:
         members = [
             m for m in archive if m.isfile() and m.name.endswith(_SUFFIXES) and not Path(m.name).name.startswith(".")
@@ -272,7 +276,7 @@ def _rows_of(name: str, where: str, open_raw: Callable[[], IO[bytes]]) -> Iterat
         raw = stack.enter_context(open_raw())
         binary = stack.enter_context(gzip.open(raw)) if name.endswith(".gz") else raw
         stream = io.TextIOWrapper(
-            cast(IO[bytes], binary), encoding="utf-8", newline="" if name.endswith(".csv") else None
+            cast(IO[bytes], binary), encoding="utf-8-sig", newline="" if name.endswith(".csv") else None
         )
         try:
             if name.endswith(".csv"):
@@ -281,7 +285,7 @@ def _rows_of(name: str, where: str, open_raw: Callable[[], IO[bytes]]) -> Iterat
                 yield from _jsonl_rows(stream, where)
         except UnicodeDecodeError as error:
             raise DatasetError(f"{where}: is not UTF-8 ({error.reason} at byte {error.start} of a block)") from error
-        except (gzip.BadGzipFile, EOFError) as error:
+        except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError) as error:
             raise DatasetError(f"{where}: is no complete gzip file ({error})") from error
 
 
@@ -315,13 +319,11 @@ def _hub_rows(name: str, locales: Sequence[str] | None) -> Iterator[_Row]:
         import datasets
     except ImportError as error:
         raise DatasetError("hub data sets need the extra: pip install 'distilled-nlu[training]'") from error
-    for config in locales or (None,):
+    name, _, revision = name.partition("@")
+    local = Path(name).exists()
+    for config in (None,) if local or not locales else locales:
         try:
-            splits = (
-                datasets.load_dataset(name, config)
-                if config and not Path(name).exists()
-                else datasets.load_dataset(name)
-            )
+            splits = datasets.load_dataset(name, config, revision=revision or None)
         except Exception as error:  # the library raises a family of unrelated types
             raise DatasetError(f"{HUB_PREFIX}{name}: cannot be loaded: {type(error).__name__}: {error}") from error
         for split, part in splits.items():
@@ -330,8 +332,6 @@ def _hub_rows(name: str, locales: Sequence[str] | None) -> Iterator[_Row]:
                 fields = {c: names[c](v) if c in names and v is not None else v for c, v in row.items()}
                 fields["partition"] = _PARTITION_OF_SPLIT.get(str(split), str(split))
                 yield _Row(f"{HUB_PREFIX}{name}[{split}]:{number}", fields)
-        if Path(name).exists():
-            break
 
 
 def _warn_of_unseen_labels(source: str, utterances: Sequence[Utterance]) -> None:

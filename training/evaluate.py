@@ -24,7 +24,7 @@ from service.manifest import MANIFEST_FILE, StudentError
 from service.student import Student
 from training import datasets
 from training.augmentation import typed_copy
-from training.checkpoint import CheckpointError, load_checkpoint, write_atomically
+from training.checkpoint import CheckpointError, load_checkpoint, with_heads, write_atomically
 from training.prediction import answers_of_model, answers_of_student
 from training.records import PARTITIONS, Partition, Utterance
 from training.scoring import MEAN_LOCALES, Answer, Scores, interval, mean_over_locales
@@ -55,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         predictor = open_model(args.model)
         locales = args.locales.split(",") if args.locales else predictor.locales
-        utterances, skipped = choose(
-            datasets.load(args.data, locales or None, args.on_error), args.partition, args.of, locales or None
-        )
+        utterances, skipped = choose(datasets.load(args.data, locales, args.on_error), args.partition, args.of, locales)
     except (datasets.DatasetError, CheckpointError, StudentError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -103,10 +101,8 @@ def open_model(folder: Path) -> Predictor:
     if (folder / MANIFEST_FILE).is_file():
         student = Student.load(folder)
         return Predictor("student", list(student.manifest.locales), student)
-    checkpoint = load_checkpoint(folder)
-    if not checkpoint.labels.heads:
-        raise CheckpointError(f"{folder}: is an encoder without heads; train them with training.finetune --init")
-    return Predictor("checkpoint", list(checkpoint.training.get("locales", ())), checkpoint)
+    checkpoint = with_heads(load_checkpoint(folder), folder)
+    return Predictor("checkpoint", list(checkpoint.training["locales"]), checkpoint)
 
 
 def choose(

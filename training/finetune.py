@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer
@@ -46,7 +46,9 @@ from training.settings import begin, parser_of, setting
 from training.sizes import SIZES
 from training.tokenizer import CLS, PAD, VOCABULARY, train_tokenizer
 
-log = logging.getLogger("training.finetune")
+COMMAND = "training.finetune"
+
+log = logging.getLogger(COMMAND)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,9 @@ class Settings:
         1e-3, "peak of AdamW's rate: linear warm-up over the first steps, then linear decay", low=0
     )
     weight_decay: float = setting(0.01, "decay of AdamW", low=0)
+    average: float = setting(
+        0.0, "decay of the average of the weights that is scored and kept (0: none)", low=0, high=1
+    )
     dropout: float = setting(0.2, "dropout in the encoder", low=0, high=1)
     unknown_share: float = setting(0.1, "share of training pieces replaced by [UNK]", low=0, high=1)
     augmented_share: float = setting(0.5, "share of training utterances rewritten as typed text", low=0, high=1)
@@ -91,7 +96,7 @@ class Data:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Flags of the command; settings that were not given are absent from the namespace."""
-    parser = parser_of("python -m training.finetune", "Train a student on labelled utterances.", Settings)
+    parser = parser_of(COMMAND, "Train a student on labelled utterances.", Settings)
     args = parser.parse_args(argv)
     if not args.resume and not getattr(args, "data", ""):
         parser.error("--data is required (unless --resume)")
@@ -105,12 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parse_arguments(argv)
     try:
-        settings, state = begin(Settings, args)
+        settings, state = begin(COMMAND, Settings, args)
         run = Run(settings, read_data(settings), args.out, args.save_every, state)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(run.train(), ensure_ascii=False))
+    try:
+        summary = run.train()
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(summary, ensure_ascii=False))
     return 0
 
 
@@ -124,7 +134,10 @@ def read_data(settings: Settings) -> Data:
     extra = [x for x in _listed(settings.extra_locales) if x not in served]
     dataset = datasets.load(settings.data, served + extra if served else None, settings.on_error)  # type: ignore[arg-type]
     served = served or sorted({u.locale for u in dataset.utterances} - set(extra))
-    utterances = dataset.part("train", served + extra)
+    heads = _listed(settings.heads)
+    utterances = [u for u in dataset.part("train", served + extra) if is_labelled(u, heads)]
+    if not utterances:
+        raise datasets.DatasetError(f"{settings.data}: no training utterance has a label for {', '.join(heads)}")
     return Data(
         utterances, dataset.part("dev", served), served, labels_of(utterances, _listed(settings.heads)), dataset.skipped
     )
@@ -155,7 +168,12 @@ class Run:
             copy_weights(start.model, self.model)
         examples = ExampleEncoder(self.encoder, data.labels)
         self.epochs = EpochData(data.train, examples, settings.batch_size, settings.augmented_share, settings.seed)
-        facts = {"settings": asdict(settings), "tokenizer": self.encoder.tokenizer.to_str(), "lineage": self.lineage}
+        facts = {
+            "command": COMMAND,
+            "settings": asdict(settings),
+            "tokenizer": self.encoder.tokenizer.to_str(),
+            "lineage": self.lineage,
+        }
         self.loop = Loop(
             self.model,
             total=settings.epochs * self.epochs.steps,
@@ -164,6 +182,7 @@ class Run:
             out=out,
             save_every=save_every,
             facts=facts,
+            average=settings.average,
             state=state,
         )
 
@@ -176,7 +195,7 @@ class Run:
         )
         with self.loop.bar():
             if self._ended_unscored():
-                self._score_epoch(float("nan"))
+                self._score_epoch(None)
             while not self.loop.finished:
                 self._score_epoch(self._train_epoch())
         return self._finish()
@@ -187,7 +206,7 @@ class Run:
         return done == 0 and epoch > len(self.loop.progress.history)
 
     def _train_epoch(self) -> float:
-        """The rest of the epoch that the run stands in. Returns the mean loss of its steps."""
+        """The rest of the epoch that the run stands in. Returns the mean loss of the steps that it took."""
         settings, model = self.settings, self.model
         pad, cls, unknown = (self.encoder.tokenizer.token_to_id(name) for name in (PAD, CLS, UNKNOWN))
 
@@ -197,22 +216,26 @@ class Run:
             return multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
 
         epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
+        self.loop.describe(f"epoch {epoch + 1}/{settings.epochs}")
         losses = [
             self.loop.step(partial(loss_of, batch.to(self.device)))
             for batch in self.epochs.batches(epoch, pad, skip=done)
         ]
         return sum(losses) / len(losses)
 
-    def _score_epoch(self, loss: float) -> None:
+    def _score_epoch(self, loss: float | None) -> None:
         """Score on dev, keep the checkpoint if it is the best so far, and save the state."""
         data, progress = self.data, self.loop.progress
         epoch = progress.step // self.epochs.steps
-        scores = score_by_locale(data.dev, answers_of_model(self.model, self.encoder, data.labels, data.dev))
-        progress.history.append({"epoch": epoch, "loss": round(loss, 4), "dev": _rounded(scores["mean"])})
+        model = cast(StudentModel, self.loop.result)
+        scores = score_by_locale(data.dev, answers_of_model(model, self.encoder, data.labels, data.dev))
+        progress.history.append(
+            {"epoch": epoch, "loss": None if loss is None else round(loss, 4), "dev": _rounded(scores["mean"])}
+        )
         better = selection_score(scores) > progress.best
         if better:
             progress.best, progress.best_epoch = selection_score(scores), epoch
-            save_checkpoint(self.out, self.model, self.encoder.tokenizer, self._provenance())
+            save_checkpoint(self.out, model, self.encoder.tokenizer, self._provenance())
         self.loop.save_state()
         tqdm.write(f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}", file=sys.stderr)
 
@@ -239,7 +262,7 @@ class Run:
         """What `training.json` says of the run, so that the checkpoint explains itself."""
         settings, data, progress = self.settings, self.data, self.loop.progress
         return {
-            "command": "training.finetune",
+            "command": COMMAND,
             "settings": {**asdict(settings), "data": Path(settings.data).name, "init": Path(settings.init).name},
             "init": self.lineage,
             "locales": data.served,
@@ -259,6 +282,11 @@ def first_encoder(settings: Settings, data: Data) -> TextEncoder:
     texts = [u.text for u in data.train] + [augment(u, rng, 1.0).text for u in data.train]
     log.info("training the tokenizer on %d texts", len(texts))
     return TextEncoder(train_tokenizer(texts, settings.vocabulary), settings.max_length)
+
+
+def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
+    """Whether an utterance has something to teach one of the heads (having no slot is a label too)."""
+    return "slots" in heads or any(getattr(utterance, head) for head in heads)
 
 
 def copy_weights(source: StudentModel, target: StudentModel) -> None:

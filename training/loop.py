@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from training.checkpoint import save_resume_state
@@ -55,20 +57,35 @@ class Loop:
         out: Path,
         save_every: int,
         facts: dict[str, Any],
+        average: float = 0.0,
         state: dict[str, Any] | None = None,
     ) -> None:
+        """Set up the optimiser, or restore the one whose `state` is given.
+
+        With `average` in (0, 1), an exponential moving average of the weights (Polyak and Juditsky 1992) is kept beside
+        the model: the one to score and to save.
+        """
         self.model, self.total, self.out, self.facts = model, total, out, facts
         self.progress = Progress()
         self._peak, self._save_every = learning_rate, save_every
+        rule = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
+        self._average = AveragedModel(model, multi_avg_fn=rule) if average else None
         self._optimiser = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
         self._measured_from = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if state is not None:
             model.load_state_dict(state["model"])
             self._optimiser.load_state_dict(state["optimiser"])
+            if self._average is not None:
+                self._average.load_state_dict(state["average"])
             torch.set_rng_state(state["random"])
             torch.cuda.set_rng_state_all(state["random_cuda"])
             self.progress = Progress(**state["progress"])
+
+    @property
+    def result(self) -> nn.Module:
+        """The model to score and to save: the average of the weights where one is kept."""
+        return self.model if self._average is None else self._average.module
 
     @property
     def finished(self) -> bool:
@@ -81,6 +98,11 @@ class Loop:
         pace = 0.5 if sys.stderr.isatty() else 15
         with tqdm(total=self.total, initial=self.progress.step, unit="step", mininterval=pace) as self._bar:
             yield
+
+    def describe(self, text: str) -> None:
+        """Say in the progress bar what is being done."""
+        if self._bar is not None:
+            self._bar.set_description(text, refresh=False)
 
     def step(self, loss_of: Callable[[], Tensor]) -> float:
         """One optimiser step on the loss that the function computes; saves the state when it is time. Returns the loss.
@@ -100,6 +122,8 @@ class Loop:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self._optimiser.step()
+        if self._average is not None:
+            self._average.update_parameters(self.model)
         self.progress.step += 1
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{value:.3f}", refresh=False)
@@ -117,6 +141,7 @@ class Loop:
             **self.facts,
             "model": self.model.state_dict(),
             "optimiser": self._optimiser.state_dict(),
+            "average": self._average.state_dict() if self._average is not None else None,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all(),
             "progress": asdict(self.progress),
@@ -138,9 +163,12 @@ def autocast_of(precision: str, device: torch.device) -> AbstractContextManager[
 
 
 def source_commit() -> str:
-    """The commit that the code was run from, with "-dirty" where files differ from it."""
+    """The commit that the code was run from, with "-dirty" where files differ; the version where it is installed."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return f"version {version('distilled-nlu')}"
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -36,11 +36,14 @@ from training.corpus import read_lines
 from training.encoding import length_buckets
 from training.loop import Loop, autocast_of, device_of_this_machine, source_commit
 from training.modeling import StudentConfig, StudentModel
+from training.records import Utterance
 from training.settings import begin, parser_of, setting
 from training.sizes import SIZES
 from training.tokenizer import CLS, MASK, PAD, SPECIAL_PIECES, VOCABULARY, train_tokenizer
 
-log = logging.getLogger("training.pretrain")
+COMMAND = "training.pretrain"
+
+log = logging.getLogger(COMMAND)
 
 HELD_OUT = 2000
 SCORED_EVERY = 4  # resume states
@@ -66,6 +69,7 @@ class Settings:
     masked_share: float = setting(0.15, "share of the pieces to be predicted", low=0, high=1)
     seed: int = setting(1, "decides weights, order and masks", low=0)
     precision: str = setting("auto", "auto takes bf16 where the hardware computes it", choices=("auto", "bf16", "fp32"))
+    on_error: str = setting("raise", "what to do with a bad row of --data", choices=("raise", "skip"))
 
 
 class MaskedLanguageModel(nn.Module):
@@ -110,15 +114,15 @@ class Lines:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    args = parser_of("python -m training.pretrain", "Masked language modelling.", Settings).parse_args(argv)
+    args = parser_of(COMMAND, "Masked language modelling.", Settings).parse_args(argv)
     try:
-        settings, state = begin(Settings, args)
+        settings, state = begin(COMMAND, Settings, args)
         if not settings.corpus and not settings.data:
             raise ValueError("no text: give --corpus, --data or both")
         summary = pretrain(settings, args.out, args.save_every, state)
-    except ValueError as error:
+    except (ValueError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, FloatingPointError) else 2
     print(json.dumps(summary))
     return 0
 
@@ -153,7 +157,7 @@ def pretrain(settings: Settings, out: Path, save_every: int, state: dict[str, An
         weight_decay=settings.weight_decay,
         out=out,
         save_every=save_every,
-        facts={"settings": asdict(settings), "tokenizer": tokenizer.to_str()},
+        facts={"command": COMMAND, "settings": asdict(settings), "tokenizer": tokenizer.to_str()},
         state=state,
     )
 
@@ -176,8 +180,8 @@ def pretrain(settings: Settings, out: Path, save_every: int, state: dict[str, An
     loop.save_state()
     result = scored(model, held_out, loss_of)
     training = {
-        "command": "training.pretrain",
-        "settings": {**asdict(settings), **{n: _names(getattr(settings, n)) for n in ("corpus", "data")}},
+        "command": COMMAND,
+        "settings": {**asdict(settings), "data": Path(settings.data).name, "corpus": _names(settings.corpus)},
         "lines": len(rows),
         "pieces": len(lines.pieces),
         "steps": loop.progress.step,
@@ -216,37 +220,32 @@ def mask_pieces(
 
 def scored(model: MaskedLanguageModel, held_out: NDArray[np.int64], loss_of: Any) -> dict[str, float]:
     """Loss (nats a piece) on the held-out lines, always with the same masks; leaves the random state as it was."""
-    random_state = torch.get_rng_state()
-    torch.manual_seed(0)
     model.eval()
-    with torch.inference_mode():
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(0)
         losses = [float(loss_of(rows)) for rows in np.array_split(held_out, max(1, len(held_out) // 256))]
-    torch.set_rng_state(random_state)
     return {"held_out_loss": round(float(np.mean(losses)), 4)}
 
 
 def texts_of(settings: Settings) -> Iterator[str]:
     """All lines that are trained on: the labelled data's training texts, then the corpus."""
-    task = task_texts(settings)
-    return chain(task, read_lines(_listed(settings.corpus))) if settings.corpus else iter(task)
+    task = (utterance.text for utterance in task_utterances(settings))
+    return chain(task, read_lines(_listed(settings.corpus))) if settings.corpus else task
 
 
-def task_texts(settings: Settings) -> list[str]:
-    """The training texts of the labelled data."""
+def task_utterances(settings: Settings) -> list[Utterance]:
+    """The training partition of the labelled data."""
     if not settings.data:
         return []
     locales = _listed(settings.locales) or None
-    return [u.text for u in datasets.load(settings.data, locales).part("train", locales)]
+    return datasets.load(settings.data, locales, settings.on_error).part("train", locales)  # type: ignore[arg-type]
 
 
 def tokenizer_of(settings: Settings) -> Tokenizer:
     """A tokenizer trained on the task texts, a typed variant of each, and evenly spread lines of the corpus."""
     rng = random.Random(settings.seed)
-    texts: list[str] = []
-    if settings.data:
-        locales = _listed(settings.locales) or None
-        task = datasets.load(settings.data, locales).part("train", locales)
-        texts = [u.text for u in task] + [augment(u, rng, 1.0).text for u in task]
+    task = task_utterances(settings)
+    texts = [u.text for u in task] + [augment(u, rng, 1.0).text for u in task]
     if settings.corpus and settings.tokenizer_lines:
         count = sum(1 for _ in read_lines(_listed(settings.corpus)))
         step = max(1, count // settings.tokenizer_lines)
@@ -277,7 +276,8 @@ def _listed(text: str) -> list[str]:
 
 
 def _names(sources: str) -> str:
-    return ",".join("/".join(Path(source).parts[-2:]) for source in _listed(sources))
+    """File names without their folders, which may name a person or a machine."""
+    return ",".join(dict.fromkeys(Path(source).name for source in _listed(sources)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Metrics of quality: pure functions from references and predictions to figures, each with the definition it uses.
 
 Slots are compared at the words of the reference text: white-space tokens, and single characters for locales that
-MASSIVE scores so. A word belongs to the slot that covers its first labelled character.
+MASSIVE scores so. A word belongs to the slot that covers its first labelled character. Utterances without a label count
+for none of the metrics of that label.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -105,35 +107,22 @@ class Scores:
             raise ValueError(
                 f"{len(references)} references and {len(answers)} answers; allowed: equally many, at least one"
             )
-        first = answers[0]
         self.size = len(references)
-        self.domains = sorted({u.domain for u in references if u.domain}) if first.domain is not None else []
-        index = {name: i for i, name in enumerate(self.domains)}
-        outside = len(self.domains)
-        self._domain_pairs = np.array(
-            [
-                (index.get(u.domain or "", outside), index.get(a.domain or "", outside))
-                for u, a in zip(references, answers, strict=True)
-            ]
-        )
-        right: dict[str, list[bool]] = {"domain": [], "intent": [], "slots": []}
-        strict, massive, semer = [], [], []
-        for utterance, answer in zip(references, answers, strict=True):
-            words = reference_words(utterance.text, utterance.locale)
-            expected, found = tags_of(words, utterance.slots), tags_of(words, answer.slots or ())
-            strict.append(count_spans(strict_spans(expected), strict_spans(found)))
-            massive.append(count_spans(massive_spans(expected), massive_spans(found)))
-            semer.append(semantic_errors(utterance, answer))
-            right["domain"].append(answer.domain == utterance.domain)
-            right["intent"].append(answer.intent == utterance.intent)
-            right["slots"].append(massive_spans(expected) == massive_spans(found))
-        self._right = {head: np.array(values) for head, values in right.items()}
-        self._strict, self._massive, self._semer = np.array(strict), np.array(massive), np.array(semer)
+        first = answers[0]
         self._has = {
-            "domain": first.domain is not None,
-            "intent": first.intent is not None,
+            "domain": first.domain is not None and any(u.domain for u in references),
+            "intent": first.intent is not None and any(u.intent for u in references),
             "slots": first.slots is not None,
         }
+        named = {u.domain for u in references} | {a.domain for a in answers if first.domain is not None}
+        index = {name: i for i, name in enumerate(sorted(name for name in named if name))}
+        self._domains = len(index)
+        outcomes = [_outcome(u, a, index) for u, a in zip(references, answers, strict=True)]
+        self._domain_pairs = np.array([o.domains for o in outcomes])
+        self._right = {head: np.array([getattr(o, head) for o in outcomes]) for head in ("domain", "intent", "slots")}
+        self._strict = np.array([o.strict for o in outcomes])
+        self._massive = np.array([o.massive for o in outcomes])
+        self._semer = np.array([o.semer for o in outcomes])
 
     def metrics(self) -> dict[str, float]:
         """Every metric that the model's heads allow, in percent, over all utterances."""
@@ -151,32 +140,65 @@ class Scores:
         """Metric by name, as a function of the rows that it is computed on."""
         right, has = self._right, self._has
         result: dict[str, Callable[[NDArray[np.int64]], float]] = {}
+
+        def share(outcomes: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], float]:
+            return lambda rows: 100 * float(np.nanmean(outcomes[rows]))
+
         if has["domain"]:
-            result["domain_accuracy"] = lambda rows: 100 * float(right["domain"][rows].mean())
-            result["domain_f1"] = lambda rows: 100 * macro_f1(self._domain_pairs[rows], len(self.domains))
+            result["domain_accuracy"] = share(right["domain"])
+            result["domain_f1"] = lambda rows: 100 * macro_f1(self._domain_pairs[rows], self._domains)
         if has["intent"]:
-            result["intent_accuracy"] = lambda rows: 100 * float(right["intent"][rows].mean())
-            result["icer"] = lambda rows: 100 - 100 * float(right["intent"][rows].mean())
+            result["intent_accuracy"] = share(right["intent"])
+            result["icer"] = share(1 - right["intent"])
         if has["slots"]:
             result["slot_f1"] = lambda rows: 100 * f1(*self._massive[rows].sum(axis=0))
             result["slot_f1_strict"] = lambda rows: 100 * f1(*self._strict[rows].sum(axis=0))
         if has["intent"] and has["slots"]:
-            exact = right["intent"] & right["slots"]
-            result["exact_match"] = lambda rows: 100 * float(exact[rows].mean())
-            result["semer"] = lambda rows: 100 * float(self._semer[rows, 0].sum() / self._semer[rows, 1].sum())
+            result["exact_match"] = share(right["intent"] * right["slots"])
+            result["semer"] = lambda rows: (
+                100 * float(np.nansum(self._semer[rows, 0]) / np.nansum(self._semer[rows, 1]))
+            )
         if all(has.values()):
-            wrong = ~(right["domain"] & right["intent"] & right["slots"])
-            result["irer"] = lambda rows: 100 * float(wrong[rows].mean())
+            result["irer"] = share(1 - right["domain"] * right["intent"] * right["slots"])
         return result
+
+
+class _Outcome(NamedTuple):
+    """What one answer got right: 1 or 0, NaN where the reference has no such label."""
+
+    domains: tuple[int, int]
+    domain: float
+    intent: float
+    slots: float
+    strict: SpanCounts
+    massive: SpanCounts
+    semer: tuple[float, float]
+
+
+def _outcome(utterance: Utterance, answer: Answer, index: dict[str, int]) -> _Outcome:
+    words = reference_words(utterance.text, utterance.locale)
+    expected, found = tags_of(words, utterance.slots), tags_of(words, answer.slots or ())
+    domains = (index.get(utterance.domain or "", -1), index.get(answer.domain or "", -1))
+    return _Outcome(
+        domains=domains if utterance.domain else (-1, -1),
+        domain=float(answer.domain == utterance.domain) if utterance.domain else math.nan,
+        intent=float(answer.intent == utterance.intent) if utterance.intent else math.nan,
+        slots=float(massive_spans(expected) == massive_spans(found)),
+        strict=count_spans(strict_spans(expected), strict_spans(found)),
+        massive=count_spans(massive_spans(expected), massive_spans(found)),
+        semer=semantic_errors(utterance, answer) if utterance.intent else (math.nan, math.nan),
+    )
 
 
 def macro_f1(pairs: NDArray[np.int64], classes: int) -> float:
     """Mean over the classes of F1, in 0..1; `pairs` is [utterances, 2] of (reference, predicted) indices.
 
+    A reference of -1 means that the utterance has no label; it is left out.
     Classes that occur neither in the reference nor in the predictions are left out, as scikit-learn does.
     """
-    correct = np.bincount(pairs[pairs[:, 0] == pairs[:, 1], 0], minlength=classes + 1)[:classes]
-    both = (np.bincount(pairs[:, 0], minlength=classes + 1) + np.bincount(pairs[:, 1], minlength=classes + 1))[:classes]
+    labelled = pairs[pairs[:, 0] >= 0]
+    correct = np.bincount(labelled[labelled[:, 0] == labelled[:, 1], 0], minlength=classes)
+    both = np.bincount(labelled[:, 0], minlength=classes) + np.bincount(labelled[:, 1], minlength=classes)
     present = both > 0
     return float((2 * correct[present] / both[present]).mean()) if present.any() else 1.0
 

@@ -26,15 +26,15 @@ def setting(
     return field(default=default, metadata={"help": text, "choices": choices, "low": low, "high": high})
 
 
-def parser_of(prog: str, description: str, settings: type) -> argparse.ArgumentParser:
+def parser_of(command: str, description: str, settings: type) -> argparse.ArgumentParser:
     """A parser with the flags that every training command has, and one flag a setting."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = argparse.ArgumentParser(prog=f"python -m {command}", description=description)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
     parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out exactly")
     parser.add_argument(
-        "--save-every", type=int, default=200, metavar="STEPS", help="steps between states (%(default)s)"
+        "--save-every", type=_at_least_one, default=200, metavar="STEPS", help="steps between states (%(default)s)"
     )
-    parser.add_argument("--threads", type=int, help="CPU threads (all)")
+    parser.add_argument("--threads", type=_at_least_one, help="CPU threads (all)")
     for f in fields(settings):
         shown = f" ({f.default})" if f.default not in ("", None) else ""
         parser.add_argument(
@@ -48,16 +48,20 @@ def parser_of(prog: str, description: str, settings: type) -> argparse.ArgumentP
     return parser
 
 
-def begin(settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, dict[str, Any] | None]:
+def begin(
+    command: str, settings: type[SettingsType], args: argparse.Namespace
+) -> tuple[SettingsType, dict[str, Any] | None]:
     """Settings of the run, and the resume state where one is continued.
 
     Raises:
-        CheckpointError: nothing to resume, or a new run's --out is not empty.
+        CheckpointError: nothing to resume, a run of another command, or a new run's --out is not an empty folder.
         ValueError: a given setting differs from the one of the run that is resumed.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     state = load_resume_state(args.out) if args.resume else None
-    if state is None and args.out.exists() and any(args.out.iterdir()):
+    if state is not None and state["command"] != command:
+        raise CheckpointError(f"{args.out}: holds an interrupted run of {state['command']}, not of {command}")
+    if state is None and args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -83,6 +87,13 @@ def _settle(
         origin = "given" if name in given else "inherited" if inherited else "default"
         log.info("%-16s %s (%s)", name, getattr(settled, name), origin)
     return settled
+
+
+def _at_least_one(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is out of range; allowed: 1 or more")
+    return value
 
 
 def _flag(name: str) -> str:

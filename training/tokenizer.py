@@ -100,8 +100,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="pieces at most (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="tokenizer.json to write")
     args = parser.parse_args(argv)
-    dataset = datasets.load(args.data, args.locales.split(",") if args.locales else None)
-    texts = [u.text for u in dataset.part("train")]
+    locales = args.locales.split(",") if args.locales else None
+    try:
+        texts = [u.text for u in datasets.load(args.data, locales).part("train", locales)]
+    except datasets.DatasetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     tokenizer = train_tokenizer(texts, args.vocabulary)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(args.out))

@@ -17,7 +17,6 @@ REWRITINGS = (
     augmentation.as_typed,
     lambda utterance, _: augmentation.with_digits(utterance),
     augmentation.without_accents,
-    augmentation.with_extra_spaces,
     augmentation.augment,
 )
 

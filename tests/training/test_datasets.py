@@ -166,6 +166,20 @@ def test_unreadable_sources_are_named(tmp_path: Path, content: bytes | None) -> 
         datasets.load(str(path))
 
 
+def test_a_damaged_tarball_is_named(tmp_path: Path) -> None:
+    (tmp_path / "massive.tar.gz").write_bytes(b"not a tarball")
+
+    with pytest.raises(datasets.DatasetError, match=r"massive\.tar\.gz: is no complete tar archive"):
+        datasets.load(str(tmp_path / "massive.tar.gz"))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_text("id,locale,partition,annotation\n1,de-DE,train,ja\n", encoding="utf-8-sig")
+
+    assert datasets.load(str(path)).utterances[0].text == "ja"
+
+
 def test_a_truncated_gzip_is_named(tmp_path: Path) -> None:
     path = tmp_path / "de-DE.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(ROW).encode() * 100)[:40])

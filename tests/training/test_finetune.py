@@ -14,7 +14,20 @@ import torch
 from training import finetune
 from training.checkpoint import CheckpointError, load_checkpoint, load_resume_state
 
-SHORT = ["--size", "xs", "--epochs", "2", "--batch-size", "16", "--vocabulary", "300", "--threads", "1"]
+SHORT = [
+    "--size",
+    "xs",
+    "--epochs",
+    "2",
+    "--batch-size",
+    "16",
+    "--vocabulary",
+    "300",
+    "--threads",
+    "1",
+    "--average",
+    "0.9",
+]
 
 
 def arguments(sample: Path, out: Path, *more: str) -> list[str]:
@@ -146,6 +159,7 @@ def test_bad_settings_are_named(
         (["--locales", "xx-XX"], "no utterances for xx-XX"),
         (["--data", "/nowhere"], "/nowhere: no such data"),
         (["--resume"], "nothing to resume"),
+        (["--init", "/nowhere"], "/nowhere: no such checkpoint folder"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(
@@ -207,6 +221,7 @@ def test_resuming_with_another_setting_is_refused(
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 50), "cannot be loaded"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "model_type is 'bert'"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
     ],
 )
 def test_a_damaged_checkpoint_is_named(uninterrupted: Path, tmp_path: Path, damage: object, message: str) -> None:

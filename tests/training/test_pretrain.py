@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training import finetune, pretrain
+from export import onnx
+from training import datasets, finetune, pretrain
 from training.checkpoint import load_checkpoint, load_resume_state
 from training.corpus import CorpusError, read_lines
 
@@ -19,7 +20,7 @@ IDS = {"[PAD]": 0, "[CLS]": 2, "[MASK]": 3}
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
-    texts = [json.loads(line)["utt"] for file in sorted(sample.rglob("*.jsonl")) for line in file.open()]
+    texts = [u.text for u in datasets.load(str(sample)).utterances]
     (folder / "one.txt").write_text("\n\n".join(texts[:600]))
     with gzip.open(folder / "two.txt.gz", "wt") as stream:
         stream.write("\n".join(texts[600:]))
@@ -106,7 +107,7 @@ def test_finetuning_goes_on_from_it(encoder: Path, sample: Path, tmp_path: Path)
 def test_an_interrupted_run_resumes_to_the_very_same_weights(
     encoder: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     out = tmp_path / "killed"
@@ -119,6 +120,38 @@ def test_an_interrupted_run_resumes_to_the_very_same_weights(
     assert pretrain.main(["--out", str(out), "--resume", "--threads", "1"]) == 0
 
     assert (out / "model.safetensors").read_bytes() == (encoder / "model.safetensors").read_bytes()
+
+
+def test_a_student_trained_on_top_of_it_exports_with_both_stages_on_its_card(
+    encoder: Path, sample: Path, tmp_path: Path
+) -> None:
+    more = ["--size", "xs", "--locales", "de-DE", "--epochs", "1", "--threads", "1"]
+    assert finetune.main(["--data", str(sample), "--init", str(encoder), *more, "--out", str(tmp_path / "ckpt")]) == 0
+
+    assert onnx.main(["--ckpt", str(tmp_path / "ckpt"), "--out", str(tmp_path / "student")]) == 0
+
+    card = (tmp_path / "student" / "MODEL_CARD.md").read_text()
+    assert card.index("python -m training.pretrain") < card.index("python -m training.finetune")
+
+
+def test_an_encoder_without_heads_is_not_exported(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert onnx.main(["--ckpt", str(encoder), "--out", str(tmp_path / "student")]) == 2
+
+    assert "is an encoder without heads" in capsys.readouterr().err
+
+
+def test_a_run_of_another_command_is_not_resumed(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.main(arguments(corpus, tmp_path / "out", "--epochs", "1"))
+
+    assert finetune.main(["--out", str(tmp_path / "out"), "--resume"]) == 2
+
+    assert "holds an interrupted run of training.pretrain, not of training.finetune" in capsys.readouterr().err
 
 
 def test_no_text_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,6 +116,23 @@ def test_a_model_without_a_head_has_no_metrics_of_it() -> None:
     assert set(metrics) == {"domain_accuracy", "domain_f1"}
 
 
+def test_utterances_without_a_label_count_for_none_of_its_metrics() -> None:
+    labelled, unlabelled = utterance("um [time : neun]"), Utterance("2", "ja", "de-DE", "dev")
+
+    metrics = Scores([labelled, unlabelled], [answer("um [time : neun]"), answer("ja")]).metrics()
+
+    assert metrics["intent_accuracy"] == metrics["domain_f1"] == metrics["exact_match"] == 100
+    assert metrics["semer"] == metrics["irer"] == 0
+
+
+def test_a_domain_that_is_only_predicted_lowers_macro_f1() -> None:
+    references = [utterance("ja", domain="a"), utterance("ja", domain="a")]
+
+    metrics = Scores(references, [Answer(domain="a"), Answer(domain="b")]).metrics()
+
+    assert metrics["domain_f1"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+
+
 def test_words_are_tokens_between_spaces_or_characters() -> None:
     assert reference_words(" weck  mich", "de-DE") == [(1, 5), (7, 11)]
     assert reference_words("金 曜", "ja-JP") == [(0, 1), (2, 3)]
