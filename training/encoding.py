@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,17 +35,22 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of a batch: input_ids, attention_mask and slots [batch, pieces]; domain and intent [batch]."""
+    """Tensors of a batch: input_ids, attention_mask and slots [batch, pieces]; domain and intent [batch].
+
+    `rows` [batch] says which training utterance each is, or -1 where it was rewritten.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
     domain: Tensor
     intent: Tensor
     slots: Tensor
+    rows: NDArray[np.int64]
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device."""
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__slots__))
+        names = ("input_ids", "attention_mask", "domain", "intent", "slots")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 class ExampleEncoder:
@@ -72,8 +77,8 @@ class ExampleEncoder:
         )
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> Batch:
-    """Pad to the longest of the batch."""
+def collate(examples: Sequence[Example], pad_id: int, rows: NDArray[np.int64] | None = None) -> Batch:
+    """Pad to the longest of the batch. `rows` says which utterances they are, if that matters."""
     width = max(len(e.ids) for e in examples)
     ids = np.full((len(examples), width), pad_id, dtype=np.int64)
     mask = np.zeros((len(examples), width), dtype=np.int64)
@@ -89,6 +94,7 @@ def collate(examples: Sequence[Example], pad_id: int) -> Batch:
         torch.tensor([e.domain for e in examples]),
         torch.tensor([e.intent for e in examples]),
         torch.from_numpy(slots),
+        np.full(len(examples), -1) if rows is None else rows,
     )
 
 
@@ -125,14 +131,16 @@ class EpochData:
         """The `steps` batches of an epoch (from 0), less the first `skip`."""
         rng = random.Random(f"{self._seed}:{epoch}")
         examples = []
-        for utterance, plain in zip(self._utterances, self._plain, strict=True):
+        rewritten = np.zeros(len(self._utterances), dtype=bool)
+        for i, (utterance, plain) in enumerate(zip(self._utterances, self._plain, strict=True)):
             variant = augment(utterance, rng, self._augmented_share)
-            examples.append(plain if variant is utterance else self._encoder.encode(variant))
+            rewritten[i] = variant is not utterance
+            examples.append(self._encoder.encode(variant) if rewritten[i] else plain)
         order = length_buckets(
             [len(e.ids) for e in examples], self._batch_size, np.random.default_rng([self._seed, epoch])
         )
         for rows in order[skip:]:
-            yield collate([examples[i] for i in rows], pad_id)
+            yield collate([examples[i] for i in rows], pad_id, np.where(rewritten[rows], -1, rows))
 
 
 def in_length_order(lengths: Sequence[int], batch_size: int) -> Iterator[NDArray[np.int64]]:

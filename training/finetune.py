@@ -34,6 +34,7 @@ from training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from training.distillation import TeacherTargets, distillation_loss
 from training.encoding import Batch, EpochData, ExampleEncoder
 from training.labels import HEADS, labels_of
 from training.loop import Loop, autocast_of, device_of_this_machine, source_commit
@@ -59,6 +60,11 @@ class Settings:
     locales: str = setting("", "comma-separated locales that the student serves and is scored on; all by default")
     extra_locales: str = setting("", "further locales to train on only: related languages help the served ones")
     init: str = setting("", "checkpoint to start from: its tokenizer, encoder, and heads with the same labels")
+    teacher: str = setting("", "comma-separated fine-tuned checkpoints to imitate on the training utterances")
+    teacher_weight: float = setting(
+        0.7, "share of the loss that imitates the teachers; the rest is labels", low=0, high=1
+    )
+    temperature: float = setting(1.0, "softens the teachers' probabilities", low=0.1)
     size: str = setting("s", "encoder size", choices=tuple(SIZES))
     heads: str = setting(",".join(HEADS), "comma-separated heads")
     activation: str = setting("gelu", "feed-forward activation", choices=tuple(ACTIVATIONS))
@@ -166,6 +172,8 @@ class Run:
         self.model = StudentModel(config_of(settings, data.labels, self.encoder)).to(self.device)
         if start is not None:
             copy_weights(start.model, self.model)
+        teachers = [load_checkpoint(Path(folder), self.device) for folder in _listed(settings.teacher)]
+        self.targets = TeacherTargets(teachers, data.labels, data.train, settings.temperature) if teachers else None
         examples = ExampleEncoder(self.encoder, data.labels)
         self.epochs = EpochData(data.train, examples, settings.batch_size, settings.augmented_share, settings.seed)
         facts = {
@@ -213,7 +221,11 @@ class Run:
         def loss_of(batch: Batch) -> Tensor:
             with autocast_of(settings.precision, self.device):
                 output = model(hide_pieces(batch, settings.unknown_share, unknown, cls), batch.attention_mask)
-            return multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
+            loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
+            if self.targets is None:
+                return loss
+            imitation = distillation_loss(output, batch, self.targets, settings.slot_weight)
+            return torch.lerp(loss, imitation, settings.teacher_weight) if bool(imitation > 0) else loss
 
         epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
         self.loop.describe(f"epoch {epoch + 1}/{settings.epochs}")
@@ -263,7 +275,12 @@ class Run:
         settings, data, progress = self.settings, self.data, self.loop.progress
         return {
             "command": COMMAND,
-            "settings": {**asdict(settings), "data": Path(settings.data).name, "init": Path(settings.init).name},
+            "settings": {
+                **asdict(settings),
+                "data": Path(settings.data).name,
+                "init": Path(settings.init).name,
+                "teacher": ",".join(Path(folder).name for folder in _listed(settings.teacher)),
+            },
             "init": self.lineage,
             "locales": data.served,
             "utterances": {"train": len(data.train), "dev": len(data.dev), "skipped": data.skipped},
