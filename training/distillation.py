@@ -61,7 +61,9 @@ class TeacherTargets:
                 if "slots" in self.heads:
                     soft = self._soft(output.slot_logits)
                     for row, i in enumerate(rows):
-                        self.slots[i] += (share * soft[row, encoded[i].first_pieces]).astype(np.float16)
+                        words = min(len(self.slots[i]), len(encoded[i].words))  # fewer where a long text was cut
+                        self.slots[i] = self.slots[i][:words]
+                        self.slots[i] += (share * soft[row, encoded[i].first_pieces[:words]]).astype(np.float16)
 
     def _soft(self, logits: Tensor) -> NDArray[np.float32]:
         soft: NDArray[np.float32] = (logits.float() / self.temperature).softmax(-1).numpy()
