@@ -23,7 +23,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
     )
     parts = [
         f"# Student `{manifest.name}`",
-        f"A {manifest.precision} student of size `{manifest.size}` for {', '.join(manifest.locales)}: {heads}.\n\n"
+        f"Student of size `{manifest.size}` in {manifest.precision} for {', '.join(manifest.locales)}: {heads}.\n\n"
         f"{shape.layers} layers x {shape.hidden}, {shape.attention_heads} attention heads, {shape.activation}; "
         f"{shape.non_embedding_parameters / 1e6:.1f} M parameters outside embeddings and heads, "
         f"{shape.parameters / 1e6:.1f} M in all; "
