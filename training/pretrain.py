@@ -141,14 +141,7 @@ def pretrain(settings: Settings, out: Path, save_every: int, state: dict[str, An
     log.info("%d lines, %d pieces, vocabulary %d", len(lines), len(lines.pieces), tokenizer.get_vocab_size())
     held_out = np.random.default_rng(settings.seed).permutation(len(lines))[: min(HELD_OUT, len(lines) // 10)]
     rows = np.setdiff1d(np.arange(len(lines)), held_out)
-    config = StudentConfig.of_size(
-        settings.size,
-        Labels(),
-        vocab_size=tokenizer.get_vocab_size(),
-        max_position_embeddings=settings.max_length,
-        dropout=settings.dropout,
-    )
-    model = MaskedLanguageModel(StudentModel(config)).to(device)
+    model = new_model(settings, tokenizer.get_vocab_size()).to(device)
     steps = -(-len(rows) // settings.batch_size)
     loop = Loop(
         model,
@@ -163,7 +156,7 @@ def pretrain(settings: Settings, out: Path, save_every: int, state: dict[str, An
 
     def loss_of(batch: NDArray[np.int64]) -> Tensor:
         input_ids, mask = (x.to(device) for x in lines.batch(batch, ids[PAD]))
-        corrupted, targets = mask_pieces(input_ids, mask, settings.masked_share, ids, config.vocab_size)
+        corrupted, targets = mask_pieces(input_ids, mask, settings.masked_share, ids, len(model.bias))
         with autocast_of(settings.precision, device):
             logits = model(corrupted, mask, targets != IGNORED)
         return functional.cross_entropy(logits.float(), targets[targets != IGNORED])
@@ -179,23 +172,37 @@ def pretrain(settings: Settings, out: Path, save_every: int, state: dict[str, An
                     tqdm.write(f"step {loop.progress.step}: {scored(model, held_out, loss_of)}", file=sys.stderr)
     loop.save_state()
     result = scored(model, held_out, loss_of)
-    training = {
-        "command": COMMAND,
-        "settings": {**asdict(settings), "data": Path(settings.data).name, "corpus": _names(settings.corpus)},
-        "lines": len(rows),
-        "pieces": len(lines.pieces),
-        "steps": loop.progress.step,
-        "seconds": round(loop.progress.seconds, 1),
-        "held_out": result,
-        "commit": source_commit(),
-    }
-    save_checkpoint(out, model.encoder, tokenizer, training)
+    training = {"lines": len(rows), "pieces": len(lines.pieces), "held_out": result}
+    save_checkpoint(out, model.encoder, tokenizer, {**provenance(settings, loop), **training})
     (out / RESUME_FILE).unlink()
     return {
         "checkpoint": str(out),
         "steps": loop.progress.step,
         "minutes": round(loop.progress.seconds / 60, 1),
         **result,
+    }
+
+
+def new_model(settings: Settings, vocabulary: int) -> MaskedLanguageModel:
+    """A model of the asked size with random weights."""
+    config = StudentConfig.of_size(
+        settings.size,
+        Labels(),
+        vocab_size=vocabulary,
+        max_position_embeddings=settings.max_length,
+        dropout=settings.dropout,
+    )
+    return MaskedLanguageModel(StudentModel(config))
+
+
+def provenance(settings: Settings, loop: Loop) -> dict[str, Any]:
+    """What `training.json` says of the run, so that the checkpoint explains itself."""
+    return {
+        "command": COMMAND,
+        "settings": {**asdict(settings), "data": Path(settings.data).name, "corpus": _names(settings.corpus)},
+        "steps": loop.progress.step,
+        "seconds": round(loop.progress.seconds, 1),
+        "commit": source_commit(),
     }
 
 
