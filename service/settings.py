@@ -10,15 +10,18 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "NLU_"
+MOST_WORKERS = 1024
+LOCALE = re.compile(r"[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*")
 SHIPPED_STUDENTS = Path(__file__).parent / "students"
 
 
@@ -26,8 +29,26 @@ class SettingsError(Exception):
     """A setting that the service can't start with; the message is one sentence for the person who set it."""
 
 
+def _workers(value: Any) -> Any:
+    if value == "auto" or (str(value).isdecimal() and 1 <= int(value) <= MOST_WORKERS):
+        return value if value == "auto" else int(value)
+    raise ValueError(f"should be 'auto' or a number from 1 to {MOST_WORKERS}")
+
+
+def _fallbacks(value: Any) -> Any:
+    """Locale pairs from ``de-AT=de-DE,de-CH=de-DE``."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.split("=") for pair in value.split(",") if pair.strip()]
+    if not all(
+        len(pair) == 2 and LOCALE.fullmatch(pair[0].strip()) and LOCALE.fullmatch(pair[1].strip()) for pair in pairs
+    ):
+        raise ValueError("should be pairs of locales such as de-AT=de-DE,de-CH=de-DE")
+    return {asked.strip(): answered.strip() for asked, answered in pairs}
+
+
 class Settings(BaseSettings):
-    """Settings of one server process.
+    """Settings of the service.
 
     Usage::
 
@@ -51,6 +72,51 @@ class Settings(BaseSettings):
         "127.0.0.1"
     )
     port: Annotated[int, Field(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    workers: Annotated[
+        int | Literal["auto"],
+        BeforeValidator(_workers),
+        Field(
+            description="processes that serve, each with a socket of its own; 'auto' takes one for each core that this "
+            "process may use, by affinity and the container's quota"
+        ),
+    ] = "auto"
+    permits: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1 << 20,
+            description="texts that may wait or run at once, for each student of a process; beyond that requests are "
+            "answered 429",
+        ),
+    ] = 128
+    deadline_ms: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="milliseconds after which a text whose turn has not come is answered 504; the header "
+            "x-deadline-ms sets it for one request; none if left out",
+        ),
+    ] = None
+    cache_entries: Annotated[
+        int,
+        Field(ge=0, le=1 << 24, description="answers remembered for each student of a process; 0 remembers none"),
+    ] = 0
+    locale_fallback: Annotated[
+        dict[str, str],
+        NoDecode,
+        BeforeValidator(_fallbacks),
+        Field(description="comma separated pairs ASKED=ANSWERED of locales to answer as others; the reply says so"),
+    ] = {}
+    api_keys_file: Annotated[
+        Path | None,
+        Field(
+            description="file of the keys that clients must send, one a line, read again when it changes; if left "
+            "out, everyone is answered",
+        ),
+    ] = None
+    watch: Annotated[
+        bool, Field(description="reload students when their folders change; POST /v1/models/reload does it at once")
+    ] = False
     max_body_bytes: Annotated[
         int, Field(ge=1024, le=1 << 30, description="largest request body, in bytes; a larger one is answered 413")
     ] = 1 << 20
@@ -58,11 +124,29 @@ class Settings(BaseSettings):
     max_text_chars: Annotated[
         int, Field(ge=1, le=1 << 20, description="longest text, in code points; a longer one is answered 413")
     ] = 20_000
+    body_seconds: Annotated[
+        int, Field(ge=1, le=3600, description="seconds within which a request's body must arrive, else 408")
+    ] = 10
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="least severe level that is logged")
     ] = "info"
+    tracing: Annotated[
+        bool,
+        Field(
+            description="send a span for each request by OpenTelemetry, set up by its OTEL_* variables; needs [tracing]"
+        ),
+    ] = False
+    drain_delay: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=3600,
+            description="seconds between SIGTERM, when /readyz turns 503, and the closing of the socket: time for load "
+            "balancers to look elsewhere",
+        ),
+    ] = 2.0
     drain_seconds: Annotated[
-        int, Field(ge=1, le=3600, description="seconds that requests in flight get to finish when the service stops")
+        int, Field(ge=1, le=3600, description="seconds that requests in flight then get to finish")
     ] = 30
 
     @model_validator(mode="after")
@@ -71,6 +155,11 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_text_chars ({self.max_text_chars}) must not exceed max_body_bytes ({self.max_body_bytes}): "
                 "a text that long never fits a body"
+            )
+        if self.max_batch > self.permits:
+            raise ValueError(
+                f"max_batch ({self.max_batch}) must not exceed permits ({self.permits}): "
+                "a batch that large is never let in"
             )
         return self
 
@@ -114,13 +203,16 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, field in Settings.model_fields.items():
-        description = (field.description or "").replace("%", "%%")
+        shown = field.default not in (None, {}, False)
+        options: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.annotation is bool else {}
         made.add_argument(
             flag_of(name),
             dest=name,
-            metavar=_metavar(field),
             default=argparse.SUPPRESS,
-            help=description if field.default is None else f"{description} (default: {field.default})",
+            help=(f"{field.description} (default: {field.default})" if shown else str(field.description)).replace(
+                "%", "%%"
+            ),
+            **options or {"metavar": _metavar(field)},
         )
     return made
 
@@ -148,7 +240,8 @@ def _suggest(given: str, known: Iterable[str]) -> str:
 
 
 def _metavar(field: FieldInfo) -> str:
-    return "N" if field.annotation is int else "FOLDER" if field.annotation is Path else "TEXT"
+    kind = str(field.annotation)
+    return "N" if "int" in kind or "float" in kind else "PATH" if "Path" in kind else "TEXT"
 
 
 def _sentence(error: ValidationError, flags: Container[str]) -> str:
@@ -157,5 +250,5 @@ def _sentence(error: ValidationError, flags: Container[str]) -> str:
         return str(first["ctx"]["error"])
     name = str(first["loc"][0])
     source = flag_of(name) if name in flags else variable_of(name)
-    allowed = first["msg"].removeprefix("Input ").removeprefix("String ")
+    allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
     return f"{source}={first['input']} is not allowed: it {allowed}"
