@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SETUP := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format train-demo loadtest student clean
+.PHONY: help serve test test-slow lint format docs train-demo loadtest student clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -29,6 +29,10 @@ lint: $(VENV)/dev  ## ruff and mypy
 format: $(VENV)/dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/base  ## rewrite the page of all settings, docs/configuration.md
+	@$(BIN)/python -m service.reference >docs/configuration.md.new
+	@mv docs/configuration.md.new docs/configuration.md
 
 train-demo: $(VENV)/dev  ## train, export and query a tiny student on the sample data (under three minutes)
 	@BIN=$(BIN) sh training/demo.sh runs/demo
