@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 
 from service.app import create_app
+from service.boundary import Boundary
 from service.engine import Engine
 from service.manifest import StudentError
 from service.settings import Settings, SettingsError, read_settings
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
+async def _serve(app: Boundary, settings: Settings, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -58,7 +58,7 @@ async def _serve(app: FastAPI, settings: Settings, listener: socket.socket) -> N
     announcement.cancel()
 
 
-async def _announce(app: FastAPI, address: str) -> None:
+async def _announce(app: Boundary, address: str) -> None:
     await app.state.loaded.wait()
     engine: Engine = app.state.engine
     for line in announcement_of(engine, address):

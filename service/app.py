@@ -1,42 +1,54 @@
-"""The application: students, routes and error handling put together."""
+"""The application: students, endpoints and what surrounds them put together."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from typing import Any, get_type_hints
 
-from fastapi import FastAPI
+import orjson
+from fastapi import FastAPI, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from service.api import Api
-from service.bodies import DirectRoute
-from service.boundary import Boundary
-from service.engine import Engine, find_folders
+from service.boundary import GUARDED, Boundary, Endpoint
+from service.call import CALL, Reply
+from service.engine import Engine
 from service.errors import (
     BatchTooLarge,
+    BodyTimeout,
     BodyTooLarge,
+    DeadlinePassed,
+    Forbidden,
     InternalError,
     InvalidRequest,
     NotReady,
+    Overloaded,
+    ReloadRefused,
     ServiceError,
     TextTooLarge,
+    Unauthorized,
     UnknownLocale,
     UnknownModel,
     UnknownPath,
     WrongMethod,
+    error_body,
     log_fault,
 )
-from service.metrics import Metrics
+from service.keys import ApiKeys
+from service.metrics import FLUSH_SECONDS, Metrics
 from service.page import load_page
-from service.schemas import BatchReply, ErrorReply, HealthReply, ModelsReply, NluReply
+from service.reloading import Reloader
+from service.schemas import BatchReply, ErrorReply, HealthReply, ModelsReply, NluReply, ReloadReply
 from service.settings import Settings
+from service.tracing import Tracer
 
-Endpoint = Callable[..., Awaitable[Response]]
+Answer = Callable[..., Awaitable[Reply]]
 Errors = tuple[type[ServiceError], ...]
 
 DESCRIPTION = (
@@ -45,15 +57,18 @@ DESCRIPTION = (
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Boundary:
     """The service as an ASGI application. Students load in the background once it starts.
 
     Raises:
         StudentError: the students folder is missing or empty. A student that can't be served does not raise: it is
             logged, named by ``/readyz``, and its neighbours are served.
+        KeysError: there is something wrong with the file of API keys.
+        TracingError: tracing is asked for and can't start.
     """
     metrics = Metrics()
-    engine = Engine(find_folders(settings.students), settings.default_model, metrics)
+    engine = Engine(settings, metrics)
+    keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
     app = FastAPI(
         title="distilled-nlu",
         description=DESCRIPTION,
@@ -61,37 +76,59 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it tells raw paths
         exception_handlers={HTTPException: _translate, RequestValidationError: _translate},
     )
-    app.state.settings = settings
+    documents = {route.path for route in app.routes if hasattr(route, "path")}
     app.state.engine = engine
+    app.state.metrics = metrics
+    app.state.reloader = Reloader(engine, metrics)
+    app.state.reload = app.state.reloader.reload
+    app.state.watch = settings.watch
+    app.state.tracer = Tracer.start() if settings.tracing else None
     app.state.loaded = asyncio.Event()
-    _add_routes(app, Api(settings, engine, metrics, load_page()))
-    endpoints = {path for route in app.routes if (path := getattr(route, "path", None))}
-    app.add_middleware(Boundary, metrics=metrics, endpoints=endpoints)
-    return app
+    endpoints = _add_endpoints(app, Api(settings, engine, metrics, load_page(), app.state), guarded=keys is not None)
+    return Boundary(app, endpoints, documents, settings, engine, metrics, keys, app.state.tracer)
 
 
-def _add_routes(app: FastAPI, api: Api) -> None:
-    app.router.route_class = DirectRoute
+def _add_endpoints(app: FastAPI, api: Api, *, guarded: bool) -> dict[str, dict[str, Endpoint]]:
+    """Document the endpoints with FastAPI, and return them for the boundary, which calls them without it.
 
-    def add(method: str, paths: str, endpoint: Endpoint, reply: Any, errors: Errors = (), **more: Any) -> None:
-        responses = _documented(errors)
+    FastAPI's dependency solving would cost more than all the rest of a request but the model.
+    """
+    endpoints: dict[str, dict[str, Endpoint]] = {}
+    bearer = [Security(HTTPBearer(auto_error=False, description="an API key"))]
+
+    def add(method: str, paths: str, answer: Answer, reply: Any, errors: Errors = (), **more: Any) -> None:
         for path in paths.split():
-            app.add_api_route(path, endpoint, methods=[method], response_model=reply, responses=responses, **more)
+            locked = guarded and path.startswith(GUARDED)
+            responses = _documented((*errors, *((Unauthorized,) if locked else ()), InternalError))
+            app.add_api_route(
+                path,
+                answer,
+                methods=[method],
+                response_model=reply,
+                responses=responses,
+                dependencies=bearer if locked else [],
+                **more,
+            )
+            endpoints.setdefault(path, {})[method] = Endpoint(answer, get_type_hints(answer).get("body"))
 
-    refusals = (InvalidRequest, UnknownLocale, UnknownModel, BodyTooLarge, TextTooLarge, NotReady, InternalError)
-    add("POST", "/v1/nlu", api.nlu, NluReply, refusals, tags=["nlu"])
-    add("POST", "/v1/nlu/batch", api.batch, BatchReply, (*refusals, BatchTooLarge), tags=["nlu"])
+    body = (InvalidRequest, BodyTooLarge, BodyTimeout)
+    text = (*body, UnknownLocale, UnknownModel, TextTooLarge, Overloaded, DeadlinePassed, NotReady)
+    add("POST", "/v1/nlu", api.nlu, NluReply, text, tags=["nlu"])
+    add("POST", "/v1/nlu/batch", api.batch, BatchReply, (*text, BatchTooLarge), tags=["nlu"])
     add("GET", "/v1/models", api.models, ModelsReply, tags=["nlu"])
+    add("POST", "/v1/models/reload", api.reload, ReloadReply, (Forbidden, ReloadRefused), tags=["operation"])
     add("GET", "/livez /v2/health/live", api.live, HealthReply, tags=["operation"])
     add("GET", "/readyz /v2/health/ready", api.ready, HealthReply, (NotReady,), tags=["operation"])
     add("GET", "/metrics", api.expose, None, response_class=PlainTextResponse, tags=["operation"])
     add("GET", "/", api.show_page, None, include_in_schema=False)
+    return endpoints
 
 
 def _documented(errors: Errors) -> dict[int | str, dict[str, Any]]:
-    """The error replies of a route for OpenAPI: for each status, the codes that it stands for."""
+    """The error replies of an endpoint for OpenAPI: for each status, the codes that it stands for."""
     codes: dict[int | str, list[str]] = {}
     for error in errors:
         codes.setdefault(error.row.status, []).append(f"`{error.row.code}`")
@@ -100,29 +137,46 @@ def _documented(errors: Errors) -> dict[int | str, dict[str, Any]]:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the students in a thread, so that ``/livez`` answers meanwhile."""
-    loading = asyncio.create_task(_load(app))
+    """Load the students in a thread, so that ``/livez`` answers meanwhile; then watch them if that is asked for."""
+    working = [asyncio.create_task(_load_and_watch(app)), asyncio.create_task(_keep_flushing(app.state.metrics))]
     yield
-    await loading
+    for task in working:
+        task.cancel()
+    await asyncio.gather(*working, return_exceptions=True)
+    if app.state.tracer is not None:
+        await asyncio.to_thread(app.state.tracer.shutdown)
 
 
-async def _load(app: FastAPI) -> None:
+async def _load_and_watch(app: FastAPI) -> None:
+    reloader: Reloader = app.state.reloader
     try:
-        await asyncio.to_thread(app.state.engine.load)
+        await reloader.load()
     except Exception as error:  # noqa: BLE001 - whatever it is, the process lives on, not ready
         log_fault(error, "(start)")
     finally:
         app.state.loaded.set()
+    if app.state.watch:
+        await reloader.watch()
 
 
-def _translate(_: Request, error: Exception) -> NoReturn:
-    """Turn the framework's own errors into ours; the boundary answers them."""
+async def _keep_flushing(metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        metrics.flush()
+
+
+async def _translate(request: Request, error: Exception) -> Response:
+    """What FastAPI itself refuses, in our one shape."""
     status = error.status_code if isinstance(error, HTTPException) else 422
+    headers = dict(getattr(error, "headers", None) or {})
+    refusal: ServiceError = InternalError()
     if status == 404:
-        raise UnknownPath from None
+        refusal = UnknownPath()
     if status == 405:
-        headers = getattr(error, "headers", None) or {}
-        raise WrongMethod(headers, allowed=headers.get("allow") or headers.get("Allow")) from None
+        refusal = WrongMethod(headers, allowed=headers.get("allow") or headers.get("Allow"))
     if status == 422:
-        raise InvalidRequest(problem="the request does not fit; GET /docs shows what does") from None
-    raise InternalError from None
+        refusal = InvalidRequest(problem="the request does not fit; GET /docs shows what does")
+    metrics: Metrics = request.app.state.metrics
+    metrics.count_error(refusal)
+    body = orjson.dumps(error_body(refusal, request.scope[CALL].request_id))
+    return Response(body, refusal.row.status, refusal.headers, "application/json")

@@ -1,71 +1,59 @@
-"""Request bodies: read under a size limit, parsed by the model that the route's signature names."""
+"""Request bodies: read under limits of size and time, parsed by the model of their endpoint."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, get_type_hints
+from typing import TypeVar
 
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive
 
-from service.errors import BodyTooLarge, ClientLeft, InvalidRequest, WrongMethod
+from service.call import Call, poll
+from service.errors import BodyTimeout, BodyTooLarge, ClientLeft, InvalidRequest
 from service.schemas import describe
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class DirectRoute(APIRoute):
-    """A route that FastAPI documents from its signature, and that reads and parses its body itself.
-
-    Its endpoint is ``async def endpoint([request: Request,] [body: SomeModel]) -> Response``. Going past FastAPI's
-    dependency solving makes a request cheaper, bounds a body while it is read, and keeps errors ours.
-    """
-
-    def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        hints = get_type_hints(endpoint)
-        self._takes_request = "request" in hints
-        self._model: type[BaseModel] | None = hints.get("body")
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request whose path is this route's."""
-        if scope["method"] not in (methods := self.methods or set()):
-            raise WrongMethod({"allow": ", ".join(sorted(methods))}, allowed=" or ".join(sorted(methods)))
-        arguments: list[Request | BaseModel] = [Request(scope)] if self._takes_request else []
-        if self._model is not None:
-            raw = await read_body(scope, receive, scope["app"].state.settings.max_body_bytes)
-            arguments.append(parse(raw, self._model))
-        response: Response = await self.endpoint(*arguments)
-        await response(scope, receive, send)
-
-
-async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+async def read_body(call: Call, receive: Receive, most_bytes: int, seconds: float) -> bytes:
     """The body of a request, chunked or not.
 
     Raises:
-        BodyTooLarge: as soon as its declared or received size exceeds `limit`.
+        BodyTooLarge: as soon as its declared or received size exceeds `most_bytes`.
+        BodyTimeout: it took longer than `seconds`.
         ClientLeft: the connection closed before its end.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value) > limit:
-            raise BodyTooLarge(limit=limit)
+    declared = call.headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > most_bytes:
+        raise BodyTooLarge(limit=most_bytes)
+    message = poll(receive)  # most bodies are there with their headers, and need no timer
+    if message is not None and message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        if len(body) > most_bytes:
+            raise BodyTooLarge(limit=most_bytes)
+        return body
+    try:
+        async with asyncio.timeout(seconds):
+            return await _collect(receive, most_bytes, message or await receive())
+    except TimeoutError:
+        raise BodyTimeout({"connection": "close"}, seconds=seconds) from None
+
+
+async def _collect(receive: Receive, most_bytes: int, message: Message) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
-        message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         chunk = message.get("body", b"")
         size += len(chunk)
-        if size > limit:
-            raise BodyTooLarge(limit=limit)
+        if size > most_bytes:
+            raise BodyTooLarge(limit=most_bytes)
         chunks.append(chunk)
         if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return b"".join(chunks)
+        message = await receive()
 
 
 def parse(raw: bytes, model: type[Body]) -> Body:

@@ -1,60 +1,84 @@
-"""The outermost layer of our own: every request gets an id, a measurement and, whatever goes wrong, one kind of error.
+"""The outermost layer: every request gets an id, a measurement and, whatever goes wrong, one kind of error.
 
-No exception passes it: the framework's own last resort logs messages and values, which may hold a user's text.
+Requests to our own endpoints go from here straight to them; what FastAPI serves (``/docs``) goes on to FastAPI. No
+exception passes: the framework's own last resort logs messages and values, which may hold a user's text.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+import orjson
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.datastructures import State
+from starlette.types import Message, Receive, Scope, Send
 
-from service.errors import ClientLeft, InternalError, ServiceError, error_response, log_fault
-from service.metrics import NONE, Metrics, Timings
+from service.bodies import parse, read_body
+from service.call import CALL, Call, Reply
+from service.engine import Engine
+from service.errors import (
+    ClientLeft,
+    InternalError,
+    ServiceError,
+    Unauthorized,
+    UnknownPath,
+    WrongMethod,
+    error_body,
+    log_fault,
+)
+from service.keys import ApiKeys
+from service.metrics import Metrics
+from service.settings import Settings
+from service.tracing import Tracer
 
-CALL = "nlu.call"
 OTHER = "other"
-REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+GUARDED = "/v1/"
+JSON = (b"content-type", b"application/json")
+CLOSE = (b"connection", b"close")
 
 
-class Call:
-    """One request on its way through the service.
+class Endpoint(NamedTuple):
+    """What answers one method of one path: ``async def answer(call[, body])``, and the model of its body."""
 
-    Attributes:
-        began: `time.perf_counter()` at its arrival.
-        request_id: the client's ``x-request-id`` where it is well formed, else one of ours.
-        endpoint: its path where that is one of ours, for metrics.
-        model: the student that answers, for metrics, once chosen.
-        timings: where its time went, once answered.
-    """
-
-    __slots__ = ("began", "endpoint", "model", "request_id", "status", "timings")
-
-    def __init__(self, request_id: str, endpoint: str) -> None:
-        self.began = time.perf_counter()
-        self.request_id = request_id
-        self.endpoint = endpoint
-        self.model = NONE
-        self.status = 0
-        self.timings: Timings | None = None
-
-
-def call_of(scope: Scope) -> Call:
-    """The call that the boundary opened for this request."""
-    call: Call = scope[CALL]
-    return call
+    answer: Callable[..., Awaitable[Reply]]
+    body: type[BaseModel] | None
 
 
 class Boundary:
-    """ASGI middleware; see the module."""
+    """The service as an ASGI application; see the module.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, endpoints: Collection[str]) -> None:
+    Attributes:
+        endpoints: our own, by path and method.
+        documents: paths that FastAPI answers.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        endpoints: Mapping[str, Mapping[str, Endpoint]],
+        documents: Collection[str],
+        settings: Settings,
+        engine: Engine,
+        metrics: Metrics,
+        keys: ApiKeys | None = None,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.app = app
+        self.endpoints = endpoints
+        self.documents = frozenset(documents)
+        self.settings = settings
+        self.engine = engine
         self.metrics = metrics
-        self.endpoints = frozenset(endpoints)
+        self.keys = keys
+        self.tracer = tracer
+
+    @property
+    def state(self) -> State:
+        """What belongs to the application: `engine`, `loaded`, `reload`."""
+        return self.app.state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -62,46 +86,90 @@ class Boundary:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        call = scope[CALL] = Call(_request_id(scope), path if path in self.endpoints else OTHER)
-
-        async def tagged(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                call.status = message["status"]
-                message["headers"] = [*message["headers"], *_headers(call)]
-            await send(message)
-
-        self.metrics.in_flight.inc()
+        known = path in self.endpoints or path in self.documents
+        call = scope[CALL] = Call(scope, receive, path if known else OTHER)
+        self.metrics.requests_in_flight += 1
         try:
-            await self.app(scope, receive, tagged)
-        except ServiceError as error:
-            await self._refuse(error, call, scope, receive, tagged)
+            if path in self.documents:
+                await self.app(scope, receive, _tagging(call, send))
+            else:
+                await self._send(call, await self._reply(call, path, receive), send)
         except Exception as error:  # noqa: BLE001 - nothing may pass
             log_fault(error, call.request_id)
-            await self._refuse(InternalError(), call, scope, receive, tagged)
         finally:
-            self.metrics.in_flight.dec()
-            seconds = call.timings.total if call.timings else time.perf_counter() - call.began
-            self.metrics.count_request(call.model, call.endpoint, call.status or ClientLeft.row.status, seconds)
+            self._close(call)
 
-    async def _refuse(self, error: ServiceError, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _reply(self, call: Call, path: str, receive: Receive) -> Reply | None:
+        """What the endpoint answers, or the error in its place; None where nobody is there to read it."""
+        try:
+            endpoint = self._endpoint(call, path)
+            if endpoint.body is None:
+                return await endpoint.answer(call)
+            call.set_deadline(self.settings.deadline_ms)
+            raw = await read_body(call, receive, self.settings.max_body_bytes, self.settings.body_seconds)
+            return await endpoint.answer(call, parse(raw, endpoint.body))
+        except ServiceError as error:
+            return self._refusal(call, error)
+        except Exception as error:  # noqa: BLE001 - nothing may pass
+            log_fault(error, call.request_id)
+            return self._refusal(call, InternalError())
+
+    def _endpoint(self, call: Call, path: str) -> Endpoint:
+        methods = self.endpoints.get(path)
+        if methods is None:
+            raise UnknownPath
+        if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(call.headers.items()):
+            raise Unauthorized({"www-authenticate": "Bearer"})
+        endpoint = methods.get(call.method)
+        if endpoint is None:
+            raise WrongMethod({"allow": ", ".join(methods)}, allowed=" or ".join(methods))
+        return endpoint
+
+    def _refusal(self, call: Call, error: ServiceError) -> Reply | None:
         self.metrics.count_error(error)
-        if call.status or isinstance(error, ClientLeft):  # a reply has begun, or nobody is there to read one
-            return
         call.timings = None
-        await error_response(error, call.request_id)(scope, receive, send)
+        if isinstance(error, ClientLeft):
+            return None
+        headers = [JSON, *((name.encode(), value.encode()) for name, value in error.headers.items())]
+        return Reply(orjson.dumps(error_body(error, call.request_id)), tuple(headers), error.row.status)
+
+    async def _send(self, call: Call, reply: Reply | None, send: Send) -> None:
+        if reply is None:
+            return
+        call.status = reply.status
+        headers = [
+            *reply.headers,
+            (b"content-length", b"%d" % len(reply.body)),
+            (b"x-request-id", call.request_id.encode()),
+        ]
+        if call.timings is not None:
+            headers.append((b"server-timing", call.timings.header()))
+        if self.engine.draining:  # the client shall look for another connection, to another instance
+            headers.append(CLOSE)
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    def _close(self, call: Call) -> None:
+        self.metrics.requests_in_flight -= 1
+        seconds = call.timings.total if call.timings is not None else time.perf_counter() - call.began
+        status = call.status or ClientLeft.row.status
+        self.metrics.defer(self.metrics.count_request, call.model, call.endpoint, status, seconds)
+        if self.tracer is not None:
+            self.tracer.record(call, call.headers.items(), call.status)
 
 
-def _request_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            if REQUEST_ID.fullmatch(value):
-                return str(value, "ascii")
-            break
-    return secrets.token_hex(8)
+def _tagging(call: Call, send: Send) -> Send:
+    """Send what FastAPI answers, with the id of the request."""
+
+    async def tagged(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            call.status = message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", call.request_id.encode())]
+        await send(message)
+
+    return tagged
 
 
-def _headers(call: Call) -> list[tuple[bytes, bytes]]:
-    headers = [(b"x-request-id", call.request_id.encode())]
-    if call.timings:
-        headers.append((b"server-timing", call.timings.header().encode()))
-    return headers
+def json_reply(body: Any) -> Reply:
+    """A body as JSON."""
+    return Reply(orjson.dumps(body))

@@ -37,6 +37,12 @@ def softmax(logits: FloatArray) -> FloatArray:
     return result
 
 
+def best(logits: FloatArray, names: Sequence[str]) -> Ranked:
+    """The most probable label of logits [labels] with its softmax probability: as `rank`, at a third of the cost."""
+    top = int(logits.argmax())
+    return Ranked(names[top], 1.0 / float(np.add.reduce(np.exp(logits - logits[top]))))
+
+
 def rank(probabilities: FloatArray, names: Sequence[str], top_k: int) -> list[Ranked]:
     """The `top_k` most probable labels, best first; `probabilities` has shape [labels]."""
     best = np.argsort(-probabilities, kind="stable")[:top_k]
@@ -71,8 +77,8 @@ def decode_slots(text: str, words: Sequence[tuple[int, int]], logits: FloatArray
     Returns:
         Spans in order of `start`, not overlapping. The confidence of a slot is its least sure word's.
     """
-    chosen = logits.argmax(axis=-1)
-    if not chosen.any():  # tag 0 is O
+    chosen = logits.argmax(axis=-1).tolist()
+    if not any(chosen):  # tag 0 is O
         return []
     found = []
     last_end = 0
@@ -82,7 +88,7 @@ def decode_slots(text: str, words: Sequence[tuple[int, int]], logits: FloatArray
             start += 1
         if start >= end:  # two words made from one raw character, such as a fraction sign
             continue
-        sure = softmax(logits[first:after]).max(axis=-1).min()
-        found.append(Span(name, text[start:end], start, end, float(sure)))
+        sure = min(best(logits[word], tags).confidence for word in range(first, after))
+        found.append(Span(name, text[start:end], start, end, sure))
         last_end = end
     return found

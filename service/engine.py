@@ -1,39 +1,94 @@
-"""The loaded students: which there are, which are refused and why, and which one answers a request."""
+"""The loaded students: which there are, which are refused and why, which one answers, and how they are replaced."""
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+from typing import Any, NamedTuple
 
+from service.cache import AnswerCache
+from service.call import Call
 from service.errors import NotReady, UnknownLocale, UnknownModel
+from service.lanes import Lane
 from service.manifest import MANIFEST_FILE, StudentError
 from service.metrics import Metrics, StudentMeters
-from service.student import Student
+from service.settings import Settings
+from service.student import Prediction, Student
 
 PREFERRED = "s"
+TYPICAL_PIECES = 12
+MOST_YOUNG = 20_000  # objects made and not freed before the collector looks for cycles
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+Outcome = dict[str, Any]
 
 log = logging.getLogger("service")
 
 
 class Loaded(NamedTuple):
-    """A student in service, with its meters and the locales that it knows."""
+    """A student in service: where it came from, its meters, its lane, its remembered answers, the locales it answers.
+
+    `locales` are those that clients may ask for, each with the one that the student was trained on.
+    """
 
     student: Student
+    folder: Path
+    fingerprint: Fingerprint
     meters: StudentMeters
-    locales: frozenset[str]
+    lane: Lane
+    cache: AnswerCache | None
+    locales: Mapping[str, str]
 
     @property
     def name(self) -> str:
         """The name that clients ask for."""
         return self.student.manifest.name
 
-    def check_locale(self, locale: str) -> None:
-        """Raise `UnknownLocale` unless the student was trained for the locale."""
-        if locale not in self.locales:
+    def locale_for(self, asked: str) -> str:
+        """The locale in which the student answers a request for another or the same.
+
+        Raises:
+            UnknownLocale: it does not know it, and no fallback is configured.
+        """
+        locale = self.locales.get(asked)
+        if locale is None:
             raise UnknownLocale(model=self.name, known=", ".join(sorted(self.locales)))
+        return locale
+
+    async def answer(self, call: Call, text: str, locale: str, top_k: int) -> tuple[Prediction, bool]:
+        """The answer to a text, and whether it was remembered.
+
+        Raises:
+            DeadlinePassed, ClientLeft: as `Lane.predict`.
+        """
+        if self.cache is None:
+            return await self.lane.predict(call, text, top_k), False
+        key = self.cache.key(self.student.manifest.digest, locale, text, top_k)
+        remembered = self.cache.get(key, text)
+        self.meters.count_look_up(hit=remembered is not None)
+        if remembered is not None:
+            return remembered, True
+        prediction = await self.lane.predict(call, text, top_k)
+        self.cache.put(key, prediction)
+        return prediction, False
+
+
+class Generation(NamedTuple):
+    """Students that serve together, folders that are refused with the reason, and what was done with each student."""
+
+    students: dict[str, Loaded]
+    refused: dict[Path, str]
+    changes: dict[str, str]
+
+    @property
+    def outcome(self) -> Outcome:
+        """What a reload did, for JSON."""
+        digests = {name: loaded.student.manifest.digest for name, loaded in self.students.items()}
+        students = [{"name": name, "digest": digests.get(name), "change": how} for name, how in self.changes.items()]
+        return {"students": students, "refused": list(self.refused.values())}
 
 
 def find_folders(root: Path) -> list[Path]:
@@ -59,41 +114,86 @@ class Engine:
 
     Usage::
 
-        engine = Engine(find_folders(root), default_model=None, metrics=Metrics())
-        engine.load()  # takes seconds; requests meanwhile are answered "not ready"
+        engine = Engine(settings, Metrics())
+        engine.adopt(engine.prepare())  # takes seconds; requests meanwhile are answered "not ready"
         engine.choose(None).student.predict("weck mich auf")
+
+    `prepare` may run in a thread while others serve; `adopt` belongs on the event loop, between two requests.
+
+    Raises:
+        StudentError: the students folder is missing or empty.
     """
 
-    def __init__(self, folders: Sequence[Path], default_model: str | None, metrics: Metrics) -> None:
-        self._folders = tuple(folders)
-        self._wanted_default = default_model
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        find_folders(settings.students)
+        self._settings = settings
         self._metrics = metrics
-        self._loading = True
+        self._serving = Generation({}, {}, {})
         self._default: Loaded | None = None
-        self.students: dict[str, Loaded] = {}
-        self.refused: list[str] = []
+        self._loading = True
+        self.draining = False
 
-    def load(self) -> None:
-        """Load, check, warm up and self-test every folder; one that can't be served is refused and the rest go on."""
-        loaded: dict[str, Loaded] = {}
-        for folder in self._folders:
+    @property
+    def students(self) -> Mapping[str, Loaded]:
+        """The students in service, by name."""
+        return self._serving.students
+
+    @property
+    def refused(self) -> list[str]:
+        """Why folders are not served."""
+        return list(self._serving.refused.values())
+
+    @property
+    def default(self) -> Loaded | None:
+        """The student that answers when a request names none."""
+        return self._default
+
+    def prepare(self) -> Generation:
+        """Load, check, warm up and self-test every folder that is new or changed.
+
+        One that can't be served is refused, and the student that came from there before, if any, is kept.
+        """
+        serving = {loaded.folder: loaded for loaded in self.students.values()}
+        made = Generation({}, {}, {})
+        try:
+            folders = find_folders(self._settings.students)
+        except StudentError as error:  # on a reload only
+            return Generation(
+                dict(self.students), {self._settings.students: str(error)}, dict.fromkeys(self.students, "kept")
+            )
+        for folder in folders:
+            before = serving.get(folder)
             try:
-                student = _open(folder)
-                if student.manifest.name in loaded:
-                    raise StudentError(f"{folder}: another folder holds a student named {student.manifest.name!r} too")
+                loaded = self._open(folder, before)
+                if loaded.name in made.students:
+                    raise StudentError(f"{folder}: another folder holds a student named {loaded.name!r} too")
+                change = "unchanged" if loaded is before else "loaded"
             except StudentError as error:
                 log.error("student refused: %s", error)
-                self.refused.append(str(error))
-                continue
-            manifest = student.manifest
-            meters = StudentMeters(self._metrics, manifest)
-            loaded[manifest.name] = Loaded(student, meters, frozenset(manifest.locales))
-            log.info("student loaded: %s (%s, %s) from %s", manifest.name, manifest.precision, manifest.digest, folder)
-        self.students = dict(sorted(loaded.items()))
+                made.refused[folder] = str(error)
+                if before is None or before.name in made.students:
+                    continue
+                loaded, change = before, "kept"
+            made.students[loaded.name] = loaded
+            made.changes[loaded.name] = change
+        made.changes.update(dict.fromkeys(self.students.keys() - made.students.keys(), "dropped"))
+        return made
+
+    def adopt(self, made: Generation) -> Outcome:
+        """Let these students serve from now on. Those of before finish what they have begun."""
+        gone = [old for name, old in self.students.items() if made.students.get(name) is not old]
+        self._serving = made._replace(students=dict(sorted(made.students.items())))
         self._default = self._choose_default()
-        gc.collect()
-        gc.freeze()  # what is loaded lives as long as the process; the collector need not walk it under load
+        for loaded in gone:
+            loaded.meters.is_loaded(False)
+        for loaded in self.students.values():
+            loaded.meters.is_loaded(True)
         self._loading = False
+        del gone
+        gc.collect()
+        gc.freeze()  # what is loaded stays; the collector need not walk it under load
+        gc.set_threshold(MOST_YOUNG)  # what a request leaves behind is freed by counting references
+        return made.outcome
 
     def choose(self, name: str | None) -> Loaded:
         """The student of that name, or the default one.
@@ -102,40 +202,92 @@ class Engine:
             UnknownModel: none of that name is loaded.
             NotReady: nothing is loaded yet, or the default student could not be.
         """
-        chosen = self._default if name is None else self.students.get(name)
+        chosen = self._default if name is None else self._serving.students.get(name)
         if chosen is not None:
             return chosen
         if self._loading or name is None:
             raise NotReady(reason="; ".join(self.reasons_not_ready()))
         raise UnknownModel(loaded=", ".join(self.students) or "none")
 
-    @property
-    def default(self) -> Loaded | None:
-        """The student that answers when a request names none."""
-        return self._default
-
     def reasons_not_ready(self) -> list[str]:
-        """Why the service must get no traffic; empty when every expected student is loaded, warm and tested."""
+        """Why the service must get no traffic; empty when every expected student is loaded, warm and tested.
+
+        A folder that went bad while its student serves is no reason: the student serves on.
+        """
+        if self.draining:
+            return ["draining: the service is about to stop"]
         if self._loading:
             return ["students are loading"]
-        reasons = list(self.refused)
+        served = {loaded.folder for loaded in self.students.values()}
+        reasons = [reason for folder, reason in self._serving.refused.items() if folder not in served]
         if self._default is None:
-            wanted = f"the default student {self._wanted_default!r}" if self._wanted_default else "no student"
-            reasons.append(f"{wanted} is {'not ' if self._wanted_default else ''}loaded")
+            wanted = self._settings.default_model
+            reasons.append(f"the default student {wanted!r} is not loaded" if wanted else "no student is loaded")
         return reasons
 
+    def fingerprint(self) -> dict[Path, Fingerprint]:
+        """What the students folder looks like; another answer means that something in it was changed."""
+        try:
+            return {folder: _fingerprint(folder) for folder in find_folders(self._settings.students)}
+        except (StudentError, OSError):
+            return {}
+
+    def _open(self, folder: Path, before: Loaded | None) -> Loaded:
+        fingerprint = _fingerprint(folder)
+        if before is not None and before.fingerprint == fingerprint:
+            return before
+        student, seconds = _open_student(folder)
+        manifest, settings = student.manifest, self._settings
+        known = {locale: locale for locale in manifest.locales}
+        others = {asked: known[other] for asked, other in settings.locale_fallback.items() if other in known}
+        lane = Lane(student, settings.permits, seconds)
+        log.info(
+            "student loaded: %s (%s, %s) from %s; %.2f ms a text, %s",
+            *(manifest.name, manifest.precision, manifest.digest, folder, seconds * 1000),
+            "in a thread of its own" if lane.in_thread else "on the event loop",
+        )
+        return Loaded(
+            student=student,
+            folder=folder,
+            fingerprint=fingerprint,
+            meters=StudentMeters(self._metrics, manifest),
+            lane=lane,
+            cache=AnswerCache(settings.cache_entries) if settings.cache_entries else None,
+            locales=others | known,
+        )
+
     def _choose_default(self) -> Loaded | None:
-        if self._wanted_default is not None:
-            return self.students.get(self._wanted_default)
+        wanted = self._settings.default_model
+        if wanted is not None:
+            return self.students.get(wanted)
         return self.students.get(PREFERRED) or next(iter(self.students.values()), None)
 
 
-def _open(folder: Path) -> Student:
+def _open_student(folder: Path) -> tuple[Student, float]:
+    """A student, warm, and the seconds that it takes for a text of typical length."""
     try:
         student = Student.load(folder)
         student.warm_up()
+        return student, median(_seconds_of(student, TYPICAL_PIECES) for _ in range(9))
     except StudentError:
         raise
     except Exception as error:  # a graph may pass every check and still fail to run
         raise StudentError(f"{folder}: fails when run: {type(error).__name__}: {error}") from error
-    return student
+
+
+def _seconds_of(student: Student, pieces: int) -> float:
+    began = time.perf_counter()
+    student.run_length(min(pieces, student.manifest.max_length))
+    return time.perf_counter() - began
+
+
+def _fingerprint(folder: Path) -> Fingerprint:
+    try:
+        return tuple(sorted(_file_mark(file) for file in folder.iterdir()))
+    except OSError as error:
+        raise StudentError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def _file_mark(file: Path) -> tuple[str, int, int, int]:
+    found = file.stat()
+    return file.name, found.st_mtime_ns, found.st_size, found.st_ino

@@ -12,9 +12,6 @@ import traceback
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
-import orjson
-from starlette.responses import Response
-
 log = logging.getLogger("service")
 
 
@@ -37,6 +34,12 @@ TABLE: dict[str, Row] = {
     "BodyTooLarge": Row(413, "body_too_large", "the body is larger than {limit} bytes", "body_size"),
     "BatchTooLarge": Row(413, "batch_too_large", "items: {count} given, at most {limit} allowed", "batch_size"),
     "TextTooLarge": Row(413, "text_too_large", "text: {count} code points given, at most {limit} allowed", "text_size"),
+    "Unauthorized": Row(401, "unauthorized", "send a key as 'Authorization: Bearer KEY' or 'x-api-key: KEY'", "key"),
+    "Forbidden": Row(403, "forbidden", "{problem}", "forbidden"),
+    "BodyTimeout": Row(408, "body_timeout", "the body did not arrive within {seconds} s", "body_time"),
+    "ReloadRefused": Row(409, "reload_refused", "{problems}; what served before goes on serving", "reload"),
+    "Overloaded": Row(429, "overloaded", "no room: at most {limit} texts may wait or run", "overload"),
+    "DeadlinePassed": Row(504, "deadline_passed", "the deadline passed before the text's turn came", "deadline"),
     "NotReady": Row(503, "not_ready", "not ready: {reason}", "not_ready"),
     "InternalError": Row(500, "internal_error", "internal error; look the request_id up in the log", "internal"),
     "ClientLeft": Row(499, "client_left", "the client left before the reply", "client_left"),
@@ -94,8 +97,32 @@ class TextTooLarge(ServiceError):
     """The text exceeds `Settings.max_text_chars`."""
 
 
+class Unauthorized(ServiceError):
+    """Keys are configured, and the request holds none of them."""
+
+
+class Forbidden(ServiceError):
+    """The service is not set up to allow this."""
+
+
+class BodyTimeout(ServiceError):
+    """The body took longer than `Settings.body_seconds`."""
+
+
+class ReloadRefused(ServiceError):
+    """A student folder can't be served; the students that were in service still are."""
+
+
+class Overloaded(ServiceError):
+    """`Settings.permits` texts are waiting or running; ``Retry-After`` says when to come again."""
+
+
+class DeadlinePassed(ServiceError):
+    """A text's turn came after the request's deadline; no work was done on it."""
+
+
 class NotReady(ServiceError):
-    """Students are still loading, or one that is expected could not be loaded."""
+    """Students are still loading, one that is expected could not be loaded, or the service is about to stop."""
 
 
 class InternalError(ServiceError):
@@ -103,18 +130,12 @@ class InternalError(ServiceError):
 
 
 class ClientLeft(ServiceError):
-    """The connection closed while the body was being read; nobody hears this, but it is counted."""
+    """The connection closed before the reply; nobody hears this, but it is counted."""
 
 
 def error_body(error: ServiceError, request_id: str) -> dict[str, dict[str, str]]:
     """The one JSON shape of every error."""
     return {"error": {"code": error.row.code, "message": error.message, "request_id": request_id}}
-
-
-def error_response(error: ServiceError, request_id: str) -> Response:
-    """The HTTP reply for an error."""
-    body = orjson.dumps(error_body(error, request_id))
-    return Response(body, status_code=error.row.status, headers=error.headers, media_type="application/json")
 
 
 def log_fault(error: BaseException, request_id: str) -> None:

@@ -6,8 +6,9 @@ server knows (students, locales, routes), never anything that a client sent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,6 +27,8 @@ SECONDS_BUCKETS = tuple(round(50e-6 * 1.5**step, 9) for step in range(30))  # 50
 CONFIDENCE_BUCKETS = tuple(step / 20 for step in range(1, 21))
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)
 NONE = "none"
+MOST_DEFERRED = 64
+FLUSH_SECONDS = 0.25  # so late may what was deferred be
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp beside each series, which nothing reads
 
@@ -33,7 +36,8 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp besid
 class Timings(NamedTuple):
     """Seconds that one request spent in each phase; measured once, used for metrics, reply and header alike.
 
-    `queue` runs from the request's arrival until work on it begins, `total` from its arrival to the decoded answer.
+    `total` runs from the request's arrival to the decoded answer; `queue` is all of it in which no work was done on the
+    text: reading and parsing the request, and waiting.
     """
 
     queue: float
@@ -41,6 +45,17 @@ class Timings(NamedTuple):
     inference: float
     decode: float
     total: float
+
+    @classmethod
+    def of(cls, arrived: float, prediction: Prediction, *, remembered: bool) -> Timings:
+        """The phases of an answer that is ready now, for a request that arrived at a `time.perf_counter()`.
+
+        All of a remembered answer's time is queue: nothing else was done.
+        """
+        total = time.perf_counter() - arrived
+        if remembered:
+            return cls(total, 0.0, 0.0, 0.0, total)
+        return cls(max(0.0, total - sum(prediction.phases)), *prediction.phases, total)
 
     @classmethod
     def of_batch(cls, items: Sequence[Timings]) -> Timings | None:
@@ -54,9 +69,11 @@ class Timings(NamedTuple):
         """The phases for ``timings_ms``, to the microsecond."""
         return {phase: round(seconds * 1000, 3) for phase, seconds in zip(self._fields, self, strict=True)}
 
-    def header(self) -> str:
+    def header(self) -> bytes:
         """The phases for ``Server-Timing``."""
-        return ", ".join(f"{phase};dur={duration}" for phase, duration in self.milliseconds().items())
+        return b"queue;dur=%.3f, tokenize;dur=%.3f, inference;dur=%.3f, decode;dur=%.3f, total;dur=%.3f" % tuple(
+            [seconds * 1000 for seconds in self]
+        )
 
 
 class StudentMeters:
@@ -71,13 +88,23 @@ class StudentMeters:
         self._confidence = {task: metrics.confidence.labels(name, task) for task in ("domain", "intent")}
         self._unknown = {locale: metrics.unknown_tokens.labels(name, locale) for locale in manifest.locales}
         self._predictions: dict[tuple[str, str], Counter] = {}
+        self._look_ups = [metrics.cache.labels(name, outcome) for outcome in ("miss", "hit")]
+        self._info = metrics.model_info.labels(name, manifest.precision, manifest.digest, manifest.size)
         self.batch_size = metrics.batch_size.labels(name)
-        metrics.model_info.labels(name, manifest.precision, manifest.digest, manifest.size).set(1)
 
-    def count(self, locale: str, prediction: Prediction, timings: Timings) -> None:
-        """Record one answered text."""
-        for phase, seconds in zip(self._phases, timings, strict=False):
-            phase.observe(seconds)
+    def is_loaded(self, loaded: bool) -> None:
+        """Record that the student serves, or that it no longer does."""
+        self._info.set(int(loaded))
+
+    def count_look_up(self, *, hit: bool) -> None:
+        """Record that an answer was sought among the remembered ones."""
+        self._look_ups[hit].inc()
+
+    def count(self, locale: str, prediction: Prediction, timings: Timings, remembered: bool) -> None:
+        """Record one answered text. A remembered answer has no phases of its own."""
+        if not remembered:
+            for phase, seconds in zip(self._phases, timings, strict=False):
+                phase.observe(seconds)
         if prediction.truncated:
             self._truncated.inc()
         if prediction.unknown:
@@ -137,13 +164,38 @@ class Metrics:
             buckets=CONFIDENCE_BUCKETS,
             registry=registry,
         )
+        self.cache = Counter(
+            "nlu_cache", "Answers sought among the remembered ones.", ["model", "outcome"], registry=registry
+        )
+        self.reloads = Counter(
+            "nlu_reloads", "Reloads of the students folder, by what came of them.", ["outcome"], registry=registry
+        )
         self.model_info = Gauge(
             "nlu_model_info",
-            "1 for each loaded student.",
+            "1 for each loaded student, 0 for one that was replaced.",
             ["model", "precision", "digest", "size"],
             registry=registry,
         )
+        self.requests_in_flight = 0
         self._finished: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+
+    def defer(self, record: Callable[..., None], *arguments: Any) -> None:
+        """Call `record` soon, together with others.
+
+        Between two texts a model run has swept the processor's caches, so that counting costs three times what it does
+        in one go for many requests.
+        """
+        self._deferred.append((record, arguments))
+        if len(self._deferred) >= MOST_DEFERRED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Record what was deferred."""
+        deferred, self._deferred = self._deferred, []
+        for record, arguments in deferred:
+            record(*arguments)
+        self.in_flight.set(self.requests_in_flight)
 
     def count_request(self, model: str, endpoint: str, code: int, seconds: float) -> None:
         """Record a request that is over. Each argument but `seconds` comes from a small known set."""
@@ -160,4 +212,5 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format."""
+        self.flush()
         return generate_latest(self.registry)

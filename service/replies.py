@@ -15,7 +15,15 @@ DIGITS = 6  # of a confidence; more would only be noise of the softmax
 
 
 def nlu_reply(
-    prediction: Prediction, manifest: Manifest, *, locale: str, ranked: bool, request_id: str, timings: Timings
+    prediction: Prediction,
+    manifest: Manifest,
+    *,
+    asked_locale: str,
+    locale: str,
+    ranked: bool,
+    cached: bool,
+    request_id: str,
+    timings: Timings,
 ) -> Json:
     """The body of `schemas.NluReply`."""
     domain, intent = _labels(prediction.domain), _labels(prediction.intent)
@@ -26,10 +34,13 @@ def nlu_reply(
         "in_scope": None,  # until a manifest brings a calibration
         "locale": locale,
         "truncated": prediction.truncated,
+        "cached": cached,
         "model": {"name": manifest.name, "precision": manifest.precision, "digest": manifest.digest},
         "request_id": request_id,
         "timings_ms": timings.milliseconds(),
     }
+    if asked_locale != locale:
+        reply["fallback_from"] = asked_locale
     if ranked:
         reply["ranking"] = {"domain": domain, "intent": intent}
     return reply

@@ -6,7 +6,7 @@ holds them against the models here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.config import JsonDict
@@ -26,6 +26,7 @@ REPLY_EXAMPLE: JsonDict = {
     "in_scope": None,
     "locale": "de-DE",
     "truncated": False,
+    "cached": False,
     "model": {"name": "s", "precision": "int8", "digest": "0f5c21d9a6b3"},
     "request_id": "9f86d081884c7d65",
     "timings_ms": {"queue": 0.08, "tokenize": 0.01, "inference": 0.39, "decode": 0.02, "total": 0.5},
@@ -191,8 +192,12 @@ class NluReply(_Reply):
     intent: Label | None
     slots: list[Slot] | None
     in_scope: Annotated[bool | None, Field(description="null: this student is not calibrated")]
-    locale: str
+    locale: Annotated[str, Field(description="the locale in which the text was read")]
+    fallback_from: Annotated[
+        str | None, Field(description="the locale asked for, only where another stood in for it by configuration")
+    ] = None
     truncated: Annotated[bool, Field(description="the text is longer than the student reads; its end was not seen")]
+    cached: Annotated[bool, Field(description="the answer was remembered; its phases took no time")]
     model: ModelIdentity
     request_id: str
     timings_ms: PhaseTimes
@@ -249,6 +254,22 @@ class ModelsReply(_Reply):
 
     models: list[ModelSummary]
     refused: list[str]
+
+
+class Reloaded(_Reply):
+    """What a reload did with a student: loaded (new or changed), unchanged, kept (its new version is bad), dropped."""
+
+    name: str
+    digest: Annotated[str | None, Field(description="of what serves now; null where nothing does")]
+    change: Literal["loaded", "unchanged", "kept", "dropped"]
+
+
+class ReloadReply(_Reply):
+    """What a reload did."""
+
+    students: list[Reloaded]
+    refused: list[str]
+    workers: Annotated[int, Field(ge=1, description="processes that reloaded")] = 1
 
 
 class HealthReply(_Reply):

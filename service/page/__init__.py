@@ -15,7 +15,7 @@ class Page(NamedTuple):
     """What ``GET /`` answers."""
 
     body: bytes
-    headers: dict[str, str]
+    headers: tuple[tuple[bytes, bytes], ...]
 
 
 def load_page() -> Page:
@@ -34,7 +34,7 @@ def load_page() -> Page:
         "referrer-policy": "no-referrer",
         "cache-control": "no-cache",
     }
-    return Page(body, headers)
+    return Page(body, tuple((name.encode(), value.encode()) for name, value in headers.items()))
 
 
 def _hashes(page: bytes, tag: str) -> str:

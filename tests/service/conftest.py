@@ -16,7 +16,6 @@ import numpy as np
 import onnx
 import pytest
 from anyio.from_thread import start_blocking_portal
-from fastapi import FastAPI
 from onnx import TensorProto, helper, numpy_helper
 from prometheus_client.parser import text_string_to_metric_families
 from tokenizers import Regex, Tokenizer
@@ -28,6 +27,7 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import TemplateProcessing
 
 from service.app import create_app
+from service.boundary import Boundary
 from service.manifest import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Manifest, SessionOptions, sha256_of
 from service.settings import Settings
 from service.student import Student, golden_answer, open_session
@@ -206,14 +206,14 @@ def student(students: Path) -> Student:
 class Client:
     """A blocking client of an application that runs in this process, on an event loop of its own thread."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: Boundary) -> None:
         self.app = app
         self._exits = ExitStack()
 
     def __enter__(self) -> Client:
         """Start the application and wait until its students are loaded."""
         portal = self._portal = self._exits.enter_context(start_blocking_portal())
-        lifespan = self.app.router.lifespan_context(self.app)
+        lifespan = self.app.app.router.lifespan_context(self.app.app)
         self._exits.enter_context(portal.wrap_async_context_manager(lifespan))
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://test")

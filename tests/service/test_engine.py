@@ -13,12 +13,13 @@ from service.engine import Engine, find_folders
 from service.errors import NotReady, UnknownLocale, UnknownModel
 from service.manifest import StudentError
 from service.metrics import Metrics
+from service.settings import Settings
 from service.student import Student
 
 
 def load(root: Path, default_model: str | None = None) -> Engine:
-    engine = Engine(find_folders(root), default_model, Metrics())
-    engine.load()
+    engine = Engine(Settings(students=root, default_model=default_model), Metrics())
+    engine.adopt(engine.prepare())
     return engine
 
 
@@ -42,7 +43,7 @@ def test_no_student_at_all_is_an_error_that_names_the_folder(tmp_path: Path, nam
 
 
 def test_not_ready_before_loading(students: Path) -> None:
-    engine = Engine(find_folders(students), None, Metrics())
+    engine = Engine(Settings(students=students), Metrics())
 
     assert engine.reasons_not_ready() == ["students are loading"]
     for name in (None, "s"):
@@ -83,7 +84,7 @@ def test_unknown_model_and_locale(students: Path) -> None:
     with pytest.raises(UnknownModel, match="loaded: german, s"):
         engine.choose("xl")
     with pytest.raises(UnknownLocale, match="known: de-DE"):
-        engine.choose("german").check_locale("fr-FR")
+        engine.choose("german").locale_for("fr-FR")
 
 
 def test_two_students_of_one_name_are_refused_by_folder(students: Path, tmp_path: Path) -> None:

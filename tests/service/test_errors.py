@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.errors import TABLE, BatchTooLarge, ServiceError, WrongMethod, error_response
+from service.errors import TABLE, BatchTooLarge, ServiceError
 
 
 def test_table_covers_each_error_class() -> None:
@@ -30,10 +30,8 @@ def test_details_fill_the_message() -> None:
     assert BatchTooLarge(count=9, limit=4).message == "items: 9 given, at most 4 allowed"
 
 
-def test_headers_go_with_the_reply() -> None:
-    response = error_response(WrongMethod({"allow": "POST"}, allowed="POST"), "id")
-
-    assert response.headers["allow"] == "POST"
+def test_headers_go_with_the_reply(client: Any) -> None:
+    assert client.get("/v1/nlu").headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize(

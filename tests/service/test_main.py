@@ -108,7 +108,7 @@ def test_greets_answers_and_stops_cleanly(start: Start, students: Path) -> None:
 
 
 def test_requests_in_flight_are_finished_at_a_stop(start: Start, students: Path) -> None:
-    server = start("--students", str(students), "--max-batch", "4096")
+    server = start("--students", str(students), "--max-batch", "4096", "--permits", "4096")
     server.greeting()
     items = [{"text": "weck mich am freitag " * 10, "locale": "de-DE"}] * 4096
     answers: list[tuple[int, bytes]] = []

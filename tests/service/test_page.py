@@ -39,5 +39,5 @@ def test_security_headers(client: Any) -> None:
 def test_every_control_has_a_label(client: Any) -> None:
     page = client.get("/").text
 
-    controls = re.findall(r'<(?:textarea|select) id="(\w+)"', page)
-    assert set(controls) == set(re.findall(r'<label for="(\w+)"', page)) == {"text", "locale", "model"}
+    controls = re.findall(r'<(?:textarea|select|input) id="(\w+)"', page)
+    assert set(controls) == set(re.findall(r'<label for="(\w+)"', page)) == {"key", "text", "locale", "model"}

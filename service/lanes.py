@@ -1,0 +1,167 @@
+"""Admission: bounded permits, texts in order of arrival, and no work for those who can't use it any more.
+
+A small student runs on the event loop: handing 0.3 ms of work to a thread costs more than it brings. A student that
+takes longer runs in a thread of its own (onnxruntime lets go of the interpreter meanwhile), so that it can't hold up
+the others.
+
+Texts that wait are answered in groups, each text by a run of its own (see `Student.predict_each`): a run sweeps the
+processor's caches, so tokenising five texts, running five and decoding five is faster than five times all three. A
+group is what has come in meanwhile, never waited for, and small enough not to hold up health checks and refusals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from service.call import Call
+from service.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError
+from service.student import Prediction, Student
+
+INLINE_SECONDS = 1e-3  # a text that takes longer runs in a thread
+GROUP_SECONDS = 5e-3
+
+
+class Waiting(NamedTuple):
+    """A text in the queue of a lane."""
+
+    call: Call
+    text: str
+    top_k: int
+    answer: asyncio.Future[Prediction]
+
+
+class Lane:
+    """The way to one student: its permits, its queue, and where its texts run.
+
+    Usage::
+
+        with lane.admit(len(items)) as permits:  # raises Overloaded at once
+            prediction = await lane.predict(call, text, 1)
+            permits.give_back(1)
+    """
+
+    def __init__(self, student: Student, permits: int, seconds_per_text: float) -> None:
+        self.free = permits
+        self.in_thread = seconds_per_text > INLINE_SECONDS
+        self._student = student
+        self._seconds = seconds_per_text
+        self._permits = permits
+        self._group = max(1, int(GROUP_SECONDS / seconds_per_text))
+        self._queue: deque[Waiting] = deque()
+        self._busy = False
+        self._thread = ThreadPoolExecutor(1, "student") if self.in_thread else None
+
+    def admit(self, items: int) -> Permits:
+        """Permits for some texts.
+
+        Raises:
+            Overloaded: there are not as many left; says when to come again.
+        """
+        if items > self.free:
+            seconds = max(1, math.ceil((self._permits - self.free) * self._seconds))
+            raise Overloaded({"retry-after": str(seconds)}, limit=self._permits)
+        self.free -= items
+        return Permits(self, items)
+
+    async def predict(self, call: Call, text: str, top_k: int) -> Prediction:
+        """The student's answer to a text, once its turn has come.
+
+        Raises:
+            DeadlinePassed: that was too late; nothing was done.
+            ClientLeft: nobody waits for the answer any more; nothing was done.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._busy and self._thread is None:  # nobody is before us
+            self._busy = True
+            loop.call_soon(self._serve)
+            _check(call)
+            return self._student.predict(text, top_k)
+        waiting = Waiting(call, text, top_k, loop.create_future())
+        self._queue.append(waiting)
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._serve)
+        return await waiting.answer
+
+    def _serve(self) -> None:
+        """Answer the texts at the head of the queue, and come again after a look at the sockets if there are more."""
+        group = self._next_group()
+        if not group:
+            self._busy = False
+            return
+        texts = [(waiting.text, waiting.top_k) for waiting in group]
+        loop = asyncio.get_running_loop()
+        if self._thread is None:
+            try:
+                _answer(group, self._student.predict_each(texts))
+            except Exception as error:  # noqa: BLE001 - theirs, who waits for an answer
+                _fail(group, error)
+            loop.call_soon(self._serve)
+        else:
+            work = loop.run_in_executor(self._thread, self._student.predict_each, texts)
+            work.add_done_callback(lambda done: self._finish(group, done))
+
+    def _finish(self, group: Sequence[Waiting], done: asyncio.Future[list[Prediction]]) -> None:
+        error = done.exception()
+        if error is None:
+            _answer(group, done.result())
+        else:
+            _fail(group, error)
+        self._serve()
+
+    def _next_group(self) -> list[Waiting]:
+        group: list[Waiting] = []
+        while self._queue and len(group) < self._group:
+            waiting = self._queue.popleft()
+            try:
+                _check(waiting.call, waited=True)
+            except ServiceError as error:
+                _fail([waiting], error)
+            else:
+                group.append(waiting)
+        return group
+
+
+class Permits:
+    """Permits taken from a lane; those not given back one by one are at the end of the ``with`` block."""
+
+    __slots__ = ("_items", "_lane")
+
+    def __init__(self, lane: Lane, items: int) -> None:
+        self._lane = lane
+        self._items = items
+
+    def give_back(self, items: int) -> None:
+        """Let others have them."""
+        self._items -= items
+        self._lane.free += items
+
+    def __enter__(self) -> Permits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back(self._items)
+
+
+def _check(call: Call, *, waited: bool = False) -> None:
+    if call.is_late():
+        raise DeadlinePassed
+    if waited and call.has_left():
+        raise ClientLeft
+
+
+def _answer(group: Sequence[Waiting], predictions: Sequence[Prediction]) -> None:
+    for waiting, prediction in zip(group, predictions, strict=True):
+        if not waiting.answer.done():  # its request was not cancelled meanwhile
+            waiting.answer.set_result(prediction)
+
+
+def _fail(group: Sequence[Waiting], error: BaseException) -> None:
+    for waiting in group:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(error)

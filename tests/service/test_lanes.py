@@ -1,0 +1,207 @@
+"""Admission: permits, turns, deadlines, clients who leave, and where texts run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from service.call import Call
+from service.errors import ClientLeft, DeadlinePassed, Overloaded
+from service.lanes import GROUP_SECONDS, INLINE_SECONDS, Lane
+from service.student import Student
+
+QUICK = INLINE_SECONDS / 2
+SLOW = INLINE_SECONDS * 2
+TEXT = "weck mich am freitag"
+Scenario = Callable[[Lane], Coroutine[Any, Any, Any]]
+
+
+async def _silence() -> Any:
+    await asyncio.Event().wait()
+
+
+async def _gone() -> Any:
+    return {"type": "http.disconnect"}
+
+
+def make_call(receive: Callable[[], Awaitable[Any]] = _silence) -> Call:
+    return Call({"type": "http", "method": "POST", "headers": []}, receive, "/v1/nlu")
+
+
+class Watched(Student):
+    """A student that notes what it is asked, and may be made to fail."""
+
+    def __init__(self, student: Student) -> None:
+        self.__dict__.update(student.__dict__)
+        self.groups: list[list[str]] = []
+        self.fails = False
+
+    def predict_each(self, texts: Any) -> Any:
+        self.groups.append([text for text, _ in texts])
+        if self.fails:
+            raise RuntimeError("no")
+        return super().predict_each(texts)
+
+
+@pytest.fixture
+def watched(student: Student) -> Watched:
+    return Watched(student)
+
+
+def run(watched: Student, scenario: Scenario, *, permits: int = 8, seconds: float = QUICK) -> Any:
+    async def act() -> Any:
+        return await scenario(Lane(watched, permits, seconds))
+
+    return asyncio.run(act())
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_answer_is_the_students(watched: Watched, seconds: float) -> None:
+    answer = run(watched, lambda lane: lane.predict(make_call(), TEXT, 2), seconds=seconds)
+
+    assert answer[:5] == watched.predict(TEXT, 2)[:5]
+
+
+def test_permits_are_bounded_and_come_back(watched: Watched) -> None:
+    async def scenario(lane: Lane) -> None:
+        with lane.admit(5), lane.admit(3):
+            with pytest.raises(Overloaded) as full:
+                lane.admit(1)
+            assert int(full.value.headers["retry-after"]) >= 1
+        assert lane.free == 8
+        with lane.admit(8) as permits:
+            permits.give_back(2)
+            assert lane.free == 2
+        assert lane.free == 8
+
+    run(watched, scenario)
+
+
+def test_permits_come_back_after_a_failure(watched: Watched) -> None:
+    async def scenario(lane: Lane) -> int:
+        with pytest.raises(ValueError, match="anything"), lane.admit(3):
+            raise ValueError("anything")
+        return lane.free
+
+    assert run(watched, scenario) == 8
+
+
+def test_texts_that_wait_are_answered_in_order_and_in_bounded_groups(watched: Watched) -> None:
+    most = int(GROUP_SECONDS / QUICK)
+    texts = [f"wetter {number}" for number in range(3 * most)]
+
+    async def scenario(lane: Lane) -> Any:
+        return await asyncio.gather(*(lane.predict(make_call(), text, 1) for text in texts))
+
+    answers = run(watched, scenario)
+
+    assert [text for group in watched.groups for text in group] == texts
+    assert len(watched.groups[0]) == 1  # nobody was before it
+    assert max(map(len, watched.groups)) == most
+    assert [answer[:5] for answer in answers] == [watched.predict(text)[:5] for text in texts]
+
+
+def test_sockets_are_looked_at_between_groups(watched: Watched) -> None:
+    async def scenario(lane: Lane) -> list[int]:
+        looks = []
+        asking = [asyncio.create_task(lane.predict(make_call(), TEXT, 1)) for _ in range(100)]
+        while not all(task.done() for task in asking):
+            await asyncio.sleep(0)
+            looks.append(len(watched.groups))
+        return looks
+
+    looks = run(watched, scenario)
+
+    assert all(after - before <= 1 for before, after in pairwise(looks))
+
+
+def test_slow_student_does_not_hold_up_the_loop(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(watched, "logits", lambda encoded: (released.wait(10), Student.logits(watched, encoded))[1])
+
+    async def scenario(lane: Lane) -> Any:
+        asking = asyncio.create_task(lane.predict(make_call(), TEXT, 1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not asking.done()  # and yet this runs
+        released.set()
+        return await asking
+
+    assert run(watched, scenario, seconds=SLOW).domain[0].name == "alarm"
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> None:
+    async def scenario(lane: Lane) -> Any:
+        late = make_call()
+        late.deadline = time.perf_counter() - 1
+        return await asyncio.gather(
+            *(lane.predict(call, TEXT, 1) for call in (make_call(), late, make_call())), return_exceptions=True
+        )
+
+    first, dropped, last = run(watched, scenario, seconds=seconds)
+
+    assert isinstance(dropped, DeadlinePassed)
+    assert first.domain == last.domain
+    assert sum(map(len, watched.groups)) == 2
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_client_who_left_while_waiting_costs_no_work(watched: Watched, seconds: float) -> None:
+    async def scenario(lane: Lane) -> Any:
+        calls = (make_call(), make_call(_gone), make_call())
+        return await asyncio.gather(*(lane.predict(call, TEXT, 1) for call in calls), return_exceptions=True)
+
+    first, left, last = run(watched, scenario, seconds=seconds)
+
+    assert isinstance(left, ClientLeft)
+    assert first.domain == last.domain
+    assert sum(map(len, watched.groups)) == 2
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_failure_is_told_to_those_it_struck_and_the_lane_goes_on(watched: Watched, seconds: float) -> None:
+    async def scenario(lane: Lane) -> Any:
+        watched.fails = True
+        struck = await asyncio.gather(*(lane.predict(make_call(), TEXT, 1) for _ in range(3)), return_exceptions=True)
+        watched.fails = False
+        return struck, await lane.predict(make_call(), TEXT, 1)
+
+    struck, after = run(watched, scenario, seconds=seconds)
+
+    assert [type(error) for error in struck] == [RuntimeError] * 3
+    assert after.domain[0].name == "alarm"
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_cancelled_request_leaves_its_place(watched: Watched, seconds: float) -> None:
+    async def scenario(lane: Lane) -> Any:
+        asking = [asyncio.create_task(lane.predict(make_call(), TEXT, 1)) for _ in range(4)]
+        await asyncio.sleep(0)
+        asking[2].cancel()
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    answers = run(watched, scenario, seconds=seconds)
+
+    assert [isinstance(answer, BaseException) for answer in answers] == [False, False, True, False]
+
+
+def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
+    texts = [f"{word} am {day} um {number}" for number in range(84) for word in ("wetter", "musik", "weck")
+             for day in ("freitag", "morgen", "neun", "x")]  # fmt: skip
+
+    async def scenario(lane: Lane) -> Any:
+        async def ask(text: str) -> Any:
+            return text, (await lane.predict(make_call(), text, 3))[:5]
+
+        return await asyncio.gather(*(ask(text) for text in texts))
+
+    assert len(texts) >= 1000
+    for text, answer in run(watched, scenario):
+        assert answer == watched.predict(text, 3)[:5]
