@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -30,26 +31,69 @@ class TargetError(Exception):
 
 
 @contextmanager
-def running_service(students: Path | None, patience: float) -> Iterator[str]:
+def running_service(
+    students: Path | None, patience: float, flags: Sequence[str] = (), cores: Collection[int] | None = None
+) -> Iterator[str]:
     """Start ``python -m service`` on a free port, and stop it with SIGTERM in the end. Yields its URL once it is ready.
+
+    `flags` are more of its settings, `cores` as in `running_server`.
 
     Raises:
         TargetError: it stopped, or was not ready within `patience` seconds; says what it logged last.
     """
+    more = [*flags, *(["--students", str(students.resolve())] if students else [])]
+    with running_server("the service", ["service", *more], patience, cores) as host:
+        yield host
+
+
+@contextmanager
+def running_server(
+    name: str, module: Sequence[str], patience: float, cores: Collection[int] | None = None
+) -> Iterator[str]:
+    """Like `running_service`, for any module that takes ``--host`` and ``--port`` and answers ``/readyz``.
+
+    Args:
+        name: what people call it, for errors.
+        module: what stands behind ``python -m``: the module and its flags.
+        patience: seconds for it to be ready.
+        cores: on which it runs with all its threads and processes; any if left out.
+
+    Raises:
+        TargetError: it stopped, or was not ready in time; says what it logged last.
+    """
     port = _free_port()
-    command = [sys.executable, "-m", "service", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--students", str(students.resolve())] if students else []
+    command = [sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port)]
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        with on_cores(cores):  # inherited
+            process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         try:
             host = f"http://127.0.0.1:{port}"
             try:
                 wait_until_ready(host, patience, is_alive=lambda: process.poll() is None)
             except TargetError as error:
-                raise TargetError(f"the service did not start: {error}{_last_words(output)}") from None
+                raise TargetError(f"{name} did not start: {error}{_last_words(output)}") from None
             yield host
         finally:
-            _stop(process)
+            _stop(name, process)
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may use; empty where the system can't tie a process to a core."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+@contextmanager
+def on_cores(cores: Collection[int] | None) -> Iterator[None]:
+    """Keep this thread, and each process that it starts meanwhile, to some cores; to no others than before if None."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def wait_until_ready(host: str, patience: float, is_alive: Callable[[], bool] = lambda: True) -> None:
@@ -112,7 +156,7 @@ def _free_port() -> int:
         return port
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(name: str, process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
@@ -120,7 +164,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-        print(f"warning: the service did not stop within {STOP_SECONDS:g} s of SIGTERM", file=sys.stderr)
+        print(f"warning: {name} did not stop within {STOP_SECONDS:g} s of SIGTERM", file=sys.stderr)
 
 
 def _last_words(output: IO[str]) -> str:

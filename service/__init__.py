@@ -3,8 +3,8 @@
 The way of a request, from socket to reply, and the module in which each step lives::
 
     __main__, supervisor, worker   processes, each with a socket and an event loop of its own
-    boundary                       opens a `call.Call` (id, deadline, timings: all that is known of the request), checks the
-                                   key, finds the endpoint; turns every error into the one shape of `errors`
+    boundary                       opens a `call.Call` (id, deadline, timings: all that is known of the request),
+                                   checks the key, finds the endpoint; turns every error into the shape of `errors`
     bodies, schemas                read the body within its limits, parse it
     api                            what the endpoint does: choose a student, admit the text, answer, shape the reply
     engine                         the loaded students, their locales and remembered answers (`cache`)
@@ -12,5 +12,5 @@ The way of a request, from socket to reply, and the module in which each step li
     student                        tokenise (`tokenization`), run the graph, decode (`decoding`)
     replies                        the answer as JSON; `boundary` sends it, `metrics` count it, `tracing` may tell of it
 
-Beside that way: `manifest` (the student folder's schema), `reloading`, `settings`, `keys`, `reference` (a page of docs).
+Beside that way: `manifest` (the student folder's schema), `reloading`, `settings`, `keys`, `reference` (a docs page).
 """
