@@ -2,73 +2,82 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-import uvicorn
-import uvloop
-
-from service.app import create_app
-from service.boundary import Boundary
-from service.engine import Engine
-from service.manifest import StudentError
-from service.settings import Settings, SettingsError, read_settings
+if TYPE_CHECKING:  # imports take most of a start; `main` does them once a signal in between does no harm
+    from service.settings import Settings
+    from service.supervisor import Report
 
 BAD_SETTING = 2
 CANNOT_START = 1
+BACKLOG = 2048
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 EXAMPLE = {"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code: 0 stopped, 1 cannot start, 2 a setting is wrong."""
+    """Serve until SIGTERM or SIGINT.
+
+    Returns the exit code: 0 stopped, 1 cannot start or did not stop in time, 2 a setting is wrong.
+    """
+    _on_signals(lambda *_: os._exit(0))  # nothing has begun that must be ended
+    from service.settings import SettingsError, read_settings
+
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv)
     except SettingsError as error:
-        return _refuse(str(error), BAD_SETTING)
+        return _refuse(error, BAD_SETTING)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        app = create_app(settings)
-        listener = _listen(settings)
-    except (StudentError, OSError) as error:
-        return _refuse(str(error), CANNOT_START)
-    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises a signal again once it has stopped
-        signal.signal(number, lambda *_: None)
-    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(app, settings, listener))
-    return 0
+        return _serve(settings)
+    finally:
+        _on_signals(signal.SIG_IGN)  # stopped already: one more signal must not change the exit code
 
 
-async def _serve(app: Boundary, settings: Settings, listener: socket.socket) -> None:
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.drain_seconds,
-    )
-    announcement = asyncio.create_task(_announce(app, address_of(listener)))
-    await uvicorn.Server(config).serve(sockets=[listener])
-    announcement.cancel()
+def _serve(settings: Settings) -> int:
+    from service.cores import choose_workers
+    from service.supervisor import StartError, supervise
+
+    workers = choose_workers(settings.workers)
+    logging.getLogger("service").info("workers: %d (%s)", *workers)
+    if settings.api_keys_file is None and settings.host not in LOOPBACK:
+        logging.getLogger("service").warning(
+            "listening on %s without API keys: whoever reaches the port is answered (--api-keys-file)", settings.host
+        )
+    try:
+        bound = reserve(settings) if workers.number > 1 else listen(settings)
+    except OSError as error:
+        return _refuse(error, CANNOT_START)
+
+    def greet(reports: Sequence[Report]) -> None:
+        print("\n".join(announcement_of(reports, address_of(bound))), flush=True)
+
+    try:
+        with bound:
+            if workers.number > 1:
+                return supervise(settings, workers.number, bound, greet)
+            from service.worker import serve_alone
+
+            serve_alone(settings, bound, greet)
+            return 0
+    except StartError as error:
+        return _refuse(error, CANNOT_START)
 
 
-async def _announce(app: Boundary, address: str) -> None:
-    await app.state.loaded.wait()
-    engine: Engine = app.state.engine
-    for line in announcement_of(engine, address):
-        print(line, flush=True)
-
-
-def announcement_of(engine: Engine, address: str) -> list[str]:
-    """What a person who started the service needs next, once its students are loaded."""
-    reasons = engine.reasons_not_ready()
-    state = f"NOT READY: {'; '.join(reasons)}" if reasons else f"READY with {', '.join(engine.students)}"
+def announcement_of(reports: Sequence[Report], address: str) -> list[str]:
+    """What a person who started the service needs next, once the students of every worker are loaded."""
+    students = _union(report["students"] for report in reports)
+    reasons = _union(report["reasons"] for report in reports)
+    workers = f"; {len(reports)} workers" if len(reports) > 1 else ""
+    state = f"NOT READY: {'; '.join(reasons)}" if reasons else f"READY with {', '.join(students)}{workers}"
     body = json.dumps(EXAMPLE, separators=(",", ":"))
     return [
         state,
@@ -79,36 +88,68 @@ def announcement_of(engine: Engine, address: str) -> list[str]:
     ]
 
 
-def address_of(listener: socket.socket) -> str:
+def address_of(bound: socket.socket) -> str:
     """The URL at which a person on this machine reaches the socket."""
-    host, port = listener.getsockname()[:2]
+    host, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """A listening socket; bound here rather than in uvicorn, so that a failure is one sentence."""
-    where = f"{settings.host}:{settings.port}"
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket. Made here rather than by uvicorn, so that a failure is one sentence.
+
+    Raises:
+        OSError: there is no such address, or it is taken.
+    """
+    return _socket(settings, settings.port, socket.SO_REUSEADDR, listening=True)
+
+
+def reserve(settings: Settings) -> socket.socket:
+    """A socket that holds the address for workers to share, and gets no connection itself since it doesn't listen.
+
+    Raises:
+        OSError: there is no such address, or it is taken.
+    """
+    with _socket(settings, settings.port, socket.SO_REUSEADDR) as probe:  # to share would be to join whoever is there
+        port = probe.getsockname()[1]
+    try:  # without SO_REUSEADDR, so that the probe of another service fails even before a worker listens
+        return _socket(settings, port, socket.SO_REUSEPORT)
+    except OSError:  # connections of an earlier service linger
+        return _socket(settings, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+
+
+def _socket(settings: Settings, port: int, *options: int, listening: bool = False) -> socket.socket:
+    where = f"{settings.host}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
         raise OSError(f"cannot listen on {where}: {error.strerror} (--host)") from None
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made = socket.socket(family, kind, protocol)
     try:
-        listener.bind(address)
-        listener.listen(1024)
+        for option in options:
+            made.setsockopt(socket.SOL_SOCKET, option, 1)
+        made.bind(address)
+        if listening:
+            made.listen(BACKLOG)
     except OSError as error:
-        listener.close()
+        made.close()
         raise OSError(f"cannot listen on {where}: {error.strerror}; choose another with --port") from None
-    listener.set_inheritable(True)
-    return listener
+    return made
 
 
-def _refuse(sentence: str, code: int) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+def _union(lists: Iterable[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(chain.from_iterable(lists)))
+
+
+def _on_signals(handler: Callable[..., Any] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+
+
+def _refuse(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
     return code
 
 

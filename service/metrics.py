@@ -2,13 +2,17 @@
 
 One registry per application: two in one process, as in tests, don't share counters. Label values are names that the
 server knows (students, locales, routes), never anything that a client sent.
+
+Where several processes serve, the variable `SHARED_FOLDER` names a folder in which each of them counts, in files under
+its name. Whichever is asked adds them up: counters of the dead and the living, gauges of the living.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,12 +21,17 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
+    values,
 )
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.errors import ServiceError
-from service.manifest import Manifest
-from service.student import Prediction
 
+if TYPE_CHECKING:  # a supervisor counts, too, but loads no student
+    from service.manifest import Manifest
+    from service.student import Prediction
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS_BUCKETS = tuple(round(50e-6 * 1.5**step, 9) for step in range(30))  # 50 µs to 6.4 s
 CONFIDENCE_BUCKETS = tuple(step / 20 for step in range(1, 21))
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)
@@ -31,6 +40,32 @@ MOST_DEFERRED = 64
 FLUSH_SECONDS = 0.25  # so late may what was deferred be
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp beside each series, which nothing reads
+
+
+def count_as(process: str) -> None:
+    """Count in the shared folder under this name, going on where a dead process of the same name left off.
+
+    To be called before the first metric is made. By default files are named by process id, so those of the dead would
+    pile up, to be read at every scrape.
+    """
+    values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
+
+
+class Deaths:
+    """What the supervisor counts."""
+
+    def __init__(self) -> None:
+        count_as("supervisor")
+        self._deaths = _worker_deaths(None)
+
+    def count(self, process: str) -> None:
+        """Record the death of a worker and drop its gauges; its counters keep counting."""
+        self._deaths.inc()
+        mark_process_dead(process)  # type: ignore[no-untyped-call]
+
+
+def _worker_deaths(registry: CollectorRegistry | None) -> Counter:
+    return Counter("nlu_worker_deaths", "Workers that died and were replaced.", registry=registry)
 
 
 class Timings(NamedTuple):
@@ -143,7 +178,9 @@ class Metrics:
         self.requests = Counter(
             "nlu_requests", "Requests answered, by HTTP status.", ["model", "endpoint", "code"], registry=registry
         )
-        self.in_flight = Gauge("nlu_in_flight", "Requests being worked on.", registry=registry)
+        self.in_flight = Gauge(
+            "nlu_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
+        )
         self.rejected = Counter(
             "nlu_rejected", "Requests or batch items answered with an error, by reason.", ["reason"], registry=registry
         )
@@ -175,7 +212,11 @@ class Metrics:
             "1 for each loaded student, 0 for one that was replaced.",
             ["model", "precision", "digest", "size"],
             registry=registry,
+            multiprocess_mode="livemax",
         )
+        self.workers = Gauge("nlu_workers", "Processes that serve.", registry=registry, multiprocess_mode="livesum")
+        self.workers.set(1)
+        self.worker_deaths = _worker_deaths(registry)
         self.requests_in_flight = 0
         self._finished: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -211,6 +252,10 @@ class Metrics:
         self.rejected.labels(error.row.label).inc()
 
     def exposition(self) -> bytes:
-        """All metrics in the Prometheus text format."""
+        """All metrics in the Prometheus text format, added up over all processes."""
         self.flush()
-        return generate_latest(self.registry)
+        if SHARED_FOLDER not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
