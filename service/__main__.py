@@ -13,8 +13,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imports take most of a start; `main` does them once a signal in between does no harm
+    from service.channel import Report
     from service.settings import Settings
-    from service.supervisor import Report
 
 BAD_SETTING = 2
 CANNOT_START = 1

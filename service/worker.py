@@ -21,12 +21,13 @@ import uvloop
 
 from service.app import create_app
 from service.boundary import Boundary
+from service.channel import Channel, Json, Report
 from service.engine import Engine
 from service.keys import KeysError
 from service.manifest import StudentError
 from service.metrics import SHARED_FOLDER, count_as
 from service.settings import Settings
-from service.supervisor import Channel, Greet, Json, Report, StartError
+from service.supervisor import Greet, StartError
 from service.tracing import TracingError
 
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of common proxies: one that reuses a connection we close answers 502

@@ -20,6 +20,7 @@ TEXT = "weck mich am freitag um neun uhr auf"
 @pytest.fixture(scope="module")
 def address(student_folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "service", "--students", str(student_folder), "--port", "0"]
+    command += ["--workers", "1", "--drain-delay", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         assert server.stdout is not None
         assert next(server.stdout) == "READY with tiny\n"

@@ -24,7 +24,7 @@ def test_the_base_install_serves_the_shipped_student_without_torch(tmp_path: Pat
 
     installed = subprocess.run([str(python), "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
     server = subprocess.Popen(
-        [str(python), "-m", "service", "--port", "0"],
+        [str(python), "-m", "service", "--port", "0", "--drain-delay", "0"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         text=True,

@@ -23,8 +23,8 @@ import uvloop
 from service import worker
 from service.__main__ import address_of, announcement_of, listen, reserve
 from service.app import create_app
+from service.channel import Report
 from service.settings import Settings
-from service.supervisor import Report
 
 KEY = "0123456789abcdef0123456789abcdef"
 PATIENCE = 30.0
@@ -317,6 +317,34 @@ def test_connections_that_wait_to_be_accepted_are_answered(students: Path) -> No
         socket.create_connection(address)
 
 
+@pytest.mark.parametrize(
+    ("supervised", "signals", "closes", "drops"),
+    [
+        (False, [signal.SIGTERM], False, False),
+        (False, [signal.SIGTERM, signal.SIGTERM], True, False),
+        (True, [signal.SIGTERM, signal.SIGTERM], False, False),  # the supervisor may pass on what all were sent
+        (True, [signal.SIGTERM, signal.SIGINT], True, False),
+        (False, [signal.SIGINT], True, False),
+        (False, [signal.SIGINT, signal.SIGTERM], True, False),
+        (False, [signal.SIGINT, signal.SIGINT], True, True),
+    ],
+)
+def test_what_signals_do(students: Path, supervised: bool, signals: list[int], closes: bool, drops: bool) -> None:
+    settings = Settings(students=students, drain_delay=600)
+    app = create_app(settings)
+    app.state.loaded.set()
+    server = worker.Server(app, settings, supervised=supervised)
+
+    async def receive() -> None:
+        for number in signals:
+            server.handle_exit(number)
+
+    asyncio.run(receive())
+
+    assert app.state.engine.draining
+    assert (server.should_exit, server.force_exit) == (closes, drops)
+
+
 def test_reload_reaches_every_worker(start: Start, students: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"{KEY}\n")
     (tmp_path / "keys").chmod(0o600)
@@ -364,18 +392,3 @@ def test_address_is_one_to_click(family: socket.AddressFamily, host: str, addres
         pytest.skip("no IPv6 here")
     with socket.create_server((host, 0), family=family) as listener:
         assert address_of(listener).startswith(address)
-
-
-@pytest.mark.parametrize(
-    ("host", "with_key", "warned"), [("0.0.0.0", False, True), ("0.0.0.0", True, False), ("127.0.0.1", False, False)]
-)
-def test_listening_to_others_without_a_key_is_warned_of(
-    tmp_path: Path, host: str, with_key: bool, warned: bool
-) -> None:
-    (tmp_path / "keys").write_text("a-key-of-many-characters\n")
-    keys = ["--api-keys-file", str(tmp_path / "keys")] if with_key else []
-
-    _, said = refuse("--log-level", "warning", "--host", host, "--port", "0", "--students", str(tmp_path / "no"), *keys)
-
-    assert ("without API keys" in said) is warned
-    assert "many-characters" not in said

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import supervisor as module
+from service.channel import Channel, Report
 from service.settings import Settings
-from service.supervisor import Channel, Report, StartError, Supervisor, merged, pause_after
+from service.supervisor import StartError, Supervisor, merged, pause_after
 
 PATIENCE = 20.0
 ROOT = Path(__file__).parents[2]
