@@ -1,0 +1,161 @@
+"""The load generator, against a stand-in server that answers, or fails to in a way that a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import pytest
+from starlette.responses import JSONResponse, Response
+
+from loadtest.closed_loop import LoadError, Measured, measure
+from tests.loadtest.conftest import Answer, Serve, answer_to
+
+BODIES = [orjson.dumps({"text": f"text{number} hallo", "locale": "de-DE"}) for number in range(50)]
+Answering = Callable[[asyncio.Transport], None]
+
+
+def load(url: str, **more: Any) -> Measured:
+    """A short load test."""
+    return measure(url, BODIES, **({"connections": 4, "seconds": 0.15} | more))
+
+
+@contextmanager
+def bare_server(answer: Answering) -> Iterator[str]:
+    """A server without HTTP, which calls `answer` for whatever comes in; yields its URL."""
+
+    class Connection(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            answer(self.transport)
+
+    async def start() -> asyncio.Server:
+        return await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
+
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(start())
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def test_replies_are_counted_and_timed(serve: Serve) -> None:
+    pause = 0.02
+
+    found = load(serve(pause=pause), seconds=0.3, warm_up=0.1)
+
+    least = pause - 0.002  # event loops look at their clock now and then
+    assert not found.failures
+    assert 0.3 <= found.seconds < 1
+    assert least <= found.percentile(50) <= found.percentile(99)
+    assert 4 <= len(found.latencies) <= 4 * found.seconds / least + 4  # four at a time, each no sooner than the pause
+    assert found.per_second == pytest.approx(len(found.latencies) / found.seconds)
+    assert 0 < found.cpu_share <= 1
+    assert gc.isenabled()  # again
+
+
+def test_texts_are_sent_in_turn_by_all_connections(serve: Serve) -> None:
+    seen: Counter[str] = Counter()
+
+    def note(answer: Answer) -> Answer:
+        seen[answer["slots"][0]["value"]] += 1
+        return answer
+
+    load(serve(tamper=note), seconds=0.3)
+
+    assert len(seen) == len(BODIES)
+    assert max(seen.values()) - min(seen.values()) <= 1
+
+
+def test_each_counted_reply_can_be_read(serve: Serve) -> None:
+    contents: list[bytes] = []
+
+    found = load(serve(), warm_up=0.1, on_reply=contents.append)
+
+    assert len(contents) == len(found.latencies)
+    assert all("domain" in orjson.loads(content) for content in contents)
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (JSONResponse({"error": {"code": "not_ready"}}, status_code=503), "HTTP 503 (not_ready)"),
+        (Response("<html>"), "reply is no JSON"),
+        (JSONResponse({"slots": []}), "answer has neither domain nor intent"),
+    ],
+)
+def test_wrong_replies_are_failures(serve: Serve, sent: Response, reason: str) -> None:
+    found = load(serve(tamper=lambda answer: sent))
+
+    assert list(found.failures) == [reason]
+
+
+def test_every_reply_without_success_is_counted_the_others_are_sampled(serve: Serve) -> None:
+    refused = load(serve(tamper=lambda answer: Response(status_code=500)))
+    empty = load(serve(tamper=lambda answer: JSONResponse({})))
+
+    assert refused.failures.total() >= len(refused.latencies)
+    assert 1 <= empty.failures.total() < len(empty.latencies)
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(serve: Serve) -> None:
+    with pytest.raises(LoadError, match=r"http://127\.0\.0\.1:\d+ gave no reply within 0\.1 s$"):
+        load(serve(pause=0.4), reply_timeout=0.1, seconds=5)
+
+
+def test_a_server_that_is_slower_than_the_measurement_is_one_sentence(serve: Serve) -> None:
+    with pytest.raises(LoadError, match=r"gave no reply in 0\.\d+ s"):
+        load(serve(pause=0.4))
+
+
+def test_a_server_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(LoadError, match=r"http://127\.0\.0\.1:9 can't be reached"):
+        load("http://127.0.0.1:9")
+
+
+def test_a_server_that_dies_is_one_sentence() -> None:
+    with bare_server(lambda transport: transport.close()) as url, pytest.raises(LoadError, match="closed a connection"):
+        load(url, seconds=5)
+
+
+def test_a_server_that_breaks_and_closes_says_how_it_broke() -> None:
+    def break_down(transport: asyncio.Transport) -> None:
+        transport.write(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        transport.close()
+
+    with bare_server(break_down) as url, pytest.raises(LoadError, match=r"closed a connection .* after HTTP 500"):
+        load(url, seconds=5)
+
+
+def test_a_server_without_http_is_one_sentence() -> None:
+    with (
+        bare_server(lambda transport: transport.write(b"hello\r\n")) as url,
+        pytest.raises(LoadError, match="no HTTP reply"),
+    ):
+        load(url, seconds=5)
+
+
+def test_the_generator_is_not_slow() -> None:
+    content = orjson.dumps(answer_to("text hallo") | {"slots": []})
+    reply = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(content), content)
+
+    with bare_server(lambda transport: transport.write(reply)) as url:
+        found = load(url, connections=32)
+
+    assert not found.failures
+    assert found.per_second > 2000  # far below what it does: the server shares its interpreter here
