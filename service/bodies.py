@@ -65,9 +65,10 @@ def parse(raw: bytes, model: type[Body]) -> Body:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        if error.errors(include_input=False, include_url=False)[0]["type"] != "json_invalid":
-            raise InvalidRequest(problem=describe(error, model)) from None
-        return _parse_again(raw, model, describe(error, model))
+        problem = describe(error, model)
+        if error.error_count() > 1 or error.errors(include_input=False, include_url=False)[0]["type"] != "json_invalid":
+            raise InvalidRequest(problem=problem) from None
+        return _parse_again(raw, model, problem)
 
 
 def _parse_again(raw: bytes, model: type[Body], problem: str) -> Body:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Header
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
@@ -117,11 +119,12 @@ def call_of(request: Request) -> Call:
 def timed_call_of(
     request: Request,
     x_request_id: Annotated[  # noqa: ARG001 - the headers stand here for OpenAPI; `Call` reads them
-        str | None, Header(description="repeated in the reply where it is well formed; else one is made")
+        str | SkipJsonSchema[None],
+        Header(description="repeated in the reply where it is well formed; else one is made"),
     ] = None,
     x_deadline_ms: Annotated[  # noqa: ARG001
-        int | None,
-        Header(ge=1, le=LONGEST_DEADLINE_MS, description="milliseconds after which a text not begun is answered 504"),
+        Annotated[int, Field(ge=1, le=LONGEST_DEADLINE_MS)] | SkipJsonSchema[None],
+        Header(description="milliseconds after which a text not begun is answered 504"),
     ] = None,
 ) -> Call:
     """The call of a request that may bring a deadline."""

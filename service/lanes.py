@@ -23,7 +23,7 @@ from service.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError
 from service.student import Prediction, Student
 
 INLINE_SECONDS = 1e-3  # a text that takes longer runs in a thread
-GROUP_SECONDS = 5e-3
+GROUP_SECONDS = 10e-3
 
 
 class Waiting(NamedTuple):

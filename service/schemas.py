@@ -14,6 +14,8 @@ from pydantic_core import PydanticCustomError
 
 TOP_K_LIMIT = 20
 LONGEST_NAME_REPEATED = 32
+MOST_ITEMS = 4096  # that `Settings.max_batch` may allow; parsing stops there, since it holds up everybody else
+MOST_PROBLEMS = 64  # of a body that are looked at one by one: listing a hundred thousand takes half a second
 
 REQUEST_EXAMPLE: JsonDict = {"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}
 REPLY_EXAMPLE: JsonDict = {
@@ -45,6 +47,8 @@ def describe(error: ValidationError, model: type[BaseModel], whole: str = "body"
 
     `whole` is what a problem is put down to that lies in no single field.
     """
+    if error.error_count() > MOST_PROBLEMS:
+        return f"{whole}: does not fit in more than {MOST_PROBLEMS} places; allowed: {', '.join(model.model_fields)}"
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     kind, where = first["type"], ".".join(str(part) for part in first["loc"]) or whole
     if kind == "json_invalid":
@@ -86,7 +90,11 @@ class NluItem(_Request):
     text: Annotated[
         str,
         AfterValidator(_readable),
-        Field(description="what the user said or typed", examples=["weck mich am freitag um neun uhr auf"]),
+        Field(
+            description="what the user said or typed; not only white space",
+            examples=["weck mich am freitag um neun uhr auf"],
+            json_schema_extra={"minLength": 1},
+        ),
     ]
     locale: Annotated[str, Field(description="BCP-47 tag that the student knows", examples=["de-DE"])]
     top_k: Annotated[
@@ -132,7 +140,7 @@ class BatchRequest(_Request):
 
     items: Annotated[
         list[Annotated[NluItem | ItemFault, PlainValidator(_item_or_fault, json_schema_input_type=NluItem)]],
-        Field(min_length=1, description="texts, answered in this order"),
+        Field(min_length=1, max_length=MOST_ITEMS, description="texts, answered in this order"),
     ]
     model: ModelName = None
 

@@ -6,12 +6,20 @@ training, evaluation and serving can't disagree.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 UNKNOWN = "[UNK]"
+# The normaliser and word split that `training.tokenizer` makes. They look at each word between spaces by itself, so the
+# pieces of a text are those of its words; of others that is not known, and they always read the whole text.
+WORD_BY_WORD = "079a300e0f45"
+PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")  # words of letters, single spaces
+MOST_WORDS = 20_000
 
 
 class Encoded(NamedTuple):
@@ -32,8 +40,19 @@ class Encoded(NamedTuple):
     unknown: int
 
 
+class Pieces(NamedTuple):
+    """The pieces of one word; none where it is not one word to the tokenizer."""
+
+    ids: list[int]
+    unknown: int
+
+
 class TextEncoder:
-    """A tokenizer configured once (no padding or truncation of its own) and then only read, so threads may share it."""
+    """A tokenizer configured once (no padding or truncation of its own) and then only read, so threads may share it.
+
+    Of plain texts (words of letters, single spaces) the pieces of each word are remembered: assistants hear few words
+    that are new, and looking one up costs a tenth of tokenising it. The answer is the same.
+    """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         tokenizer.no_padding()
@@ -41,6 +60,8 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.unknown_id: int | None = tokenizer.token_to_id(UNKNOWN)
+        self._front: list[int] = tokenizer.encode("").ids
+        self._remembered: dict[str, Pieces] | None = {} if pipeline_of(tokenizer) == WORD_BY_WORD else None
 
     @classmethod
     def from_file(cls, path: Path, max_length: int) -> TextEncoder:
@@ -53,6 +74,14 @@ class TextEncoder:
 
     def encode(self, text: str) -> Encoded:
         """Tokenise one text. Never fails on a valid str: an empty or blank one gives the special pieces only."""
+        if self._remembered is not None and PLAIN.fullmatch(text):
+            encoded = self._join_words(text, self._remembered)
+            if encoded is not None:
+                return encoded
+        return self.encode_whole(text)
+
+    def encode_whole(self, text: str) -> Encoded:
+        """Tokenise one text as `encode`, without use of what is remembered."""
         encoding = self.tokenizer.encode(text)
         ids = encoding.ids
         first_pieces: list[int] = []
@@ -81,6 +110,42 @@ class TextEncoder:
         return Encoded(
             ids, first_pieces, words, truncated, ids.count(self.unknown_id) if self.unknown_id is not None else 0
         )
+
+    def _join_words(self, text: str, remembered: dict[str, Pieces]) -> Encoded | None:
+        """A plain text from the pieces of its words; None where they don't make it up or are too many."""
+        ids = [*self._front]
+        first_pieces: list[int] = []
+        words: list[tuple[int, int]] = []
+        start = unknown = 0
+        for word in text.split(" "):
+            pieces = remembered.get(word) or self._remember(word, remembered)
+            if not pieces.ids:
+                return None
+            first_pieces.append(len(ids))
+            ids += pieces.ids
+            unknown += pieces.unknown
+            end = start + len(word)
+            words.append((start, end))
+            start = end + 1
+        if len(ids) > self.max_length:
+            return None
+        return Encoded(ids, first_pieces, words, False, unknown)
+
+    def _remember(self, word: str, remembered: dict[str, Pieces]) -> Pieces:
+        alone = self.encode_whole(word)
+        front = len(self._front)
+        whole = not alone.truncated and alone.words == [(0, len(word))] and alone.first_pieces == [front]
+        if len(remembered) >= MOST_WORDS:
+            remembered.clear()
+        pieces = remembered[word] = Pieces(alone.ids[front:] if whole else [], alone.unknown)
+        return pieces
+
+
+def pipeline_of(tokenizer: Tokenizer) -> str:
+    """Which normaliser and word split a tokenizer has, as 12 hex digits."""
+    content = json.loads(tokenizer.to_str())
+    parts = json.dumps([content["normalizer"], content["pre_tokenizer"]], sort_keys=True)
+    return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
