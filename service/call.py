@@ -67,7 +67,7 @@ class Call:
         self.headers: Mapping[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id")
         known = given is not None and REQUEST_ID.fullmatch(given)
-        self.request_id = given.decode() if given and known else f"{_ids.getrandbits(64):016x}"
+        self.request_id = given.decode() if given and known else new_request_id()
         self.deadline: float | None = None
         self.model = NONE
         self.timings: Timings | None = None
@@ -96,6 +96,11 @@ class Call:
         """Whether the client closed the connection. To be asked once the body is read; costs some 2 µs."""
         message = poll(self._receive)
         return message is not None and message["type"] == "http.disconnect"
+
+
+def new_request_id() -> str:
+    """An id for a request: 16 hex digits, random."""
+    return f"{_ids.getrandbits(64):016x}"
 
 
 def poll(receive: Receive) -> Message | None:

@@ -26,6 +26,9 @@ class Row(NamedTuple):
 
 TABLE: dict[str, Row] = {
     # class                status  code                  public message                                        label
+    "BadHttp": Row(400, "bad_http", "this can't be read as an HTTP/1.1 request", "http"),
+    "HeadTimeout": Row(408, "head_timeout", "the request's headers did not arrive in time", "head_time"),
+    "HeadTooLarge": Row(431, "head_too_large", "the request's headers are larger than {limit} bytes", "head_size"),
     "InvalidRequest": Row(422, "invalid_request", "{problem}", "invalid"),
     "UnknownLocale": Row(422, "unknown_locale", "locale: student {model} does not know it; known: {known}", "locale"),
     "UnknownModel": Row(404, "unknown_model", "model: no such student is loaded; loaded: {loaded}", "model"),
@@ -63,6 +66,18 @@ class ServiceError(Exception):
         self.headers = dict(headers or {})
         self.message = self.row.message.format(**details)
         super().__init__(self.message)
+
+
+class BadHttp(ServiceError):
+    """The bytes on the connection are no HTTP request; the connection is closed."""
+
+
+class HeadTimeout(ServiceError):
+    """Request line and headers took too long; the connection is closed."""
+
+
+class HeadTooLarge(ServiceError):
+    """Request line and headers are too large; the connection is closed."""
 
 
 class InvalidRequest(ServiceError):

@@ -26,6 +26,7 @@ from service.engine import Engine
 from service.keys import KeysError
 from service.manifest import StudentError
 from service.metrics import SHARED_FOLDER, count_as
+from service.protocol import Connection
 from service.settings import Settings
 from service.supervisor import Greet, StartError
 from service.tracing import TracingError
@@ -48,7 +49,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Boundary, settings: Settings, *, supervised: bool = False, patient: bool = False) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=Connection,
             ws="none",
             log_config=None,
             access_log=False,
@@ -142,8 +143,8 @@ class Server(uvicorn.Server):
 
     def _expects_requests(self) -> bool:
         """Is there a connection made since the stop began whose first request has not arrived."""
-        new = self.server_state.connections - self._known
-        return any(getattr(connection, "cycle", None) is None for connection in new)
+        new: set[Any] = self.server_state.connections - self._known
+        return any(connection.exchange is None for connection in new)
 
 
 def serve_alone(settings: Settings, listener: socket.socket, greet: Greet) -> None:

@@ -1,0 +1,162 @@
+"""A new version takes over from an old one behind a proxy, and no request is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.server import Server
+
+BODY = json.dumps({"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}).encode()
+REQUEST = b"POST /v1/nlu HTTP/1.1\r\nhost: nlu\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+PROBE = b"GET /readyz HTTP/1.1\r\nhost: nlu\r\nconnection: close\r\n\r\n"
+PROBE_SECONDS = 0.05
+CLIENTS = 8
+
+
+class Upstream:
+    """One instance of the service as a proxy sees it: ready or not, with connections that are kept for reuse."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.ready = False
+        self.answered = 0
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def forward(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request, on a kept connection if there is one, and return the reply's status and body."""
+        connection = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
+        connection[1].write(request)
+        status, headers, body = await read_reply(connection[0])
+        if headers.get(b"connection") == b"close":
+            await hang_up(connection[1])
+        else:
+            self._idle.append(connection)
+        self.answered += 1
+        return status, body
+
+    async def watch(self) -> None:
+        """Ask for its health again and again, as a balancer does."""
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                self.ready = False
+            else:
+                writer.write(PROBE)
+                try:
+                    self.ready = (await read_reply(reader))[0] == 200
+                except (OSError, EOFError):
+                    self.ready = False
+                finally:
+                    await hang_up(writer)
+            await asyncio.sleep(PROBE_SECONDS)  # the balancer's period, not a wait of this test
+
+    async def close(self) -> None:
+        """Hang up the connections that are kept."""
+        for _, writer in self._idle:
+            await hang_up(writer)
+
+
+class Proxy:
+    """Round robin over the instances that are ready. It tries nothing twice: what an instance loses is lost."""
+
+    def __init__(self) -> None:
+        self.upstreams: list[Upstream] = []
+        self._watching: list[asyncio.Task[None]] = []
+        self._next = 0
+
+    def add(self, server: Server) -> Upstream:
+        """Send requests to an instance from now on, whenever it is ready."""
+        upstream = Upstream(server.port)
+        self.upstreams.append(upstream)
+        self._watching.append(asyncio.create_task(upstream.watch()))
+        return upstream
+
+    async def forward(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request to the instance whose turn it is."""
+        ready = [upstream for upstream in self.upstreams if upstream.ready]
+        self._next += 1
+        return await ready[self._next % len(ready)].forward(request)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        for upstream in self.upstreams:
+            await upstream.close()
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+async def read_reply(reader: asyncio.StreamReader) -> tuple[int, dict[bytes, bytes], bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
+    headers = dict(line.lower().split(b": ", 1) for line in head[1:] if line)
+    return int(head[0].split()[1]), headers, await reader.readexactly(int(headers[b"content-length"]))
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def start(students: Path) -> Iterator[Any]:
+    with ExitStack() as stack:
+
+        def begin(*arguments: str) -> Server:
+            server = Server("--students", str(students), "--drain-delay", "0.5", *arguments)
+            return stack.enter_context(server)
+
+        yield begin
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_rolling_restart_behind_a_proxy_loses_no_request(start: Any, workers: str) -> None:
+    old, new = start("--workers", workers), start("--workers", workers)
+    replies: list[int] = []
+
+    async def roll_out() -> tuple[Upstream, Upstream, float]:
+        proxy = Proxy()
+        stop = asyncio.Event()
+
+        async def ask_for_ever() -> None:
+            while not stop.is_set():
+                replies.append((await proxy.forward(REQUEST))[0])
+
+        first = proxy.add(old)
+        await until(lambda: first.ready)
+        asking = [asyncio.create_task(ask_for_ever()) for _ in range(CLIENTS)]
+        second = proxy.add(new)
+        await until(lambda: first.answered > 200 and second.answered > 200)
+        old.process.send_signal(signal.SIGTERM)
+        signalled = time.monotonic()
+        await until(lambda: old.process.poll() is not None)
+        took = time.monotonic() - signalled
+        before = second.answered
+        await until(lambda: second.answered > before + 200)
+        stop.set()
+        await asyncio.gather(*asking)
+        await proxy.close()
+        return first, second, took
+
+    first, second, took = asyncio.run(roll_out())
+
+    assert set(replies) == {200}
+    assert len(replies) == first.answered + second.answered
+    assert old.process.returncode == 0
+    assert took >= 0.5  # it served on until balancers had noticed
