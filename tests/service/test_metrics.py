@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
 
-from service.metrics import SECONDS_BUCKETS, Timings
+from service.metrics import SECONDS_BUCKETS, Tally, Timings
 
 BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
 
@@ -129,3 +132,21 @@ def test_batch_without_an_answer_has_no_timings() -> None:
 def _durations(response: Any) -> dict[str, float]:
     parts = (part.strip().split(";dur=") for part in response.headers["server-timing"].split(","))
     return {phase: float(duration) for phase, duration in parts}
+
+
+@given(values=st.lists(st.floats(0, 10) | st.sampled_from(SECONDS_BUCKETS), max_size=20))
+def test_tally_counts_as_one_by_one(values: list[float]) -> None:
+    registries = CollectorRegistry(), CollectorRegistry()
+    together, one_by_one = (Histogram("h", "", buckets=SECONDS_BUCKETS, registry=each) for each in registries)
+    tally = Tally()
+
+    for value in values:
+        tally.observe(together, value)
+        one_by_one.observe(value)
+    tally.hand_over()
+
+    samples = [
+        {(sample.name, sample.labels.get("le")): sample.value for sample in next(iter(each.collect())).samples}
+        for each in registries
+    ]
+    assert samples[0] == pytest.approx(samples[1])
