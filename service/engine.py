@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from service.cache import AnswerCache
 from service.call import Call
 from service.errors import NotReady, UnknownLocale, UnknownModel
-from service.lanes import Lane
+from service.lanes import Lane, place
 from service.manifest import MANIFEST_FILE, StudentError
 from service.metrics import Metrics, StudentMeters
 from service.settings import Settings
@@ -184,10 +184,16 @@ class Engine:
         gone = [old for name, old in self.students.items() if made.students.get(name) is not old]
         self._serving = made._replace(students=dict(sorted(made.students.items())))
         self._default = self._choose_default()
+        place([loaded.lane for loaded in self.students.values()])
         for loaded in gone:
             loaded.meters.is_loaded(False)
         for loaded in self.students.values():
             loaded.meters.is_loaded(True)
+            log.info(
+                "serving %s: %.2f ms a text, %s",
+                *(loaded.name, loaded.lane.seconds_per_text * 1000),
+                "in a thread of its own" if loaded.lane.in_thread else "on the event loop",
+            )
         self._loading = False
         del gone
         gc.collect()
@@ -240,18 +246,13 @@ class Engine:
         manifest, settings = student.manifest, self._settings
         known = {locale: locale for locale in manifest.locales}
         others = {asked: known[other] for asked, other in settings.locale_fallback.items() if other in known}
-        lane = Lane(student, settings.permits, seconds)
-        log.info(
-            "student loaded: %s (%s, %s) from %s; %.2f ms a text, %s",
-            *(manifest.name, manifest.precision, manifest.digest, folder, seconds * 1000),
-            "in a thread of its own" if lane.in_thread else "on the event loop",
-        )
+        log.info("student loaded: %s (%s, %s) from %s", manifest.name, manifest.precision, manifest.digest, folder)
         return Loaded(
             student=student,
             folder=folder,
             fingerprint=fingerprint,
             meters=StudentMeters(self._metrics, manifest),
-            lane=lane,
+            lane=Lane(student, settings.permits, seconds),
             cache=AnswerCache(settings.cache_entries) if settings.cache_entries else None,
             locales=others | known,
         )

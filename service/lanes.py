@@ -1,8 +1,8 @@
 """Admission: bounded permits, texts in order of arrival, and no work for those who can't use it any more.
 
-A small student runs on the event loop: handing 0.3 ms of work to a thread costs more than it brings. A student that
-takes longer runs in a thread of its own (onnxruntime lets go of the interpreter meanwhile), so that it can't hold up
-the others.
+A student runs on the event loop where it can: handing its work to a thread costs a quarter of its rate. Beside a
+quicker one, a student that takes long runs in a thread of its own (onnxruntime lets go of the interpreter meanwhile),
+or each of its texts would hold up the others'.
 
 Texts that wait are answered in groups, each text by a run of its own (see `Student.predict_each`): a run sweeps the
 processor's caches, so tokenising five texts, running five and decoding five is faster than five times all three. A
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ from service.call import Call
 from service.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError
 from service.student import Prediction, Student
 
-INLINE_SECONDS = 1e-3  # a text that takes longer runs in a thread
+INLINE_SECONDS = 0.5e-3  # a text that takes longer runs in a thread, if a quicker student is served beside it
+MOST_INLINE_SECONDS = 5e-3  # ... and if it takes as long as this, in any case: health checks wait for it
 GROUP_SECONDS = 10e-3
 
 
@@ -47,14 +48,23 @@ class Lane:
 
     def __init__(self, student: Student, permits: int, seconds_per_text: float) -> None:
         self.free = permits
-        self.in_thread = seconds_per_text > INLINE_SECONDS
+        self.seconds_per_text = seconds_per_text
         self._student = student
-        self._seconds = seconds_per_text
         self._permits = permits
         self._group = max(1, int(GROUP_SECONDS / seconds_per_text))
         self._queue: deque[Waiting] = deque()
         self._busy = False
-        self._thread = ThreadPoolExecutor(1, "student") if self.in_thread else None
+        self._thread: ThreadPoolExecutor | None = None
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether texts run in a thread, rather than on the event loop."""
+        return self._thread is not None
+
+    def place(self, *, in_thread: bool) -> None:
+        """Let texts run in a thread, or on the event loop, from the next group on."""
+        if in_thread != self.in_thread:
+            self._thread = ThreadPoolExecutor(1, "student") if in_thread else None
 
     def admit(self, items: int) -> Permits:
         """Permits for some texts.
@@ -63,7 +73,7 @@ class Lane:
             Overloaded: there are not as many left; says when to come again.
         """
         if items > self.free:
-            seconds = max(1, math.ceil((self._permits - self.free) * self._seconds))
+            seconds = max(1, math.ceil((self._permits - self.free) * self.seconds_per_text))
             raise Overloaded({"retry-after": str(seconds)}, limit=self._permits)
         self.free -= items
         return Permits(self, items)
@@ -125,6 +135,14 @@ class Lane:
             else:
                 group.append(waiting)
         return group
+
+
+def place(lanes: Collection[Lane]) -> None:
+    """Let each of the lanes that serve together run where that is best for all."""
+    quickest = min((lane.seconds_per_text for lane in lanes), default=0.0)
+    for lane in lanes:
+        seconds = lane.seconds_per_text
+        lane.place(in_thread=seconds > MOST_INLINE_SECONDS or seconds > max(INLINE_SECONDS, quickest))
 
 
 class Permits:

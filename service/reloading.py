@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
-from service.engine import Engine, Outcome
+from service.engine import Engine, Fingerprint, Outcome
 from service.errors import log_fault
 from service.metrics import Metrics
 
@@ -24,10 +25,12 @@ class Reloader:
         self._engine = engine
         self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
+        self._seen: dict[Path, Fingerprint] = {}
 
     async def load(self) -> Outcome:
         """Load the students for the first time."""
         async with self._one_at_a_time:
+            self._seen = await asyncio.to_thread(self._engine.fingerprint)  # first: what changes from now on is a change
             return self._engine.adopt(await asyncio.to_thread(self._engine.prepare))
 
     async def reload(self) -> Outcome:
@@ -40,13 +43,10 @@ class Reloader:
 
     async def watch(self) -> None:
         """Reload whenever the students folder changes, for ever."""
-        seen = await asyncio.to_thread(self._engine.fingerprint)
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            found = await asyncio.to_thread(self._engine.fingerprint)
-            if found == seen:
+            if await asyncio.to_thread(self._engine.fingerprint) == self._seen:
                 continue
-            seen = found
             try:
                 await self.reload()
             except Exception as error:  # noqa: BLE001 - the next change must find a watcher

@@ -13,7 +13,7 @@ import pytest
 
 from service.call import Call
 from service.errors import ClientLeft, DeadlinePassed, Overloaded
-from service.lanes import GROUP_SECONDS, INLINE_SECONDS, Lane
+from service.lanes import GROUP_SECONDS, INLINE_SECONDS, MOST_INLINE_SECONDS, Lane, place
 from service.student import Student
 
 QUICK = INLINE_SECONDS / 2
@@ -56,7 +56,9 @@ def watched(student: Student) -> Watched:
 
 def run(watched: Student, scenario: Scenario, *, permits: int = 8, seconds: float = QUICK) -> Any:
     async def act() -> Any:
-        return await scenario(Lane(watched, permits, seconds))
+        lane = Lane(watched, permits, seconds)
+        lane.place(in_thread=seconds == SLOW)
+        return await scenario(lane)
 
     return asyncio.run(act())
 
@@ -205,3 +207,38 @@ def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
     assert len(texts) >= 1000
     for text, answer in run(watched, scenario):
         assert answer == watched.predict(text, 3)[:5]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "in_thread"),
+    [
+        ([QUICK], [False]),
+        ([SLOW], [False]),  # nobody is held up
+        ([QUICK, QUICK / 3], [False, False]),
+        ([QUICK, SLOW], [False, True]),
+        ([SLOW, 2 * SLOW], [False, True]),
+        ([2 * MOST_INLINE_SECONDS], [True]),
+    ],
+)
+def test_slow_students_run_in_threads_beside_quicker_ones(
+    student: Student, seconds: list[float], in_thread: list[bool]
+) -> None:
+    lanes = [Lane(student, 8, each) for each in seconds]
+
+    place(lanes)
+
+    assert [lane.in_thread for lane in lanes] == in_thread
+
+
+def test_lane_may_be_moved_while_texts_wait(watched: Watched) -> None:
+    async def scenario(lane: Lane) -> Any:
+        asking = [asyncio.create_task(lane.predict(make_call(), TEXT, 1)) for _ in range(60)]
+        for number in range(20):
+            await asyncio.sleep(0)
+            lane.place(in_thread=number % 2 == 0)
+        return await asyncio.gather(*asking)
+
+    answers = run(watched, scenario)
+
+    assert {answer[:1][0][0].name for answer in answers} == {"alarm"}
+    assert sum(map(len, watched.groups)) == 60
