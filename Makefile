@@ -1,13 +1,14 @@
 # `make serve` and `make test` do all the set-up; the rest is listed by `make help`.
 PYTHON ?= python3
 PORT ?= 8000
+MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow lint format docs train-demo loadtest student clean
+.PHONY: help serve test test-slow soak lint format docs train-demo loadtest student clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -20,6 +21,9 @@ test: $(VENV)/dev lint  ## lint, check types and run the tests
 
 test-slow: $(VENV)/dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+soak: $(VENV)/dev  ## load the service for ten minutes (MINUTES=... for more or less): memory and latency must not drift
+	SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -m soak -s
 
 lint: $(VENV)/dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ class Reloader:
     async def load(self) -> Outcome:
         """Load the students for the first time."""
         async with self._one_at_a_time:
-            self._seen = await asyncio.to_thread(self._engine.fingerprint)  # first: what changes from now on is a change
+            self._seen = await asyncio.to_thread(self._engine.fingerprint)  # what changes from now on is a change
             return self._engine.adopt(await asyncio.to_thread(self._engine.prepare))
 
     async def reload(self) -> Outcome:
