@@ -3,6 +3,7 @@
 The way of a request, from socket to reply, and the module in which each step lives::
 
     __main__, supervisor, worker   processes, each with a socket and an event loop of its own
+    protocol, exchange             HTTP/1.1 on one connection, under uvicorn's server; one request on it
     boundary                       opens a `call.Call` (id, deadline, timings: all that is known of the request),
                                    checks the key, finds the endpoint; turns every error into the shape of `errors`
     bodies, schemas                read the body within its limits, parse it

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service.manifest import StudentError
+from service.settings import SHIPPED_STUDENTS
 from service.student import Student
 
-SHIPPED = Path(__file__).parent / "students" / "s"
+SHIPPED = SHIPPED_STUDENTS / "s"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

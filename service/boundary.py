@@ -91,7 +91,7 @@ class Boundary:
         self.metrics.requests_in_flight += 1
         try:
             if path in self.documents:
-                await self.app(scope, receive, _tagging(call, send))
+                await self.app(scope, receive, self._tagging(call, send))
             else:
                 await self._send(call, await self._reply(call, path, receive), send)
         except Exception as error:  # noqa: BLE001 - nothing may pass
@@ -120,7 +120,7 @@ class Boundary:
             raise UnknownPath
         if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(call.headers.items()):
             raise Unauthorized({"www-authenticate": "Bearer"})
-        endpoint = methods.get(call.method)
+        endpoint = methods.get("GET" if call.method == "HEAD" else call.method)
         if endpoint is None:
             raise WrongMethod({"allow": ", ".join(methods)}, allowed=" or ".join(methods))
         return endpoint
@@ -137,17 +137,28 @@ class Boundary:
         if reply is None:
             return
         call.status = reply.status
-        headers = [
-            *reply.headers,
-            (b"content-length", b"%d" % len(reply.body)),
-            (b"x-request-id", call.request_id.encode()),
-        ]
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body)), *self._headers(call)]
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+
+    def _tagging(self, call: Call, send: Send) -> Send:
+        """Send what FastAPI answers, with the headers of every reply."""
+
+        async def tagged(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                call.status = message["status"]
+                message["headers"] = [*message["headers"], *self._headers(call)]
+            await send(message)
+
+        return tagged
+
+    def _headers(self, call: Call) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", call.request_id.encode())]
         if call.timings is not None:
             headers.append((b"server-timing", call.timings.header()))
         if self.engine.draining:  # the client shall look for another connection, to another instance
             headers.append(CLOSE)
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
+        return headers
 
     def _close(self, call: Call) -> None:
         self.metrics.requests_in_flight -= 1
@@ -156,18 +167,6 @@ class Boundary:
         self.metrics.defer(self.metrics.count_request, call.model, call.endpoint, status, seconds)
         if self.tracer is not None:
             self.tracer.record(call, call.headers.items(), call.status)
-
-
-def _tagging(call: Call, send: Send) -> Send:
-    """Send what FastAPI answers, with the id of the request."""
-
-    async def tagged(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            call.status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", call.request_id.encode())]
-        await send(message)
-
-    return tagged
 
 
 def json_reply(body: Any) -> Reply:

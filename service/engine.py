@@ -131,6 +131,7 @@ class Engine:
         self._serving = Generation({}, {}, {})
         self._default: Loaded | None = None
         self._loading = True
+        self._missing: set[Path] = set()
         self.draining = False
 
     @property
@@ -181,6 +182,7 @@ class Engine:
 
     def adopt(self, made: Generation) -> Outcome:
         """Let these students serve from now on. Those of before finish what they have begun."""
+        self._missing = set(made.refused) if self._loading else self._missing & set(made.refused)
         gone = [old for name, old in self.students.items() if made.students.get(name) is not old]
         self._serving = made._replace(students=dict(sorted(made.students.items())))
         self._default = self._choose_default()
@@ -218,14 +220,13 @@ class Engine:
     def reasons_not_ready(self) -> list[str]:
         """Why the service must get no traffic; empty when every expected student is loaded, warm and tested.
 
-        A folder that went bad while its student serves is no reason: the student serves on.
+        A folder that goes bad, or comes and is bad, while others serve is no reason: what served before serves on.
         """
         if self.draining:
             return ["draining: the service is about to stop"]
         if self._loading:
             return ["students are loading"]
-        served = {loaded.folder for loaded in self.students.values()}
-        reasons = [reason for folder, reason in self._serving.refused.items() if folder not in served]
+        reasons = [reason for folder, reason in self._serving.refused.items() if folder in self._missing]
         if self._default is None:
             wanted = self._settings.default_model
             reasons.append(f"the default student {wanted!r} is not loaded" if wanted else "no student is loaded")

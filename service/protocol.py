@@ -9,156 +9,24 @@ the size of a request's head and on the time that it may take.
 from __future__ import annotations
 
 import asyncio
-import http
 from collections import deque
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
 import orjson
-from starlette.types import Message, Scope
+from starlette.types import Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
 from service.call import new_request_id
-from service.errors import BadHttp, HeadTimeout, HeadTooLarge, ServiceError, error_body, log_fault
+from service.errors import BadHttp, HeadTimeout, HeadTooLarge, ServiceError, error_body
+from service.exchange import CLOSE, STATUS_LINES, Exchange
 
 MOST_HEAD_BYTES = 1 << 16
 HEAD_SECONDS = 10.0
+LINGER_SECONDS = 2.0
 MOST_UNREAD_BYTES = 1 << 16
-STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-CLOSE = b"connection: close\r\n"
-DISCONNECT: Message = {"type": "http.disconnect"}
-
-
-class Exchange:
-    """One request and its reply; `receive` and `send` are those of ASGI.
-
-    Attributes:
-        keep_alive: the connection may carry another request after it.
-        over: the reply is sent, or the client has left.
-        task: what answers it.
-    """
-
-    __slots__ = (
-        "_chunks",
-        "_connection",
-        "_expects_continue",
-        "_head",
-        "_more",
-        "_parts",
-        "_reader",
-        "_scope",
-        "_unread",
-        "keep_alive",
-        "over",
-        "task",
-    )
-
-    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
-        self.keep_alive = keep_alive
-        self.over = False
-        self.task: asyncio.Task[None] | None = None
-        self._connection = connection
-        self._scope = scope
-        self._expects_continue = expects_continue
-        self._chunks: list[bytes] = []
-        self._more = True
-        self._unread = False
-        self._reader: asyncio.Future[None] | None = None
-        self._head: list[bytes] = []
-        self._parts: list[bytes] = []
-
-    async def run(self) -> None:
-        """Let the application answer; if it doesn't, the client gets no half reply for a whole one."""
-        connection = self._connection
-        try:
-            await connection.app(self._scope, self.receive, self.send)
-        except Exception as error:  # noqa: BLE001 - the application answers its own; this is the last resort
-            log_fault(error, "(protocol)")
-        finally:
-            connection.tasks.discard(self.task)
-            self._scope = {}  # it leads back here by way of what the application put into it
-            if not self.over:
-                self.end()
-                connection.abort()
-
-    async def receive(self) -> Message:
-        """The next part of the body, or, once it was read, that the client left or the reply is sent."""
-        if self._expects_continue:
-            self._expects_continue = False
-            self._connection.write(CONTINUE)
-        if not self._unread and not self.over:
-            if self._more:  # else only the next request could come, and it can wait
-                self._connection.resume_reading()
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        if self.over:
-            return DISCONNECT
-        chunks, self._chunks, self._unread = self._chunks, [], False
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return {"type": "http.request", "body": body, "more_body": self._more}
-
-    async def send(self, message: Message) -> None:
-        """Take the head or a part of the body of the reply; it goes out when it is whole."""
-        if self.over:
-            return
-        if message["type"] == "http.response.start":
-            self._set_head(message)
-            return
-        self._parts.append(message.get("body", b""))
-        if message.get("more_body", False):
-            return
-        connection = self._connection
-        if connection.is_full:
-            await connection.drain()
-        body = b"".join(self._parts)
-        self._head.append(b"content-length: %d\r\n\r\n" % len(body))
-        if self._scope["method"] != "HEAD":
-            self._head.append(body)
-        connection.write(b"".join(self._head))
-        self.end()
-        connection.finish(self)
-
-    def feed(self, chunk: bytes) -> int:
-        """Take a part of the request's body. Returns how many bytes are unread."""
-        if self.over:
-            return 0
-        self._chunks.append(chunk)
-        self._wake()
-        return sum(map(len, self._chunks))
-
-    def feed_end(self) -> None:
-        """The request is complete."""
-        self._more = False
-        self._wake()
-
-    def end(self) -> None:
-        """Nothing more comes of it."""
-        self.over = True
-        self._wake()
-
-    def _set_head(self, message: Message) -> None:
-        if self._expects_continue:  # and was not told to: whether a body comes now, nobody knows
-            self.keep_alive = False
-        head = [STATUS_LINES[message["status"]], *self._connection.default_head]
-        for name, value in message["headers"]:
-            if name == b"connection" and value == b"close":
-                self.keep_alive = False
-            elif name != b"content-length":
-                head += (name, b": ", value, b"\r\n")
-        if not self.keep_alive or self._connection.is_last():
-            head.append(CLOSE)
-        self._head = head
-
-    def _wake(self) -> None:
-        self._unread = True
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
 
 class Connection(asyncio.Protocol):
@@ -184,6 +52,7 @@ class Connection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.is_full = False
         self.is_stopping = False
+        self._is_lingering = False
         self._keep_alive_seconds = config.timeout_keep_alive
         self._state = server_state
         self._loop = _loop or asyncio.get_running_loop()
@@ -197,6 +66,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._head_bytes = 0
+        self._head_received = 0
         self._idle_until = 0.0
         self._refusal: ServiceError | None = None
 
@@ -241,13 +111,20 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # declined: what asked for it is answered, and nothing after it
-            self._take_no_more()
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             self._refuse(error.__context__ if isinstance(error.__context__, ServiceError) else BadHttp())
         except httptools.HttpParserError:
             self._refuse(BadHttp())
-        if self._head_is_open and self._head_timer is None:
+        if not self._head_is_open:
+            return
+        if self._head_timer is not None:  # all of these bytes belong to it
+            self._head_received += len(data)
+            if self._head_received > MOST_HEAD_BYTES:
+                self._refuse(HeadTooLarge(limit=MOST_HEAD_BYTES))
+        else:
+            self._head_received = 0
             self._head_timer = self._loop.call_later(HEAD_SECONDS, lambda: self._refuse(HeadTimeout()))
 
     def pause_writing(self) -> None:
@@ -276,14 +153,19 @@ class Connection(asyncio.Protocol):
         self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, whole."""
-        self._headers.append((name.lower(), value))
-        self._count_head(len(name) + len(value))
+        """A header, whole; a trailer is none."""
+        if self._head_is_open:
+            self._headers.append((name.lower(), value))
+        self._count_head(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
         """Its head is whole: begin to answer, or queue it behind the request that is being answered."""
+        if self._is_lingering or self._parser.should_upgrade():  # to be read again, see `_decline_upgrade`
+            return
         self._end_head()
         version = self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise BadHttp
         target = httptools.parse_url(self._url)
         raw_path = target.path or b"/"
         path = raw_path.decode("latin-1")
@@ -300,9 +182,7 @@ class Connection(asyncio.Protocol):
             self,
             scope,
             keep_alive=version == "1.1" and self._parser.should_keep_alive(),
-            expects_continue=any(
-                name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers
-            ),
+            expects_continue=version == "1.1" and (b"expect", b"100-continue") in self._headers,
         )
         if self.exchange is None or self.exchange.over:
             self._begin(exchange)
@@ -320,6 +200,8 @@ class Connection(asyncio.Protocol):
         if self._incoming is not None:
             self._incoming.feed_end()
             self._incoming = None
+            if self._is_lingering:
+                self._transport.close()
 
     # What an exchange calls
 
@@ -328,11 +210,16 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(data)
 
-    async def drain(self) -> None:
-        """Wait until the client has read what was written, or is gone."""
-        while self.is_full:
-            self._drained = self._loop.create_future()
-            await self._drained
+    async def drain(self) -> bool:
+        """Wait until the client has read what was written. False if it has left, or reads nothing for too long."""
+        try:
+            async with asyncio.timeout(self._keep_alive_seconds):
+                while self.is_full:
+                    self._drained = self._loop.create_future()
+                    await self._drained
+        except TimeoutError:
+            self.abort()
+        return not self._transport.is_closing()
 
     def resume_reading(self) -> None:
         """Read on: the body so far was taken."""
@@ -344,7 +231,7 @@ class Connection(asyncio.Protocol):
         """Its reply is sent: go on with the next request, or close."""
         self._state.total_requests += 1
         if not exchange.keep_alive:
-            self._transport.close()
+            self._linger()
             return
         if self.is_stopping and not self._pipeline:
             self._close()
@@ -368,7 +255,7 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Take no further request, and close once the last one is answered."""
         self.is_stopping = True
-        if self._is_idle():
+        if self._is_idle() and not self._is_lingering:
             self._transport.close()
 
     # Our own
@@ -379,7 +266,7 @@ class Connection(asyncio.Protocol):
         self.tasks.add(exchange.task)
 
     def _is_idle(self) -> bool:
-        return self._incoming is None and (self.exchange is None or self.exchange.over)
+        return self.exchange is None or self.exchange.over
 
     def _close_if_idle(self) -> None:
         now = self._loop.time()
@@ -407,6 +294,18 @@ class Connection(asyncio.Protocol):
             self._is_paused = True
             self._transport.pause_reading()
 
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read a request again without its wish for another protocol, for which the parser skips its body."""
+        method, version = self._parser.get_method(), self._parser.get_http_version()
+        if method == b"CONNECT":
+            self._refuse(BadHttp())
+            return
+        lines = [b"%s %s HTTP/%s" % (method, self._url, version.encode())]
+        lines += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
+        self._end_head()
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
     def _take_no_more(self) -> None:
         self.is_stopping = True
         if self._is_idle():
@@ -415,11 +314,14 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: ServiceError) -> None:
         """Answer what can't be read as a request, once the requests before it are answered; then close."""
         self._end_head()
+        self.app.metrics.count_error(error)
         self._refusal = error
         broken, self._incoming = self._incoming, None  # where its body would go on, nobody knows
         if broken is not None and broken in self._pipeline:
             self._pipeline.remove(broken)
-        elif broken is not None and not broken.over:
+        elif broken is not None and broken.over:  # answered: one more reply would be taken for that to the next request
+            self._refusal = None
+        elif broken is not None:
             broken.end()
         self._take_no_more()
 
@@ -428,4 +330,16 @@ class Connection(asyncio.Protocol):
             body = orjson.dumps(error_body(self._refusal, new_request_id()))
             head = [STATUS_LINES[self._refusal.row.status], *self.default_head, b"content-type: application/json\r\n"]
             self.write(b"".join([*head, b"content-length: %d\r\n" % len(body), CLOSE, b"\r\n", body]))
-        self._transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close, but not on bytes unread: the system would reset the connection, and the client lose the reply."""
+        self.is_stopping = self._is_lingering = True
+        if (self._incoming is None and self._refusal is None) or self._transport.is_closing():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self.resume_reading()
+        self._idle_until = self._loop.time() + LINGER_SECONDS
+        self._idle_timer.cancel()
+        self._idle_timer = self._loop.call_at(self._idle_until, self._close_if_idle)

@@ -20,6 +20,7 @@ UNKNOWN = "[UNK]"
 WORD_BY_WORD = "079a300e0f45"
 PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")  # words of letters, single spaces
 MOST_WORDS = 20_000
+LONGEST_WORD = 64
 
 
 class Encoded(NamedTuple):
@@ -48,7 +49,7 @@ class Pieces(NamedTuple):
 
 
 class TextEncoder:
-    """A tokenizer configured once (no padding or truncation of its own) and then only read, so threads may share it.
+    """A tokenizer configured once (no padding or truncation of its own) and never again, so threads may share it.
 
     Of plain texts (words of letters, single spaces) the pieces of each word are remembered: assistants hear few words
     that are new, and looking one up costs a tenth of tokenising it. The answer is the same.
@@ -118,8 +119,8 @@ class TextEncoder:
         words: list[tuple[int, int]] = []
         start = unknown = 0
         for word in text.split(" "):
-            pieces = remembered.get(word) or self._remember(word, remembered)
-            if not pieces.ids:
+            pieces = remembered.get(word) or (len(word) <= LONGEST_WORD and self._remember(word, remembered))
+            if not pieces or not pieces.ids:
                 return None
             first_pieces.append(len(ids))
             ids += pieces.ids

@@ -106,6 +106,26 @@ def test_service_serves_on_when_the_folder_is_gone(serve: Any, folder: Path) -> 
 
     assert reload(client).status_code == 409
     assert ask(client).status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_bad_folder_that_comes_later_does_not_turn_the_service_away(serve: Any, folder: Path) -> None:
+    client = serve()
+    folder.with_name("half-copied").mkdir()
+
+    assert reload(client).status_code == 409
+    assert client.get("/readyz").status_code == 200
+
+
+def test_bad_folder_of_the_start_is_waited_for(serve: Any, folder: Path, students: Path) -> None:
+    folder.with_name("german").mkdir()
+    client = serve()
+    before = client.get("/readyz").status_code
+    shutil.copytree(students / "german", folder.with_name("german"), dirs_exist_ok=True)
+
+    assert before == 503
+    assert reload(client).status_code == 200
+    assert client.get("/readyz").status_code == 200
 
 
 def test_reload_needs_keys_to_be_configured(client: Any) -> None:

@@ -72,6 +72,8 @@ def test_memory_is_bounded_and_holds_words_of_letters_only(
     for number in range(20):
         encoder.encode(f"meine nummer ist {number}4711")
         encoder.encode("das wort " + "abcdefghijklmnopqrst"[number] * 3)
+    encoder.encode("x" * 1000)
 
     assert 0 < len(kept) <= 5
+    assert max(map(len, kept)) <= tokenization.LONGEST_WORD
     assert all(word.isalpha() for word in kept)
