@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from threading import get_native_id
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import httptools
@@ -117,6 +118,10 @@ class Server:
         """Bytes of memory that the service holds."""
         return sum(int(_status(pid, "VmRSS")) * 1024 for pid in self._family())
 
+    def hindered(self) -> float:
+        """Seconds for which the service has waited, ready to run, while other work had its core."""
+        return sum(_hindered(task) for pid in self._family() for task in Path(f"/proc/{pid}/task").iterdir())
+
     def log(self) -> str:
         """What the service has written to standard error."""
         return Path(self._log.name).read_text()
@@ -151,6 +156,15 @@ def _status(pid: int, name: str) -> str:
     found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found is not None
     return found[1]
+
+
+def _hindered(task: Path) -> float:
+    return int((task / "schedstat").read_text().split()[1]) / 1e9
+
+
+def hindered() -> float:
+    """As `Server.hindered`, for this thread."""
+    return _hindered(Path(f"/proc/self/task/{get_native_id()}"))
 
 
 @contextmanager
@@ -220,7 +234,7 @@ class Load:
         self._requests = [_request(body) for body in bodies]
         self._count = connections
         self._connections: list[_Connection] = []
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()  # used in turn, so that none is idle for so long that it is closed
         self._due: deque[float] = deque()  # requests for which no connection is free
         self._closed = False
         self._begin()
@@ -243,7 +257,7 @@ class Load:
         """Send the next request on each connection once its last reply is complete."""
         self._begin()
         self._closed = True
-        self._idle = []
+        self._idle.clear()
         for connection in self._connections:
             self._send(connection, self._began)
         await asyncio.sleep(seconds)
@@ -262,7 +276,7 @@ class Load:
             while (due := self._sent / per_second) <= now:
                 self._sent += 1
                 if self._idle:
-                    self._send(self._idle.pop(), self._began + due)
+                    self._send(self._idle.popleft(), self._began + due)
                 else:
                     self._due.append(self._began + due)
             if each_second is not None and now >= called:
@@ -272,7 +286,7 @@ class Load:
         return await self._end()
 
     def _begin(self) -> None:
-        self._idle = list(self._connections)
+        self._idle = deque(self._connections)
         self._sent = 0
         self._unasked = 0
         self._moments: dict[int, array[float]] = {200: array("d")}
@@ -287,6 +301,7 @@ class Load:
             while len(self._idle) < len(self._connections):
                 self._finished.clear()
                 await self._finished.wait()
+        assert not any(connection.closed.is_set() for connection in self._connections)
         return Taken(seconds, len(self._lateness), self._moments, self._latencies, self._unasked, self._lateness)
 
     def _send(self, connection: _Connection, due: float) -> None:

@@ -33,22 +33,7 @@ SEED = "CHAOS_SEED"  # set it to the seed that a failure names, to see the same 
 # pile up, and allocators keep what they have been given.
 MOST_GROWTH = 6 << 20
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST instead of FIN
-WORDS = [
-    "weck",
-    "mich",
-    "am",
-    "freitag",
-    "um",
-    "neun",
-    "uhr",
-    "berlin",
-    "wetter",
-    "spiel",
-    "musik",
-    "😀",
-    "e\u0301",
-    "א",
-]
+WORDS = ["weck", "mich", "freitag", "um", "neun", "uhr", "berlin", "wetter", "musik", "😀", "e\u0301", "א"]
 GARBAGE = [
     b"\x00\x01\x02\x03\r\n\r\n",
     b"GET\r\n\r\n",
