@@ -17,7 +17,7 @@ from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
 from service.bodies import parse, read_body
-from service.call import CALL, Call, Reply
+from service.call import CALL, OTHER, Call, Reply
 from service.engine import Engine
 from service.errors import (
     ClientLeft,
@@ -34,7 +34,6 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.tracing import Tracer
 
-OTHER = "other"
 GUARDED = "/v1/"
 JSON = (b"content-type", b"application/json")
 CLOSE = (b"connection", b"close")

@@ -18,6 +18,7 @@ from service.errors import InvalidRequest
 from service.metrics import NONE, Timings
 
 CALL = "nlu.call"
+OTHER = "other"  # the endpoint of requests to no path of ours
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 LONGEST_DEADLINE_MS = 3_600_000
 

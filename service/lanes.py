@@ -24,6 +24,7 @@ from service.student import Prediction, Student
 
 INLINE_SECONDS = 0.5e-3  # a text that takes longer runs in a thread, if a quicker student is served beside it
 MOST_INLINE_SECONDS = 5e-3  # ... and if it takes as long as this, in any case: health checks wait for it
+LONG_TEXT = 256  # characters; in a group a text counts once more for each so many
 GROUP_SECONDS = 10e-3
 
 
@@ -126,8 +127,10 @@ class Lane:
 
     def _next_group(self) -> list[Waiting]:
         group: list[Waiting] = []
-        while self._queue and len(group) < self._group:
+        room = self._group
+        while self._queue and room > 0:
             waiting = self._queue.popleft()
+            room -= 1 + len(waiting.text) // LONG_TEXT
             try:
                 _check(waiting.call, waited=True)
             except ServiceError as error:

@@ -28,7 +28,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from service.errors import ServiceError
+from service.errors import ServiceError, log_fault
 
 if TYPE_CHECKING:  # a supervisor counts, too, but loads no student
     from service.manifest import Manifest
@@ -266,7 +266,10 @@ class Metrics:
         deferred, self._deferred = self._deferred, []
         tally = Tally()
         for record, arguments in deferred:
-            record(tally, *arguments)
+            try:
+                record(tally, *arguments)
+            except Exception as error:  # noqa: BLE001 - whoever happens to flush is not to blame
+                log_fault(error, "(metrics)")
         tally.hand_over()
         self.in_flight.set(self.requests_in_flight)
 

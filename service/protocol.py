@@ -19,9 +19,10 @@ from starlette.types import Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.call import new_request_id
+from service.call import OTHER, new_request_id
 from service.errors import BadHttp, HeadTimeout, HeadTooLarge, ServiceError, error_body
 from service.exchange import CLOSE, STATUS_LINES, Exchange
+from service.metrics import NONE
 
 MOST_HEAD_BYTES = 1 << 16
 HEAD_SECONDS = 10.0
@@ -327,8 +328,12 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         if self._refusal is not None:
-            body = orjson.dumps(error_body(self._refusal, new_request_id()))
-            head = [STATUS_LINES[self._refusal.row.status], *self.default_head, b"content-type: application/json\r\n"]
+            request_id, status = new_request_id(), self._refusal.row.status
+            metrics = self.app.metrics
+            metrics.defer(metrics.count_request, NONE, OTHER, status, 0.0)
+            body = orjson.dumps(error_body(self._refusal, request_id))
+            head = [STATUS_LINES[status], *self.default_head, b"content-type: application/json\r\n"]
+            head.append(b"x-request-id: %s\r\n" % request_id.encode())
             self.write(b"".join([*head, b"content-length: %d\r\n" % len(body), CLOSE, b"\r\n", body]))
         self._linger()
 

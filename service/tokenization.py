@@ -21,6 +21,7 @@ WORD_BY_WORD = "079a300e0f45"
 PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")  # words of letters, single spaces
 MOST_WORDS = 20_000
 LONGEST_WORD = 64
+MOST_CHARACTERS_A_PIECE = 16  # on the average of a text; what lies beyond so many is not looked at
 
 
 class Encoded(NamedTuple):
@@ -60,6 +61,7 @@ class TextEncoder:
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self._most_characters = MOST_CHARACTERS_A_PIECE * max_length
         self.unknown_id: int | None = tokenizer.token_to_id(UNKNOWN)
         self._front: list[int] = tokenizer.encode("").ids
         self._remembered: dict[str, Pieces] | None = {} if pipeline_of(tokenizer) == WORD_BY_WORD else None
@@ -75,21 +77,26 @@ class TextEncoder:
 
     def encode(self, text: str) -> Encoded:
         """Tokenise one text. Never fails on a valid str: an empty or blank one gives the special pieces only."""
-        if self._remembered is not None and PLAIN.fullmatch(text):
+        if self._remembered is not None and len(text) <= self._most_characters and PLAIN.fullmatch(text):
             encoded = self._join_words(text, self._remembered)
             if encoded is not None:
                 return encoded
         return self.encode_whole(text)
 
     def encode_whole(self, text: str) -> Encoded:
-        """Tokenise one text as `encode`, without use of what is remembered."""
-        encoding = self.tokenizer.encode(text)
+        """Tokenise one text as `encode`, without use of what is remembered.
+
+        Of a text that is much longer than the student reads, only the beginning is looked at: some take a quarter of a
+        second as a whole.
+        """
+        cut = len(text) > self._most_characters
+        encoding = self.tokenizer.encode(text[: self._most_characters] if cut else text)
         ids = encoding.ids
         first_pieces: list[int] = []
         words: list[tuple[int, int]] = []
         current = -1
         limit = self.max_length
-        truncated = len(ids) > limit
+        truncated = cut or len(ids) > limit
         for position, (word, (start, end)) in enumerate(zip(encoding.word_ids, encoding.offsets, strict=True)):
             if word is None:
                 continue
@@ -101,7 +108,7 @@ class TextEncoder:
                 words.append((start, end))
             elif end > words[-1][1]:
                 words[-1] = (words[-1][0], end)
-        if truncated:
+        if len(ids) > limit:
             ids = ids[:limit]
         kept = [i for i, (start, end) in enumerate(words) if not text[start:end].isspace() and end > start]
         if len(kept) != len(words):  # a piece that stands for white space alone carries no word

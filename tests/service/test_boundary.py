@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -46,34 +45,6 @@ def test_service_answers_after_a_failure(client: Any, monkeypatch: pytest.Monkey
 
     assert client.post("/v1/nlu", json={"text": "wetter", "locale": "de-DE"}).status_code == 200
     assert client.metric("nlu_in_flight") == 1  # the request for the metrics itself
-
-
-def test_text_never_leaks(client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    good = {"text": MARKER, "locale": "de-DE"}
-    bad: list[Any] = [
-        {**good, "locale": MARKER},
-        {**good, "model": MARKER},
-        {**good, "top_k": MARKER},
-        {**good, MARKER: MARKER},
-        {**good, "text": [MARKER]},
-        {**good, "text": MARKER + "\0"},
-        {**good, "text": MARKER * 2000},
-        MARKER,
-    ]
-    client.post("/v1/nlu", json=good)
-    refusals = [client.post("/v1/nlu", json=body) for body in bad]
-    refusals += [client.post("/v1/nlu/batch", json={"items": bad})]
-    refusals += [client.post("/v1/nlu", content=MARKER), client.get(f"/{MARKER}"), client.send(MARKER.split()[0], "/")]
-    monkeypatch.setattr(Student, "predict", _fail)
-    refusals += [client.post("/v1/nlu", json=good), client.post("/v1/nlu/batch", json={"items": [good]})]
-
-    seen = "\n".join([client.get("/metrics").text, *(refusal.text for refusal in refusals)])
-    ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
-    logged = "\n".join(logging.Formatter("%(name)s %(message)s %(exc_text)s").format(record) for record in ours)
-    assert "failed: ValueError at " in logged
-    assert "geheimnis" not in seen + logged
-    assert "4711" not in seen + logged
 
 
 def test_client_who_leaves_is_counted_and_nothing_else(client: Any, caplog: pytest.LogCaptureFixture) -> None:

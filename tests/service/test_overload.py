@@ -23,7 +23,7 @@ PERMITS = 8  # a quarter as many: what is accepted shares the time with refusing
 CROWD = 512  # connections that overload
 SECONDS = 5
 ROUNDS = 3  # at most: other work on the machine makes a round worse, and never better
-MOST_LOST = 0.5  # seconds of a round of ten in which other work had the cores, for it to be judged
+MOST_LOST = 0.3  # seconds of a round of ten in which other work had the cores, for it to be judged
 BODIES = [
     json.dumps({"text": text, "locale": locale}).encode()
     for text, locale in [
@@ -152,7 +152,6 @@ def test_health_checks_are_answered_by_a_service_that_is_saturated() -> None:
     assert percentile(probes, 99) < max(0.05, 2 * percentile(taken.latencies[200], 50))
 
 
-@pytest.mark.xfail(strict=True, reason="a group of waiting texts is cut by their number, however long they are")
 def test_health_checks_are_answered_beside_the_longest_texts() -> None:
     text = "\ufdfa" * 20_000  # each is normalised to 18 letters
     body = json.dumps({"text": text, "locale": "de-DE"}, ensure_ascii=False).encode()

@@ -36,6 +36,13 @@ def test_long_text_is_cut_at_max_length(student: Student) -> None:
     assert max(encoded.first_pieces) < len(encoded.ids)
 
 
+def test_of_a_text_far_too_long_only_the_beginning_is_looked_at(student: Student) -> None:
+    encoded = student.encoder.encode("wetter " + " " * 5_000 + "berlin")
+
+    assert encoded.truncated
+    assert encoded.words == [(0, 6)]
+
+
 def test_unknown_pieces_are_counted(student: Student) -> None:
     assert student.encoder.encode("wetter").unknown == 0
     assert student.encoder.encode("wetter 你").unknown == 1
