@@ -12,6 +12,10 @@
 | `report` | figures as a table |
 | `target` | the service that is tested: started, ready, which texts it can be asked about |
 | `headless` | locust as a subprocess |
+| `floor` | the command ``python -m loadtest.floor``: the service against the bare model, as ratios of one run |
+| `floor_report` | its figures, targets and table |
+| `closed_loop` | the load generator of the floor: lean connections, each as busy as it can be |
+| `plain` | a student in an ordinary FastAPI application, to compare with |
 
 Only `locustfile` imports locust, which patches the standard library of the process that imports it.
 """
