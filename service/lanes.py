@@ -1,6 +1,6 @@
 """Admission: bounded permits, texts in order of arrival, and no work for those who can't use it any more.
 
-A student runs on the event loop where it can: handing its work to a thread costs a quarter of its rate. Beside a
+A student runs on the event loop where it can: handing its work to a thread lowers its rate. Beside a
 quicker one, a student that takes long runs in a thread of its own (onnxruntime lets go of the interpreter meanwhile),
 or each of its texts would hold up the others'.
 
@@ -21,6 +21,8 @@ from typing import NamedTuple
 from service.call import Call
 from service.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError
 from service.student import Prediction, Student
+
+Settled = Prediction | Exception
 
 INLINE_SECONDS = 0.5e-3  # a text that takes longer runs in a thread, if a quicker student is served beside it
 MOST_INLINE_SECONDS = 5e-3  # ... and if it takes as long as this, in any case: health checks wait for it
@@ -108,22 +110,24 @@ class Lane:
         texts = [(waiting.text, waiting.top_k) for waiting in group]
         loop = asyncio.get_running_loop()
         if self._thread is None:
-            try:
-                _answer(group, self._student.predict_each(texts))
-            except Exception as error:  # noqa: BLE001 - theirs, who waits for an answer
-                _fail(group, error)
+            _settle(group, self._outcomes(texts))
             loop.call_soon(self._serve)
         else:
-            work = loop.run_in_executor(self._thread, self._student.predict_each, texts)
+            work = loop.run_in_executor(self._thread, self._outcomes, texts)
             work.add_done_callback(lambda done: self._finish(group, done))
 
-    def _finish(self, group: Sequence[Waiting], done: asyncio.Future[list[Prediction]]) -> None:
-        error = done.exception()
-        if error is None:
-            _answer(group, done.result())
-        else:
-            _fail(group, error)
+    def _finish(self, group: Sequence[Waiting], done: asyncio.Future[list[Settled]]) -> None:
+        _settle(group, done.result())
         self._serve()
+
+    def _outcomes(self, texts: Sequence[tuple[str, int]]) -> list[Settled]:
+        """An answer or an error for each text; one that fails does not spoil the others of its group."""
+        try:
+            return [*self._student.predict_each(texts)]
+        except Exception as error:  # noqa: BLE001 - theirs, who waits for an answer
+            if len(texts) == 1:
+                return [error]
+            return [self._outcomes([text])[0] for text in texts]
 
     def _next_group(self) -> list[Waiting]:
         group: list[Waiting] = []
@@ -134,7 +138,7 @@ class Lane:
             try:
                 _check(waiting.call, waited=True)
             except ServiceError as error:
-                _fail([waiting], error)
+                _settle([waiting], [error])
             else:
                 group.append(waiting)
         return group
@@ -176,13 +180,11 @@ def _check(call: Call, *, waited: bool = False) -> None:
         raise ClientLeft
 
 
-def _answer(group: Sequence[Waiting], predictions: Sequence[Prediction]) -> None:
-    for waiting, prediction in zip(group, predictions, strict=True):
-        if not waiting.answer.done():  # its request was not cancelled meanwhile
-            waiting.answer.set_result(prediction)
-
-
-def _fail(group: Sequence[Waiting], error: BaseException) -> None:
-    for waiting in group:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(error)
+def _settle(group: Sequence[Waiting], outcomes: Sequence[Settled]) -> None:
+    for waiting, outcome in zip(group, outcomes, strict=True):
+        if waiting.answer.done():  # its request was cancelled meanwhile
+            continue
+        if isinstance(outcome, Exception):
+            waiting.answer.set_exception(outcome)
+        else:
+            waiting.answer.set_result(outcome)

@@ -41,10 +41,11 @@ class Watched(Student):
         self.__dict__.update(student.__dict__)
         self.groups: list[list[str]] = []
         self.fails = False
+        self.stumbles_over = ""
 
     def predict_each(self, texts: Any) -> Any:
         self.groups.append([text for text, _ in texts])
-        if self.fails:
+        if self.fails or any(text == self.stumbles_over for text, _ in texts):
             raise RuntimeError("no")
         return super().predict_each(texts)
 
@@ -179,6 +180,20 @@ def test_failure_is_told_to_those_it_struck_and_the_lane_goes_on(watched: Watche
 
     assert [type(error) for error in struck] == [RuntimeError] * 3
     assert after.domain[0].name == "alarm"
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_text_that_fails_does_not_spoil_its_group(watched: Watched, seconds: float) -> None:
+    watched.stumbles_over = "wetter"
+
+    async def scenario(lane: Lane) -> Any:
+        texts = (TEXT, "musik", "wetter", TEXT)
+        return await asyncio.gather(*(lane.predict(make_call(), text, 1) for text in texts), return_exceptions=True)
+
+    answers = run(watched, scenario, seconds=seconds)
+
+    assert [isinstance(answer, RuntimeError) for answer in answers] == [False, False, True, False]
+    assert answers[1].domain[0].name == "music"
 
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
