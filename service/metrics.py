@@ -254,8 +254,8 @@ class Metrics:
     def defer(self, record: Callable[..., None], *arguments: Any) -> None:
         """Call `record` with a `Tally` and these arguments soon, together with others.
 
-        Between two texts a model run has swept the processor's caches: to count each for itself costs several times
-        what it does in one go for many.
+        Between two texts a model run has swept the processor's caches: to count each for itself costs far more
+        than many in one go.
         """
         self._deferred.append((record, arguments))
         if len(self._deferred) >= MOST_DEFERRED:

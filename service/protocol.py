@@ -1,7 +1,7 @@
 """HTTP/1.1 on one connection, as uvicorn's own protocol speaks it, less what this service does not need.
 
 Served by `uvicorn.Server` (``uvicorn.Config(http=Connection)``) and parsed by httptools. It is here because it is worth
-its lines: beside a model that sweeps the processor's caches, uvicorn's general one costs an eighth of a request. What
+its lines: beside a model that sweeps the processor's caches, uvicorn's general one takes a good part of a request. What
 it leaves out: web sockets, streamed replies (each is sent whole, with its length), access logs. What it adds: limits on
 the size of a request's head and on the time that it may take.
 """

@@ -53,7 +53,7 @@ class TextEncoder:
     """A tokenizer configured once (no padding or truncation of its own) and never again, so threads may share it.
 
     Of plain texts (words of letters, single spaces) the pieces of each word are remembered: assistants hear few words
-    that are new, and looking one up costs a tenth of tokenising it. The answer is the same.
+    that are new, and looking one up costs a fraction of tokenising it. The answer is the same.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:

@@ -16,7 +16,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import get_native_id
 from typing import Any, NamedTuple, Self, TypeVar, cast
@@ -26,6 +26,8 @@ import numpy as np
 import pytest
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
+
+from loadtest.target import on_cores, usable_cores
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -167,23 +169,9 @@ def hindered() -> float:
     return _hindered(Path(f"/proc/self/task/{get_native_id()}"))
 
 
-@contextmanager
-def on_cores(cores: Collection[int] | None) -> Iterator[None]:
-    """Keep this thread, and processes that it starts meanwhile, to some cores; None leaves things as they are."""
-    if cores is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
 def two_cores() -> tuple[int, int]:
     """A core for the service and another for the load. Skips the test where there is only one."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = usable_cores()
     if len(cores) < 2:
         pytest.skip("needs two cores: one for the service, one for the load")
     return cores[0], cores[-1]

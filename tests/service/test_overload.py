@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.service.server import Load, Server, Taken, hindered, needs_proc, on_cores, percentile, run, two_cores
+from loadtest.target import on_cores
+from tests.service.server import Load, Server, Taken, hindered, needs_proc, percentile, run, two_cores
 
 pytestmark = [pytest.mark.slow, needs_proc]
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.service.server import Load, Server, Taken, hindered, needs_proc, on_cores, percentile, run, two_cores
+from loadtest.target import on_cores
+from tests.service.server import Load, Server, Taken, hindered, needs_proc, percentile, run, two_cores
 
 pytestmark = [pytest.mark.soak, needs_proc]
 
