@@ -30,16 +30,29 @@ def load(url: str, **more: Any) -> Measured:
 def bare_server(answer: Answering) -> Iterator[str]:
     """A server without HTTP, which calls `answer` for whatever comes in; yields its URL."""
 
+    open_ones: set[asyncio.Transport] = set()
+
     class Connection(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             assert isinstance(transport, asyncio.Transport)
             self.transport = transport
+            open_ones.add(transport)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            open_ones.discard(self.transport)
 
         def data_received(self, data: bytes) -> None:
             answer(self.transport)
 
     async def start() -> asyncio.Server:
         return await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
+
+    async def stop() -> None:
+        server.close()
+        for transport in open_ones:
+            transport.abort()
+        while open_ones:  # a transport closes its socket in a later turn of the loop
+            await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(start())
@@ -48,7 +61,7 @@ def bare_server(answer: Answering) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        loop.call_soon_threadsafe(server.close)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
