@@ -1,0 +1,118 @@
+"""Files that may change while the service runs: looked at now and then by whoever asks, read again when changed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+CHECK_SECONDS = 1.0
+
+log = logging.getLogger("service")
+
+Content = TypeVar("Content")
+Signature = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class FileKind(Generic[Content]):
+    """What such a file is, and what is said of it.
+
+    Attributes:
+        name: what people call it, such as "API keys file"; with its path the beginning of every message.
+        error: raised where it can't be used; the message is one sentence.
+        parse: makes the content of the text; gets the name and path for its messages, and raises `error`.
+        summary: tells of a new content, for the log.
+        kept: what happens where a new version can't be used, for the log.
+        most_bytes: a file that is larger is refused: it is read between two requests.
+    """
+
+    name: str
+    error: type[ValueError]
+    parse: Callable[[str, str], Content]
+    summary: Callable[[Content], str]
+    kept: str
+    most_bytes: int
+
+
+class WatchedFile(Generic[Content]):
+    """The content of a file, read again when the file changes.
+
+    The file is looked at no more than once a second, when `current` asks. A new version that can't be used is logged
+    once and changes nothing: the last content that was good stays.
+
+    Args:
+        path: of the file, in UTF-8.
+        kind: what it is, and how it is parsed.
+        clock: gives seconds that never go back.
+
+    Raises:
+        ValueError: as `kind.error`: the file is missing, unreadable, no regular file, too large, not UTF-8, or what
+            its parser refuses.
+    """
+
+    __slots__ = ("_clock", "_complaint", "_content", "_due", "_kind", "_signature", "path")
+
+    def __init__(self, path: Path, kind: FileKind[Content], clock: Callable[[], float] = time.monotonic) -> None:
+        self.path = path
+        self._kind = kind
+        self._clock = clock
+        self._due = clock() + CHECK_SECONDS
+        self._complaint = ""
+        self._signature, self._content = self._read()
+
+    @property
+    def current(self) -> Content:
+        """The content that is valid now. Never raises."""
+        now = self._clock()
+        if now >= self._due:
+            self._due = now + CHECK_SECONDS
+            self._refresh()
+        return self._content
+
+    def _refresh(self) -> None:
+        kind = self._kind
+        try:
+            if self._has_changed():
+                self._signature, self._content = self._read()
+                log.info("%s %s was read again, %s", kind.name, self.path, kind.summary(self._content))
+            self._complaint = ""
+        except kind.error as error:  # tried again each second: the fault may pass without the file being touched
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.warning("%s; %s", error, kind.kept)
+
+    def _has_changed(self) -> bool:
+        try:
+            return _signature(self.path.stat()) != self._signature
+        except OSError:
+            return True  # reading it says what is wrong
+
+    def _read(self) -> tuple[Signature, Content]:
+        kind, named = self._kind, f"{self._kind.name} {self.path}"
+        try:
+            # opening a pipe would wait for its writer for ever
+            if not stat.S_ISREG(self.path.stat().st_mode):
+                raise kind.error(f"{named} is not a regular file")
+            with self.path.open("rb") as stream:
+                # taken before the content: a change that comes in between is then seen at the next look
+                signature = _signature(os.fstat(stream.fileno()))
+                raw = stream.read(kind.most_bytes + 1)
+        except OSError as error:
+            raise kind.error(f"{named} cannot be read: {error.strerror or type(error).__name__}") from None
+        if len(raw) > kind.most_bytes:
+            raise kind.error(f"{named} is larger than {kind.most_bytes} bytes")
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise kind.error(f"{named} is not UTF-8") from None  # the cause would show the content
+        return signature, kind.parse(text, named)
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return status.st_mtime_ns, status.st_size, status.st_ino
