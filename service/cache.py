@@ -11,7 +11,7 @@ import secrets
 from collections import OrderedDict
 
 from service.decoding import Span
-from service.student import Prediction
+from service.student import Prediction, Question
 
 _SALT = secrets.token_bytes(16)
 
@@ -30,10 +30,9 @@ class AnswerCache:
         return len(self._answers)
 
     @staticmethod
-    def key(digest: str, locale: str, text: str, top_k: int) -> bytes:
-        """What an answer depends on, as 16 bytes."""
-        asked = f"{digest}\0{locale}\0{top_k}\0{text}".encode()
-        return hashlib.blake2b(asked, digest_size=16, key=_SALT).digest()
+    def key(question: Question) -> bytes:
+        """All that an answer of this student depends on, as 16 bytes."""
+        return hashlib.blake2b(repr(question).encode(), digest_size=16, key=_SALT).digest()
 
     def get(self, key: bytes, text: str) -> Prediction | None:
         """The answer remembered for a key; `text` is the text that the key was made of."""

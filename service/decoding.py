@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,10 +37,13 @@ def softmax(logits: FloatArray) -> FloatArray:
     return result
 
 
-def best(logits: FloatArray, names: Sequence[str]) -> Ranked:
-    """The most probable label of logits [labels] with its softmax probability: as `rank`, but cheaper."""
+def best(logits: FloatArray, names: Sequence[str], scale: float = 1.0) -> Ranked:
+    """The most probable label of logits [labels] with its probability in ``softmax(logits * scale)``.
+
+    As `rank`, but cheaper.
+    """
     top = int(logits.argmax())
-    return Ranked(names[top], 1.0 / float(np.add.reduce(np.exp(logits - logits[top]))))
+    return Ranked(names[top], 1.0 / float(np.add.reduce(np.exp((logits - logits[top]) * scale))))
 
 
 def rank(probabilities: FloatArray, names: Sequence[str], top_k: int) -> list[Ranked]:
@@ -65,7 +68,14 @@ def spans_of_tags(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     return spans
 
 
-def decode_slots(text: str, words: Sequence[tuple[int, int]], logits: FloatArray, tags: Sequence[str]) -> list[Span]:
+def decode_slots(
+    text: str,
+    words: Sequence[tuple[int, int]],
+    logits: FloatArray,
+    tags: Sequence[str],
+    scale: float = 1.0,
+    combine: Callable[[Iterable[float]], float] = min,
+) -> list[Span]:
     """Slots of a text from the tag logits of its words.
 
     Args:
@@ -73,9 +83,11 @@ def decode_slots(text: str, words: Sequence[tuple[int, int]], logits: FloatArray
         words: (start, end) of each word in `text`.
         logits: [words, tags], read at each word's first piece.
         tags: tag names in the order of the logits.
+        scale: what the logits are multiplied by for confidences.
+        combine: a slot's confidence from those of its words.
 
     Returns:
-        Spans in order of `start`, not overlapping. The confidence of a slot is its least sure word's.
+        Spans in order of `start`, not overlapping.
     """
     chosen = logits.argmax(axis=-1).tolist()
     if not any(chosen):  # tag 0 is O
@@ -88,7 +100,7 @@ def decode_slots(text: str, words: Sequence[tuple[int, int]], logits: FloatArray
             start += 1
         if start >= end:  # two words made from one raw character, such as a fraction sign
             continue
-        sure = min(best(logits[word], tags).confidence for word in range(first, after))
+        sure = combine(best(logits[word], tags, scale).confidence for word in range(first, after))
         found.append(Span(name, text[start:end], start, end, sure))
         last_end = end
     return found

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from service.call import Call
 from service.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError
-from service.student import Prediction, Student
+from service.student import Prediction, Question, Student
 
 Settled = Prediction | Exception
 
@@ -34,8 +34,7 @@ class Waiting(NamedTuple):
     """A text in the queue of a lane."""
 
     call: Call
-    text: str
-    top_k: int
+    question: Question
     answer: asyncio.Future[Prediction]
 
 
@@ -45,7 +44,7 @@ class Lane:
     Usage::
 
         with lane.admit(len(items)) as permits:  # raises Overloaded at once
-            prediction = await lane.predict(call, text, 1)
+            prediction = await lane.predict(call, Question(text))
             permits.give_back(1)
     """
 
@@ -64,6 +63,11 @@ class Lane:
         """Whether texts run in a thread, rather than on the event loop."""
         return self._thread is not None
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no text waits or runs. May be asked in any thread."""
+        return self.free == self._permits and not self._busy
+
     def place(self, *, in_thread: bool) -> None:
         """Let texts run in a thread, or on the event loop, from the next group on."""
         if in_thread != self.in_thread:
@@ -81,7 +85,7 @@ class Lane:
         self.free -= items
         return Permits(self, items)
 
-    async def predict(self, call: Call, text: str, top_k: int) -> Prediction:
+    async def predict(self, call: Call, question: Question) -> Prediction:
         """The student's answer to a text, once its turn has come.
 
         Raises:
@@ -93,8 +97,8 @@ class Lane:
             self._busy = True
             loop.call_soon(self._serve)
             _check(call)
-            return self._student.predict(text, top_k)
-        waiting = Waiting(call, text, top_k, loop.create_future())
+            return self._student.predict_each([question])[0]
+        waiting = Waiting(call, question, loop.create_future())
         self._queue.append(waiting)
         if not self._busy:
             self._busy = True
@@ -107,34 +111,34 @@ class Lane:
         if not group:
             self._busy = False
             return
-        texts = [(waiting.text, waiting.top_k) for waiting in group]
+        questions = [waiting.question for waiting in group]
         loop = asyncio.get_running_loop()
         if self._thread is None:
-            _settle(group, self._outcomes(texts))
+            _settle(group, self._outcomes(questions))
             loop.call_soon(self._serve)
         else:
-            work = loop.run_in_executor(self._thread, self._outcomes, texts)
+            work = loop.run_in_executor(self._thread, self._outcomes, questions)
             work.add_done_callback(lambda done: self._finish(group, done))
 
     def _finish(self, group: Sequence[Waiting], done: asyncio.Future[list[Settled]]) -> None:
         _settle(group, done.result())
         self._serve()
 
-    def _outcomes(self, texts: Sequence[tuple[str, int]]) -> list[Settled]:
+    def _outcomes(self, questions: Sequence[Question]) -> list[Settled]:
         """An answer or an error for each text; one that fails does not spoil the others of its group."""
         try:
-            return [*self._student.predict_each(texts)]
+            return [*self._student.predict_each(questions)]
         except Exception as error:  # noqa: BLE001 - theirs, who waits for an answer
-            if len(texts) == 1:
+            if len(questions) == 1:
                 return [error]
-            return [self._outcomes([text])[0] for text in texts]
+            return [self._outcomes([question])[0] for question in questions]
 
     def _next_group(self) -> list[Waiting]:
         group: list[Waiting] = []
         room = self._group
         while self._queue and room > 0:
             waiting = self._queue.popleft()
-            room -= 1 + len(waiting.text) // LONG_TEXT
+            room -= 1 + len(waiting.question.text) // LONG_TEXT
             try:
                 _check(waiting.call, waited=True)
             except ServiceError as error:

@@ -8,7 +8,8 @@ A student folder holds::
           /MODEL_CARD.md    for people
 
 `model.onnx` takes ``input_ids`` (int64, ``[1, pieces]``) and answers, for the heads that it has, ``domain_logits``
-``[1, domains]``, ``intent_logits`` ``[1, intents]`` and ``slot_logits`` ``[1, pieces, tags]`` (float32).
+``[1, domains]``, ``intent_logits`` ``[1, intents]`` and ``slot_logits`` ``[1, pieces, tags]`` (float32). Where scope is
+judged by distance, ``distance`` ``[1]`` is the text's squared Mahalanobis distance to the nearest class.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ TOKENIZER_FILE = "tokenizer.json"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
 OUTSIDE = "O"
+PROFILE_BINS = 20
 
+Head = Literal["domain", "intent", "slots"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -121,6 +124,49 @@ class Golden(_Frozen):
     slots: tuple[GoldenSlot, ...] = ()
 
 
+class Scope(_Frozen):
+    """How a text that is no request for this student is told from one that is: its score lies below a threshold.
+
+    Scores, of the logits of `head` divided by their temperature: ``max_softmax`` the confidence of the best label
+    (Hendrycks and Gimpel 2017); ``energy`` the logarithm of the sum of their exponentials (Liu et al. 2020). And
+    ``class_means`` the negative of the graph's output ``distance`` (Lee et al. 2018).
+    """
+
+    method: Literal["max_softmax", "energy", "class_means"]
+    head: Literal["domain", "intent"]
+    false_rejection_rate: Annotated[float, Field(gt=0, lt=1, description="share of requests below the threshold")]
+    thresholds: Annotated[dict[str, float], Field(description="by locale")]
+
+
+class Profile(_Frozen):
+    """What the student said of the labelled texts of a locale: what drift is measured from.
+
+    `domains` are shares of the texts by predicted domain, `confidence` the shares of `PROFILE_BINS` equal bins of the
+    confidence of the best intent (of the best domain, if it has no intents).
+    """
+
+    texts: Annotated[int, Field(ge=1)]
+    domains: dict[str, float]
+    confidence: Annotated[tuple[float, ...], Field(min_length=PROFILE_BINS, max_length=PROFILE_BINS)]
+
+
+class Calibration(_Frozen):
+    """What makes confidences mean something, fitted at export on labelled text that the student was not trained on.
+
+    Softmax of logits divided by a temperature (Guo et al. 2017), one for each head and locale. `slot_confidence` says
+    how the words of a slot make up its confidence. `measured` is for people: calibration errors before and after, and
+    how well each method of `Scope` tells requests from other text.
+    """
+
+    data: str
+    partition: str
+    temperatures: dict[Head, dict[str, Annotated[float, Field(gt=0)]]]
+    slot_confidence: Literal["minimum", "product"] = "minimum"
+    scope: Scope | None = None
+    profile: dict[str, Profile] = {}
+    measured: dict[str, Any] = {}
+
+
 class Manifest(_Frozen):
     """Everything that is known about a student. Written by the export, trusted by nobody until checked."""
 
@@ -138,7 +184,7 @@ class Manifest(_Frozen):
     parity: dict[str, Any] = {}
     accuracy: dict[str, Any] = {}
     latency: dict[str, Any] = {}
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
     training: dict[str, Any] = {}
 
     @model_validator(mode="after")

@@ -205,7 +205,7 @@ def _slow_down(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     predict_each = Student.predict_each
 
     def slowly(student: Student, texts: Any) -> Any:
-        asked.extend(text for text, _ in texts)
+        asked.extend(question.text for question in texts)
         end = time.perf_counter() + 0.005 * len(texts)
         while time.perf_counter() < end:
             pass

@@ -29,7 +29,7 @@ def test_other_request_ids_are_replaced(client: Any, given: str) -> None:
 
 
 def test_failure_of_the_service_is_a_500_of_the_one_shape(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Student, "predict", _fail)
+    monkeypatch.setattr(Student, "predict_each", _fail)
 
     response = client.post("/v1/nlu", json={"text": MARKER, "locale": "de-DE"})
 

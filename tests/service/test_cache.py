@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.cache import AnswerCache
-from service.student import Student
+from service.student import Question, Student
 
 BODY = {"text": "Weck mich am Freitag um neun Uhr", "locale": "de-DE"}
 
@@ -56,7 +56,7 @@ def test_batch_remembers_too(make_client: Any) -> None:
 
 def test_the_longest_unasked_goes_first(student: Student) -> None:
     cache = AnswerCache(2)
-    keys = [cache.key("digest", "de-DE", text, 1) for text in ("a", "b", "c")]
+    keys = [cache.key(Question(text, "de-DE")) for text in ("a", "b", "c")]
     answer = student.predict("wetter")
 
     cache.put(keys[0], answer)
@@ -73,7 +73,7 @@ def test_the_longest_unasked_goes_first(student: Student) -> None:
 def test_remembered_answer_equals_the_first(student: Student, text: str) -> None:
     cache = AnswerCache(1)
     answer = student.predict(text)
-    key = cache.key("digest", "de-DE", text, 1)
+    key = cache.key(Question(text, "de-DE"))
 
     cache.put(key, answer)
 
@@ -83,7 +83,7 @@ def test_remembered_answer_equals_the_first(student: Student, text: str) -> None
 def test_no_text_is_kept(student: Student) -> None:
     cache = AnswerCache(5)
     text = "wetter in berlin und " + "zebra" * 3
-    cache.put(cache.key("digest", "de-DE", text, 1), student.predict(text))
+    cache.put(cache.key(Question(text, "de-DE")), student.predict(text))
 
     kept = _reachable(cache)
 

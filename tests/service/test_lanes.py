@@ -14,7 +14,7 @@ import pytest
 from service.call import Call
 from service.errors import ClientLeft, DeadlinePassed, Overloaded
 from service.lanes import GROUP_SECONDS, INLINE_SECONDS, MOST_INLINE_SECONDS, Lane, place
-from service.student import Student
+from service.student import Question, Student
 
 QUICK = INLINE_SECONDS / 2
 SLOW = INLINE_SECONDS * 2
@@ -44,8 +44,8 @@ class Watched(Student):
         self.stumbles_over = ""
 
     def predict_each(self, texts: Any) -> Any:
-        self.groups.append([text for text, _ in texts])
-        if self.fails or any(text == self.stumbles_over for text, _ in texts):
+        self.groups.append([question.text for question in texts])
+        if self.fails or any(text == self.stumbles_over for text, *_ in texts):
             raise RuntimeError("no")
         return super().predict_each(texts)
 
@@ -66,9 +66,9 @@ def run(watched: Student, scenario: Scenario, *, permits: int = 8, seconds: floa
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_answer_is_the_students(watched: Watched, seconds: float) -> None:
-    answer = run(watched, lambda lane: lane.predict(make_call(), TEXT, 2), seconds=seconds)
+    answer = run(watched, lambda lane: lane.predict(make_call(), Question(TEXT, top_k=2)), seconds=seconds)
 
-    assert answer[:5] == watched.predict(TEXT, 2)[:5]
+    assert answer[:-1] == watched.predict(TEXT, 2)[:-1]
 
 
 def test_permits_are_bounded_and_come_back(watched: Watched) -> None:
@@ -100,20 +100,20 @@ def test_texts_that_wait_are_answered_in_order_and_in_bounded_groups(watched: Wa
     texts = [f"wetter {number}" for number in range(3 * most)]
 
     async def scenario(lane: Lane) -> Any:
-        return await asyncio.gather(*(lane.predict(make_call(), text, 1) for text in texts))
+        return await asyncio.gather(*(lane.predict(make_call(), Question(text, top_k=1)) for text in texts))
 
     answers = run(watched, scenario)
 
     assert [text for group in watched.groups for text in group] == texts
     assert len(watched.groups[0]) == 1  # nobody was before it
     assert max(map(len, watched.groups)) == most
-    assert [answer[:5] for answer in answers] == [watched.predict(text)[:5] for text in texts]
+    assert [answer[:-1] for answer in answers] == [watched.predict(text)[:-1] for text in texts]
 
 
 def test_sockets_are_looked_at_between_groups(watched: Watched) -> None:
     async def scenario(lane: Lane) -> list[int]:
         looks = []
-        asking = [asyncio.create_task(lane.predict(make_call(), TEXT, 1)) for _ in range(100)]
+        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(100)]
         while not all(task.done() for task in asking):
             await asyncio.sleep(0)
             looks.append(len(watched.groups))
@@ -129,7 +129,7 @@ def test_slow_student_does_not_hold_up_the_loop(watched: Watched, monkeypatch: p
     monkeypatch.setattr(watched, "logits", lambda encoded: (released.wait(10), Student.logits(watched, encoded))[1])
 
     async def scenario(lane: Lane) -> Any:
-        asking = asyncio.create_task(lane.predict(make_call(), TEXT, 1))
+        asking = asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not asking.done()  # and yet this runs
@@ -145,7 +145,8 @@ def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> 
         late = make_call()
         late.deadline = time.perf_counter() - 1
         return await asyncio.gather(
-            *(lane.predict(call, TEXT, 1) for call in (make_call(), late, make_call())), return_exceptions=True
+            *(lane.predict(call, Question(TEXT, top_k=1)) for call in (make_call(), late, make_call())),
+            return_exceptions=True,
         )
 
     first, dropped, last = run(watched, scenario, seconds=seconds)
@@ -159,7 +160,9 @@ def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> 
 def test_client_who_left_while_waiting_costs_no_work(watched: Watched, seconds: float) -> None:
     async def scenario(lane: Lane) -> Any:
         calls = (make_call(), make_call(_gone), make_call())
-        return await asyncio.gather(*(lane.predict(call, TEXT, 1) for call in calls), return_exceptions=True)
+        return await asyncio.gather(
+            *(lane.predict(call, Question(TEXT, top_k=1)) for call in calls), return_exceptions=True
+        )
 
     first, left, last = run(watched, scenario, seconds=seconds)
 
@@ -172,9 +175,11 @@ def test_client_who_left_while_waiting_costs_no_work(watched: Watched, seconds: 
 def test_failure_is_told_to_those_it_struck_and_the_lane_goes_on(watched: Watched, seconds: float) -> None:
     async def scenario(lane: Lane) -> Any:
         watched.fails = True
-        struck = await asyncio.gather(*(lane.predict(make_call(), TEXT, 1) for _ in range(3)), return_exceptions=True)
+        struck = await asyncio.gather(
+            *(lane.predict(make_call(), Question(TEXT, top_k=1)) for _ in range(3)), return_exceptions=True
+        )
         watched.fails = False
-        return struck, await lane.predict(make_call(), TEXT, 1)
+        return struck, await lane.predict(make_call(), Question(TEXT, top_k=1))
 
     struck, after = run(watched, scenario, seconds=seconds)
 
@@ -188,7 +193,9 @@ def test_text_that_fails_does_not_spoil_its_group(watched: Watched, seconds: flo
 
     async def scenario(lane: Lane) -> Any:
         texts = (TEXT, "musik", "wetter", TEXT)
-        return await asyncio.gather(*(lane.predict(make_call(), text, 1) for text in texts), return_exceptions=True)
+        return await asyncio.gather(
+            *(lane.predict(make_call(), Question(text, top_k=1)) for text in texts), return_exceptions=True
+        )
 
     answers = run(watched, scenario, seconds=seconds)
 
@@ -199,7 +206,7 @@ def test_text_that_fails_does_not_spoil_its_group(watched: Watched, seconds: flo
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_cancelled_request_leaves_its_place(watched: Watched, seconds: float) -> None:
     async def scenario(lane: Lane) -> Any:
-        asking = [asyncio.create_task(lane.predict(make_call(), TEXT, 1)) for _ in range(4)]
+        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(4)]
         await asyncio.sleep(0)
         asking[2].cancel()
         return await asyncio.gather(*asking, return_exceptions=True)
@@ -215,13 +222,13 @@ def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
 
     async def scenario(lane: Lane) -> Any:
         async def ask(text: str) -> Any:
-            return text, (await lane.predict(make_call(), text, 3))[:5]
+            return text, (await lane.predict(make_call(), Question(text, top_k=3)))[:-1]
 
         return await asyncio.gather(*(ask(text) for text in texts))
 
     assert len(texts) >= 1000
     for text, answer in run(watched, scenario):
-        assert answer == watched.predict(text, 3)[:5]
+        assert answer == watched.predict(text, 3)[:-1]
 
 
 @pytest.mark.parametrize(
@@ -247,7 +254,7 @@ def test_slow_students_run_in_threads_beside_quicker_ones(
 
 def test_lane_may_be_moved_while_texts_wait(watched: Watched) -> None:
     async def scenario(lane: Lane) -> Any:
-        asking = [asyncio.create_task(lane.predict(make_call(), TEXT, 1)) for _ in range(60)]
+        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(60)]
         for number in range(20):
             await asyncio.sleep(0)
             lane.place(in_thread=number % 2 == 0)
