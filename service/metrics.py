@@ -31,16 +31,17 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from service.errors import ServiceError, log_fault
 
 if TYPE_CHECKING:  # a supervisor counts, too, but loads no student
-    from service.manifest import Manifest
     from service.student import Prediction
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS_BUCKETS = tuple(round(50e-6 * 1.5**step, 9) for step in range(30))  # 50 µs to 6.4 s
 CONFIDENCE_BUCKETS = tuple(step / 20 for step in range(1, 21))
+PIECES_BUCKETS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256, 512)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)
 NONE = "none"
 MOST_DEFERRED = 256
 FLUSH_SECONDS = 0.25  # so late may what was deferred be
+UPDATE_SECONDS = 5.0  # so late may a gauge be that costs something to set
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp beside each series, which nothing reads
 
@@ -141,55 +142,10 @@ class Tally:
             histogram._sum.inc(sum(observed))
 
 
-class StudentMeters:
-    """The metrics of one student, with label children looked up once: a look-up costs more than counting."""
-
-    def __init__(self, metrics: Metrics, manifest: Manifest) -> None:
-        name = manifest.name
-        self._name = name
-        self._metrics = metrics
-        self._phases = [metrics.phase_seconds.labels(name, phase) for phase in Timings._fields[:4]]
-        self._truncated = metrics.truncated.labels(name)
-        self._confidence = {task: metrics.confidence.labels(name, task) for task in ("domain", "intent")}
-        self._unknown = {locale: metrics.unknown_tokens.labels(name, locale) for locale in manifest.locales}
-        self._predictions: dict[tuple[str, str], Counter] = {}
-        self._look_ups = [metrics.cache.labels(name, outcome) for outcome in ("miss", "hit")]
-        self._info = metrics.model_info.labels(name, manifest.precision, manifest.digest, manifest.size)
-        self.batch_size = metrics.batch_size.labels(name)
-
-    def is_loaded(self, loaded: bool) -> None:
-        """Record that the student serves, or that it no longer does."""
-        self._info.set(int(loaded))
-
-    def count_look_up(self, *, hit: bool) -> None:
-        """Record that an answer was sought among the remembered ones."""
-        self._look_ups[hit].inc()
-
-    def count(self, tally: Tally, locale: str, prediction: Prediction, timings: Timings, remembered: bool) -> None:
-        """Record one answered text. A remembered answer has no phases of its own."""
-        if not remembered:
-            for phase, seconds in zip(self._phases, timings, strict=False):
-                tally.observe(phase, seconds)
-        if prediction.truncated:
-            tally.add(self._truncated, 1)
-        if prediction.unknown:
-            tally.add(self._unknown[locale], prediction.unknown)
-        if prediction.intent:
-            tally.observe(self._confidence["intent"], prediction.intent[0].confidence)
-        domain = NONE
-        if prediction.domain:
-            domain = prediction.domain[0].name
-            tally.observe(self._confidence["domain"], prediction.domain[0].confidence)
-        counter = self._predictions.get((locale, domain))
-        if counter is None:
-            counter = self._predictions[locale, domain] = self._metrics.predictions.labels(self._name, locale, domain)
-        tally.add(counter, 1)
-
-
 class Metrics:
     """All metrics of one application, on a registry of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = registry = CollectorRegistry()
         self.request_seconds = Histogram(
             "nlu_request_seconds",
@@ -220,16 +176,68 @@ class Metrics:
         self.predictions = Counter(
             "nlu_predictions", "Texts answered, by domain.", ["model", "locale", "domain"], registry=registry
         )
-        self.truncated = Counter("nlu_truncated", "Texts longer than the student reads.", ["model"], registry=registry)
+        self.truncated = Counter(
+            "nlu_truncated", "Texts longer than the student reads.", ["model", "locale"], registry=registry
+        )
         self.unknown_tokens = Counter(
             "nlu_unknown_tokens", "Pieces that the tokenizer does not know.", ["model", "locale"], registry=registry
         )
         self.confidence = Histogram(
             "nlu_confidence",
-            "Confidence of the best label.",
-            ["model", "task"],
+            "Confidence of the best label, where all labels were allowed.",
+            ["model", "locale", "task"],
             buckets=CONFIDENCE_BUCKETS,
             registry=registry,
+        )
+        self.intents = Counter(
+            "nlu_intents", "Texts answered, by intent.", ["model", "locale", "intent"], registry=registry
+        )
+        self.out_of_scope = Counter(
+            "nlu_out_of_scope", "Texts that are no request for the student.", ["model", "locale"], registry=registry
+        )
+        self.pieces = Histogram(
+            "nlu_text_pieces",
+            "Length of a text as the student reads it.",
+            ["model", "locale"],
+            buckets=PIECES_BUCKETS,
+            registry=registry,
+        )
+        self.drift = Gauge(
+            "nlu_drift_psi",
+            "Population stability index of recent traffic against the dev profile, in the process where it is worst.",
+            ["model", "locale", "of"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        arm = ["experiment", "arm", "model"]
+        self.turns = Counter("nlu_turns", "Texts answered in an arm of an experiment.", arm, registry=registry)
+        self.turn_seconds = Histogram(
+            "nlu_turn_seconds",
+            "From a request's arrival to its answer, for texts answered in an arm of an experiment.",
+            arm,
+            buckets=SECONDS_BUCKETS,
+            registry=registry,
+        )
+        self.friction = Counter(
+            "nlu_friction", "Turns that went wrong for the user, by first sign.", [*arm, "sign"], registry=registry
+        )
+        self.feedback = Counter(
+            "nlu_feedback", "What clients told of their requests.", [*arm, "outcome"], registry=registry
+        )
+        self.session_moments = Counter(
+            "nlu_session_moments",
+            "Sums over finished sessions of their number, their turns t, turns with friction f, and t*t, f*f, t*f.",
+            ["experiment", "arm", "moment"],
+            registry=registry,
+        )
+        self.shadow = Counter(
+            "nlu_shadow",
+            "Texts answered by a second student, too, by whether it said the same.",
+            ["primary", "shadow", "task", "agreement"],
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "nlu_shadow_dropped", "Texts chosen for a shadow that had no time for them.", ["shadow"], registry=registry
         )
         self.cache = Counter(
             "nlu_cache", "Answers sought among the remembered ones.", ["model", "outcome"], registry=registry
@@ -237,6 +245,8 @@ class Metrics:
         self.reloads = Counter(
             "nlu_reloads", "Reloads of the students folder, by what came of them.", ["outcome"], registry=registry
         )
+        for outcome in ("done", "refused"):  # from zero on, so that the first is seen as an increase
+            self.reloads.labels(outcome)
         self.model_info = Gauge(
             "nlu_model_info",
             "1 for each loaded student, 0 for one that was replaced.",
@@ -244,12 +254,18 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.ready = Gauge(
+            "nlu_ready", "1 where every process may get traffic.", registry=registry, multiprocess_mode="livemin"
+        )
         self.workers = Gauge("nlu_workers", "Processes that serve.", registry=registry, multiprocess_mode="livesum")
         self.workers.set(1)
         self.worker_deaths = _worker_deaths(registry)
         self.requests_in_flight = 0
         self._finished: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._clock = clock
+        self._updates: list[Callable[[], None]] = []
+        self._next_update = clock()
 
     def defer(self, record: Callable[..., None], *arguments: Any) -> None:
         """Call `record` with a `Tally` and these arguments soon, together with others.
@@ -266,12 +282,23 @@ class Metrics:
         deferred, self._deferred = self._deferred, []
         tally = Tally()
         for record, arguments in deferred:
-            try:
-                record(tally, *arguments)
-            except Exception as error:  # noqa: BLE001 - whoever happens to flush is not to blame
-                log_fault(error, "(metrics)")
+            _try(record, tally, *arguments)
         tally.hand_over()
         self.in_flight.set(self.requests_in_flight)
+        if self._updates and self._clock() >= self._next_update:
+            self._next_update = self._clock() + UPDATE_SECONDS
+            for update in self._updates:
+                _try(update)
+
+    def start_updating(self, update: Callable[[], None]) -> None:
+        """Call `update` every few seconds from now on, with what was deferred recorded; once, if told so twice."""
+        if update not in self._updates:
+            self._updates.append(update)
+
+    def stop_updating(self, update: Callable[[], None]) -> None:
+        """Call `update` no more."""
+        if update in self._updates:
+            self._updates.remove(update)
 
     def count_request(self, tally: Tally, model: str, endpoint: str, code: int, seconds: float) -> None:
         """Record a request that is over. Each argument but `seconds` comes from a small known set."""
@@ -294,3 +321,10 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def _try(work: Callable[..., None], *arguments: Any) -> None:
+    try:
+        work(*arguments)
+    except Exception as error:  # noqa: BLE001 - whoever happens to flush is not to blame
+        log_fault(error, "(metrics)")

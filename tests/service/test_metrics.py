@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
-from service.metrics import SECONDS_BUCKETS, Tally, Timings
+from service.meters import StudentMeters
+from service.metrics import SECONDS_BUCKETS, UPDATE_SECONDS, Metrics, Tally, Timings
+from service.student import Question, Student
 
 BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
 
@@ -32,8 +35,10 @@ def test_answer_moves_counters_and_phases(make_client: Any) -> None:
     assert client.metric("nlu_predictions_total", model="s", locale="de-DE", domain="alarm") == 1
     for phase in ("queue", "tokenize", "inference", "decode"):
         assert client.metric("nlu_phase_seconds_count", model="s", phase=phase) == 1
+    assert client.metric("nlu_intents_total", model="s", locale="de-DE", intent="alarm_set") == 1
+    assert client.metric("nlu_text_pieces_sum", model="s", locale="de-DE") > 6
     for task in ("domain", "intent"):
-        assert client.metric("nlu_confidence_count", model="s", task=task) == 1
+        assert client.metric("nlu_confidence_count", model="s", locale="de-DE", task=task) == 1
 
 
 def test_batch_counts_each_text(make_client: Any) -> None:
@@ -52,8 +57,121 @@ def test_truncated_and_unknown_are_counted(make_client: Any) -> None:
     client.post("/v1/nlu", json={**BODY, "text": "wetter " * 100})
     client.post("/v1/nlu", json={**BODY, "text": "你 好"})
 
-    assert client.metric("nlu_truncated_total", model="s") == 1
+    assert client.metric("nlu_truncated_total", model="s", locale="de-DE") == 1
     assert client.metric("nlu_unknown_tokens_total", model="s", locale="de-DE") == 2
+
+
+def test_each_locale_is_counted_for_itself(make_client: Any) -> None:
+    client = make_client(locale_fallback={"de-AT": "de-DE"})
+
+    for locale in ("de-DE", "de-AT", "it-IT"):
+        client.post("/v1/nlu", json={**BODY, "locale": locale})
+
+    for name in ("nlu_predictions_total", "nlu_intents_total", "nlu_text_pieces_count"):
+        assert client.metric(name, model="s", locale="de-DE") == 2, name
+        assert client.metric(name, model="s", locale="it-IT") == 1, name
+    assert client.metric("nlu_confidence_count", task="intent", locale="it-IT") == 1
+    assert "de-AT" not in client.get("/metrics").text
+
+
+def test_remembered_answers_count_too(make_client: Any) -> None:
+    client = make_client(cache_entries=10)
+
+    for _ in range(3):
+        client.post("/v1/nlu", json=BODY)
+
+    assert client.metric("nlu_cache_total", outcome="hit") == 2
+    assert client.metric("nlu_intents_total") == 3
+    assert client.metric("nlu_confidence_count", task="intent") == 3
+    assert client.metric("nlu_phase_seconds_count", phase="inference") == 1
+
+
+def test_texts_out_of_scope_are_counted(folder: Path, edit: Any, make_client: Any) -> None:
+    scope = {"method": "max_softmax", "head": "intent", "false_rejection_rate": 0.05, "thresholds": {"de-DE": 0.9}}
+    edit(folder, "calibration", {"data": "none", "partition": "dev", "temperatures": {}, "scope": scope})
+    client = make_client(folder)
+
+    for text in ("weck mich", "hm", "was"):
+        client.post("/v1/nlu", json={**BODY, "text": text})
+
+    assert client.metric("nlu_out_of_scope_total", model="s", locale="de-DE") == 2
+    assert client.metric("nlu_predictions_total", model="s", locale="de-DE") == 3
+
+
+def test_students_that_judge_no_scope_report_none(make_client: Any) -> None:
+    client = make_client()
+    client.post("/v1/nlu", json=BODY)
+
+    assert "nlu_out_of_scope_total{" not in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("filtered", "task", "other"), [("domains", "domain", "intent"), ("intents", "intent", "domain")]
+)
+def test_a_filtered_answer_says_nothing_of_confidence(student: Student, filtered: str, task: str, other: str) -> None:
+    allowed = student.numbers_of(task, student.manifest.labels.model_dump()[task][:2])
+    metrics = Metrics()
+    meters = StudentMeters(metrics, student.manifest)
+    question = Question("weck mich", "de-DE")._replace(**{filtered: allowed})
+    prediction = student.predict_each([question])[0]
+
+    metrics.defer(meters.count, "de-DE", prediction, Timings(0, 0, 0, 0, 0), False)
+    metrics.flush()
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, {"model": "s", "locale": "de-DE", **labels})
+
+    assert value("nlu_confidence_count", task=task) == 0
+    assert value("nlu_confidence_count", task=other) == 1
+    assert value("nlu_predictions_total", domain="alarm") == 1
+    assert value("nlu_intents_total", intent="alarm_set") == 1
+
+
+def test_student_without_a_domain_head_counts_none(folder: Path, edit: Any, make_client: Any) -> None:
+    edit(folder, "labels.domain", [])
+    for number in range(2):
+        edit(folder, f"golden.{number}.domain", None)
+    client = make_client(folder)
+
+    client.post("/v1/nlu", json=BODY)
+
+    assert client.metric("nlu_predictions_total", model="s", locale="de-DE", domain="none") == 1
+    assert client.metric("nlu_intents_total", model="s", locale="de-DE", intent="alarm_set") == 1
+    assert 'task="domain"' not in client.get("/metrics").text
+
+
+def test_updates_come_now_and_then() -> None:
+    now = [0.0]
+    metrics = Metrics(lambda: now[0])
+    calls: list[float] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def update() -> None:
+        calls.append(now[0])
+
+    for each in (fail, update, update):
+        metrics.start_updating(each)
+    for _ in range(5):
+        metrics.flush()
+        now[0] += UPDATE_SECONDS / 2
+    metrics.stop_updating(update)
+    metrics.stop_updating(update)
+    now[0] += UPDATE_SECONDS
+    metrics.flush()
+
+    assert calls == [0, UPDATE_SECONDS, 2 * UPDATE_SECONDS]
+
+
+def test_every_metric_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    registry = Metrics().registry
+
+    for family in registry.collect():
+        labels = ",".join(getattr(registry._names_to_collectors[family.name], "_labelnames", ()))
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        assert f"`{name}{{{labels}}}`" in page or (not labels and f"`{name}`" in page), name
 
 
 def test_loaded_students_are_listed(make_client: Any) -> None:
