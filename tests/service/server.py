@@ -80,8 +80,9 @@ class Server:
             if found := re.match(r"Address: .*:(\d+)$", line):
                 self.port = int(found[1])
                 return self
+        said = self.log()
         self._exits.close()
-        raise AssertionError(f"the service did not start: {self.log()}")
+        raise AssertionError(f"the service did not start: {said}")
 
     def __exit__(self, *_: object) -> None:
         """Kill the process if it still runs."""
