@@ -39,6 +39,7 @@ from loadtest.target import TargetError, known_locales, texts_for
 from loadtest.texts import Selection, Text, TextsError, load_texts, select
 
 log = logging.getLogger("loadtest")
+SESSION_TEXTS = 5  # that a client sends on average, before the user stands for another client
 KIND = "kind"  # of a request, in its context; that of a warm-up is None, and its time is not recorded
 DRAIN_SECONDS = 1.0
 BAD_START = 2
@@ -73,6 +74,7 @@ class NluUser(FastHttpUser):
         self.network_timeout = self.connection_timeout = run.options.reply_timeout
         super().__init__(environment)
         self.pace = Pace(0.0)
+        self.client_key = ""
 
     def on_start(self) -> None:
         """Open the connection, then take a place in the common schedule."""
@@ -107,8 +109,13 @@ class NluUser(FastHttpUser):
             body["model"] = run.options.model
         path = "/v1/nlu/batch" if kind == BATCH else "/v1/nlu"
         name = path if kind else f"{path} (warm-up)"
+        if not self.client_key or run.draw.random() < 1 / SESSION_TEXTS:
+            self.client_key = f"{run.draw.getrandbits(64):016x}"
+        headers = {"x-client-key": self.client_key}
         context = {KIND: kind, "texts": len(texts), "owed_ms": self.pace.owed * 1000}
-        with self.client.post(path, name=name, json=body, context=context, catch_response=True) as response:
+        with self.client.post(
+            path, name=name, json=body, headers=headers, context=context, catch_response=True
+        ) as response:
             broken = response.request_meta["exception"]
             if broken is not None and response.status_code in (0, HTTPStatus.OK):
                 response.failure(broken)  # the connection failed before or within the reply

@@ -20,7 +20,8 @@ from fastapi import FastAPI
 
 from service.ask import SHIPPED
 from service.manifest import StudentError
-from service.schemas import HealthReply, Label, ModelIdentity, NluReply, NluRequest, PhaseTimes, Slot
+from service.requests import NluRequest
+from service.schemas import HealthReply, Label, ModelIdentity, NluReply, PhaseTimes, Slot
 from service.student import Student
 
 BAD_STUDENT = 2
