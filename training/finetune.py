@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -40,10 +41,11 @@ from training.labels import HEADS, labels_of
 from training.loop import Loop, autocast_of, device_of_this_machine, source_commit
 from training.modeling import ACTIVATIONS, StudentConfig, StudentModel
 from training.objective import hide_pieces, multitask_loss
+from training.outliers import WEIGHT, Outliers, unsureness_loss
 from training.prediction import answers_of_model
 from training.records import Utterance
 from training.scoring import score_by_locale
-from training.settings import begin, parser_of, setting
+from training.settings import begin, file_names, listed, parser_of, setting
 from training.sizes import SIZES
 from training.tokenizer import CLS, PAD, VOCABULARY, train_tokenizer
 
@@ -83,6 +85,10 @@ class Settings:
     unknown_share: float = setting(0.1, "share of training pieces replaced by [UNK]", low=0, high=1)
     augmented_share: float = setting(0.5, "share of training utterances rewritten as typed text", low=0, high=1)
     label_smoothing: float = setting(0.1, "share of the target that is spread over all labels", low=0, high=1)
+    out_of_scope: str = setting(
+        "", "comma-separated files of plain sentences that are no requests, of which the student learns to be unsure"
+    )
+    out_of_scope_share: float = setting(0.25, "such sentences a step, as a share of batch_size", low=0.01, high=1)
     slot_weight: float = setting(2.0, "weight of the slot loss beside domain and intent", low=0)
     seed: int = setting(1, "decides weights, order and augmentation", low=0)
     precision: str = setting("auto", "auto takes bf16 where the hardware computes it", choices=("auto", "bf16", "fp32"))
@@ -109,6 +115,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = set(getattr(args, "heads", HEADS[0]).split(",")) - set(HEADS)
     if unknown:
         parser.error(f"--heads: {', '.join(sorted(unknown))}; allowed: {', '.join(HEADS)}")
+    if getattr(args, "out_of_scope", "") and getattr(args, "heads", "") == "slots":
+        parser.error("--out-of-scope: needs a domain or intent head, which could be unsure")
     return args
 
 
@@ -136,16 +144,16 @@ def read_data(settings: Settings) -> Data:
     Raises:
         DatasetError: the data can't be used.
     """
-    served = _listed(settings.locales)
-    extra = [x for x in _listed(settings.extra_locales) if x not in served]
+    served = listed(settings.locales)
+    extra = [x for x in listed(settings.extra_locales) if x not in served]
     dataset = datasets.load(settings.data, served + extra if served else None, settings.on_error)  # type: ignore[arg-type]
     served = served or sorted({u.locale for u in dataset.utterances} - set(extra))
-    heads = _listed(settings.heads)
+    heads = listed(settings.heads)
     utterances = [u for u in dataset.part("train", served + extra) if is_labelled(u, heads)]
     if not utterances:
         raise datasets.DatasetError(f"{settings.data}: no training utterance has a label for {', '.join(heads)}")
     return Data(
-        utterances, dataset.part("dev", served), served, labels_of(utterances, _listed(settings.heads)), dataset.skipped
+        utterances, dataset.part("dev", served), served, labels_of(utterances, listed(settings.heads)), dataset.skipped
     )
 
 
@@ -172,10 +180,12 @@ class Run:
         self.model = StudentModel(config_of(settings, data.labels, self.encoder)).to(self.device)
         if start is not None:
             copy_weights(start.model, self.model)
-        teachers = [load_checkpoint(Path(folder), self.device) for folder in _listed(settings.teacher)]
+        teachers = [load_checkpoint(Path(folder), self.device) for folder in listed(settings.teacher)]
         self.targets = TeacherTargets(teachers, data.labels, data.train, settings.temperature) if teachers else None
         examples = ExampleEncoder(self.encoder, data.labels)
         self.epochs = EpochData(data.train, examples, settings.batch_size, settings.augmented_share, settings.seed)
+        others, count = listed(settings.out_of_scope), math.ceil(settings.batch_size * settings.out_of_scope_share)
+        self.outliers = Outliers(others, self.encoder, count, settings.seed) if others else None
         facts = {
             "command": COMMAND,
             "settings": asdict(settings),
@@ -222,10 +232,10 @@ class Run:
             with autocast_of(settings.precision, self.device):
                 output = model(hide_pieces(batch, settings.unknown_share, unknown, cls), batch.attention_mask)
             loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
-            if self.targets is None:
-                return loss
-            imitation = distillation_loss(output, batch, self.targets, settings.slot_weight)
-            return torch.lerp(loss, imitation, settings.teacher_weight) if bool(imitation > 0) else loss
+            if self.targets is not None:
+                imitation = distillation_loss(output, batch, self.targets, settings.slot_weight)
+                loss = torch.lerp(loss, imitation, settings.teacher_weight) if bool(imitation > 0) else loss
+            return loss if self.outliers is None else loss + WEIGHT * self._loss_of_outliers(self.outliers, pad)
 
         epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
         self.loop.describe(f"epoch {epoch + 1}/{settings.epochs}")
@@ -234,6 +244,12 @@ class Run:
             for batch in self.epochs.batches(epoch, pad, skip=done)
         ]
         return sum(losses) / len(losses)
+
+    def _loss_of_outliers(self, outliers: Outliers, pad: int) -> Tensor:
+        batch = outliers.batch(self.loop.progress.step, pad).to(self.device)
+        with autocast_of(self.settings.precision, self.device):
+            output = self.model(batch.input_ids, batch.attention_mask)
+        return unsureness_loss(output)
 
     def _score_epoch(self, loss: float | None) -> None:
         """Score on dev, keep the checkpoint if it is the best so far, and save the state."""
@@ -279,7 +295,8 @@ class Run:
                 **asdict(settings),
                 "data": Path(settings.data).name,
                 "init": Path(settings.init).name,
-                "teacher": ",".join(Path(folder).name for folder in _listed(settings.teacher)),
+                "teacher": file_names(settings.teacher),
+                "out_of_scope": file_names(settings.out_of_scope),
             },
             "init": self.lineage,
             "locales": data.served,
@@ -350,10 +367,6 @@ def table(scores: dict[str, dict[str, float]]) -> str:
         "".join([f"{locale:8}", *(f"{values[name]:17.2f}" for name in names)]) for locale, values in scores.items()
     ]
     return "\n".join(lines)
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -37,7 +37,7 @@ from training.encoding import length_buckets
 from training.loop import Loop, autocast_of, device_of_this_machine, source_commit
 from training.modeling import StudentConfig, StudentModel
 from training.records import Utterance
-from training.settings import begin, parser_of, setting
+from training.settings import begin, file_names, listed, parser_of, setting
 from training.sizes import SIZES
 from training.tokenizer import CLS, MASK, PAD, SPECIAL_PIECES, VOCABULARY, train_tokenizer
 
@@ -199,7 +199,7 @@ def provenance(settings: Settings, loop: Loop) -> dict[str, Any]:
     """What `training.json` says of the run, so that the checkpoint explains itself."""
     return {
         "command": COMMAND,
-        "settings": {**asdict(settings), "data": Path(settings.data).name, "corpus": _names(settings.corpus)},
+        "settings": {**asdict(settings), "data": Path(settings.data).name, "corpus": file_names(settings.corpus)},
         "steps": loop.progress.step,
         "seconds": round(loop.progress.seconds, 1),
         "commit": source_commit(),
@@ -237,14 +237,14 @@ def scored(model: MaskedLanguageModel, held_out: NDArray[np.int64], loss_of: Any
 def texts_of(settings: Settings) -> Iterator[str]:
     """All lines that are trained on: the labelled data's training texts, then the corpus."""
     task = (utterance.text for utterance in task_utterances(settings))
-    return chain(task, read_lines(_listed(settings.corpus))) if settings.corpus else task
+    return chain(task, read_lines(listed(settings.corpus))) if settings.corpus else task
 
 
 def task_utterances(settings: Settings) -> list[Utterance]:
     """The training partition of the labelled data."""
     if not settings.data:
         return []
-    locales = _listed(settings.locales) or None
+    locales = listed(settings.locales) or None
     return datasets.load(settings.data, locales, settings.on_error).part("train", locales)  # type: ignore[arg-type]
 
 
@@ -254,9 +254,9 @@ def tokenizer_of(settings: Settings) -> Tokenizer:
     task = task_utterances(settings)
     texts = [u.text for u in task] + [augment(u, rng, 1.0).text for u in task]
     if settings.corpus and settings.tokenizer_lines:
-        count = sum(1 for _ in read_lines(_listed(settings.corpus)))
+        count = sum(1 for _ in read_lines(listed(settings.corpus)))
         step = max(1, count // settings.tokenizer_lines)
-        texts += islice(read_lines(_listed(settings.corpus)), 0, None, step)
+        texts += islice(read_lines(listed(settings.corpus)), 0, None, step)
     log.info("training the tokenizer on %d texts", len(texts))
     return train_tokenizer(texts, settings.vocabulary)
 
@@ -276,15 +276,6 @@ def encode(tokenizer: Tokenizer, texts: Iterable[str], max_length: int) -> Lines
             bar.update(len(chunk))
     tokenizer.no_truncation()
     return Lines(np.concatenate(parts), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _names(sources: str) -> str:
-    """File names without their folders, which may name a person or a machine."""
-    return ",".join(dict.fromkeys(Path(source).name for source in _listed(sources)))
 
 
 if __name__ == "__main__":

@@ -111,3 +111,13 @@ def _checked(metadata: Mapping[str, Any], kind: type) -> Any:
 
     convert.__name__ = kind.__name__  # argparse names it in "invalid int value"
     return convert
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a comma-separated setting."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def file_names(text: str) -> str:
+    """A setting of files and folders without what is above them, which may name a person or a machine."""
+    return ",".join(dict.fromkeys(Path(part).name for part in listed(text)))
