@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.manifest import Manifest
+from export.calibration import BINS, mean_errors
+from export.scope import means_by_method
+from service.manifest import Calibration, Manifest, Scope
 
 _COLUMNS = {
     "domain_f1": "Domain F1",
@@ -13,9 +15,16 @@ _COLUMNS = {
     "exact_match": "Exact match",
 }
 
+_METHODS = {
+    "max_softmax": "the confidence of the best {head}",
+    "energy": "the energy of the {head} logits",
+    "class_means": "the distance of a text's features to those of the nearest {head} in training",
+}
+_SLOTS = {"minimum": "the least", "product": "the product"}
+
 
 def render_card(manifest: Manifest, notice: str) -> str:
-    """Markdown: what it is, how good, how it was trained, from what data, where it fails."""
+    """Markdown: what it is, how good, what its confidences mean, how and from what it was trained, where it fails."""
     shape = manifest.architecture
     heads = ", ".join(
         f"{len(getattr(manifest.labels, head))} {'slot tags' if head == 'slots' else head + 's'}"
@@ -31,6 +40,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
         f"Digest `{manifest.digest}`. Graph: {manifest.graph.exporter}; {manifest.graph.quantisation}.",
         "## Quality",
         _quality(manifest),
+        *(["## Confidence", *_confidence(manifest)] if manifest.calibration else []),
         "## Latency",
         _latency(manifest),
         "## Training",
@@ -41,7 +51,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
     parts += [
         "## Limits",
         "It knows the domains, intents and slots it was trained on and answers every text with one of them: "
-        "confidences are not calibrated, and text that is no request is not rejected. It has seen short requests to a "
+        f"{_doubts(manifest.calibration)}. It has seen short requests to a "
         "voice assistant; other registers, other languages and long texts were not measured. "
         "The figures above were used to choose the epoch, so expect a little less on unseen data.",
     ]
@@ -78,6 +88,99 @@ def _quality(manifest: Manifest) -> str:
     for locale, values in served.items():
         lines.append(f"| {locale} | " + " | ".join(f"{values[n]:.1f} ({typed[locale][n]:.1f})" for n in names) + " |")
     return "\n".join(lines)
+
+
+def _confidence(manifest: Manifest) -> list[str]:
+    calibration = manifest.calibration
+    if calibration is None:
+        return []
+    parts = [_errors(calibration)] if calibration.temperatures else []
+    if calibration.scope:
+        parts.append(_scope(calibration, calibration.scope))
+    if without := [x for x in manifest.locales if not any(x in found for found in calibration.temperatures.values())]:
+        parts.append(f"Too little labelled text, so as the logits have it: {', '.join(without)}.")
+    return parts
+
+
+def _errors(calibration: Calibration) -> str:
+    errors = calibration.measured["expected_calibration_error"]
+    lines = [
+        f"Confidences are the softmax of logits divided by a temperature (T), fitted on `{calibration.partition}` of "
+        f"{calibration.data} for each task and locale. Expected calibration error in percent ({BINS} equal bins), "
+        "before and after; after is measured on each half of the texts with the temperature of the other half.",
+        "",
+        "| locale | " + " | ".join(errors) + " |",
+        "|---|" + "---|" * len(errors),
+    ]
+    for locale in dict.fromkeys(locale for by_locale in errors.values() for locale in by_locale):
+        cells = [
+            f"{_change(errors[head][locale])} (T {temperatures[locale]:.2f})" if locale in temperatures else "-"
+            for head, temperatures in calibration.temperatures.items()
+        ]
+        lines.append(f"| {locale} | " + " | ".join(cells) + " |")
+    lines.append("| mean | " + " | ".join(_change(error) for error in mean_errors(errors).values()) + " |")
+    if "slots" in errors:
+        found = calibration.measured["slot_confidence"]
+        both = ", ".join(f"{_SLOTS[name]} {100 * error:.1f}" for name, error in found.items())
+        lines += [
+            "",
+            "The confidence of a slot, that name, start and end are right, is "
+            f"{_SLOTS[calibration.slot_confidence]} of those of its words (error after: {both}); before is the least.",
+        ]
+    return "\n".join(lines)
+
+
+def _change(error: dict[str, float]) -> str:
+    return f"{100 * error['before']:.1f} → {100 * error['after']:.1f}"
+
+
+def _scope(calibration: Calibration, scope: Scope) -> str:
+    tables = calibration.measured["scope"]
+    means = means_by_method(tables)
+    rejected = calibration.measured["false_rejection"]
+    shares = ", ".join(f"{x} {100 * r['plain']:.1f} ({100 * r['typed']:.1f})" for x, r in rejected.items())
+    lines = [
+        f"`in_scope` is judged by {_METHODS[scope.method].format(head=scope.head)}, with a threshold for each locale "
+        f"set to reject {100 * scope.false_rejection_rate:g} % of requests. Each half by the threshold of the other, "
+        f"it rejects in percent, and in brackets of the copy with capitals and punctuation: {shares}.",
+    ]
+    if not means:
+        return "\n".join([*lines, "", "What it does on text that is no request was not measured."])
+    lines += [
+        "",
+        "Requests against sentences that are none, in lower case and without punctuation: area under the ROC curve, "
+        "and the percentage of those sentences that pass as requests. The method of highest mean area is served; "
+        f"it lets {_passed(means[scope.method])} pass.",
+        "",
+        "| locale | sentences | " + " | ".join(means) + " |",
+        "|---|---|" + "---|" * len(means),
+    ]
+    for locale, sources in tables[scope.method].items():
+        for source in sources:
+            cells = [_told(tables[method][locale][source]) for method in means]
+            lines.append(f"| {locale} | {source} | " + " | ".join(cells) + " |")
+    lines.append("| mean | | " + " | ".join(_told(figures) for figures in means.values()) + " |")
+    return "\n".join(lines)
+
+
+def _told(figures: dict[str, float]) -> str:
+    return f"{figures['auroc']:.2f} / {100 * figures['false_acceptance']:.0f}"
+
+
+def _passed(figures: dict[str, float]) -> str:
+    return f"{100 * figures['false_acceptance']:.0f} %"
+
+
+def _doubts(calibration: Calibration | None) -> str:
+    """What its confidence and `in_scope` are not good for."""
+    if calibration is None:
+        return "confidences are not calibrated, and text that is no request is not rejected"
+    sure = "confidences hold for texts like those it was scored on"
+    if calibration.scope is None:
+        return f"{sure}, and text that is no request is not rejected"
+    if found := means_by_method(calibration.measured["scope"]).get(calibration.scope.method):
+        return f"{sure}, and of text that is no request `in_scope` lets {_passed(found)} pass"
+    return f"{sure}, and how much text that is no request `in_scope` lets pass was not measured"
 
 
 def _latency(manifest: Manifest) -> str:

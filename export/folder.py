@@ -69,10 +69,11 @@ def choose_golden(
         ranked = []
         intents: set[str | None] = set()
         for utterance in (u for u in utterances if u.locale == locale):
-            answer = student.predict(utterance.text)
+            answer = student.predict(utterance.text, locale=locale)
             sure = min(
                 [r[0].confidence for r in (answer.domain, answer.intent) if r]
-                + [s.confidence for s in answer.slots or ()]
+                + [s.confidence for s in answer.slots or ()],
+                default=0.0,  # slots alone, and none found
             )
             found = golden_answer(student, utterance.text, locale)
             right = found.domain in (utterance.domain, None) and found.intent in (utterance.intent, None)

@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from optimum import version as optimum_version
 from optimum.exporters.onnx import export
 from optimum.exporters.onnx.base import OnnxConfig
@@ -23,21 +25,25 @@ from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 
+from export.class_means import ClassMeans
 from service.manifest import GraphRecipe, SessionOptions
-from service.student import OUTPUT_OF_HEAD
+from service.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD
 from training.modeling import StudentModel
 
 OPSET = 18
+FEATURES = "features"
 # onnxruntime's fused skip + layer-norm kernel is slower on the CPU provider than Add and LayerNormalization apart.
 SESSION = SessionOptions(intra_op_num_threads=1, disabled_optimizers=("SkipLayerNormFusion",))
 
 
 class StudentOnnxConfig(OnnxConfig):  # type: ignore[misc]
-    """What optimum's exporter must know of a student: one input, one output a head."""
+    """What optimum's exporter must know of a student: one input, one output a head, and `FEATURES` if asked for."""
 
     DEFAULT_ONNX_OPSET = OPSET
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
     DUMMY_INPUT_GENERATOR_CLASSES = (DummyTextInputGenerator,)
+
+    with_features = False
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
@@ -47,16 +53,22 @@ class StudentOnnxConfig(OnnxConfig):  # type: ignore[misc]
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
         """Logits by head; only the slots' have one row a piece."""
-        return {OUTPUT_OF_HEAD[head]: {1: "pieces"} if head == "slots" else {} for head in self._config.labels}
+        logits = {OUTPUT_OF_HEAD[head]: {1: "pieces"} if head == "slots" else {} for head in self._config.labels}
+        return {**logits, FEATURES: {}} if self.with_features else logits
 
 
-def export_fp32(model: StudentModel, path: Path) -> None:
-    """Write the fp32 graph of a student through optimum's exporter."""
+def export_fp32(model: StudentModel, path: Path, with_features: bool = False) -> None:
+    """Write the fp32 graph of a student through optimum's exporter.
+
+    With the output `FEATURES` [1, 2 width], what domain and intent are read from, if asked for.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    config = StudentOnnxConfig(model.config)
+    config.with_features = with_features
     with _quiet():
         export(
             model.eval(),
-            StudentOnnxConfig(model.config),
+            config,
             path,
             opset=OPSET,
             input_shapes={"batch_size": 1, "sequence_length": 12},
@@ -78,6 +90,39 @@ def quantise_int8(source: Path, path: Path, attention: bool = False) -> None:
     with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch, _quiet():
         ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
         Path(scratch, source.name).replace(path)
+
+
+def replace_features(path: Path, means: ClassMeans | None) -> None:
+    """Take the output `FEATURES` from a graph; given class means, put the distance to the nearest in its place.
+
+    The output is the squared distance ``|z|² + min(|m|² - 2 z·m)`` over the means m, [1], where z is the projection of
+    the features. All in fp32: it costs little, and the directions of least variation would suffer from rounding.
+    """
+    model = onnx.load(str(path))
+    graph = model.graph
+    kept = [output for output in graph.output if output.name != FEATURES]
+    del graph.output[:]
+    graph.output.extend(kept)
+    if means is not None:
+        constants = {
+            "scope_projection": means.projection,
+            "scope_origin": -means.centre @ means.projection,
+            "scope_means": -2 * means.means.T,
+            "scope_lengths": (means.means**2).sum(axis=1),
+        }
+        graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in constants.items())
+        graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "scope_axis"))
+        graph.node.extend(
+            [
+                helper.make_node("Gemm", [FEATURES, "scope_projection", "scope_origin"], ["scope_at"]),
+                helper.make_node("Gemm", ["scope_at", "scope_means", "scope_lengths"], ["scope_to_means"]),
+                helper.make_node("ReduceMin", ["scope_to_means", "scope_axis"], ["scope_nearest"], keepdims=0),
+                helper.make_node("ReduceSumSquare", ["scope_at", "scope_axis"], ["scope_square"], keepdims=0),
+                helper.make_node("Add", ["scope_square", "scope_nearest"], [DISTANCE_OUTPUT]),
+            ]
+        )
+        graph.output.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, [1]))
+    onnx.save(model, str(path))
 
 
 def recipe_of(precision: str) -> GraphRecipe:

@@ -2,9 +2,9 @@
 
     python -m export.onnx --ckpt CKPT --out students/s --eval DATA
 
-Steps: export fp32, compare it with PyTorch on sentences of each locale, quantise, compare labels and quality, measure
-latency, choose golden sentences, write the folder. A table goes to standard error, one JSON object ends standard
-output.
+Steps: export fp32, compare it with PyTorch on sentences of each locale, quantise, compare labels and quality, fit
+confidences and scope, measure latency, choose golden sentences, write the folder. A table goes to standard error, one
+JSON object ends standard output.
 """
 
 from __future__ import annotations
@@ -15,23 +15,36 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from export.calibration import mean_errors, scope_head
 from export.card import render_card
 from export.comparison import PARITY_SENTENCES, agreement, latencies, logit_difference, rounded, sample_of_each_locale
+from export.evaluated import Evaluated, read_data
+from export.fitting import calibrate
 from export.folder import ExportError, choose_golden, file_entries, new_folder, write_manifest
-from export.graph import SESSION, export_fp32, quantise_int8, recipe_of
-from service.manifest import MODEL_FILE, TOKENIZER_FILE, Architecture, Golden, Manifest, StudentError
+from export.graph import SESSION, export_fp32, quantise_int8, recipe_of, replace_features
+from export.observation import Graph
+from export.scope import means_by_method
+from service.manifest import (
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    Architecture,
+    Calibration,
+    Golden,
+    Manifest,
+    StudentError,
+)
 from service.student import Student, open_session
 from training import datasets
 from training.augmentation import typed_copy
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, with_heads
+from training.corpus import CorpusError
 from training.prediction import answers_of_student
-from training.records import PARTITIONS, Utterance
+from training.records import PARTITIONS
 from training.scoring import Answer, score_by_locale
 
 log = logging.getLogger("export.onnx")
@@ -47,16 +60,6 @@ REPORTED = (
     "semer",
     "irer",
 )
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The utterances that the export is judged on, and where golden sentences come from."""
-
-    source: str
-    partition: str
-    utterances: list[Utterance]
-    golden: list[Utterance]
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -81,7 +84,33 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--on-error", choices=("raise", "skip"), default="raise", help="with a bad row (%(default)s)")
     parser.add_argument("--notice", type=Path, help="text for the model card: training data, attribution, licence")
+    parser.add_argument(
+        "--calibration",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fit confidences and scope on the partition of --eval (%(default)s)",
+    )
+    parser.add_argument(
+        "--out-of-scope",
+        action="append",
+        default=[],
+        metavar="LOCALE=PATH[,PATH...]",
+        help="text that is no request, to measure scope on: .txt or .txt.gz, one sentence a line, or clinc150's "
+        "data_full.json; once for each locale (the project's own few sentences)",
+    )
+    parser.add_argument(
+        "--false-rejection", type=_share, default=0.02, help="share of requests that scope may reject (%(default)s)"
+    )
     return parser.parse_args(argv)
+
+
+def _share(value: str) -> float:
+    try:
+        if 0 < (share := float(value)) < 1:
+            return share
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{value}: allowed: a share between 0 and 1")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,11 +120,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     try:
         checkpoint = with_heads(load_checkpoint(args.ckpt), args.ckpt)
-        data = read_data(args, checkpoint)
+        data = read_data(args, checkpoint.training["locales"])
         notice = args.notice.read_text(encoding="utf-8") if args.notice else ""
         with new_folder(args.out) as folder:
-            manifest = convert(checkpoint, folder, args.out.name, args.precision, data, notice)
-    except (ExportError, CheckpointError, datasets.DatasetError, StudentError, OSError) as error:
+            rate = args.false_rejection if args.calibration else None
+            manifest = convert(checkpoint, folder, args.out.name, args.precision, data, rate)
+            write_manifest(folder, manifest, render_card(manifest, notice))
+    except (ExportError, CheckpointError, CorpusError, datasets.DatasetError, StudentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(render(manifest), file=sys.stderr)
@@ -103,67 +134,70 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_data(args: argparse.Namespace, checkpoint: Checkpoint) -> Evaluated:
-    """The evaluation partition in the checkpoint's locales, and candidates for golden sentences.
+def convert(
+    checkpoint: Checkpoint, folder: Path, name: str, precision: str, data: Evaluated, rate: float | None
+) -> Manifest:
+    """Everything from the loaded checkpoint to graph and tokenizer in `folder`; returns their manifest.
 
-    Raises:
-        DatasetError: a locale is missing.
-    """
-    locales = checkpoint.training["locales"]
-    utterances = datasets.load(args.data, locales, args.on_error).part(args.partition, locales)
-    golden: list[Utterance] = []
-    for locale in dict.fromkeys(u.locale for u in utterances):
-        try:
-            golden += datasets.load(args.golden, [locale], args.on_error).part("dev", [locale])
-        except datasets.DatasetError:
-            log.warning(
-                "%s has no %s: golden sentences of %s will stand in the manifest", args.golden, locale, args.data
-            )
-            golden += [u for u in utterances if u.locale == locale][:200]
-    return Evaluated(Path(args.data).name, args.partition, utterances, golden)
-
-
-def convert(checkpoint: Checkpoint, folder: Path, name: str, precision: str, data: Evaluated, notice: str) -> Manifest:
-    """Everything from the loaded checkpoint to a complete student in `folder`; returns its manifest.
+    `rate` is the share of requests that scope may reject; None leaves calibration out.
 
     Raises:
         ExportError: the graph doesn't compute what PyTorch does, or the name can't be a student's.
     """
     graphs = {"fp32": folder / "fp32.onnx"}
-    export_fp32(checkpoint.model, graphs["fp32"])
+    export_fp32(
+        checkpoint.model, graphs["fp32"], with_features=rate is not None and bool(scope_head(checkpoint.labels))
+    )
     if precision == "int8":
         graphs["int8"] = folder / "int8.onnx"
         quantise_int8(graphs["fp32"], graphs["int8"])
     checkpoint.encoder.tokenizer.save(str(folder / TOKENIZER_FILE))
-    shutil.copyfile(graphs[precision], folder / MODEL_FILE)
+    served = folder / MODEL_FILE
+    shutil.copyfile(graphs[precision], served)
     draft = draft_manifest(checkpoint, folder, name, precision)
     students = {p: Student(draft, checkpoint.encoder, open_session(path, SESSION)) for p, path in graphs.items()}
-
-    log.info("comparing fp32 with PyTorch")
-    checked = sample_of_each_locale(data.utterances, PARITY_SENTENCES)
-    difference = logit_difference(checkpoint.model, students["fp32"], checked)
-    if max(difference.values()) > PARITY_TOLERANCE:
-        raise ExportError(
-            f"fp32 graph differs from PyTorch by {max(difference.values()):.2g} in a logit; allowed: {PARITY_TOLERANCE}"
-        )
+    difference = check_parity(checkpoint, students["fp32"], data)
     log.info("scoring %s on %d utterances of %s", " and ".join(students), len(data.utterances), data.source)
     answers = {p: answers_of_student(student, data.utterances) for p, student in students.items()}
-    manifest = draft.model_copy(
+
+    calibration = means = None
+    if rate is not None:
+        log.info("calibrating on %d utterances of %s", len(data.utterances), data.source)
+        graph = Graph(open_session(served, SESSION), checkpoint.encoder)
+        calibration, means = calibrate(graph, checkpoint.labels, data, rate)
+    replace_features(served, means)
+    manifest = draft.model_copy(update={"calibration": calibration, "files": file_entries(folder)})
+    student = students[precision] = Student(manifest, checkpoint.encoder, open_session(served, SESSION))
+    for path in graphs.values():
+        path.unlink()
+    return manifest.model_copy(
         update={
-            "golden": choose_golden(students[precision], data.golden),
+            "golden": choose_golden(student, data.golden),
             "parity": {
                 "sentences_per_locale": PARITY_SENTENCES,
                 "fp32_max_abs_logit_difference": {k: float(f"{v:.3g}") for k, v in difference.items()},
                 "agreement_with_fp32": agreement(data.utterances, answers["fp32"], answers[precision]),
             },
-            "accuracy": accuracy(students[precision], data, answers),
+            "accuracy": accuracy(student, data, answers),
             "latency": {"unit": "median microseconds of one session run, by pieces", **latencies(students)},
         }
     )
-    for path in graphs.values():
-        path.unlink()
-    write_manifest(folder, manifest, render_card(manifest, notice))
-    return manifest
+
+
+def check_parity(checkpoint: Checkpoint, student: Student, data: Evaluated) -> dict[str, float]:
+    """The largest difference of a logit between PyTorch and its fp32 graph, by locale.
+
+    Raises:
+        ExportError: it is too large.
+    """
+    log.info("comparing fp32 with PyTorch")
+    checked = sample_of_each_locale(data.utterances, PARITY_SENTENCES)
+    difference = logit_difference(checkpoint.model, student, checked)
+    if max(difference.values()) > PARITY_TOLERANCE:
+        raise ExportError(
+            f"fp32 graph differs from PyTorch by {max(difference.values()):.2g} in a logit; allowed: {PARITY_TOLERANCE}"
+        )
+    return difference
 
 
 def draft_manifest(checkpoint: Checkpoint, folder: Path, name: str, precision: str) -> Manifest:
@@ -232,7 +266,20 @@ def render(manifest: Manifest) -> str:
             lines.append(
                 f"{precision:9}" + "".join(f"{f'{pieces} pieces: {time:.0f} µs':>24}" for pieces, time in times.items())
             )
+    if manifest.calibration:
+        lines += _calibration_lines(calibration_summary(manifest.calibration))
     return "\n".join(lines)
+
+
+def _calibration_lines(found: dict[str, Any]) -> list[str]:
+    errors = found["expected_calibration_error"].items()
+    changes = [f"{head} {100 * e['before']:.1f} -> {100 * e['after']:.1f} %" for head, e in errors]
+    lines = [f"calibration error: {', '.join(changes)} (slots by {found['slot_confidence']})"] if changes else []
+    for method, figures in found["methods"].items():
+        kept = ", kept" if method == found["scope"] else ""
+        passed = f"{100 * figures['false_acceptance']:.1f} % of other text passes"
+        lines.append(f"scope by {method}: AUROC {figures['auroc']:.3f}, {passed}{kept}")
+    return lines
 
 
 def summary(out: Path, manifest: Manifest) -> dict[str, Any]:
@@ -245,6 +292,17 @@ def summary(out: Path, manifest: Manifest) -> dict[str, Any]:
         "accuracy": {p: manifest.accuracy[p]["mean"] for p in ("fp32", "int8", "typed") if p in manifest.accuracy},
         "latency": manifest.latency,
         "fp32_max_abs_logit_difference": max(manifest.parity["fp32_max_abs_logit_difference"].values()),
+        "calibration": calibration_summary(manifest.calibration) if manifest.calibration else None,
+    }
+
+
+def calibration_summary(calibration: Calibration) -> dict[str, Any]:
+    """Calibration errors as means over the locales, and how well scope is told, as means over locales and sources."""
+    return {
+        "expected_calibration_error": mean_errors(calibration.measured["expected_calibration_error"]),
+        "slot_confidence": calibration.slot_confidence,
+        "scope": calibration.scope.method if calibration.scope else None,
+        "methods": means_by_method(calibration.measured.get("scope", {})),
     }
 
 

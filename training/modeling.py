@@ -75,15 +75,16 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
 
 @dataclass
 class StudentOutput(ModelOutput):  # type: ignore[misc]
-    """Logits by head (None without that head), named as the exported graph names them, and the last hidden state.
+    """Logits by head (None without that head), named as the exported graph names them, and what they are read from.
 
-    Shapes: domain_logits [batch, domains], intent_logits [batch, intents], slot_logits [batch, pieces, tags],
-    last_hidden_state [batch, pieces, width].
+    Shapes: domain_logits [batch, domains], intent_logits [batch, intents], slot_logits [batch, pieces, tags]; features,
+    which domain and intent are read from, [batch, 2 width]; last_hidden_state [batch, pieces, width].
     """
 
     domain_logits: Tensor | None = None
     intent_logits: Tensor | None = None
     slot_logits: Tensor | None = None
+    features: Tensor | None = None
     last_hidden_state: Tensor | None = None
 
 
@@ -170,14 +171,15 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         else:
             mask = attention_mask[:, :, None].to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        pooled = functional.dropout(torch.cat([mean, hidden[:, 0]], dim=-1), self.config.dropout, self.training)
+        features = torch.cat([mean, hidden[:, 0]], dim=-1)
+        pooled = functional.dropout(features, self.config.dropout, self.training)
         read = {
             "domain": pooled,
             "intent": pooled,
             "slots": functional.dropout(hidden, self.config.dropout, self.training),
         }
         logits = {name: head(read[name]) for name, head in self.heads.items()}
-        return StudentOutput(logits.get("domain"), logits.get("intent"), logits.get("slots"), hidden)
+        return StudentOutput(logits.get("domain"), logits.get("intent"), logits.get("slots"), features, hidden)
 
     def count_parameters(self) -> tuple[int, int]:
         """All weights, and those outside the piece and position tables and the heads."""

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from export import onnx
+from export.scope import read_outside
 from service.manifest import Manifest, read_manifest
 from service.student import Student
 from training import datasets, finetune
@@ -75,16 +77,127 @@ def test_fp32_computes_what_pytorch_does_at_every_length(
     assert summary["precision"] == "fp32"
 
 
-def test_a_student_with_a_part_of_the_heads_exports(sample: Path, tmp_path: Path) -> None:
-    more = ["--size", "xs", "--epochs", "1", "--vocabulary", "300", "--heads", "intent,slots", "--locales", "de-DE"]
-    assert finetune.main(["--data", str(sample), *more, "--out", str(tmp_path / "ckpt")]) == 0
+@pytest.fixture(scope="session")
+def requests(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The German sample with its test partition as more dev: enough for a fit."""
+    utterances = datasets.load(str(sample), ["de-DE"]).utterances
+    rows = [datasets.row_of(replace(u, partition="dev" if u.partition == "test" else u.partition)) for u in utterances]
+    file = tmp_path_factory.mktemp("requests") / "de-DE.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    return file
 
-    assert onnx.main(["--ckpt", str(tmp_path / "ckpt"), "--out", str(tmp_path / "icner")]) == 0
 
-    answer = Student.load(tmp_path / "icner").predict("weck mich auf")
-    assert answer.domain is None
+@pytest.fixture(scope="session")
+def calibrated(checkpoint: Path, requests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("students") / "calibrated"
+    assert onnx.main(["--ckpt", str(checkpoint), "--out", str(folder), "--eval", str(requests)]) == 0
+    return folder
+
+
+def test_a_calibrated_student_is_served_with_confidence_and_scope(calibrated: Path) -> None:
+    student = Student.load(calibrated)
+    fitted = student.manifest.calibration
+
+    assert fitted is not None
+    assert set(fitted.temperatures) == {"domain", "intent", "slots"}
+    assert fitted.scope is not None
+    assert set(fitted.measured["scope"]) == {"max_softmax", "energy", "class_means"}
+    assert fitted.profile["de-DE"].texts == 66
+    assert sum(fitted.profile["de-DE"].confidence) == pytest.approx(1, abs=1e-4)
+    assert sum(fitted.profile["de-DE"].domains.values()) == pytest.approx(1, abs=1e-4)
+    answer, plain = student.predict("weck mich auf", locale="de-DE"), student.predict("weck mich auf")
+    assert answer.in_scope is not None
+    assert plain.in_scope is None
     assert answer.intent is not None
-    assert answer.slots is not None
+    assert plain.intent is not None
+    assert answer.intent[0].name == plain.intent[0].name
+    assert answer.intent[0].confidence != plain.intent[0].confidence
+
+
+def test_the_served_student_rejects_as_was_measured(calibrated: Path, requests: Path) -> None:
+    student = Student.load(calibrated)
+    scope = student.manifest.calibration and student.manifest.calibration.scope
+    assert scope is not None
+    dev = datasets.load(str(requests), ["de-DE"]).part("dev")
+    outside = read_outside([], ["de-DE"])["de-DE"]["sample"]
+
+    rejected = sum(student.predict(u.text, locale="de-DE").in_scope is False for u in dev)
+    passed = sum(student.predict(text, locale="de-DE").in_scope is True for text in outside)
+
+    assert rejected == 1  # two percent of 66
+    measured = student.manifest.calibration.measured["scope"][scope.method]["de-DE"]["sample"]  # type: ignore[union-attr]
+    assert passed / len(outside) == pytest.approx(measured["false_acceptance"], abs=1e-4)
+
+
+def test_the_graph_holds_nothing_that_its_scope_does_not_need(calibrated: Path, student_folder: Path) -> None:
+    fitted = read_manifest(calibrated).calibration
+    assert fitted is not None
+    assert fitted.scope is not None
+
+    heads = ["domain_logits", "intent_logits", "slot_logits"]
+    more = ["distance"] if fitted.scope.method == "class_means" else []
+    for folder, expected in ((calibrated, heads + more), (student_folder, heads)):
+        assert [o.name for o in onnx_library.load(str(folder / "model.onnx")).graph.output] == expected
+
+
+def test_card_and_summary_say_what_calibration_reached(
+    checkpoint: Path, requests: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "novels.txt"
+    foreign.write_text("Der Hund schlief.\nSie sah aus dem Fenster.\n")
+    arguments = ["--ckpt", str(checkpoint), "--eval", str(requests), "--false-rejection", "0.1", "--precision", "fp32"]
+
+    assert onnx.main([*arguments, "--out", str(tmp_path / "s"), "--out-of-scope", f"de-DE={foreign}"]) == 0
+
+    captured = capsys.readouterr()
+    found = json.loads(captured.out.splitlines()[-1])["calibration"]
+    assert set(found["expected_calibration_error"]) == {"domain", "intent", "slots"}
+    assert set(found["methods"]) == {"max_softmax", "energy", "class_means"}
+    assert "calibration error: domain" in captured.err
+    card = (tmp_path / "s" / "MODEL_CARD.md").read_text()
+    assert "| de-DE | novels |" in card
+    assert "10 % of requests" in card
+    assert "confidences hold for texts like those it was scored on" in card
+    assert Student.load(tmp_path / "s").predict("weck mich auf", locale="de-DE").in_scope is not None
+
+
+def test_a_small_partition_and_a_flag_leave_calibration_out(
+    student_folder: Path, checkpoint: Path, requests: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "plain"
+    arguments = ["--ckpt", str(checkpoint), "--out", str(out), "--eval", str(requests), "--no-calibration"]
+    assert onnx.main(arguments) == 0
+
+    for folder in (student_folder, out):
+        student = Student.load(folder)
+        assert student.manifest.calibration is None
+        assert student.predict("weck mich auf", locale="de-DE").in_scope is None
+        assert "confidences are not calibrated" in (folder / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("heads", ["domain", "intent,slots", "slots"])
+def test_a_student_with_a_part_of_the_heads_exports(sample: Path, requests: Path, tmp_path: Path, heads: str) -> None:
+    more = ["--size", "xs", "--epochs", "1", "--vocabulary", "300", "--heads", heads, "--locales", "de-DE"]
+    assert finetune.main(["--data", str(sample), *more, "--out", str(tmp_path / "ckpt")]) == 0
+    out = tmp_path / "part"
+
+    assert onnx.main(["--ckpt", str(tmp_path / "ckpt"), "--out", str(out), "--eval", str(requests)]) == 0
+
+    student = Student.load(out)
+    answer = student.predict("weck mich auf", locale="de-DE")
+    assert (answer.domain is not None) == ("domain" in heads)
+    assert (answer.intent is not None) == ("intent" in heads)
+    assert (answer.slots is not None) == ("slots" in heads)
+    assert (answer.in_scope is not None) == (heads != "slots")
+    fitted = student.manifest.calibration
+    assert (fitted.profile.keys() if fitted else set()) == (set() if heads == "slots" else {"de-DE"})
+
+
+def test_a_false_rejection_that_is_no_share_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for value in ("0", "1.5", "two"):
+        with pytest.raises(SystemExit):
+            onnx.main(["--ckpt", "x", "--out", str(tmp_path / "s"), "--false-rejection", value])
+        assert f"{value}: allowed: a share between 0 and 1" in capsys.readouterr().err
 
 
 def test_golden_sentences_come_from_the_evaluated_data_where_the_sample_lacks_the_locale(
@@ -128,10 +241,10 @@ def test_an_incomplete_checkpoint_leaves_nothing_behind(
 def test_a_graph_that_differs_from_pytorch_is_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(model: torch.nn.Module, path: Path) -> None:
+    def wrong(model: torch.nn.Module, path: Path, with_features: bool) -> None:
         other = load_checkpoint(checkpoint).model
         torch.nn.init.normal_(other.heads["intent"].weight)
-        export_fp32(other, path)
+        export_fp32(other, path, with_features)
 
     export_fp32 = onnx.export_fp32
     monkeypatch.setattr(onnx, "export_fp32", wrong)
