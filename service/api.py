@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import State
 
 from service.boundary import json_reply
-from service.call import Call, Reply, ThisCall, TimedCall
+from service.call import Call, ClientCall, Reply, TellingCall, ThisCall, TimedCall
+from service.comparison import agreement, differences
 from service.engine import Engine, Loaded
 from service.errors import (
     BatchTooLarge,
     ClientLeft,
     Forbidden,
     InvalidRequest,
+    MissingHead,
     NotReady,
     ReloadRefused,
     ServiceError,
@@ -21,29 +25,115 @@ from service.errors import (
 )
 from service.metrics import Metrics, Timings
 from service.page import Page
-from service.replies import Json, model_summary, nlu_reply
-from service.schemas import BatchRequest, ItemFault, NluItem, NluRequest
+from service.replies import Answer, Json, domain_reply, model_summary, nlu_reply
+from service.requests import (
+    BatchRequest,
+    CompareRequest,
+    DomainRequest,
+    FeedbackRequest,
+    ItemFault,
+    NluItem,
+    NluRequest,
+)
 from service.settings import Settings
+from service.student import Prediction
+from service.traffic import Traffic, question_of
 
 
 class Api:
     """The endpoints of one application. `state.reload` reloads the students of every process."""
 
-    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, page: Page, state: State) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, metrics: Metrics, traffic: Traffic, page: Page, state: State
+    ) -> None:
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
+        self.traffic = traffic
         self.page = page
         self.state = state
 
-    async def nlu(self, call: TimedCall, body: NluRequest) -> Reply:
+    async def nlu(self, call: ClientCall, body: NluRequest) -> Reply:
         """Domain, intent and slots of one text.
 
-        Offsets are code points of the text as it was sent: `text[start:end] == value`.
+        Offsets are code points of the text as it was sent: `text[start:end] == value`. What the student has no head for
+        is null. Where an experiment splits the requests that name no model, the reply names the arm.
         """
-        chosen = self._choose(call, body.model)
+        route = self.traffic.route(call, body)
+        call.model = route.student.name
+        with route.student.lane.admit(1):
+            answer = await self._answer(call, route.student, body)
+        self._count(call, route.student, answer)
+        self.traffic.answered(call, route, answer)
+        return json_reply(nlu_reply(answer, call.request_id, route.arm))
+
+    async def domain(self, call: TimedCall, body: DomainRequest) -> Reply:
+        """The domain alone: of a first-stage router where one is configured, else of the default student."""
+        chosen = self._named(call, body.model) if body.model is not None else self.engine.router()
+        call.model = chosen.name
+        labels = chosen.student.manifest.labels
+        if not labels.domain:
+            raise MissingHead(field="domain", model=chosen.name, head="domain", heads=", ".join(labels.heads))
         with chosen.lane.admit(1):
-            return json_reply(await self._answer(call, chosen, body))
+            answer = await self._answer(call, chosen, body)
+        self._count(call, chosen, answer)
+        return json_reply(domain_reply(answer, call.request_id))
+
+    async def compare(self, call: TimedCall, body: CompareRequest) -> Reply:
+        """One text through several students, side by side, with their timings and where they differ.
+
+        They run one after the other. One that can't answer gets an error in its place; if none can, the first one's is
+        that of the request.
+        """
+        names = body.models or [self.engine.choose(None).name, *self.engine.students]
+        students = {chosen.name: chosen for chosen in map(self.engine.choose, names)}
+        results: Json = {}
+        predictions: dict[str, Prediction] = {}
+        spent: list[Timings] = []
+        problems: list[ServiceError] = []
+        for name, chosen in students.items():
+            try:
+                with chosen.lane.admit(1):
+                    answer = await self._answer(call, chosen, body, began=time.perf_counter())
+                predictions[name] = answer.prediction
+                spent.append(answer.timings)
+                results[name] = nlu_reply(answer, call.request_id)
+            except ClientLeft:
+                raise
+            except ServiceError as error:
+                problems.append(error)
+                results[name] = error_body(error, call.request_id)
+        if len(problems) == len(students):
+            raise problems[0]
+        for problem in problems:
+            self.metrics.count_error(problem)
+        call.timings = Timings.of_batch(spent)
+        same = agreement(predictions)
+        return json_reply(
+            {
+                "results": results,
+                "agreement": same,
+                "differences": differences(results, same),
+                "request_id": call.request_id,
+            }
+        )
+
+    async def feedback(self, call: TellingCall, body: FeedbackRequest) -> Reply:
+        """What became of an answer: counted for the student and for the arm of the experiment that gave it.
+
+        Send the `x-client-key` of the request, too: it finds the arm where another process answered.
+        """
+        noted = self.traffic.told(call, body)
+        call.model = noted.model
+        return json_reply(
+            {
+                "request_id": body.request_id,
+                "outcome": body.outcome,
+                "arm": noted.arm,
+                "counted": not noted.repeated,
+                "remembered": noted.remembered,
+            }
+        )
 
     async def batch(self, call: TimedCall, body: BatchRequest) -> Reply:
         """Several texts in one request; each gets the answer that it would get alone, or an error of its own.
@@ -53,25 +143,33 @@ class Api:
         """
         if len(body.items) > self.settings.max_batch:
             raise BatchTooLarge(count=len(body.items), limit=self.settings.max_batch)
-        chosen = self._choose(call, body.model)
+        chosen = self._named(call, body.model)
         results: list[Json] = []
         spent: list[Timings] = []
         with chosen.lane.admit(len(body.items)) as permits:
             chosen.meters.batch_size.observe(len(body.items))
             for item in body.items:
-                call.timings = None
-                results.append(await self._answer_or_error(call, chosen, item))
-                spent.extend([call.timings] if call.timings else [])
+                try:
+                    if isinstance(item, ItemFault):
+                        raise InvalidRequest(problem=item.problem)
+                    answer = await self._answer(call, chosen, item)
+                    self._count(call, chosen, answer)
+                    spent.append(answer.timings)
+                    results.append(nlu_reply(answer, call.request_id))
+                except ClientLeft:
+                    raise
+                except ServiceError as error:
+                    self.metrics.count_error(error)
+                    results.append(error_body(error, call.request_id))
                 permits.give_back(1)
         call.timings = Timings.of_batch(spent)
         return json_reply({"results": results})
 
     async def models(self, _: ThisCall) -> Reply:
         """The students that are loaded, with what their manifests say, and those that were refused."""
-        default = self.engine.default
         summaries = [
-            model_summary(loaded.student.manifest, default=loaded is default)
-            for loaded in self.engine.students.values()
+            model_summary(loaded.student.manifest, self.engine.aliases_of(name))
+            for name, loaded in self.engine.students.items()
         ]
         return json_reply({"models": summaries, "refused": self.engine.refused})
 
@@ -107,37 +205,26 @@ class Api:
         """The web page."""
         return Reply(self.page.body, self.page.headers)
 
-    def _choose(self, call: Call, model: str | None) -> Loaded:
+    def _named(self, call: Call, model: str | None) -> Loaded:
         chosen = self.engine.choose(model)
         call.model = chosen.name
         return chosen
 
-    async def _answer(self, call: Call, chosen: Loaded, item: NluItem) -> Json:
+    async def _answer(
+        self, call: Call, chosen: Loaded, item: NluItem | DomainRequest | CompareRequest, began: float | None = None
+    ) -> Answer:
+        """A student's answer to a text; `began` is when it was asked, if not by the call alone."""
         limit = self.settings.max_text_chars
         if len(item.text) > limit:
             raise TextTooLarge(count=len(item.text), limit=limit)
-        locale = chosen.locale_for(item.locale)
-        prediction, cached = await chosen.answer(call, item.text, locale, item.top_k or 1)
-        call.timings = timings = Timings.of(call.began, prediction, remembered=cached)
-        self.metrics.defer(chosen.meters.count, locale, prediction, timings, cached)
-        return nlu_reply(
-            prediction,
-            chosen.student.manifest,
-            asked_locale=item.locale,
-            locale=locale,
-            ranked=item.top_k is not None,
-            cached=cached,
-            request_id=call.request_id,
-            timings=timings,
+        question = question_of(item, chosen)
+        prediction, cached = await chosen.answer(call, question)
+        timings = Timings.of(call.began if began is None else began, prediction, remembered=cached)
+        return Answer(
+            chosen.student.manifest, question, item.locale, item.top_k is not None, prediction, cached, timings
         )
 
-    async def _answer_or_error(self, call: Call, chosen: Loaded, item: NluItem | ItemFault) -> Json:
-        try:
-            if isinstance(item, ItemFault):
-                raise InvalidRequest(problem=item.problem)
-            return await self._answer(call, chosen, item)
-        except ClientLeft:
-            raise
-        except ServiceError as error:
-            self.metrics.count_error(error)
-            return error_body(error, call.request_id)
+    def _count(self, call: Call, chosen: Loaded, answer: Answer) -> None:
+        call.timings = answer.timings
+        locale = answer.question.locale
+        self.metrics.defer(chosen.meters.count, locale, answer.prediction, answer.timings, answer.cached)

@@ -27,6 +27,7 @@ from service.errors import (
     Forbidden,
     InternalError,
     InvalidRequest,
+    MissingHead,
     NotReady,
     Overloaded,
     ReloadRefused,
@@ -40,13 +41,25 @@ from service.errors import (
     error_body,
     log_fault,
 )
+from service.experiment import ExperimentFile
 from service.keys import ApiKeys
 from service.metrics import FLUSH_SECONDS, Metrics
 from service.page import load_page
 from service.reloading import Reloader
-from service.schemas import BatchReply, ErrorReply, HealthReply, ModelsReply, NluReply, ReloadReply
+from service.schemas import (
+    BatchReply,
+    CompareReply,
+    DomainReply,
+    ErrorReply,
+    FeedbackReply,
+    HealthReply,
+    ModelsReply,
+    NluReply,
+    ReloadReply,
+)
 from service.settings import Settings
 from service.tracing import Tracer
+from service.traffic import Traffic
 
 Answer = Callable[..., Awaitable[Reply]]
 Errors = tuple[type[ServiceError], ...]
@@ -64,11 +77,13 @@ def create_app(settings: Settings) -> Boundary:
         StudentError: the students folder is missing or empty. A student that can't be served does not raise: it is
             logged, named by ``/readyz``, and its neighbours are served.
         KeysError: there is something wrong with the file of API keys.
+        ExperimentError: there is something wrong with the experiment file.
         TracingError: tracing is asked for and can't start.
     """
     metrics = Metrics()
     engine = Engine(settings, metrics)
     keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
+    experiment = ExperimentFile(settings.experiment_file) if settings.experiment_file else None
     app = FastAPI(
         title="distilled-nlu",
         description=DESCRIPTION,
@@ -87,7 +102,9 @@ def create_app(settings: Settings) -> Boundary:
     app.state.watch = settings.watch
     app.state.tracer = Tracer.start() if settings.tracing else None
     app.state.loaded = asyncio.Event()
-    endpoints = _add_endpoints(app, Api(settings, engine, metrics, load_page(), app.state), guarded=keys is not None)
+    app.state.traffic = traffic = Traffic(engine, metrics, experiment)
+    api = Api(settings, engine, metrics, traffic, load_page(), app.state)
+    endpoints = _add_endpoints(app, api, guarded=keys is not None)
     return Boundary(app, endpoints, documents, settings, engine, metrics, keys, app.state.tracer)
 
 
@@ -115,9 +132,12 @@ def _add_endpoints(app: FastAPI, api: Api, *, guarded: bool) -> dict[str, dict[s
             endpoints.setdefault(path, {})[method] = Endpoint(answer, get_type_hints(answer).get("body"))
 
     body = (InvalidRequest, BodyTooLarge, BodyTimeout)
-    text = (*body, UnknownLocale, UnknownModel, TextTooLarge, Overloaded, DeadlinePassed, NotReady)
+    text = (*body, UnknownLocale, MissingHead, UnknownModel, TextTooLarge, Overloaded, DeadlinePassed, NotReady)
     add("POST", "/v1/nlu", api.nlu, NluReply, text, tags=["nlu"])
     add("POST", "/v1/nlu/batch", api.batch, BatchReply, (*text, BatchTooLarge), tags=["nlu"])
+    add("POST", "/v1/domain", api.domain, DomainReply, text, tags=["nlu"])
+    add("POST", "/v1/compare", api.compare, CompareReply, text, tags=["comparison"])
+    add("POST", "/v1/feedback", api.feedback, FeedbackReply, body, tags=["comparison"])
     add("GET", "/v1/models", api.models, ModelsReply, tags=["nlu"])
     add("POST", "/v1/models/reload", api.reload, ReloadReply, (Forbidden, ReloadRefused), tags=["operation"])
     add("GET", "/livez /v2/health/live", api.live, HealthReply, tags=["operation"])
@@ -138,11 +158,12 @@ def _documented(errors: Errors) -> dict[int | str, dict[str, Any]]:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load the students in a thread, so that ``/livez`` answers meanwhile; then watch them if that is asked for."""
-    working = [asyncio.create_task(_load_and_watch(app)), asyncio.create_task(_keep_flushing(app.state.metrics))]
+    working = [asyncio.create_task(_load_and_watch(app)), asyncio.create_task(_keep_flushing(app))]
     yield
     for task in working:
         task.cancel()
     await asyncio.gather(*working, return_exceptions=True)
+    app.state.traffic.close()
     if app.state.tracer is not None:
         await asyncio.to_thread(app.state.tracer.shutdown)
 
@@ -159,10 +180,12 @@ async def _load_and_watch(app: FastAPI) -> None:
         await reloader.watch()
 
 
-async def _keep_flushing(metrics: Metrics) -> None:
+async def _keep_flushing(app: FastAPI) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
-        metrics.flush()
+        app.state.metrics.ready.set(not app.state.engine.reasons_not_ready())
+        app.state.metrics.flush()
+        app.state.traffic.look_around()
 
 
 async def _translate(request: Request, error: Exception) -> Response:

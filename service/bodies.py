@@ -11,7 +11,7 @@ from starlette.types import Message, Receive
 
 from service.call import Call, poll
 from service.errors import BodyTimeout, BodyTooLarge, ClientLeft, InvalidRequest
-from service.schemas import describe
+from service.requests import describe
 
 Body = TypeVar("Body", bound=BaseModel)
 

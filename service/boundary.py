@@ -164,6 +164,8 @@ class Boundary:
         seconds = call.timings.total if call.timings is not None else time.perf_counter() - call.began
         status = call.status or ClientLeft.row.status
         self.metrics.defer(self.metrics.count_request, call.model, call.endpoint, status, seconds)
+        if call.afterwards is not None:
+            call.afterwards()
         if self.tracer is not None:
             self.tracer.record(call, call.headers.items(), call.status)
 

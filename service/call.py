@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, NamedTuple
 
 from fastapi import Depends, Header
@@ -20,6 +20,7 @@ from service.metrics import NONE, Timings
 CALL = "nlu.call"
 OTHER = "other"  # the endpoint of requests to no path of ours
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+LONGEST_CLIENT_KEY = 256
 LONGEST_DEADLINE_MS = 3_600_000
 
 _ids = random.Random()  # seeded by the system; an id must be rare, not secret
@@ -46,10 +47,12 @@ class Call:
         model: the student that answers, for metrics, once chosen.
         timings: where its time went, once answered.
         status: HTTP status, once the reply has begun.
+        afterwards: what is to be done once the reply is sent, if anything.
     """
 
     __slots__ = (
         "_receive",
+        "afterwards",
         "began",
         "deadline",
         "endpoint",
@@ -73,6 +76,7 @@ class Call:
         self.model = NONE
         self.timings: Timings | None = None
         self.status = 0
+        self.afterwards: Callable[[], None] | None = None
         self._receive = receive
 
     def set_deadline(self, default_ms: int | None) -> None:
@@ -97,6 +101,18 @@ class Call:
         """Whether the client closed the connection. To be asked once the body is read."""
         message = poll(self._receive)
         return message is not None and message["type"] == "http.disconnect"
+
+    @property
+    def client_key(self) -> bytes | None:
+        """What the client calls its user, device or session by ``x-client-key``, if anything.
+
+        Raises:
+            InvalidRequest: it is longer than a name has to be.
+        """
+        key = self.headers.get(b"x-client-key")
+        if key is not None and len(key) > LONGEST_CLIENT_KEY:
+            raise InvalidRequest(problem=f"x-client-key: should have at most {LONGEST_CLIENT_KEY} bytes")
+        return key or None
 
 
 def new_request_id() -> str:
@@ -137,5 +153,23 @@ def timed_call_of(
     return call_of(request)
 
 
+ClientKey = Annotated[
+    Annotated[str, Field(max_length=LONGEST_CLIENT_KEY)] | SkipJsonSchema[None],
+    Header(description="an opaque, stable name of the user, device or session: keeps it in one arm of an experiment"),
+]
+
+
+def client_call_of(call: Annotated[Call, Depends(timed_call_of)], x_client_key: ClientKey = None) -> Call:  # noqa: ARG001
+    """The call of a request that may bring a deadline and a client's key."""
+    return call
+
+
+def telling_call_of(request: Request, x_client_key: ClientKey = None) -> Call:  # noqa: ARG001
+    """The call of a request that may bring a client's key."""
+    return call_of(request)
+
+
+ClientCall = Annotated[Call, Depends(client_call_of)]
+TellingCall = Annotated[Call, Depends(telling_call_of)]
 ThisCall = Annotated[Call, Depends(call_of)]
 TimedCall = Annotated[Call, Depends(timed_call_of)]

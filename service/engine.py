@@ -15,11 +15,14 @@ from service.call import Call
 from service.errors import NotReady, UnknownLocale, UnknownModel
 from service.lanes import Lane, place
 from service.manifest import MANIFEST_FILE, StudentError
-from service.metrics import Metrics, StudentMeters
+from service.meters import StudentMeters
+from service.metrics import Metrics
 from service.settings import Settings
-from service.student import Prediction, Student
+from service.student import Prediction, Question, Student
 
 PREFERRED = "s"
+DEFAULT = "default"
+ROUTER = "domain"
 TYPICAL_PIECES = 12
 MOST_YOUNG = 20_000  # objects made and not freed before the collector looks for cycles
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -58,20 +61,20 @@ class Loaded(NamedTuple):
             raise UnknownLocale(model=self.name, known=", ".join(sorted(self.locales)))
         return locale
 
-    async def answer(self, call: Call, text: str, locale: str, top_k: int) -> tuple[Prediction, bool]:
-        """The answer to a text, and whether it was remembered.
+    async def answer(self, call: Call, question: Question) -> tuple[Prediction, bool]:
+        """The answer to a question, and whether it was remembered.
 
         Raises:
             DeadlinePassed, ClientLeft: as `Lane.predict`.
         """
         if self.cache is None:
-            return await self.lane.predict(call, text, top_k), False
-        key = self.cache.key(self.student.manifest.digest, locale, text, top_k)
-        remembered = self.cache.get(key, text)
+            return await self.lane.predict(call, question), False
+        key = self.cache.key(question)
+        remembered = self.cache.get(key, question.text)
         self.meters.count_look_up(hit=remembered is not None)
         if remembered is not None:
             return remembered, True
-        prediction = await self.lane.predict(call, text, top_k)
+        prediction = await self.lane.predict(call, question)
         self.cache.put(key, prediction)
         return prediction, False
 
@@ -132,6 +135,7 @@ class Engine:
         self._default: Loaded | None = None
         self._loading = True
         self._missing: set[Path] = set()
+        self._unmet: dict[str, str] = {}
         self.draining = False
 
     @property
@@ -186,6 +190,7 @@ class Engine:
         gone = [old for name, old in self.students.items() if made.students.get(name) is not old]
         self._serving = made._replace(students=dict(sorted(made.students.items())))
         self._default = self._choose_default()
+        self._look_at_aliases()
         place([loaded.lane for loaded in self.students.values()])
         for loaded in gone:
             loaded.meters.is_loaded(False)
@@ -204,18 +209,38 @@ class Engine:
         return made.outcome
 
     def choose(self, name: str | None) -> Loaded:
-        """The student of that name, or the default one.
+        """The student of that name or alias, or the default one.
 
         Raises:
             UnknownModel: none of that name is loaded.
             NotReady: nothing is loaded yet, or the default student could not be.
         """
-        chosen = self._default if name is None else self._serving.students.get(name)
+        chosen = self.find(name or DEFAULT)
         if chosen is not None:
             return chosen
-        if self._loading or name is None:
+        if self._loading or name in (None, DEFAULT):
             raise NotReady(reason="; ".join(self.reasons_not_ready()))
-        raise UnknownModel(loaded=", ".join(self.students) or "none")
+        loaded = [" or ".join((known, *self.aliases_of(known))) for known in self.students]
+        raise UnknownModel(loaded=", ".join(loaded) or "none")
+
+    def find(self, name: str) -> Loaded | None:
+        """The student of that name or alias, if it is loaded."""
+        if name == DEFAULT:
+            return self._default
+        return self.students.get(name) or self.students.get(self._settings.aliases.get(name, name))
+
+    def router(self) -> Loaded:
+        """The student that answers with domains alone: the one with the alias "domain", else the default one.
+
+        Raises:
+            UnknownModel, NotReady: as `choose`.
+        """
+        return self.choose(ROUTER if ROUTER in self._settings.aliases else None)
+
+    def aliases_of(self, name: str) -> list[str]:
+        """The further names that a student answers to."""
+        given = [alias for alias, student in self._settings.aliases.items() if student == name and alias != DEFAULT]
+        return sorted([DEFAULT, *given] if self._default is not None and self._default.name == name else given)
 
     def reasons_not_ready(self) -> list[str]:
         """Why the service must get no traffic; empty when every expected student is loaded, warm and tested.
@@ -227,9 +252,13 @@ class Engine:
         if self._loading:
             return ["students are loading"]
         reasons = [reason for folder, reason in self._serving.refused.items() if folder in self._missing]
+        missing = dict(self._unmet)
         if self._default is None:
-            wanted = self._settings.default_model
-            reasons.append(f"the default student {wanted!r} is not loaded" if wanted else "no student is loaded")
+            missing[DEFAULT] = self._settings.aliases.get(DEFAULT, "")
+        reasons += [
+            f"the {alias} student {name!r} is not loaded" if name else "no student is loaded"
+            for alias, name in missing.items()
+        ]
         return reasons
 
     def fingerprint(self) -> dict[Path, Fingerprint]:
@@ -258,8 +287,15 @@ class Engine:
             locales=others | known,
         )
 
+    def _look_at_aliases(self) -> None:
+        """Find those that stand for no student. Like folders, they are expected from the start or not at all."""
+        unmet = {alias: name for alias, name in self._settings.aliases.items() if name not in self.students}
+        self._unmet = unmet if self._loading else {alias: unmet[alias] for alias in self._unmet if alias in unmet}
+        for alias in self._settings.aliases.keys() & self.students.keys():
+            log.warning("the alias %r is also the name of a student, which answers to it", alias)
+
     def _choose_default(self) -> Loaded | None:
-        wanted = self._settings.default_model
+        wanted = self._settings.aliases.get(DEFAULT)
         if wanted is not None:
             return self.students.get(wanted)
         return self.students.get(PREFERRED) or next(iter(self.students.values()), None)

@@ -31,6 +31,7 @@ TABLE: dict[str, Row] = {
     "HeadTooLarge": Row(431, "head_too_large", "the request's headers are larger than {limit} bytes", "head_size"),
     "InvalidRequest": Row(422, "invalid_request", "{problem}", "invalid"),
     "UnknownLocale": Row(422, "unknown_locale", "locale: student {model} does not know it; known: {known}", "locale"),
+    "MissingHead": Row(422, "missing_head", "{field}: student {model} has no {head} head; it has {heads}", "head"),
     "UnknownModel": Row(404, "unknown_model", "model: no such student is loaded; loaded: {loaded}", "model"),
     "UnknownPath": Row(404, "not_found", "no such path; GET /docs lists them", "path"),
     "WrongMethod": Row(405, "method_not_allowed", "this path takes {allowed}", "method"),
@@ -86,6 +87,10 @@ class InvalidRequest(ServiceError):
 
 class UnknownLocale(ServiceError):
     """The student was not trained for the locale."""
+
+
+class MissingHead(ServiceError):
+    """The student can't answer what is asked: it was trained without that head."""
 
 
 class UnknownModel(ServiceError):

@@ -3,55 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.decoding import Ranked, Span
 from service.manifest import Manifest
 from service.metrics import Timings
-from service.student import Prediction
+from service.student import Prediction, Question
 
 Json = dict[str, Any]
 DIGITS = 6  # of a confidence; more would only be noise of the softmax
 
 
-def nlu_reply(
-    prediction: Prediction,
-    manifest: Manifest,
-    *,
-    asked_locale: str,
-    locale: str,
-    ranked: bool,
-    cached: bool,
-    request_id: str,
-    timings: Timings,
-) -> Json:
+class Answer(NamedTuple):
+    """A text's answer and all that goes with it.
+
+    `asked_locale` is the client's, `question.locale` the student's; `ranked` whether a ranking was asked for.
+    """
+
+    manifest: Manifest
+    question: Question
+    asked_locale: str
+    ranked: bool
+    prediction: Prediction
+    cached: bool
+    timings: Timings
+
+
+def nlu_reply(answer: Answer, request_id: str, arm: str | None = None) -> Json:
     """The body of `schemas.NluReply`."""
+    prediction = answer.prediction
     domain, intent = _labels(prediction.domain), _labels(prediction.intent)
-    reply: Json = {
+    reply = {
         "domain": domain[0] if domain else None,
         "intent": intent[0] if intent else None,
         "slots": _slots(prediction.slots),
-        "in_scope": None,  # until a manifest brings a calibration
-        "locale": locale,
-        "truncated": prediction.truncated,
-        "cached": cached,
-        "model": {"name": manifest.name, "precision": manifest.precision, "digest": manifest.digest},
-        "request_id": request_id,
-        "timings_ms": timings.milliseconds(),
+        **_circumstances(answer, request_id),
     }
-    if asked_locale != locale:
-        reply["fallback_from"] = asked_locale
-    if ranked:
+    if answer.ranked:
         reply["ranking"] = {"domain": domain, "intent": intent}
+    if answer.question.domains is not None or answer.question.intents is not None:
+        reply["kept"] = {"domain": _rounded(prediction.kept_domains), "intent": _rounded(prediction.kept_intents)}
+    if arm is not None:
+        reply["arm"] = arm
     return reply
 
 
-def model_summary(manifest: Manifest, *, default: bool) -> Json:
+def domain_reply(answer: Answer, request_id: str) -> Json:
+    """The body of `schemas.DomainReply`, of a student that has domains."""
+    domain = _labels(answer.prediction.domain) or []
+    reply = {"domain": domain[0], **_circumstances(answer, request_id)}
+    if answer.ranked:
+        reply["ranking"] = domain
+    if answer.question.domains is not None:
+        reply["kept"] = _rounded(answer.prediction.kept_domains)
+    return reply
+
+
+def _circumstances(answer: Answer, request_id: str) -> Json:
+    """What every answer tells beside its labels."""
+    prediction, manifest, locale = answer.prediction, answer.manifest, answer.question.locale
+    told: Json = {
+        "in_scope": prediction.in_scope,
+        "locale": locale,
+        "truncated": prediction.truncated,
+        "cached": answer.cached,
+        "model": {"name": manifest.name, "precision": manifest.precision, "digest": manifest.digest},
+        "request_id": request_id,
+        "timings_ms": answer.timings.milliseconds(),
+    }
+    if answer.asked_locale != locale:
+        told["fallback_from"] = answer.asked_locale
+    return told
+
+
+def model_summary(manifest: Manifest, aliases: Sequence[str]) -> Json:
     """The body of `schemas.ModelSummary`."""
     labels = manifest.labels
     return {
         "name": manifest.name,
-        "default": default,
+        "default": "default" in aliases,
+        "aliases": aliases,
         "size": manifest.size,
         "precision": manifest.precision,
         "digest": manifest.digest,
@@ -66,6 +97,7 @@ def model_summary(manifest: Manifest, *, default: bool) -> Json:
         "accuracy": manifest.accuracy,
         "latency": manifest.latency,
         "parity": manifest.parity,
+        "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
     }
 
 
@@ -73,6 +105,10 @@ def _labels(ranked: Sequence[Ranked] | None) -> list[Json] | None:
     if ranked is None:
         return None
     return [{"name": name, "confidence": round(confidence, DIGITS)} for name, confidence in ranked]
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, DIGITS)
 
 
 def _slots(spans: Sequence[Span] | None) -> list[Json] | None:

@@ -1,23 +1,17 @@
-"""What clients send and receive, as models with examples; OpenAPI is made from them.
+"""What clients receive, as models with examples; OpenAPI is made from them.
 
-Requests are parsed with these models. Replies are built as plain dicts in `replies.py`, which is faster, and a test
-holds them against the models here.
+Replies are built as plain dicts in `replies.py`, which is faster, and a test holds them against the models here.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
-from pydantic_core import PydanticCustomError
 
-TOP_K_LIMIT = 20
-LONGEST_NAME_REPEATED = 32
-MOST_ITEMS = 4096  # that `Settings.max_batch` may allow; parsing stops there, since it holds up everybody else
-MOST_PROBLEMS = 64  # of a body that are looked at one by one: listing a hundred thousand takes half a second
+from service.friction import Outcome
 
-REQUEST_EXAMPLE: JsonDict = {"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}
 REPLY_EXAMPLE: JsonDict = {
     "domain": {"name": "alarm", "confidence": 0.991},
     "intent": {"name": "alarm_set", "confidence": 0.984},
@@ -33,6 +27,7 @@ REPLY_EXAMPLE: JsonDict = {
     "request_id": "9f86d081884c7d65",
     "timings_ms": {"queue": 0.08, "tokenize": 0.01, "inference": 0.39, "decode": 0.02, "total": 0.5},
 }
+DOMAIN_EXAMPLE: JsonDict = {name: value for name, value in REPLY_EXAMPLE.items() if name not in ("intent", "slots")}
 ERROR_EXAMPLE: JsonDict = {
     "error": {
         "code": "unknown_locale",
@@ -40,109 +35,6 @@ ERROR_EXAMPLE: JsonDict = {
         "request_id": "9f86d081884c7d65",
     }
 }
-
-
-def describe(error: ValidationError, model: type[BaseModel], whole: str = "body") -> str:
-    """The first problem of a body that does not fit `model`: the field and what is allowed, without any value sent.
-
-    `whole` is what a problem is put down to that lies in no single field.
-    """
-    if error.error_count() > MOST_PROBLEMS:
-        return f"{whole}: does not fit in more than {MOST_PROBLEMS} places; allowed: {', '.join(model.model_fields)}"
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    kind, where = first["type"], ".".join(str(part) for part in first["loc"]) or whole
-    if kind == "json_invalid":
-        return f"{whole}: {first['msg'][0].lower()}{first['msg'][1:]}"
-    if kind in ("model_type", "model_attributes_type"):
-        return f"{where}: should be a JSON object"
-    if kind == "extra_forbidden":
-        return f"{_repeatable(where)}: no such field; allowed: {', '.join(model.model_fields)}"
-    if kind == "missing":
-        return f"{where}: is required"
-    return f"{where}: {first['msg'].removeprefix('Input ').removeprefix('String ')}"
-
-
-def _repeatable(name: str) -> str:
-    """A field's name as the client wrote it, if it looks like a name; anything else could be text of a user."""
-    return name if name.isidentifier() and name.isascii() and len(name) <= LONGEST_NAME_REPEATED else "(unnamed)"
-
-
-def _readable(text: str) -> str:
-    """Refuse what a tokenizer can't read or a person can't have meant."""
-    if not text or text.isspace():
-        raise PydanticCustomError("blank", "must hold at least one character that is not white space")
-    if "\0" in text:
-        raise PydanticCustomError("nul", "must not hold NUL (U+0000)")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("surrogate", "must not hold a lone surrogate (U+D800 to U+DFFF)") from None
-    return text
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class NluItem(_Request):
-    """One text to understand."""
-
-    text: Annotated[
-        str,
-        AfterValidator(_readable),
-        Field(
-            description="what the user said or typed; not only white space",
-            examples=["weck mich am freitag um neun uhr auf"],
-            json_schema_extra={"minLength": 1},
-        ),
-    ]
-    locale: Annotated[str, Field(description="BCP-47 tag that the student knows", examples=["de-DE"])]
-    top_k: Annotated[
-        int | None,
-        Field(ge=1, le=TOP_K_LIMIT, description="how many domains and intents `ranking` lists; none if left out"),
-    ] = None
-
-
-ModelName = Annotated[
-    str | None, Field(description="name of a loaded student; the default one if left out", examples=["s"])
-]
-
-
-class NluRequest(NluItem):
-    """Body of ``POST /v1/nlu``."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [REQUEST_EXAMPLE]})
-
-    model: ModelName = None
-
-
-class ItemFault:
-    """Stands for an item of a batch that is no `NluItem`, so that its neighbours are answered all the same.
-
-    Not a model: clients never see one, so OpenAPI must not either.
-    """
-
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-
-
-def _item_or_fault(value: Any) -> NluItem | ItemFault:
-    try:
-        return NluItem.model_validate(value)
-    except ValidationError as error:
-        return ItemFault(describe(error, NluItem, whole="item"))
-
-
-class BatchRequest(_Request):
-    """Body of ``POST /v1/nlu/batch``. An item that can't be answered gets an error in its place."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [REQUEST_EXAMPLE]}]})
-
-    items: Annotated[
-        list[Annotated[NluItem | ItemFault, PlainValidator(_item_or_fault, json_schema_input_type=NluItem)]],
-        Field(min_length=1, max_length=MOST_ITEMS, description="texts, answered in this order"),
-    ]
-    model: ModelName = None
 
 
 class _Reply(BaseModel):
@@ -153,7 +45,7 @@ class Label(_Reply):
     """A domain or an intent."""
 
     name: str
-    confidence: Annotated[float, Field(ge=0, le=1, description="softmax probability, not calibrated")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="probability; calibrated where the student is")]
 
 
 class Slot(_Reply):
@@ -163,7 +55,9 @@ class Slot(_Reply):
     value: str
     start: Annotated[int, Field(ge=0)]
     end: Annotated[int, Field(ge=1)]
-    confidence: Annotated[float, Field(ge=0, le=1, description="that of its least sure word")]
+    confidence: Annotated[
+        float, Field(ge=0, le=1, description="made up of those of its words as the student's calibration says")
+    ]
 
 
 class ModelIdentity(_Reply):
@@ -191,6 +85,19 @@ class Ranking(_Reply):
     intent: list[Label] | None
 
 
+InScope = Annotated[
+    bool | None,
+    Field(description="whether the text is a request that the student may know; null where it is not calibrated"),
+]
+
+
+class Kept(_Reply):
+    """The share of probability that the allowed labels had among all; null for a head that was not filtered."""
+
+    domain: Annotated[float, Field(ge=0, le=1)] | None
+    intent: Annotated[float, Field(ge=0, le=1)] | None
+
+
 class NluReply(_Reply):
     """Answer to one text. `domain`, `intent` or `slots` is null where the student has no such head."""
 
@@ -199,7 +106,7 @@ class NluReply(_Reply):
     domain: Label | None
     intent: Label | None
     slots: list[Slot] | None
-    in_scope: Annotated[bool | None, Field(description="null: this student is not calibrated")]
+    in_scope: InScope
     locale: Annotated[str, Field(description="the locale in which the text was read")]
     fallback_from: Annotated[
         str | None, Field(description="the locale asked for, only where another stood in for it by configuration")
@@ -210,6 +117,28 @@ class NluReply(_Reply):
     request_id: str
     timings_ms: PhaseTimes
     ranking: Annotated[Ranking | None, Field(description="only where `top_k` was given")] = None
+    kept: Annotated[Kept | None, Field(description="only where labels were filtered: confidences are among these")] = (
+        None
+    )
+    arm: Annotated[str | None, Field(description="the arm of the experiment that chose the student, if one did")] = None
+
+
+class DomainReply(_Reply):
+    """The domain of one text."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [DOMAIN_EXAMPLE]})
+
+    domain: Label
+    in_scope: InScope
+    locale: str
+    fallback_from: str | None = None
+    truncated: bool
+    cached: bool
+    model: ModelIdentity
+    request_id: str
+    timings_ms: PhaseTimes
+    ranking: Annotated[list[Label] | None, Field(description="only where `top_k` was given")] = None
+    kept: Annotated[float | None, Field(ge=0, le=1, description="only where domains were filtered")] = None
 
 
 class ErrorDetail(_Reply):
@@ -236,11 +165,53 @@ class BatchReply(_Reply):
     results: list[NluReply | ErrorReply]
 
 
+class Agreement(_Reply):
+    """Whether all students that answered and have the head say the same; null where fewer than two do."""
+
+    domain: bool | None
+    intent: bool | None
+    slots: bool | None
+    exact: Annotated[bool | None, Field(description="in all of these")]
+
+
+class Differences(_Reply):
+    """What each student says where not all say the same, by its name. Of slots, those that not all have found."""
+
+    domain: dict[str, str] | None = None
+    intent: dict[str, str] | None = None
+    slots: dict[str, list[Slot]] | None = None
+
+
+class CompareReply(_Reply):
+    """The answers of several students to one text, by name; an error for one that can't answer."""
+
+    results: dict[str, NluReply | ErrorReply]
+    agreement: Agreement
+    differences: Differences
+    request_id: str
+
+
+class FeedbackReply(_Reply):
+    """What became of feedback."""
+
+    request_id: str
+    outcome: Outcome
+    arm: Annotated[str | None, Field(description="for which it was counted; null outside of an experiment")]
+    counted: Annotated[bool, Field(description="false: there was feedback on this request before")]
+    remembered: Annotated[
+        bool,
+        Field(
+            description="false: long ago, or answered by another process; the arm was found by x-client-key, else id"
+        ),
+    ]
+
+
 class ModelSummary(_Reply):
     """A loaded student and what its manifest says of it."""
 
     name: str
     default: Annotated[bool, Field(description="answers when a request names no model")]
+    aliases: Annotated[list[str], Field(description="further names that it answers to")]
     size: str
     precision: str
     digest: str
@@ -255,6 +226,7 @@ class ModelSummary(_Reply):
     accuracy: dict[str, Any]
     latency: dict[str, Any]
     parity: dict[str, Any]
+    calibration: Annotated[dict[str, Any] | None, Field(description="temperatures, scope, and what was measured")]
 
 
 class ModelsReply(_Reply):

@@ -11,7 +11,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 PREFIX = "NLU_"
 MOST_WORKERS = 1024
 LOCALE = re.compile(r"[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*")
+STUDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SHIPPED_STUDENTS = Path(__file__).parent / "students"
 
 
@@ -35,16 +36,20 @@ def _workers(value: Any) -> Any:
     raise ValueError(f"should be 'auto' or a number from 1 to {MOST_WORKERS}")
 
 
-def _fallbacks(value: Any) -> Any:
-    """Locale pairs from ``de-AT=de-DE,de-CH=de-DE``."""
-    if not isinstance(value, str):
-        return value
-    pairs = [pair.split("=") for pair in value.split(",") if pair.strip()]
-    if not all(
-        len(pair) == 2 and LOCALE.fullmatch(pair[0].strip()) and LOCALE.fullmatch(pair[1].strip()) for pair in pairs
-    ):
-        raise ValueError("should be pairs of locales such as de-AT=de-DE,de-CH=de-DE")
-    return {asked.strip(): answered.strip() for asked, answered in pairs}
+def _pairs(kind: re.Pattern[str], what: str) -> Callable[[Any], Any]:
+    """A reader of ``a=b,c=d`` whose names are all of a kind; `what` says in an error what is allowed."""
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [[name.strip() for name in pair.split("=")] for pair in value.split(",") if pair.strip()]
+        if not all(len(pair) == 2 and all(kind.fullmatch(name) for name in pair) for pair in pairs):
+            raise ValueError(f"should be {what}")
+        if len({name for name, _ in pairs}) != len(pairs):
+            raise ValueError("should not name anything twice before a '='")
+        return dict(pairs)
+
+    return read
 
 
 class Settings(BaseSettings):
@@ -61,11 +66,19 @@ class Settings(BaseSettings):
     students: Annotated[
         Path, Field(description="folder that holds one student folder per sub-folder, or is a student folder itself")
     ] = SHIPPED_STUDENTS
-    default_model: Annotated[
-        str | None,
+    aliases: Annotated[
+        dict[str, str],
+        NoDecode,
+        BeforeValidator(_pairs(STUDENT, "pairs of names such as default=s,fast=xs")),
         Field(
-            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
-            description="student that answers when a request names none; if left out, 's' where loaded, else the first",
+            description="comma separated pairs ALIAS=STUDENT of further names of students; 'default' answers when a "
+            "request names none ('s' where loaded, else the first), 'domain' answers /v1/domain (the default student)"
+        ),
+    ] = {}
+    experiment_file: Annotated[
+        Path | None,
+        Field(
+            description="TOML file that splits requests between students and shadows one, read again when it changes"
         ),
     ] = None
     host: Annotated[str, Field(min_length=1, description="address to listen on; 0.0.0.0 for all IPv4 interfaces")] = (
@@ -104,7 +117,7 @@ class Settings(BaseSettings):
     locale_fallback: Annotated[
         dict[str, str],
         NoDecode,
-        BeforeValidator(_fallbacks),
+        BeforeValidator(_pairs(LOCALE, "pairs of locales such as de-AT=de-DE,de-CH=de-DE")),
         Field(description="comma separated pairs ASKED=ANSWERED of locales to answer as others; the reply says so"),
     ] = {}
     api_keys_file: Annotated[

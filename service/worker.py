@@ -23,6 +23,7 @@ from service.app import create_app
 from service.boundary import Boundary
 from service.channel import Channel, Json, Report
 from service.engine import Engine
+from service.experiment import ExperimentError
 from service.keys import KeysError
 from service.manifest import StudentError
 from service.metrics import SHARED_FOLDER, count_as
@@ -200,7 +201,7 @@ async def _work(settings: Settings, task: Json) -> int:
 def _create_app(settings: Settings) -> Boundary:
     try:
         return create_app(settings)
-    except (StudentError, KeysError, TracingError) as error:
+    except (StudentError, KeysError, ExperimentError, TracingError) as error:
         raise StartError(error) from None
 
 

@@ -30,12 +30,14 @@ from service.app import create_app
 from service.boundary import Boundary
 from service.manifest import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Manifest, SessionOptions, sha256_of
 from service.settings import Settings
-from service.student import Student, golden_answer, open_session
+from service.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Student, golden_answer, open_session
 from service.tokenization import TextEncoder
 
 DOMAINS = ("alarm", "music", "weather")
 INTENTS = ("alarm_set", "music_play", "weather_query")
 TAGS = ("O", "B-date", "I-date", "B-time", "I-time", "B-place_name", "I-place_name")
+LABELS = {"domain": DOMAINS, "intent": INTENTS, "slots": TAGS}
+HEADS = tuple(LABELS)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[MASK]")
 DOMAIN_WORDS = {
     "alarm": ("weck", "wecker", "sveglia", "réveille", "despiértame"),
@@ -80,8 +82,11 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def build_graph(domains: int = len(DOMAINS)) -> bytes:
-    """A graph that sums each piece's row of a table for domain and intent, and reads its tags off another."""
+def build_graph(domains: int = len(DOMAINS), heads: tuple[str, ...] = HEADS, distance: bool = False) -> bytes:
+    """A graph that sums each piece's row of a table for domain and intent, and reads its tags off another.
+
+    Its distance, if it has one, is 10 less the largest domain logit.
+    """
     pieces = [piece for piece, _ in _vocabulary()]
     domain = np.zeros((len(pieces), domains), np.float32)
     slots = np.zeros((len(pieces), len(TAGS)), np.float32)
@@ -99,11 +104,13 @@ def build_graph(domains: int = len(DOMAINS)) -> bytes:
     nodes.append(helper.make_node("Identity", ["slot_rows"], ["slot_logits"]))
     constants = [numpy_helper.from_array(table, name) for name, table in tables.items()]
     constants.append(numpy_helper.from_array(np.array([1], np.int64), "axes"))
-    outputs = [
-        helper.make_tensor_value_info("domain_logits", TensorProto.FLOAT, [1, domains]),
-        helper.make_tensor_value_info("intent_logits", TensorProto.FLOAT, [1, len(INTENTS)]),
-        helper.make_tensor_value_info("slot_logits", TensorProto.FLOAT, [1, "pieces", len(TAGS)]),
-    ]
+    shapes = {"domain": [1, domains], "intent": [1, len(INTENTS)], "slots": [1, "pieces", len(TAGS)]}
+    outputs = [helper.make_tensor_value_info(OUTPUT_OF_HEAD[head], TensorProto.FLOAT, shapes[head]) for head in heads]
+    if distance:
+        nodes.append(helper.make_node("ReduceMax", ["domain_logits", "axes"], ["largest"], keepdims=0))
+        nodes.append(helper.make_node("Sub", ["ten", "largest"], [DISTANCE_OUTPUT]))
+        constants.append(numpy_helper.from_array(np.array([10], np.float32), "ten"))
+        outputs.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, [1]))
     inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "pieces"])]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -111,24 +118,33 @@ def build_graph(domains: int = len(DOMAINS)) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def write_student(folder: Path, name: str = "s", locales: tuple[str, ...] = LOCALES) -> Path:
-    """Write a student folder that the service serves."""
+def write_student(
+    folder: Path,
+    name: str = "s",
+    locales: tuple[str, ...] = LOCALES,
+    heads: tuple[str, ...] = HEADS,
+    calibration: dict[str, Any] | None = None,
+) -> Path:
+    """Write a student folder that the service serves; with the fields of a `Calibration` beyond those about data."""
     folder.mkdir(parents=True)
     build_tokenizer().save(str(folder / TOKENIZER_FILE))
-    (folder / MODEL_FILE).write_bytes(build_graph())
+    by_distance = bool(calibration) and calibration.get("scope", {}).get("method") == "class_means"
+    (folder / MODEL_FILE).write_bytes(build_graph(heads=heads, distance=by_distance))
     manifest: dict[str, Any] = {
         "name": name,
         "size": "xs",
         "precision": "fp32",
         "architecture": dict.fromkeys(("layers", "hidden", "attention_heads", "feed_forward", "vocabulary"), 1)
         | {"activation": "none", "parameters": 1000, "non_embedding_parameters": 0},
-        "labels": {"domain": DOMAINS, "intent": INTENTS, "slots": TAGS},
+        "labels": {head: LABELS[head] for head in heads},
         "locales": locales,
         "max_length": MAX_LENGTH,
         "graph": {"exporter": "by hand", "quantisation": "none", "opset": 18},
         "files": {file: _entry(folder / file) for file in (MODEL_FILE, TOKENIZER_FILE)},
         "golden": [{"text": "to be answered", "locale": locales[0]}],
     }
+    if calibration is not None:
+        manifest["calibration"] = {"data": "by hand", "partition": "dev", "temperatures": {}, **calibration}
     session = open_session(folder / MODEL_FILE, SessionOptions())
     encoder = TextEncoder.from_file(folder / TOKENIZER_FILE, MAX_LENGTH)
     student = Student(Manifest.model_validate(manifest), encoder, session)

@@ -28,7 +28,10 @@ GOOD = b'{"text":"wetter","locale":"de-DE"}'
         (b'{"text":"x","locale":"de-DE","top_k":0}', "top_k: should be greater than or equal to 1"),
         (b'{"text":"x","locale":"de-DE","top_k":21}', "top_k: should be less than or equal to 20"),
         (b'{"text":"x","locale":"de-DE","top_k":"3"}', "top_k: should be a valid integer"),
-        (b'{"text":"x","locale":"de-DE","lang":1}', "lang: no such field; allowed: text, locale, top_k, model"),
+        (
+            b'{"text":"x","locale":"de-DE","lang":1}',
+            "lang: no such field; allowed: text, locale, top_k, allowed_domains, allowed_intents, model",
+        ),
         (b'{"text":"x","locale":"de-DE","weck mich":1}', "(unnamed): no such field"),
     ],
 )

@@ -17,8 +17,8 @@ from service.settings import Settings
 from service.student import Student
 
 
-def load(root: Path, default_model: str | None = None) -> Engine:
-    engine = Engine(Settings(students=root, default_model=default_model), Metrics())
+def load(root: Path, **aliases: str) -> Engine:
+    engine = Engine(Settings(students=root, aliases=aliases), Metrics())
     engine.adopt(engine.prepare())
     return engine
 
@@ -66,11 +66,11 @@ def test_first_by_name_is_the_default_without_s(students: Path, tmp_path: Path, 
 
 
 def test_named_default_answers(students: Path) -> None:
-    assert load(students, default_model="german").choose(None).name == "german"
+    assert load(students, default="german").choose(None).name == "german"
 
 
 def test_missing_default_is_not_ready_but_others_answer(students: Path) -> None:
-    engine = load(students, default_model="xl")
+    engine = load(students, default="xl")
 
     assert engine.reasons_not_ready() == ["the default student 'xl' is not loaded"]
     assert engine.choose("s").name == "s"
@@ -78,10 +78,28 @@ def test_missing_default_is_not_ready_but_others_answer(students: Path) -> None:
         engine.choose(None)
 
 
+def test_aliases_stand_for_students(students: Path) -> None:
+    engine = load(students, fast="german", domain="german")
+
+    assert engine.choose("fast").name == engine.router().name == "german"
+    assert engine.choose("default") is engine.choose(None) is engine.choose("s")
+    assert engine.aliases_of("german") == ["domain", "fast"]
+    assert engine.aliases_of("s") == ["default"]
+    assert load(students).router().name == "s"
+
+
+def test_alias_of_a_student_that_is_not_there_is_not_ready(students: Path) -> None:
+    engine = load(students, fast="xl")
+
+    assert engine.reasons_not_ready() == ["the fast student 'xl' is not loaded"]
+    with pytest.raises(UnknownModel):
+        engine.choose("fast")
+
+
 def test_unknown_model_and_locale(students: Path) -> None:
     engine = load(students)
 
-    with pytest.raises(UnknownModel, match="loaded: german, s"):
+    with pytest.raises(UnknownModel, match="loaded: german, s or default"):
         engine.choose("xl")
     with pytest.raises(UnknownLocale, match="known: de-DE"):
         engine.choose("german").locale_for("fr-FR")

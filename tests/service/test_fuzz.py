@@ -18,7 +18,7 @@ from requests import Session
 from schemathesis import Case, CheckContext, Response
 
 from service.app import create_app
-from service.schemas import TOP_K_LIMIT
+from service.requests import TOP_K_LIMIT
 from service.settings import SHIPPED_STUDENTS, Settings
 from tests.service.conftest import LOCALES, TAG_WORDS
 from tests.service.server import PATIENCE, Server
@@ -39,13 +39,17 @@ def documented(generation: dict[str, Any], **more: Any) -> Any:
     """
     document = create_app(Settings(**more)).app.openapi()
     schemas = document["components"]["schemas"]
-    for name in ("NluItem", "NluRequest"):
-        schemas[name]["properties"]["locale"] = {"enum": list(LOCALES)}
-        schemas[name]["properties"]["top_k"] = {
-            "enum": [None, *range(1, TOP_K_LIMIT + 1)]
-        }  # 3.0 is an integer in theory
-    for name in ("NluRequest", "BatchRequest"):
-        schemas[name]["properties"]["model"] = {"enum": ["s", None]}
+    known = {
+        "locale": {"enum": list(LOCALES)},
+        "top_k": {"enum": [None, *range(1, TOP_K_LIMIT + 1)]},  # 3.0 is an integer in theory
+        "model": {"enum": ["s", "default", None]},
+        "models": {"enum": [["s"], ["german", "s"], None]},
+        "allowed_domains": {"enum": [["alarm"], ["music", "weather"], None]},
+        "allowed_intents": {"enum": [["alarm_set", "alarm_set"], None]},
+    }
+    for name in ("NluItem", "NluRequest", "BatchRequest", "DomainRequest", "CompareRequest"):
+        properties = schemas[name]["properties"]
+        properties.update({field: known[field] for field in known.keys() & properties.keys()})
     config = {
         "generation": {**generation, "allow-extra-parameters": False},  # unknown headers are nobody's business
         "checks": {

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -29,6 +30,7 @@ from service.errors import TABLE
 from service.protocol import Connection
 from service.student import Student
 from service.tracing import Tracer
+from tests.service.conftest import write_student
 from tests.service.server import PATIENCE, Server
 
 WORDS = ("geheimnis", "xylophon")  # no hexadecimal digits, no part of any name here
@@ -211,6 +213,7 @@ class Provoke:
             {**BODY, "text": [MARKER]},
             {**BODY, "text": MARKER + "\0"},
             {**BODY, "text": MARKER + "\ud800"},
+            {**BODY, "allowed_intents": [MARKER]},
             {"items": MARKER},
             {"items": [BODY], MARKER: MARKER},
         ]
@@ -220,11 +223,20 @@ class Provoke:
             *service.post(*bodies[:4], *bodies[-2:], path=BATCH),
             *(service.send("POST", NLU, content=content) for content in raw),
             *service.post(BODY, headers={"x-deadline-ms": MARKER}),
+            *service.post({"request_id": MARKER, "outcome": MARKER}, path="/v1/feedback"),
+            *service.post({**BODY, "models": MARKER}, path="/v1/compare"),
         ]
 
     def unknown_locale(self) -> tuple[Service, list[Answer]]:
         service = self.start(locale_fallback="de-AT=de-DE")
         return service, service.post({**BODY, "locale": MARKER})
+
+    def missing_head(self) -> tuple[Service, list[Answer]]:
+        write_student(self.folder.parent / "icner", "icner", heads=("intent", "slots"))
+        service = self.start(self.folder.parent)
+        body = {**BODY, "text": f"wetter {MARKER}", "model": "icner"}
+        answers = service.post({**body, "allowed_domains": [MARKER]})
+        return service, answers + service.post({**body, "allowed_domains": [MARKER]}, path="/v1/domain")
 
     def unknown_model(self) -> tuple[Service, list[Answer]]:
         service = self.start()
@@ -287,7 +299,7 @@ class Provoke:
         return service, service.post(BODY)
 
     def not_ready(self) -> tuple[Service, list[Answer]]:
-        service = self.start(default_model="missing")
+        service = self.start(aliases="default=missing")
         return service, [*service.post(BODY), service.send("GET", f"/readyz{QUERY}")]
 
     def internal_error(self) -> tuple[Service, list[Answer]]:
@@ -346,10 +358,29 @@ def test_no_success_is_logged_counted_or_traced_with_what_was_sent(start: StartS
     assert found_in(service.said()) == []
 
 
+def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text('[arms.control]\nmodel = "s"\nweight = 1\n[shadow]\nmodel = "german"\nshare = 1\n')
+    service = start(experiment_file=file)
+    headers = {"x-client-key": MARKER, "x-request-id": "mine"}
+    text = f"wetter in berlin {MARKER}"
+
+    answers = service.post({**BODY, "text": text}, {**BODY, "text": f"{text} bitte"}, headers=headers)
+    answers += service.post({"request_id": "mine", "outcome": "abandoned"}, path="/v1/feedback", headers=headers)
+    answers += service.post({**BODY, "text": text}, path="/v1/compare") + service.post(BODY, path="/v1/domain")
+    deadline = time.monotonic() + PATIENCE
+    while service.client.metric("nlu_shadow_total") == 0:
+        assert time.monotonic() < deadline
+
+    said = service.said()
+    assert {answer.status for answer in answers} == {200}
+    assert 'sign="rephrase"' in said
+    assert found_in(said) == []
+
+
 @pytest.mark.parametrize(
     "place",
     [
-        "service.student.Student.predict",
         "service.student.Student.predict_each",
         "service.tokenization.TextEncoder.encode",
         "service.student.decode_slots",

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.schemas import ERROR_EXAMPLE, REPLY_EXAMPLE, REQUEST_EXAMPLE, ErrorReply, NluReply
+from service.requests import REQUEST_EXAMPLE
+from service.schemas import ERROR_EXAMPLE, REPLY_EXAMPLE, ErrorReply, NluReply
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def openapi(client: Any) -> Any:
     return client.get("/openapi.json").json()
 
 
-@pytest.mark.parametrize(("path", "model"), [("/v1/nlu", "Nlu"), ("/v1/nlu/batch", "Batch")])
+@pytest.mark.parametrize(("path", "model"), [("/v1/nlu", "Nlu"), ("/v1/nlu/batch", "Batch"), ("/v1/domain", "Domain")])
 def test_routes_are_documented(openapi: Any, path: str, model: str) -> None:
     operation = openapi["paths"][path]["post"]
 
@@ -38,10 +39,11 @@ def test_only_what_clients_see_is_documented(openapi: Any) -> None:
 
 
 def test_example_requests_are_answered(client: Any, openapi: Any) -> None:
-    for path, model in (("/v1/nlu", "NluRequest"), ("/v1/nlu/batch", "BatchRequest")):
-        example = openapi["components"]["schemas"][model]["examples"][0]
+    routes = {"nlu": "Nlu", "nlu/batch": "Batch", "domain": "Domain", "feedback": "Feedback"}
+    for path, model in routes.items():
+        example = openapi["components"]["schemas"][f"{model}Request"]["examples"][0]
 
-        assert client.post(path, json=example).status_code == 200
+        assert client.post(f"/v1/{path}", json=example).status_code == 200
 
 
 def test_example_replies_fit() -> None:

@@ -53,7 +53,11 @@ def test_each_setting_is_explained_in_help(name: str) -> None:
             ["--log-level", "loud"],
             "--log-level=loud is not allowed: it should be 'debug', 'info', 'warning' or 'error'",
         ),
-        (["--default-model", "a/b"], "--default-model=a/b is not allowed: it should match pattern"),
+        (
+            ["--aliases", "a/b=s"],
+            "--aliases=a/b=s is not allowed: it should be pairs of names such as default=s,fast=xs",
+        ),
+        (["--aliases", "a=s,a=xs"], "--aliases=a=s,a=xs is not allowed: it should not name anything twice"),
         (["--max-body-bytes", "2000"], "max_text_chars (20000) must not exceed max_body_bytes (2000)"),
     ],
 )
