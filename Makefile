@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SETUP := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow soak lint format docs train-demo loadtest student clean
+.PHONY: help serve test test-slow soak lint format docs train-demo loadtest students clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -44,9 +44,10 @@ train-demo: $(VENV)/dev  ## train, export and query a tiny student on the sample
 loadtest: $(VENV)/dev  ## start the service, load it for a few seconds, print client and server times
 	@$(BIN)/python -m loadtest
 
-student: $(VENV)/dev  ## train and export the shipped student: make student MASSIVE=DIR GENERIC=DIR
-	@test -n "$(MASSIVE)" && test -n "$(GENERIC)" || { echo "name the data: make student MASSIVE=DIR GENERIC=DIR"; exit 2; }
-	@BIN=$(BIN) sh training/shipped.sh "$(MASSIVE)" "$(GENERIC)" runs/shipped
+students: $(VENV)/dev  ## train and export the shipped students: make students MASSIVE=DIR GENERIC=DIR CLINC150=FILE
+	@test -n "$(MASSIVE)" && test -n "$(GENERIC)" && test -n "$(CLINC150)" || \
+	    { echo "name the data: make students MASSIVE=DIR GENERIC=DIR CLINC150=FILE"; exit 2; }
+	@BIN=$(BIN) sh training/shipped.sh "$(MASSIVE)" "$(GENERIC)" "$(CLINC150)" runs/shipped
 
 clean:  ## remove the environment and caches (runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

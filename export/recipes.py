@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.graph import SESSION, export_fp32, quantise_int8
-from service.decoding import rank, softmax
+from service.decoding import best, softmax
 from service.manifest import SessionOptions
 from service.student import open_session
 from training.checkpoint import CheckpointError, load_checkpoint
@@ -129,7 +129,7 @@ def _decoding_outside(path: Path, options: SessionOptions) -> Variant:
                 if tags.any():  # as `decode_slots`: confidences only of words in slots
                     softmax(values[0][tags > 0]).max(axis=-1)
             else:
-                rank(softmax(values[0]), range(values.shape[-1]), 1)  # type: ignore[arg-type]
+                best(values[0], range(values.shape[-1]))  # type: ignore[arg-type]
 
     return run
 
@@ -142,7 +142,7 @@ def _decoding_inside(path: Path) -> Variant:
         results = dict(zip(names, session.run(names, {"input_ids": ids}), strict=True))
         for name, values in results.items():
             if name.endswith("_probabilities"):
-                rank(values[0], range(values.shape[-1]), 1)  # type: ignore[arg-type]
+                values[0].max(), values[0].argmax()
 
     return run
 

@@ -16,13 +16,14 @@ from urllib.request import ProxyHandler, build_opener
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.verdict import Moments
+from service.metrics import NONE
 
 TIMEOUT_SECONDS = 30.0
-NONE = "none"  # the experiment of turns that are in none
 ARM = ("experiment", "arm", "model")
 LABELS = {
     "nlu_turns_total": ARM,
     "nlu_turn_seconds_bucket": (*ARM, "le"),
+    "nlu_turn_errors_total": (*ARM, "reason"),
     "nlu_friction_total": (*ARM, "sign"),
     "nlu_feedback_total": (*ARM, "outcome"),
     "nlu_session_moments_total": ("experiment", "arm", "moment"),
@@ -45,6 +46,7 @@ class ArmCounts:
     Attributes:
         models: that answered in it.
         turns: texts answered, those of sessions that are not over and of clients without a key included.
+        unanswered: requests that got an error.
         moments: of its finished sessions.
         signs: turns with friction by their first sign.
         feedback: by outcome.
@@ -53,6 +55,7 @@ class ArmCounts:
 
     models: set[str] = field(default_factory=set)
     turns: float = 0.0
+    unanswered: float = 0.0
     moments: Moments = field(default_factory=Moments)
     signs: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     feedback: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -87,6 +90,8 @@ def arms_of(samples: Samples, experiment: str) -> dict[str, ArmCounts]:
         counts.models.add(rest[0])
         if metric == "nlu_turns_total":
             counts.turns += value
+        elif metric == "nlu_turn_errors_total":
+            counts.unanswered += value
         elif metric == "nlu_friction_total":
             counts.signs[rest[1]] += value
         elif metric == "nlu_feedback_total":

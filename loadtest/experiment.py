@@ -18,19 +18,21 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from loadtest.arms import ArmCounts, ArmsError, Samples, arms_of, ask_prometheus, experiments_in, read, scrape, since
 from loadtest.options import positive
 from loadtest.verdict import FEWEST_FRICTION, FEWEST_SESSIONS, Comparison, Interval, Plan, compare
+from service.friction import Outcome, Sign
 
 Figures = dict[str, Any]
 
 CANNOT_TEST = 2
 CONTROL = "control"
 POINTS = 100  # in 1
-SIGNS = ("out_of_scope", "low_confidence", "rephrase", "abandoned")
-OUTCOMES = ("accepted", "corrected", "abandoned")
+DAY = "1d"
+SIGNS: tuple[str, ...] = get_args(Sign)
+OUTCOMES: tuple[str, ...] = get_args(Outcome)
 SHARES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 PEEKING = (
     "Decide on the number of sessions first, and judge once they are there: who looks again and again until a "
@@ -110,6 +112,7 @@ def _arm_figures(counts: ArmCounts, alpha: float) -> Figures:
         "sessions": round(moments.sessions),
         "session_turns": round(moments.turns),
         "turns": round(counts.turns),
+        "unanswered": round(counts.unanswered),
         "friction_points": round(moments.rate * POINTS, 4) if moments.turns else None,
         "interval": _points(moments.interval(alpha)) if moments.turns else None,
         "signs": {sign: round(counts.signs[sign]) for sign in SIGNS},
@@ -167,13 +170,13 @@ def table_of(figures: Figures) -> str:
     lines = [
         f"experiment {figures['experiment']}: friction is the share of turns in finished sessions that went wrong",
         "",
-        _row(width, "arm", ["sessions", "turns", "friction", level, *SHARES], "model"),
+        _row(width, "arm", ["sessions", "turns", "unanswered", "friction", level, *SHARES], "model"),
     ]
     for name, arm in arms.items():
         rate = "-" if arm["friction_points"] is None else f"{arm['friction_points']:.1f} %"
         interval = "-" if arm["interval"] is None else "{:.1f} to {:.1f}".format(*arm["interval"])
         times = ["-" if arm[share] is None else f"{arm[share]:.2f}" for share in SHARES]
-        counts = [f"{arm['sessions']:,}", f"{arm['turns']:,}"]
+        counts = [f"{arm[count]:,}" for count in ("sessions", "turns", "unanswered")]
         lines.append(_row(width, name, [*counts, rate, interval, *times], ", ".join(arm["models"])))
     for heading, field, columns in (("friction by sign", "signs", SIGNS), ("feedback", "feedback", OUTCOMES)):
         lines += ["", _row(width, heading, columns)]
@@ -199,7 +202,11 @@ def _row(width: int, name: str, cells: Sequence[str], last: str = "") -> str:
 def _samples(arguments: argparse.Namespace) -> tuple[Samples, str]:
     """The metrics, and where they are from."""
     if arguments.prometheus is not None:
-        return ask_prometheus(arguments.prometheus, arguments.range), arguments.prometheus
+        if arguments.since is not None:
+            raise ArmsError("--since: goes with --host or --metrics; Prometheus looks back by --range")
+        return ask_prometheus(arguments.prometheus, arguments.range or DAY), arguments.prometheus
+    if arguments.range is not None:
+        raise ArmsError("--range: goes with --prometheus; --host and --metrics take off what --since saved")
     source = arguments.host or str(arguments.metrics)
     now = scrape(arguments.host) if arguments.host is not None else read(arguments.metrics)
     return (since(now, read(arguments.since)) if arguments.since else now), source
@@ -235,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(name, type=type_, metavar=metavar, help=help_, default=default)
 
     add("--since", Path, "FILE", "metrics of the same service that were saved earlier, whose counts are taken off")
-    add("--range", _window, "TIME", "with --prometheus: how far to look back (default: 1d)", "1d")
+    add("--range", _window, "TIME", "with --prometheus: how far to look back (default: 1d)")
     add("--experiment", str, "NAME", "which one, where there are several")
     add("--baseline", str, "ARM", "arm that the others are compared with (default: control, or the largest)")
     add("--alpha", _chance, "P", "chance of showing a difference where there is none (default: 0.05)", 0.05)

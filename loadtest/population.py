@@ -95,9 +95,9 @@ class Line:
             raise ReplyError(problem)
         return Answer(json.loads(content).get("arm"), request_id)
 
-    def give_up(self, key: str, request_id: str) -> None:
+    def give_up(self, key: str, answer: Answer) -> None:
         """As `Service`."""
-        status, *_ = self._post("/v1/feedback", key, {"request_id": request_id, "outcome": "abandoned"})
+        status, *_ = self._post("/v1/feedback", key, answer._asdict() | {"outcome": "abandoned"})
         if status != OK:
             raise ReplyError(f"feedback: HTTP {status}")
 

@@ -65,9 +65,9 @@ def problem_of_answer(text: str, answer: Any) -> str | None:
     """What is wrong with the answer to one text, or None."""
     if not isinstance(answer, dict):
         return "answer is no JSON object"
-    if not any(_is_label(answer.get(head)) for head in ("domain", "intent")):
-        return "answer has neither domain nor intent"
     slots = answer.get("slots")
+    if slots is None and not any(_is_label(answer.get(head)) for head in ("domain", "intent")):
+        return "answer has neither domain nor intent nor slots"
     if slots is not None and not isinstance(slots, list):
         return "slots are no list"
     if not all(_is_span(text, slot) for slot in slots or ()):

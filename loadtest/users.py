@@ -154,7 +154,7 @@ class Service(Protocol):
     def ask(self, key: str, text: Text) -> Answer:
         """The answer to a user's text."""
 
-    def give_up(self, key: str, request_id: str) -> None:
+    def give_up(self, key: str, answer: Answer) -> None:
         """Tell that a user gave up on an answer."""
 
 
@@ -196,7 +196,7 @@ def play_session(population: Population, number: int, service: Service, played: 
         step = next(session)
         while True:
             if isinstance(step, GiveUp):
-                service.give_up(key, answer.request_id)
+                service.give_up(key, answer)
                 played.gave_up.update([answer.arm] if answer.arm else [])
                 step = session.send(None)
                 continue

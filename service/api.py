@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import State
 
 from service.boundary import json_reply
-from service.call import Call, ClientCall, Reply, TellingCall, ThisCall, TimedCall
+from service.call import Call, ClientCall, Reply, ThisCall, TimedCall
 from service.comparison import agreement, differences
 from service.engine import Engine, Loaded
 from service.errors import (
@@ -16,14 +16,13 @@ from service.errors import (
     ClientLeft,
     Forbidden,
     InvalidRequest,
-    MissingHead,
     NotReady,
     ReloadRefused,
     ServiceError,
     TextTooLarge,
     error_body,
 )
-from service.metrics import Metrics, Timings
+from service.metrics import NONE, Metrics, Timings
 from service.page import Page
 from service.replies import Answer, Json, domain_reply, model_summary, nlu_reply
 from service.requests import (
@@ -37,7 +36,7 @@ from service.requests import (
 )
 from service.settings import Settings
 from service.student import Prediction
-from service.traffic import Traffic, question_of
+from service.traffic import Traffic, check_head, question_of
 
 
 class Api:
@@ -61,19 +60,21 @@ class Api:
         """
         route = self.traffic.route(call, body)
         call.model = route.student.name
-        with route.student.lane.admit(1):
-            answer = await self._answer(call, route.student, body)
+        try:
+            with route.student.lane.admit(1):
+                answer = await self._answer(call, route.student, body)
+        except Exception as error:
+            self.traffic.failed(route, error)
+            raise
         self._count(call, route.student, answer)
         self.traffic.answered(call, route, answer)
         return json_reply(nlu_reply(answer, call.request_id, route.arm))
 
     async def domain(self, call: TimedCall, body: DomainRequest) -> Reply:
         """The domain alone: of a first-stage router where one is configured, else of the default student."""
-        chosen = self._named(call, body.model) if body.model is not None else self.engine.router()
+        chosen = self.engine.router() if body.model is None else self.engine.choose(body.model)
         call.model = chosen.name
-        labels = chosen.student.manifest.labels
-        if not labels.domain:
-            raise MissingHead(field="domain", model=chosen.name, head="domain", heads=", ".join(labels.heads))
+        check_head(chosen, "domain", "domain")
         with chosen.lane.admit(1):
             answer = await self._answer(call, chosen, body)
         self._count(call, chosen, answer)
@@ -107,7 +108,7 @@ class Api:
             raise problems[0]
         for problem in problems:
             self.metrics.count_error(problem)
-        call.timings = Timings.of_batch(spent)
+        call.timings = Timings.of_several(spent, call.began)
         same = agreement(predictions)
         return json_reply(
             {
@@ -118,18 +119,18 @@ class Api:
             }
         )
 
-    async def feedback(self, call: TellingCall, body: FeedbackRequest) -> Reply:
-        """What became of an answer: counted for the student and for the arm of the experiment that gave it.
+    async def feedback(self, call: ThisCall, body: FeedbackRequest) -> Reply:
+        """What became of an answer: counted for the arm of the experiment that gave it. The first word counts.
 
-        Send the `x-client-key` of the request, too: it finds the arm where another process answered.
+        Send the `arm` of the answer, too: it tells a process that did not answer itself where to count.
         """
-        noted = self.traffic.told(call, body)
-        call.model = noted.model
+        noted = self.traffic.told(body)
+        call.model = noted.place.model
         return json_reply(
             {
                 "request_id": body.request_id,
                 "outcome": body.outcome,
-                "arm": noted.arm,
+                "arm": None if noted.place.arm == NONE else noted.place.arm,
                 "counted": not noted.repeated,
                 "remembered": noted.remembered,
             }
@@ -143,7 +144,8 @@ class Api:
         """
         if len(body.items) > self.settings.max_batch:
             raise BatchTooLarge(count=len(body.items), limit=self.settings.max_batch)
-        chosen = self._named(call, body.model)
+        chosen = self.engine.choose(body.model)
+        call.model = chosen.name
         results: list[Json] = []
         spent: list[Timings] = []
         with chosen.lane.admit(len(body.items)) as permits:
@@ -205,11 +207,6 @@ class Api:
         """The web page."""
         return Reply(self.page.body, self.page.headers)
 
-    def _named(self, call: Call, model: str | None) -> Loaded:
-        chosen = self.engine.choose(model)
-        call.model = chosen.name
-        return chosen
-
     async def _answer(
         self, call: Call, chosen: Loaded, item: NluItem | DomainRequest | CompareRequest, began: float | None = None
     ) -> Answer:
@@ -221,7 +218,7 @@ class Api:
         prediction, cached = await chosen.answer(call, question)
         timings = Timings.of(call.began if began is None else began, prediction, remembered=cached)
         return Answer(
-            chosen.student.manifest, question, item.locale, item.top_k is not None, prediction, cached, timings
+            chosen.student.identity, question, item.locale, item.top_k is not None, prediction, cached, timings
         )
 
     def _count(self, call: Call, chosen: Loaded, answer: Answer) -> None:

@@ -70,8 +70,10 @@ DESCRIPTION = (
 )
 
 
-def create_app(settings: Settings) -> Boundary:
+def create_app(settings: Settings, *, patient: bool = False) -> Boundary:
     """The service as an ASGI application. Students load in the background once it starts.
+
+    A `patient` one, which takes a dead one's place, begins without an experiment where its file can't be used.
 
     Raises:
         StudentError: the students folder is missing or empty. A student that can't be served does not raise: it is
@@ -83,7 +85,7 @@ def create_app(settings: Settings) -> Boundary:
     metrics = Metrics()
     engine = Engine(settings, metrics)
     keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
-    experiment = ExperimentFile(settings.experiment_file) if settings.experiment_file else None
+    experiment = ExperimentFile(settings.experiment_file, patient=patient) if settings.experiment_file else None
     app = FastAPI(
         title="distilled-nlu",
         description=DESCRIPTION,
@@ -132,10 +134,11 @@ def _add_endpoints(app: FastAPI, api: Api, *, guarded: bool) -> dict[str, dict[s
             endpoints.setdefault(path, {})[method] = Endpoint(answer, get_type_hints(answer).get("body"))
 
     body = (InvalidRequest, BodyTooLarge, BodyTimeout)
-    text = (*body, UnknownLocale, MissingHead, UnknownModel, TextTooLarge, Overloaded, DeadlinePassed, NotReady)
-    add("POST", "/v1/nlu", api.nlu, NluReply, text, tags=["nlu"])
-    add("POST", "/v1/nlu/batch", api.batch, BatchReply, (*text, BatchTooLarge), tags=["nlu"])
-    add("POST", "/v1/domain", api.domain, DomainReply, text, tags=["nlu"])
+    text = (*body, UnknownLocale, UnknownModel, TextTooLarge, Overloaded, DeadlinePassed, NotReady)
+    headed = (*text, MissingHead)
+    add("POST", "/v1/nlu", api.nlu, NluReply, headed, tags=["nlu"])
+    add("POST", "/v1/nlu/batch", api.batch, BatchReply, (*headed, BatchTooLarge), tags=["nlu"])
+    add("POST", "/v1/domain", api.domain, DomainReply, headed, tags=["nlu"])
     add("POST", "/v1/compare", api.compare, CompareReply, text, tags=["comparison"])
     add("POST", "/v1/feedback", api.feedback, FeedbackReply, body, tags=["comparison"])
     add("GET", "/v1/models", api.models, ModelsReply, tags=["nlu"])

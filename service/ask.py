@@ -37,12 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     for text in args.texts:
-        answer = student.predict(text)
+        answer = student.predict(text, locale=args.locale)
         shown = {
             "text": text,
             "domain": answer.domain[0]._asdict() if answer.domain else None,
             "intent": answer.intent[0]._asdict() if answer.intent else None,
             "slots": None if answer.slots is None else [slot._asdict() for slot in answer.slots],
+            "in_scope": answer.in_scope,
             "milliseconds": round(1000 * sum(answer.phases), 3),
         }
         print(json.dumps(shown, ensure_ascii=False))

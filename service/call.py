@@ -164,12 +164,6 @@ def client_call_of(call: Annotated[Call, Depends(timed_call_of)], x_client_key: 
     return call
 
 
-def telling_call_of(request: Request, x_client_key: ClientKey = None) -> Call:  # noqa: ARG001
-    """The call of a request that may bring a client's key."""
-    return call_of(request)
-
-
 ClientCall = Annotated[Call, Depends(client_call_of)]
-TellingCall = Annotated[Call, Depends(telling_call_of)]
 ThisCall = Annotated[Call, Depends(call_of)]
 TimedCall = Annotated[Call, Depends(timed_call_of)]

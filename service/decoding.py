@@ -46,10 +46,12 @@ def best(logits: FloatArray, names: Sequence[str], scale: float = 1.0) -> Ranked
     return Ranked(names[top], 1.0 / float(np.add.reduce(np.exp((logits - logits[top]) * scale))))
 
 
-def rank(probabilities: FloatArray, names: Sequence[str], top_k: int) -> list[Ranked]:
-    """The `top_k` most probable labels, best first; `probabilities` has shape [labels]."""
-    best = np.argsort(-probabilities, kind="stable")[:top_k]
-    return [Ranked(names[i], float(probabilities[i])) for i in best]
+def rank(logits: FloatArray, names: Sequence[str], scale: float, top_k: int) -> list[Ranked]:
+    """The `top_k` most probable labels of logits [labels], best first, with their probabilities; see `best`."""
+    order = np.argsort(-logits, kind="stable")[:top_k]
+    shares = np.exp((logits - logits[order[0]]) * scale)
+    total = float(np.add.reduce(shares))
+    return [Ranked(names[i], float(shares[i]) / total) for i in order]
 
 
 def spans_of_tags(tags: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -215,7 +215,7 @@ class Engine:
             UnknownModel: none of that name is loaded.
             NotReady: nothing is loaded yet, or the default student could not be.
         """
-        chosen = self.find(name or DEFAULT)
+        chosen = self.find(DEFAULT if name is None else name)
         if chosen is not None:
             return chosen
         if self._loading or name in (None, DEFAULT):
@@ -230,16 +230,17 @@ class Engine:
         return self.students.get(name) or self.students.get(self._settings.aliases.get(name, name))
 
     def router(self) -> Loaded:
-        """The student that answers with domains alone: the one with the alias "domain", else the default one.
+        """The student that answers with domains alone: that of the alias "domain" if there is one, else the default.
 
         Raises:
-            UnknownModel, NotReady: as `choose`.
+            NotReady: as `choose`.
         """
-        return self.choose(ROUTER if ROUTER in self._settings.aliases else None)
+        return self.find(ROUTER) or self.choose(None)
 
     def aliases_of(self, name: str) -> list[str]:
         """The further names that a student answers to."""
-        given = [alias for alias, student in self._settings.aliases.items() if student == name and alias != DEFAULT]
+        aliases = self._settings.aliases.items()
+        given = [alias for alias, student in aliases if student == name and alias not in (DEFAULT, *self.students)]
         return sorted([DEFAULT, *given] if self._default is not None and self._default.name == name else given)
 
     def reasons_not_ready(self) -> list[str]:
@@ -274,6 +275,10 @@ class Engine:
             return before
         student, seconds = _open_student(folder)
         manifest, settings = student.manifest, self._settings
+        if manifest.name == DEFAULT:
+            raise StudentError(
+                f"{folder}: no student can be named {DEFAULT!r}: requests call so the one that it stands for"
+            )
         known = {locale: locale for locale in manifest.locales}
         others = {asked: known[other] for asked, other in settings.locale_fallback.items() if other in known}
         log.info("student loaded: %s (%s, %s) from %s", manifest.name, manifest.precision, manifest.digest, folder)

@@ -164,6 +164,9 @@ class Experiment(_Strict):
         return [end / ends[-1] for end in ends[:-1]]
 
 
+NOTHING = Experiment.model_construct()  # what no file may say: neither arms nor a shadow
+
+
 def split_key(client_key: bytes | None, request_id: str) -> bytes:
     """What decides on the arm: the key of the client, or the request's id where it brings none or an empty one."""
     return client_key or request_id.encode()
@@ -177,14 +180,19 @@ class ExperimentFile:
         file = ExperimentFile(Path("experiment.toml"))
         file.current.arm_of(split_key(client_key, request_id))
 
+    Args:
+        path: of the file.
+        clock: gives seconds that never go back.
+        patient: begin without arms and shadow where the file can't be used, until it can.
+
     Raises:
-        ExperimentError: the file can't be used.
+        ExperimentError: the file can't be used, and it is not `patient`.
     """
 
     __slots__ = ("_file",)
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self._file = WatchedFile(path, EXPERIMENT_FILE, clock)
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, *, patient: bool = False) -> None:
+        self._file = WatchedFile(path, EXPERIMENT_FILE, clock, meanwhile=NOTHING if patient else None)
 
     @property
     def current(self) -> Experiment:
@@ -201,6 +209,8 @@ def _parse(text: str, named: str) -> Experiment:
         raise ExperimentError(f"{named} is nested too deeply") from None
     except ValidationError as error:
         raise ExperimentError(f"{named}{_complaint(error)}") from None
+    except ValueError:  # of the language: a whole number of thousands of digits
+        raise ExperimentError(f"{named} holds a number that is too large") from None
 
 
 def _complaint(error: ValidationError) -> str:

@@ -24,11 +24,11 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from prometheus_client import Counter, Histogram
 
-from service.experiment import Experiment, split_key
+from service.experiment import Experiment
 from service.metrics import NONE, Metrics, Tally
 
 MOST_SESSIONS = 50_000
@@ -43,11 +43,19 @@ Sign = Literal["out_of_scope", "low_confidence", "rephrase", "abandoned"]
 Value = TypeVar("Value")
 
 
+class Place(NamedTuple):
+    """Where a turn, or what is told of it, counts: names of experiment, arm and student; "none" for lack of one."""
+
+    experiment: str = NONE
+    arm: str = NONE
+    model: str = NONE
+
+
 class Turn(NamedTuple):
-    """One text answered.
+    """One text answered in an arm.
 
     Attributes:
-        experiment, arm: by which the student was chosen; None where it was not, as for a client that named one.
+        experiment, arm: by which the student was chosen.
         model: the student that answered.
         request_id: by which feedback names it. Of several turns with the same id, feedback is on the last.
         client_key: None or empty where the client brought none; then the turn belongs to no session.
@@ -57,8 +65,8 @@ class Turn(NamedTuple):
         seconds: from the request's arrival to the answer.
     """
 
-    experiment: Experiment | None
-    arm: str | None
+    experiment: Experiment
+    arm: str
     model: str
     request_id: str
     client_key: bytes | None
@@ -72,14 +80,12 @@ class Noted(NamedTuple):
     """What became of feedback.
 
     Attributes:
-        arm: of the turn; None where it was in none.
-        model: that answered, or, of a turn not remembered, that its arm has now; "none" if unknown.
-        remembered: whether this process remembers the turn; else its arm was worked out anew.
+        place: where it counts.
+        remembered: whether this process remembers the turn.
         repeated: whether there was feedback on the request before, so that this one was not counted.
     """
 
-    arm: str | None
-    model: str
+    place: Place
     remembered: bool
     repeated: bool
 
@@ -93,7 +99,7 @@ class Sessions:
 
         sessions = Sessions(metrics)
         metrics.defer(sessions.count, Turn(...))  # for each text that was answered
-        sessions.feedback("4f2a", "abandoned", client_key, file.current)
+        sessions.feedback("4f2a", "abandoned", Place("trial", "control", "s"))
         sessions.close_idle()  # now and then
         sessions.close_all()  # in the end
 
@@ -117,22 +123,20 @@ class Sessions:
         self._most_sessions = most_sessions
         self._secret = secrets.token_bytes(16)
         self._salt = secrets.token_hex(8)
-        self._meters: dict[_Place, tuple[Counter, Histogram]] = {}
+        self._meters: dict[Place, tuple[Counter, Histogram]] = {}
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()  # in order of their last turns
         self._answered: _Recent[_Turn] = _Recent(most_requests)
-        self._told: _Recent[bool] = _Recent(most_requests)  # feedback on requests that are not remembered
+        self._told: _Recent[bool] = _Recent(most_requests)  # requests that there was feedback on
 
     def __len__(self) -> int:
         """How many sessions are open."""
         return len(self._sessions)
 
     def count(self, tally: Tally, turn: Turn) -> None:
-        """Count a turn, and remember it for feedback; one outside of an arm is only remembered."""
+        """Count a turn, and remember it for feedback."""
         now = self._clock()
-        counted = _Turn(_Place.of(turn))
+        counted = _Turn(Place(turn.experiment.name, turn.arm, turn.model))
         self._answered.put(self._digest(turn.request_id.encode()), counted, now)
-        if turn.experiment is None or turn.arm is None:
-            return
         meters = self._meters.get(counted.place)
         if meters is None:  # once, as the look-up of label children costs more than counting
             labels = counted.place
@@ -141,35 +145,41 @@ class Sessions:
         tally.add(meters[0], 1)
         tally.observe(meters[1], turn.seconds)
         if turn.client_key:
-            self._go_on(self._digest(turn.client_key), turn, turn.experiment, counted, now)
+            self._go_on(self._digest(turn.client_key), turn, counted, now)
         if turn.in_scope is False:
             self._go_wrong(counted, "out_of_scope")
         elif turn.confidence is not None and turn.confidence < turn.experiment.friction.confidence:
             self._go_wrong(counted, "low_confidence")
 
-    def feedback(
-        self, request_id: str, outcome: Outcome, client_key: bytes | None, experiment: Experiment | None
-    ) -> Noted:
+    def feedback(self, request_id: str, outcome: Outcome, elsewhere: Place) -> Noted:
         """Count what a client tells of a request; the first word counts.
 
-        Where this process does not remember the turn, because another answered it or long ago, its arm is worked out
-        as it was chosen, and no friction is counted: nobody knows whether the turn has had its sign.
+        Where this process does not remember the turn, because it was in no arm, another process answered it, or it was
+        long ago, the feedback counts `elsewhere`, and no friction is counted: nobody knows whether the turn has had its
+        sign.
         """
         self._metrics.flush()  # the turn may still be deferred
         now = self._clock()
         digest = self._digest(request_id.encode())
         turn = self._answered.get(digest, now)
-        if turn is None:
-            place = _chosen(experiment, split_key(client_key, request_id))
-            repeated = self._told.get(digest, now) is not None
-            self._told.put(digest, True, now)
-        else:
-            place, repeated, turn.told = turn.place, turn.told, True
+        place = elsewhere if turn is None else turn.place
+        repeated = self._told.get(digest, now) is not None
+        self._told.put(digest, True, now)
         if not repeated:
             self._metrics.feedback.labels(*place, outcome).inc()
             if turn is not None and outcome == "abandoned":
                 self._go_wrong(turn, "abandoned")
-        return Noted(None if place.arm == NONE else place.arm, place.model, turn is not None, repeated)
+        return Noted(place, turn is not None, repeated)
+
+    def expect(self, place: Place) -> None:
+        """Begin the series of an arm with zero: of one that begins with its first count, an increase is never seen."""
+        self._metrics.turns.labels(*place)
+        for sign in get_args(Sign):
+            self._metrics.friction.labels(*place, sign)
+        for outcome in get_args(Outcome):
+            self._metrics.feedback.labels(*place, outcome)
+        for moment in MOMENTS:
+            self._metrics.session_moments.labels(place.experiment, place.arm, moment)
 
     def close_idle(self) -> None:
         """Close the sessions that are over, and forget turns of long ago. To be called now and then."""
@@ -183,14 +193,14 @@ class Sessions:
         self._told.forget(now)
 
     def close_all(self) -> None:
-        """Close all sessions, those of deferred turns too: the process is about to end."""
+        """Close all sessions, those of deferred turns too: the process is about to stop."""
         self._metrics.flush()
         for key in list(self._sessions):
             self._close(key)
 
-    def _go_on(self, key: bytes, turn: Turn, experiment: Experiment, counted: _Turn, now: float) -> None:
+    def _go_on(self, key: bytes, turn: Turn, counted: _Turn, now: float) -> None:
         """Add a turn to the client's session, or begin one with it."""
-        rules = experiment.friction
+        rules = turn.experiment.friction
         sketch = sketch_of(turn.text, self._salt)
         session = self._sessions.get(key)
         if session is not None and session.last is not None:
@@ -231,7 +241,7 @@ class Sessions:
             self._add(session.last.place, (1, t, f, t * t, f * f, t * f))
             session.last = None
 
-    def _add(self, place: _Place, amounts: tuple[int, ...]) -> None:
+    def _add(self, place: Place, amounts: tuple[int, ...]) -> None:
         for moment, amount in zip(MOMENTS, amounts, strict=True):
             self._metrics.session_moments.labels(place.experiment, place.arm, moment).inc(amount)
 
@@ -239,30 +249,15 @@ class Sessions:
         return hashlib.blake2b(name, digest_size=16, key=self._secret).digest()
 
 
-class _Place(NamedTuple):
-    """Where a turn counts: the labels of its metrics."""
-
-    experiment: str
-    arm: str
-    model: str
-
-    @classmethod
-    def of(cls, turn: Turn) -> _Place:
-        if turn.experiment is None or turn.arm is None:
-            return cls(NONE, NONE, turn.model)
-        return cls(turn.experiment.name, turn.arm, turn.model)
-
-
 class _Turn:
-    """What is remembered of a turn: where it counts, whether it went wrong, and whether there was feedback on it."""
+    """What is remembered of a turn: where it counts, and whether it went wrong."""
 
-    __slots__ = ("place", "session", "told", "wrong")
+    __slots__ = ("place", "session", "wrong")
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: Place) -> None:
         self.place = place
         self.session: _Session | None = None
         self.wrong = False
-        self.told = False
 
 
 class _Session:
@@ -324,10 +319,3 @@ def similarity(one: int, other: int) -> float:
     """Jaccard similarity of two sketches: common bits over all bits, 0 to 1; 0 where there are none."""
     either = (one | other).bit_count()
     return (one & other).bit_count() / either if either else 0.0
-
-
-def _chosen(experiment: Experiment | None, key: bytes) -> _Place:
-    arm = experiment.arm_of(key) if experiment else None
-    if experiment is None or arm is None:
-        return _Place(NONE, NONE, NONE)
-    return _Place(experiment.name, arm, experiment.arms[arm].model)

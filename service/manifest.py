@@ -15,6 +15,7 @@ judged by distance, ``distance`` ``[1]`` is the text's squared Mahalanobis dista
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -160,7 +161,7 @@ class Calibration(_Frozen):
 
     data: str
     partition: str
-    temperatures: dict[Head, dict[str, Annotated[float, Field(gt=0)]]]
+    temperatures: dict[Head, dict[str, Annotated[float, Field(ge=0.01, le=100)]]]
     slot_confidence: Literal["minimum", "product"] = "minimum"
     scope: Scope | None = None
     profile: dict[str, Profile] = {}
@@ -197,6 +198,23 @@ class Manifest(_Frozen):
         for name in self.files:
             if Path(name).name != name:
                 raise ValueError(f"files: {name!r} is not a plain file name")
+        return self
+
+    @model_validator(mode="after")
+    def _check_calibration(self) -> Self:
+        if self.calibration is None:
+            return self
+        scope = self.calibration.scope
+        tables: list[tuple[str, Iterable[str], Iterable[str]]] = [
+            ("temperatures", self.calibration.temperatures, self.labels.heads),
+            ("profile", self.calibration.profile, self.locales),
+            *((f"temperatures.{head}", given, self.locales) for head, given in self.calibration.temperatures.items()),
+        ]
+        if scope is not None:
+            tables += [("scope.head", [scope.head], self.labels.heads), ("scope", scope.thresholds, self.locales)]
+        for name, found, known in tables:
+            if unknown := set(found) - set(known):
+                raise ValueError(f"calibration.{name}: {', '.join(sorted(unknown))} is not among {', '.join(known)}")
         return self
 
     @property

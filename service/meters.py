@@ -62,7 +62,8 @@ class _LocaleMeters:
         self._pieces = metrics.pieces.labels(*place)
         self._truncated = metrics.truncated.labels(*place)
         self._unknown = metrics.unknown_tokens.labels(*place)
-        judged = manifest.calibration is not None and manifest.calibration.scope is not None
+        scope = manifest.calibration.scope if manifest.calibration else None
+        judged = scope is not None and locale in scope.thresholds
         self._out_of_scope = metrics.out_of_scope.labels(*place) if judged else None  # else 0 would say that none was
         domains, intents = manifest.labels.domain, manifest.labels.intent
         self._without_domain = None if domains else metrics.predictions.labels(*place, NONE)

@@ -104,6 +104,13 @@ class Timings(NamedTuple):
         tokenize, inference, decode = (sum(phase) for phase in list(zip(*items, strict=True))[1:4])
         return cls(items[0].queue, tokenize, inference, decode, items[-1].total)
 
+    @classmethod
+    def of_several(cls, answers: Sequence[Timings], arrived: float) -> Timings:
+        """The phases of answers by several students: work summed, and all else since the request's arrival."""
+        total = time.perf_counter() - arrived
+        tokenize, inference, decode = (sum(phase) for phase in list(zip(*answers, strict=True))[1:4])
+        return cls(max(0.0, total - tokenize - inference - decode), tokenize, inference, decode, total)
+
     def milliseconds(self) -> dict[str, float]:
         """The phases for ``timings_ms``, to the microsecond."""
         return {phase: round(seconds * 1000, 3) for phase, seconds in zip(self._fields, self, strict=True)}
@@ -173,6 +180,38 @@ class Metrics:
         self.batch_size = Histogram(
             "nlu_batch_size", "Items of a batch request.", ["model"], buckets=BATCH_BUCKETS, registry=registry
         )
+        self.cache = Counter(
+            "nlu_cache", "Answers sought among the remembered ones.", ["model", "outcome"], registry=registry
+        )
+        self.reloads = Counter(
+            "nlu_reloads", "Reloads of the students folder, by what came of them.", ["outcome"], registry=registry
+        )
+        for outcome in ("done", "refused"):  # from zero on, so that the first is seen as an increase
+            self.reloads.labels(outcome)
+        self.model_info = Gauge(
+            "nlu_model_info",
+            "1 for each loaded student, 0 for one that was replaced.",
+            ["model", "precision", "digest", "size"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.ready = Gauge(
+            "nlu_ready", "1 where every process may get traffic.", registry=registry, multiprocess_mode="livemin"
+        )
+        self.workers = Gauge("nlu_workers", "Processes that serve.", registry=registry, multiprocess_mode="livesum")
+        self.workers.set(1)
+        self.worker_deaths = _worker_deaths(registry)
+        self.requests_in_flight = 0
+        self._finished: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._watch_texts(registry)
+        self._compare_students(registry)
+        self._clock = clock
+        self._updates: list[Callable[[], None]] = []
+        self._next_update = clock()
+
+    def _watch_texts(self, registry: CollectorRegistry) -> None:
+        """What is counted of texts."""
         self.predictions = Counter(
             "nlu_predictions", "Texts answered, by domain.", ["model", "locale", "domain"], registry=registry
         )
@@ -209,6 +248,9 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+
+    def _compare_students(self, registry: CollectorRegistry) -> None:
+        """What is counted of experiments and shadows."""
         arm = ["experiment", "arm", "model"]
         self.turns = Counter("nlu_turns", "Texts answered in an arm of an experiment.", arm, registry=registry)
         self.turn_seconds = Histogram(
@@ -220,6 +262,9 @@ class Metrics:
         )
         self.friction = Counter(
             "nlu_friction", "Turns that went wrong for the user, by first sign.", [*arm, "sign"], registry=registry
+        )
+        self.turn_errors = Counter(
+            "nlu_turn_errors", "Requests of an arm that got no answer, by reason.", [*arm, "reason"], registry=registry
         )
         self.feedback = Counter(
             "nlu_feedback", "What clients told of their requests.", [*arm, "outcome"], registry=registry
@@ -239,33 +284,6 @@ class Metrics:
         self.shadow_dropped = Counter(
             "nlu_shadow_dropped", "Texts chosen for a shadow that had no time for them.", ["shadow"], registry=registry
         )
-        self.cache = Counter(
-            "nlu_cache", "Answers sought among the remembered ones.", ["model", "outcome"], registry=registry
-        )
-        self.reloads = Counter(
-            "nlu_reloads", "Reloads of the students folder, by what came of them.", ["outcome"], registry=registry
-        )
-        for outcome in ("done", "refused"):  # from zero on, so that the first is seen as an increase
-            self.reloads.labels(outcome)
-        self.model_info = Gauge(
-            "nlu_model_info",
-            "1 for each loaded student, 0 for one that was replaced.",
-            ["model", "precision", "digest", "size"],
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-        self.ready = Gauge(
-            "nlu_ready", "1 where every process may get traffic.", registry=registry, multiprocess_mode="livemin"
-        )
-        self.workers = Gauge("nlu_workers", "Processes that serve.", registry=registry, multiprocess_mode="livesum")
-        self.workers.set(1)
-        self.worker_deaths = _worker_deaths(registry)
-        self.requests_in_flight = 0
-        self._finished: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._clock = clock
-        self._updates: list[Callable[[], None]] = []
-        self._next_update = clock()
 
     def defer(self, record: Callable[..., None], *arguments: Any) -> None:
         """Call `record` with a `Tally` and these arguments soon, together with others.

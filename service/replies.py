@@ -17,10 +17,11 @@ DIGITS = 6  # of a confidence; more would only be noise of the softmax
 class Answer(NamedTuple):
     """A text's answer and all that goes with it.
 
-    `asked_locale` is the client's, `question.locale` the student's; `ranked` whether a ranking was asked for.
+    `model` names the student, as `schemas.ModelIdentity`; `asked_locale` is the client's, `question.locale` the
+    student's; `ranked` says whether a ranking was asked for.
     """
 
-    manifest: Manifest
+    model: Json
     question: Question
     asked_locale: str
     ranked: bool
@@ -61,13 +62,13 @@ def domain_reply(answer: Answer, request_id: str) -> Json:
 
 def _circumstances(answer: Answer, request_id: str) -> Json:
     """What every answer tells beside its labels."""
-    prediction, manifest, locale = answer.prediction, answer.manifest, answer.question.locale
+    prediction, locale = answer.prediction, answer.question.locale
     told: Json = {
         "in_scope": prediction.in_scope,
         "locale": locale,
         "truncated": prediction.truncated,
         "cached": answer.cached,
-        "model": {"name": manifest.name, "precision": manifest.precision, "digest": manifest.digest},
+        "model": answer.model,
         "request_id": request_id,
         "timings_ms": answer.timings.milliseconds(),
     }

@@ -154,6 +154,9 @@ class FeedbackRequest(_Request):
         Outcome,
         Field(description="the user went on with the answer, changed it, or gave up"),
     ]
+    arm: Annotated[
+        str | None, Field(description="of the answer, if it had one: counted there where the answer is not remembered")
+    ] = None
 
 
 class ItemFault:
@@ -182,4 +185,6 @@ class BatchRequest(_Request):
         list[Annotated[NluItem | ItemFault, PlainValidator(_item_or_fault, json_schema_input_type=NluItem)]],
         Field(min_length=1, max_length=MOST_ITEMS, description="texts, answered in this order"),
     ]
-    model: ModelName = None
+    model: Annotated[
+        str | None, Field(description="name or alias of a loaded student; `default` if left out", examples=["s"])
+    ] = None

@@ -200,9 +200,7 @@ class FeedbackReply(_Reply):
     counted: Annotated[bool, Field(description="false: there was feedback on this request before")]
     remembered: Annotated[
         bool,
-        Field(
-            description="false: long ago, or answered by another process; the arm was found by x-client-key, else id"
-        ),
+        Field(description="false: in no arm, long ago, or answered by another process; counted for the `arm` sent"),
     ]
 
 

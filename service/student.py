@@ -86,6 +86,7 @@ class Student:
 
     def __init__(self, manifest: Manifest, encoder: TextEncoder, session: ort.InferenceSession) -> None:
         self.manifest = manifest
+        self.identity = {"name": manifest.name, "precision": manifest.precision, "digest": manifest.digest}
         self.encoder = encoder
         self._session = session
         self._heads = manifest.labels.heads
@@ -240,7 +241,7 @@ def _timed(work: Callable[[Given], Result], given: Given) -> tuple[Result, float
 
 
 def _ranked(logits: FloatArray, names: Sequence[str], scale: float, top_k: int) -> list[Ranked]:
-    return [best(logits, names, scale)] if top_k == 1 else rank(softmax(logits * scale), names, top_k)
+    return [best(logits, names, scale)] if top_k == 1 else rank(logits, names, scale, top_k)
 
 
 def _ranked_among(
@@ -248,12 +249,12 @@ def _ranked_among(
 ) -> tuple[list[Ranked], float]:
     """The best of some labels, as if there were no others, and the share of probability that they had among all."""
     kept = min(1.0, float(softmax(logits * scale).take(numbers).sum()))
-    return rank(softmax(logits.take(numbers) * scale), [names[number] for number in numbers], top_k), kept
+    return rank(logits.take(numbers), [names[number] for number in numbers], scale, top_k), kept
 
 
 def golden_answer(student: Student, text: str, locale: str) -> Golden:
     """The answer of a student in the form of a golden sentence."""
-    answer = student.predict(text)
+    answer = student.predict(text, locale=locale)
     return Golden(
         text=text,
         locale=locale,

@@ -50,21 +50,33 @@ class WatchedFile(Generic[Content]):
         path: of the file, in UTF-8.
         kind: what it is, and how it is parsed.
         clock: gives seconds that never go back.
+        meanwhile: the content while the file can't be used from the beginning.
 
     Raises:
-        ValueError: as `kind.error`: the file is missing, unreadable, no regular file, too large, not UTF-8, or what
-            its parser refuses.
+        ValueError: as `kind.error`, unless there is a `meanwhile`: the file is missing, unreadable, no regular file,
+            too large, not UTF-8, or what its parser refuses.
     """
 
     __slots__ = ("_clock", "_complaint", "_content", "_due", "_kind", "_signature", "path")
 
-    def __init__(self, path: Path, kind: FileKind[Content], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path,
+        kind: FileKind[Content],
+        clock: Callable[[], float] = time.monotonic,
+        meanwhile: Content | None = None,
+    ) -> None:
         self.path = path
         self._kind = kind
         self._clock = clock
         self._due = clock() + CHECK_SECONDS
         self._complaint = ""
-        self._signature, self._content = self._read()
+        self._signature: Signature = 0, 0, 0
+        if meanwhile is None:
+            self._signature, self._content = self._read()
+        else:
+            self._content = meanwhile
+            self._refresh()
 
     @property
     def current(self) -> Content:

@@ -174,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _work(settings: Settings, task: Json) -> int:
     channel = await Channel.open(socket.socket(fileno=task["channel"]))
     try:
-        app = _create_app(settings)
+        app = _create_app(settings, patient=task["patient"])
         listener = _join(task["family"], tuple(task["address"]))
     except (StartError, OSError) as error:
         channel.tell(refused=str(error))
@@ -198,9 +198,9 @@ async def _work(settings: Settings, task: Json) -> int:
     return 0
 
 
-def _create_app(settings: Settings) -> Boundary:
+def _create_app(settings: Settings, *, patient: bool = False) -> Boundary:
     try:
-        return create_app(settings)
+        return create_app(settings, patient=patient)
     except (StudentError, KeysError, ExperimentError, TracingError) as error:
         raise StartError(error) from None
 

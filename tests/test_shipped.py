@@ -1,4 +1,4 @@
-"""The student that ships with the service, as a newcomer meets it."""
+"""The students that ship with the service, as a newcomer meets them."""
 
 from __future__ import annotations
 

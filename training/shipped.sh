@@ -1,30 +1,50 @@
-# Train and export the shipped student: two and a half hours on two cores. Usage: sh training/shipped.sh MASSIVE GENERIC OUT
+# Train and export the shipped students: three hours on two cores. Usage: sh training/shipped.sh MASSIVE GENERIC CLINC150 OUT
 # MASSIVE: a source that --data takes. GENERIC: a folder of plain sentences, one a line, GENERIC/<language>/<source>.txt.gz
-# (Tatoeba, Common Voice, XED and voice prompts; docs/notices/s.md says where they come from).
+# (Tatoeba, Common Voice, XED and voice prompts to learn from, FLORES/NTREX and ELTeC to measure scope on; the notices in
+# docs/notices say where they come from). CLINC150: its data_full.json, whose out-of-scope part measures scope in English.
 set -eu
-massive=$1 generic=$2 out=$3
+massive=$1 generic=$2 clinc150=$3 out=$4
 python=${BIN:-.venv/bin}/python
 locales=de-DE,fr-FR,it-IT,es-ES,en-US
 related=ca-ES,pt-PT,ro-RO,nl-NL,da-DK,sv-SE,nb-NO,af-ZA
-corpus=
+corpus= no_requests=
 for language in de fr it es en; do
     for source in tatoeba common_voice xed voice_prompts; do
         corpus="$corpus${corpus:+,}$generic/$language/$source.txt.gz"
     done
+    for source in tatoeba xed; do
+        no_requests="$no_requests${no_requests:+,}$generic/$language/$source.txt.gz"
+    done
 done
 finetune() {
-    "$python" -m training.finetune --data "$massive" --locales "$locales" --size s "$@"
+    "$python" -m training.finetune --data "$massive" --locales "$locales" "$@"
+}
+export_student() {
+    set -- "$@" --out-of-scope "en-US=$generic/en/flores_ntrex.txt.gz,$clinc150"
+    for locale in de-DE fr-FR it-IT es-ES; do
+        folder=$generic/${locale%-*}
+        set -- "$@" --out-of-scope "$locale=$folder/flores_ntrex.txt.gz,$folder/eltec.txt.gz"
+    done
+    "$python" -m export.onnx --eval "$massive" "$@"
 }
 
 # Two teachers from labelled text alone, in related languages first
-finetune --extra-locales "$related" --epochs 20 --out "$out/s"
-finetune --init "$out/s" --epochs 8 --learning-rate 5e-4 --out "$out/s2"
+finetune --size s --extra-locales "$related" --epochs 20 --out "$out/s"
+finetune --size s --init "$out/s" --epochs 8 --learning-rate 5e-4 --out "$out/s2"
 # A third that has read plain sentences, from which the student starts
 "$python" -m training.pretrain --corpus "$corpus" --data "$massive" --locales "$locales" --tokenizer-lines 150000 \
     --size s --out "$out/p"
-finetune --init "$out/p" --epochs 14 --learning-rate 5e-4 --out "$out/f"
-finetune --init "$out/f" --epochs 20 --learning-rate 1e-3 --augmented-share 0.3 --out "$out/f2"
-# The student imitates the three
-finetune --init "$out/f2" --teacher "$out/s,$out/s2,$out/f2" --epochs 10 --learning-rate 7e-4 --augmented-share 0.3 \
-    --average 0.998 --out "$out/k"
-"$python" -m export.onnx --ckpt "$out/k" --out "$out/students/s" --eval "$massive" --notice docs/notices/s.md
+finetune --size s --init "$out/p" --epochs 14 --learning-rate 5e-4 --out "$out/f"
+finetune --size s --init "$out/f" --epochs 20 --learning-rate 1e-3 --augmented-share 0.3 --out "$out/f2"
+# Students imitate the three: one to teach the smallest, and the one that ships, which learns to be unsure of what is no
+# request as well
+imitate() {
+    finetune --size s --init "$out/f2" --teacher "$out/s,$out/s2,$out/f2" --epochs 10 --learning-rate 7e-4 \
+        --augmented-share 0.3 --average 0.998 "$@"
+}
+imitate --out "$out/k"
+imitate --out-of-scope "$no_requests" --out "$out/ko"
+finetune --size xs --teacher "$out/k" --epochs 40 --learning-rate 2e-3 --augmented-share 0.3 --dropout 0.1 \
+    --average 0.998 --out-of-scope "$no_requests" --out "$out/xso"
+export_student --ckpt "$out/ko" --out "$out/students/s" --notice docs/notices/s.md
+export_student --ckpt "$out/xso" --out "$out/students/xs" --notice docs/notices/xs.md

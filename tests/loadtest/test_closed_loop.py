@@ -109,7 +109,7 @@ def test_each_counted_reply_can_be_read(serve: Serve) -> None:
     [
         (JSONResponse({"error": {"code": "not_ready"}}, status_code=503), "HTTP 503 (not_ready)"),
         (Response("<html>"), "reply is no JSON"),
-        (JSONResponse({"slots": []}), "answer has neither domain nor intent"),
+        (JSONResponse({"slots": None}), "answer has neither domain nor intent nor slots"),
     ],
 )
 def test_wrong_replies_are_failures(serve: Serve, sent: Response, reason: str) -> None:

@@ -21,13 +21,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from loadtest.arms import ArmCounts, arms_of, parse
+from loadtest.arms import LABELS, ArmCounts, arms_of, parse
 from loadtest.experiment import figures_of, main, verdict_of
 from loadtest.texts import Text, load_texts
 from loadtest.users import Answer, Played, Population, play_session
 from loadtest.verdict import Moments, Plan, compare, holm, more_sessions, p_value_of
 from service.experiment import Experiment, split_key
-from service.friction import MOMENTS, Sessions, Turn
+from service.friction import MOMENTS, Place, Sessions, Turn
 from service.metrics import Metrics, Tally
 from tests.loadtest.conftest import running
 
@@ -207,8 +207,8 @@ class Counting:
         tally.hand_over()
         return Answer(arm, request_id)
 
-    def give_up(self, key: str, request_id: str) -> None:
-        noted = self.sessions.feedback(request_id, "abandoned", key.encode(), self.experiment)
+    def give_up(self, key: str, answer: Answer) -> None:
+        noted = self.sessions.feedback(answer.request_id, "abandoned", Place())
         assert noted.remembered
         assert not noted.repeated
 
@@ -329,7 +329,7 @@ def test_a_saved_file_is_compared(run: Run, saved: Path) -> None:
     assert re.search(
         r"^candidate is worse than control: \+\d+\.\d points \[\d.*\], p < 0.001, relative \+\d+\.\d %$", table, re.M
     )
-    assert re.search(r"^control +\d+ +\d+ +\d+\.\d % +\d+\.\d to \d+\.\d( +\d+\.\d\d){3}  s$", table, re.M)
+    assert re.search(r"^control +\d+ +\d+ +0 +\d+\.\d % +\d+\.\d to \d+\.\d( +\d+\.\d\d){3}  s$", table, re.M)
     assert figures["arms"]["candidate"]["models"] == ["xs"]
     assert 0 < figures["arms"]["control"]["p50_ms"] <= figures["arms"]["control"]["p99_ms"]
 
@@ -356,6 +356,20 @@ def test_what_was_counted_before_is_taken_off(run: Run, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--prometheus", "http://127.0.0.1:9", "--since", "x"), "--since: goes with --host or --metrics"),
+        (("--metrics", "x", "--range", "1d"), "--range: goes with --prometheus"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    arguments: tuple[str, ...], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {problem}")
+
+
 def test_a_prometheus_server_is_asked(run: Run, serve_routes: Callable[..., str], saved: Path, exposition: str) -> None:
     queries: list[str] = []
 
@@ -377,7 +391,7 @@ def test_a_prometheus_server_is_asked(run: Run, serve_routes: Callable[..., str]
     server = serve_routes(Route("/api/v1/query", query))
 
     assert run("--prometheus", server, "--range", "7d")[2] == run("--metrics", str(saved))[2]
-    assert len(queries) == 5
+    assert len(queries) == len(LABELS)
 
 
 def test_what_a_prometheus_server_refuses_is_said(run: Run, serve_routes: Callable[..., str]) -> None:

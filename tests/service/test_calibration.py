@@ -145,7 +145,7 @@ def test_no_scale_changes_the_ranking(values: list[int], scale: float) -> None:
     logits = np.array(values, np.float32) / 4
     names = [str(value) for value in values]
 
-    ranked = rank(softmax(logits * scale), names, len(names))
+    ranked = rank(logits, names, scale, len(names))
 
     seen = [found.confidence for found in ranked]
     assert seen == sorted(seen, reverse=True)

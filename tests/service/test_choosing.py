@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from loadtest.replies import parse_server_timing
 from service.app import create_app
+from service.manifest import StudentError
 from service.schemas import CompareReply, DomainReply, ModelsReply, NluReply
 from service.settings import Settings
 from service.student import Student
@@ -59,6 +61,10 @@ def test_names_and_aliases_choose(client: Client, asked: str, answers: str) -> N
     assert ask(client, model=asked)["model"]["name"] == answers
 
 
+def test_empty_name_is_no_name(client: Client) -> None:
+    assert ask(client, status=404, model="")["error"]["code"] == "unknown_model"
+
+
 def test_unknown_name_lists_students_and_aliases(client: Client) -> None:
     error = ask(client, status=404, model="huge")["error"]
 
@@ -97,8 +103,9 @@ def test_router_answers_with_domains(client: Client) -> None:
     DomainReply.model_validate(reply)
 
 
-def test_default_student_answers_with_domains_where_no_router_is(root: Path) -> None:
-    with Client(create_app(Settings(students=root))) as client:
+@pytest.mark.parametrize("aliases", [{}, {"domain": "gone"}])
+def test_default_student_answers_with_domains_where_no_router_is(root: Path, aliases: dict[str, str]) -> None:
+    with Client(create_app(Settings(students=root, aliases=aliases))) as client:
         assert ask(client, "/v1/domain")["model"]["name"] == "s"
 
 
@@ -115,8 +122,16 @@ def test_all_students_are_compared(client: Client) -> None:
     assert list(reply["results"]) == ["s", "german", "icner", "router", "sure"]
     assert reply["agreement"] == {"domain": True, "intent": True, "slots": True, "exact": True}
     assert reply["differences"] == {}
-    assert all(result["timings_ms"]["total"] > 0 for result in reply["results"].values())
     CompareReply.model_validate(reply)
+
+
+def test_comparison_takes_as_long_as_all_its_answers(client: Client) -> None:
+    response = client.post("/v1/compare", json=BODY)
+
+    timings = [result["timings_ms"] for result in response.json()["results"].values()]
+    spent = parse_server_timing(response.headers["server-timing"])
+    assert spent["inference"] == pytest.approx(sum(each["inference"] for each in timings), abs=0.01)
+    assert spent["total"] >= sum(each["total"] for each in timings) - 0.01
 
 
 def test_named_students_are_compared_once_each(client: Client) -> None:
@@ -260,6 +275,41 @@ def test_each_method_tells_a_request_from_other_text(tmp_path: Path, method: str
     assert student.predict("der himmel ist blau", 1, "de-DE").in_scope is False
     assert student.predict(TEXT, 1, "fr-FR").in_scope is None
     assert student.predict(TEXT, 3, "de-DE").in_scope is True
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("calibration.scope.head", "slots", "scope.head"),
+        ("calibration.scope.thresholds", {"sv-SE": 0.5}, "scope: sv-SE is not among"),
+        ("calibration.temperatures", {"domain": {"sv-SE": 1.0}}, "temperatures.domain: sv-SE is not among"),
+        ("calibration.temperatures", {"domain": {"de-DE": 1e-320}}, "temperatures.domain.de-DE"),
+    ],
+)
+def test_calibration_that_does_not_fit_the_student_is_refused(
+    tmp_path: Path, edit: Any, path: str, value: Any, problem: str
+) -> None:
+    folder = write_student(tmp_path / "s", calibration=CALIBRATION)
+    edit(folder, path, value)
+
+    with pytest.raises(StudentError, match=problem):
+        Student.load(folder)
+
+
+def test_scope_by_a_head_that_the_student_lacks_is_refused(tmp_path: Path, edit: Any) -> None:
+    scope = {**CALIBRATION["scope"], "head": "domain"}  # type: ignore[dict-item]
+    folder = write_student(tmp_path / "s", heads=("domain",), calibration={"scope": scope})
+    edit(folder, "calibration.scope.head", "intent")
+
+    with pytest.raises(StudentError, match=r"scope\.head: intent is not among domain"):
+        Student.load(folder)
+
+
+def test_no_student_is_named_default(tmp_path: Path) -> None:
+    write_student(tmp_path / "other", "default")
+    write_student(tmp_path / "s")
+    with Client(create_app(Settings(students=tmp_path))) as client:
+        assert "no student can be named 'default'" in client.get("/v1/models").json()["refused"][0]
 
 
 def test_student_without_the_distance_that_it_needs_is_refused(tmp_path: Path, edit: Any) -> None:

@@ -52,7 +52,7 @@ def test_softmax_of_large_logits_is_finite() -> None:
 
 
 def test_rank_orders_and_cuts() -> None:
-    ranked = rank(np.array([0.25, 0.5, 0.25], np.float32), ("a", "b", "c"), 2)
+    ranked = rank(np.log(np.array([0.25, 0.5, 0.25], np.float32)), ("a", "b", "c"), 1.0, 2)
 
     assert ranked == [Ranked("b", 0.5), Ranked("a", 0.25)]
 

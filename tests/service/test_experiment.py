@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from service.experiment import MOST_BYTES, Experiment, ExperimentError, ExperimentFile, FrictionRules, split_key
+from service.watched import CHECK_SECONDS
 
 ROOT = Path(__file__).parents[2]
 FULL = """
@@ -289,3 +290,26 @@ def test_weights_move_without_a_restart_and_a_bad_file_changes_nothing(
         "was read again, experiment xs-for-s, arms: control s 80, candidate xs 20; shadow: m 0.1"
     )
     assert caplog.messages[1].endswith("; the experiment goes on as it was")
+
+
+def test_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text("[shadow]\nmodel = 's'\nshare = 1" + "0" * 5000)
+
+    with pytest.raises(ExperimentError, match="a number that is too large"):
+        ExperimentFile(file)
+
+
+def test_patient_one_begins_without_an_experiment_until_the_file_is_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, now = tmp_path / "experiment.toml", [0.0]
+    file.write_text("[arms")
+    patient = ExperimentFile(file, lambda: now[0], patient=True)
+
+    assert (patient.current.arms, patient.current.shadow) == ({}, None)
+    assert "is not TOML" in caplog.text
+
+    file.write_text("[shadow]\nmodel = 's'\nshare = 0.5\n")
+    now[0] += CHECK_SECONDS
+    assert patient.current.shadow is not None

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from loadtest.texts import load_texts
 from service.experiment import Experiment
-from service.friction import MOMENTS, REQUEST_SECONDS, Noted, Sessions, Turn, grams_of, similarity, sketch_of
+from service.friction import MOMENTS, REQUEST_SECONDS, Noted, Place, Sessions, Turn, grams_of, similarity, sketch_of
 from service.metrics import Metrics, Tally
 
 LIGHT, LIGHT_AGAIN, WEATHER = "mach das licht aus", "mach bitte das licht aus", "wie wird morgen das wetter"
@@ -40,6 +40,8 @@ def experiment_of(name: str = "test", **rules: float) -> Experiment:
 
 
 EXPERIMENT = experiment_of()
+CONTROL = Place("test", "control", "s")
+NOWHERE = Place()
 
 
 class Bench:
@@ -51,18 +53,18 @@ class Bench:
         self.sessions = Sessions(self.metrics, self.clock, **limits)
         self.ids = (f"request-{number}" for number in itertools.count())
 
-    def say(self, text: str = WEATHER, key: bytes | None = b"me", arm: str | None = "control", **more: Any) -> str:
+    def say(self, text: str = WEATHER, key: bytes | None = b"me", arm: str = "control", **more: Any) -> str:
         request_id = more.pop("request_id", None) or next(self.ids)
         experiment = more.pop("experiment", EXPERIMENT)
-        model = experiment.arms[arm].model if experiment and arm else "m"
+        model = experiment.arms[arm].model
         given = {"confidence": 0.9, "in_scope": True, "seconds": 0.001} | more
         tally = Tally()
         self.sessions.count(tally, Turn(experiment, arm, model, request_id, key, text, **given))
         tally.hand_over()
         return request_id
 
-    def tell(self, request_id: str, outcome: Any = "abandoned", key: bytes | None = b"me", **more: Any) -> Noted:
-        return self.sessions.feedback(request_id, outcome, key, more.get("experiment", EXPERIMENT))
+    def tell(self, request_id: str, outcome: Any = "abandoned", elsewhere: Place = NOWHERE) -> Noted:
+        return self.sessions.feedback(request_id, outcome, elsewhere)
 
     def signs(self, arm: str = "control") -> dict[str, float]:
         return {labels["sign"]: value for labels, value in self.samples("nlu_friction_total") if labels["arm"] == arm}
@@ -214,7 +216,9 @@ def test_the_oldest_session_closes_for_a_new_one() -> None:
 def test_feedback_counts_for_the_turn_that_is_remembered(bench: Bench) -> None:
     asked = bench.say(arm="candidate")
 
-    assert bench.tell(asked, "accepted") == Noted("candidate", "xs", remembered=True, repeated=False)
+    noted = bench.tell(asked, "accepted", CONTROL)
+
+    assert noted == Noted(Place("test", "candidate", "xs"), remembered=True, repeated=False)
     assert bench.samples("nlu_feedback_total") == [
         ({"experiment": "test", "arm": "candidate", "model": "xs", "outcome": "accepted"}, 1)
     ]
@@ -225,7 +229,7 @@ def test_the_first_word_counts(bench: Bench) -> None:
     asked = bench.say()
 
     assert not bench.tell(asked, "corrected").repeated
-    assert bench.tell(asked, "abandoned") == Noted("control", "s", remembered=True, repeated=True)
+    assert bench.tell(asked, "abandoned") == Noted(CONTROL, remembered=True, repeated=True)
     assert [value for _, value in bench.samples("nlu_feedback_total")] == [1]
     assert bench.signs() == {}
 
@@ -257,41 +261,22 @@ def test_sessions_of_deferred_turns_are_closed_in_the_end(bench: Bench) -> None:
     assert bench.moments() == (1, 1, 0, 1, 0, 0)
 
 
-@pytest.mark.parametrize("key", [b"me", b"other", None, b""])
-def test_feedback_on_a_turn_of_another_process_finds_its_arm_anew(bench: Bench, key: bytes | None) -> None:
-    arm = EXPERIMENT.arm_of(key or b"elsewhere")
-    assert arm is not None
-    model = EXPERIMENT.arms[arm].model
-
-    assert bench.tell("elsewhere", key=key) == Noted(arm, model, remembered=False, repeated=False)
-    assert bench.tell("elsewhere", key=key) == Noted(arm, model, remembered=False, repeated=True)
-    assert bench.samples("nlu_feedback_total") == [
-        ({"experiment": "test", "arm": arm, "model": model, "outcome": "abandoned"}, 1)
-    ]
+@pytest.mark.parametrize("place", [Place("test", "control", "s"), Place()])
+def test_feedback_on_a_turn_of_another_process_counts_where_the_client_says(bench: Bench, place: Place) -> None:
+    assert bench.tell("elsewhere", elsewhere=place) == Noted(place, remembered=False, repeated=False)
+    assert bench.tell("elsewhere", elsewhere=place) == Noted(place, remembered=False, repeated=True)
+    assert bench.samples("nlu_feedback_total") == [({**place._asdict(), "outcome": "abandoned"}, 1)]
     assert bench.signs("control") == bench.signs("candidate") == {}
 
 
-def test_a_turn_outside_of_an_arm_is_remembered_for_feedback_and_else_not_counted(bench: Bench) -> None:
-    asked = bench.say(LIGHT, arm=None, in_scope=False)
-    also = bench.say(LIGHT, arm=None, experiment=None)
+def test_series_of_an_expected_arm_begin_with_zero(bench: Bench) -> None:
+    bench.sessions.expect(CONTROL)
 
-    assert bench.tell(asked) == Noted(None, "m", remembered=True, repeated=False)
-    assert bench.tell(also, "accepted", experiment=None) == Noted(None, "m", remembered=True, repeated=False)
-    assert bench.samples("nlu_turns_total") == []
-    assert [labels for labels, _ in bench.samples("nlu_feedback_total")] == [
-        {"experiment": "none", "arm": "none", "model": "m", "outcome": outcome} for outcome in ("abandoned", "accepted")
-    ]
-    assert len(bench.sessions) == 0
-
-
-@pytest.mark.parametrize(
-    "experiment", [None, Experiment.model_validate({"shadow": {"model": "m", "share": 1}})], ids=["none", "no arms"]
-)
-def test_feedback_without_arms_is_counted_as_of_none(bench: Bench, experiment: Experiment | None) -> None:
-    assert bench.tell("x", experiment=experiment) == Noted(None, "none", remembered=False, repeated=False)
-    assert bench.samples("nlu_feedback_total") == [
-        ({"experiment": "none", "arm": "none", "model": "none", "outcome": "abandoned"}, 1)
-    ]
+    for name in ("turns", "friction", "feedback", "session_moments"):
+        found = bench.samples(f"nlu_{name}_total")
+        assert found
+        assert {value for _, value in found} == {0}
+    assert bench.moments() == (0,) * len(MOMENTS)
 
 
 def test_turns_are_forgotten_by_number_and_by_time() -> None:
@@ -300,7 +285,7 @@ def test_turns_are_forgotten_by_number_and_by_time() -> None:
     assert [bench.tell(asked).remembered for asked in (first, second, third)] == [False, True, True]
 
     bench.clock.now += REQUEST_SECONDS + 1
-    assert bench.tell(third) == Noted(EXPERIMENT.arm_of(b"me"), bench.tell(third).model, False, False)
+    assert bench.tell(third) == Noted(NOWHERE, remembered=False, repeated=False)
 
 
 def test_rephrases_are_similar_and_other_requests_are_not() -> None:
@@ -349,8 +334,8 @@ def test_neither_text_nor_key_nor_request_id_is_kept(bench: Bench) -> None:
     marker, key = "geheimnis vom zahnarzt", b"client-of-anna-0815"
     asked = bench.say(marker, key=key, request_id="id-0123456789abcdef")
     bench.say(f"{marker} bitte", key=key)
-    bench.tell(asked, key=key)
-    bench.tell("elsewhere-0815", key=key)
+    bench.tell(asked)
+    bench.tell("elsewhere-0815")
 
     state = {name: value for name, value in vars(bench.sessions).items() if name not in ("_metrics", "_clock")}
     kept = [*_strings_reachable_from(list(state.values())), bench.metrics.exposition()]
@@ -486,9 +471,9 @@ def test_memory_is_bounded_whatever_comes(turns: list[tuple[bytes, str, float]],
     for key, text, silence in turns:
         bench.clock.now += silence
         bench.tell(bench.say(text, key=key))
-        bench.tell(f"elsewhere {text}", key=key)
+        bench.tell(f"elsewhere {text}")
         entries = sum(len(list(_entries(part))) for part in vars(bench.sessions).values())
-        assert entries <= 3 * most + 1
+        assert entries <= 4 * most + 1
     bench.sessions.close_all()
 
     assert len(bench.sessions) == 0

@@ -15,7 +15,7 @@ from service.experiment import ExperimentError
 from service.schemas import FeedbackReply, NluReply
 from service.settings import Settings
 from service.watched import CHECK_SECONDS
-from tests.service.conftest import Client
+from tests.service.conftest import Client, write_student
 
 TEXT = "weck mich am freitag um neun uhr auf"
 BODY = {"text": TEXT, "locale": "de-DE"}
@@ -65,9 +65,8 @@ def ask(client: Client, key: str | None = None, **more: Any) -> Any:
     return response.json()
 
 
-def tell(client: Client, request_id: str, outcome: str = "accepted", key: str | None = None) -> Any:
-    headers = {"x-client-key": key} if key is not None else {}
-    response = client.post("/v1/feedback", json={"request_id": request_id, "outcome": outcome}, headers=headers)
+def tell(client: Client, request_id: str, outcome: str = "accepted", **more: str) -> Any:
+    response = client.post("/v1/feedback", json={"request_id": request_id, "outcome": outcome, **more})
     assert response.status_code == 200, response.text
     FeedbackReply.model_validate(response.json())
     return response.json()
@@ -113,16 +112,13 @@ def test_request_that_names_a_student_takes_no_part(trial: StartTrial) -> None:
 
 
 @pytest.mark.parametrize("more", [{"candidate": "huge"}, {}])
-@pytest.mark.parametrize("control", [0, 1])
-def test_request_that_one_arm_can_not_answer_takes_no_part(
-    trial: StartTrial, more: dict[str, str], control: int
-) -> None:
-    client = trial(control=control, weight=1 - control, **more)
+def test_request_that_one_arm_can_not_answer_takes_no_part(trial: StartTrial, more: dict[str, str]) -> None:
+    client = trial(**more)
 
-    reply = ask(client, "me", locale="it-IT")
+    replies = [ask(client, f"client-{number}", locale="it-IT") for number in range(20)]
 
-    assert "arm" not in reply
-    assert reply["model"]["name"] == "s"
+    assert not any("arm" in reply for reply in replies)
+    assert {reply["model"]["name"] for reply in replies} == {"s"}
 
 
 def test_weights_change_without_a_restart(trial: StartTrial, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,12 +126,12 @@ def test_weights_change_without_a_restart(trial: StartTrial, file: Path, monkeyp
     assert ask(client, "me")["arm"] == "control"
 
     write(file, control=0, weight=1)
-    client.app.state.traffic.experiment._file._due = 0.0  # as if CHECK_SECONDS had passed
+    client.app.state.traffic._experiment._file._due = 0.0  # as if CHECK_SECONDS had passed
     assert CHECK_SECONDS > 0
     assert ask(client, "me")["arm"] == "candidate"
 
     file.write_text("[arms]")
-    client.app.state.traffic.experiment._file._due = 0.0
+    client.app.state.traffic._experiment._file._due = 0.0
     assert ask(client, "me")["arm"] == "candidate"
 
 
@@ -168,22 +164,61 @@ def test_rephrase_and_feedback_count_for_their_arms(trial: StartTrial) -> None:
     assert first["arm"] == "candidate"
 
 
-def test_feedback_without_experiment_counts_for_the_student(make_client: Callable[..., Client]) -> None:
+def test_feedback_without_experiment_counts_for_no_arm(make_client: Callable[..., Client]) -> None:
     client = make_client()
 
-    told = tell(client, ask(client)["request_id"], "corrected")
+    told = tell(client, ask(client)["request_id"], "corrected", arm="control")
 
-    assert (told["arm"], told["remembered"]) == (None, True)
-    assert client.metric("nlu_feedback_total", experiment="none", arm="none", model="s", outcome="corrected") == 1
+    assert (told["arm"], told["counted"]) == (None, True)
+    assert client.metric("nlu_feedback_total", experiment="none", arm="none", outcome="corrected") == 1
 
 
-def test_feedback_on_a_turn_of_another_process_finds_the_arm_by_the_key(trial: StartTrial) -> None:
+def test_feedback_on_a_turn_of_another_process_counts_for_the_arm_that_it_names(trial: StartTrial) -> None:
     client = trial()
-    arm = ask(client, "me")["arm"]
 
-    told = tell(client, "answered-elsewhere", key="me")
+    told = tell(client, "answered-elsewhere", arm="candidate")
+    unknown = tell(client, "answered-elsewhere-too", arm="no-such-arm")
 
-    assert (told["arm"], told["remembered"], told["counted"]) == (arm, False, True)
+    assert (told["arm"], told["remembered"], told["counted"]) == ("candidate", False, True)
+    assert client.metric("nlu_feedback_total", arm="candidate", model="german") == 1
+    assert unknown["arm"] is None
+    assert client.metric("nlu_friction_total") == 0
+
+
+def test_request_with_labels_that_one_arm_does_not_know_takes_no_part(
+    make_client: Callable[..., Client], tmp_path: Path, file: Path
+) -> None:
+    write_student(tmp_path / "students" / "s")
+    write_student(tmp_path / "students" / "router", "router", heads=("domain",))
+    write(file, candidate="router")
+    client = make_client(tmp_path / "students", experiment_file=file)
+
+    filtered = [ask(client, f"client-{number}", allowed_intents=["alarm_set"]) for number in range(20)]
+    known = ask(client, "me", allowed_domains=["alarm"])
+
+    assert not any("arm" in reply for reply in filtered)
+    assert {reply["model"]["name"] for reply in filtered} == {"s"}
+    assert "arm" in known
+
+
+def test_request_that_an_arm_does_not_answer_is_counted(trial: StartTrial) -> None:
+    client = trial(control=0, weight=1)
+    with client.app.state.engine.students["german"].lane.admit(128):
+        response = client.post("/v1/nlu", json=BODY)
+
+    assert response.status_code == 429
+    assert client.metric("nlu_turn_errors_total", arm="candidate", model="german", reason="overload") == 1
+
+
+def test_experiment_that_can_not_run_is_told_of(trial: StartTrial, caplog: pytest.LogCaptureFixture) -> None:
+    client = trial(candidate="huge")
+
+    assert "arm" not in ask(client)
+    assert "experiment trial splits nothing: no student huge is loaded" in caplog.text
+
+
+def test_arm_without_weight_needs_no_student(trial: StartTrial) -> None:
+    assert ask(trial(control=1, weight=0, candidate="huge"))["arm"] == "control"
 
 
 @pytest.mark.parametrize(
@@ -219,14 +254,12 @@ def test_shadow_agrees_or_not_without_the_client_knowing(trial: StartTrial) -> N
     assert [client.metric("nlu_shadow_total", task=task, **labels) for task in ("domain", "intent", "slots")] == [5] * 3
 
 
-def test_sessions_are_counted_when_the_service_stops(students: Path, file: Path) -> None:
-    write(file, control=1, weight=0)
-    app = create_app(Settings(students=students, experiment_file=file))
-    with Client(app) as client:
-        for key in ("me", "you"):
-            ask(client, key)
-        assert client.metric("nlu_session_moments_total", moment="sessions") == 0
+def test_sessions_are_counted_when_the_service_begins_to_stop(trial: StartTrial) -> None:
+    client = trial(control=1, weight=0)
+    for key in ("me", "you"):
+        ask(client, key)
+    assert client.metric("nlu_session_moments_total", moment="sessions") == 0
 
-    assert (
-        b'nlu_session_moments_total{arm="control",experiment="trial",moment="sessions"} 2.0' in app.metrics.exposition()
-    )
+    client.app.state.engine.draining = True
+
+    wait_until(lambda: client.metric("nlu_session_moments_total", moment="sessions") == 2)
