@@ -190,11 +190,13 @@ def fit_confidences(
             answers = _enough(head, {x: _label_answers(texts[x], utterances[x], head, names) for x in utterances})
             if not answers:
                 continue
-            temperatures[head] = {locale: fit_temperature(found) for locale, found in answers.items()}
-            errors[head] = {
-                locale: _rounded({"before": _error(found), "after": cross_fitted_error(found)})
-                for locale, found in answers.items()
-            }
+            temperatures[head] = {}
+            errors[head] = {}
+            for locale, of_head in answers.items():
+                before, fitted = _error(of_head), cross_fitted_error(of_head)
+                helps = fitted < before  # what smoothed labels and teachers bend, one temperature may bend further
+                temperatures[head][locale] = fit_temperature(of_head) if helps else 1.0
+                errors[head][locale] = _rounded({"before": before, "after": min(before, fitted)})
     plain = _enough("slots", {locale: SlotAnswers(found, "minimum") for locale, found in slots.items()})
     if not plain:
         return Confidences(temperatures, "minimum", errors, {})

@@ -16,6 +16,7 @@ from training import datasets
 from training.prediction import answers_of_student
 from training.scoring import score_by_locale
 
+NAMES = ("s", "xs")
 LOCALES = ("de-DE", "fr-FR", "it-IT", "es-ES", "en-US")
 
 
@@ -58,14 +59,38 @@ def test_first_requests(student: Student, text: str, domain: str, intent: str, s
     assert answer(student, text) == (domain, intent, slots)
 
 
-def test_it_is_as_good_as_promised_and_as_good_on_typed_text(manifest: Manifest) -> None:
-    mean, typed = manifest.accuracy["int8"]["mean"], manifest.accuracy["typed"]["mean"]
+@pytest.mark.parametrize(("name", "intent", "slots", "exact"), [("s", 83.5, 67.5, 58.5), ("xs", 83.0, 66.5, 56.0)])
+def test_each_is_as_good_as_promised_and_as_good_on_typed_text(
+    name: str, intent: float, slots: float, exact: float
+) -> None:
+    accuracy = read_manifest(SHIPPED_STUDENTS / name).accuracy
+    mean, typed = accuracy["int8"]["mean"], accuracy["typed"]["mean"]
 
-    assert manifest.accuracy["partition"] == "dev"
-    assert mean["intent_accuracy"] >= 83.5
-    assert mean["slot_f1"] >= 67.5
-    assert mean["exact_match"] >= 58.5
+    assert accuracy["partition"] == "dev"
+    assert mean["intent_accuracy"] >= intent
+    assert mean["slot_f1"] >= slots
+    assert mean["exact_match"] >= exact
     assert mean["exact_match"] - typed["exact_match"] <= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_calibrated_and_tells_requests_from_other_text(name: str) -> None:
+    student = Student.load(SHIPPED_STUDENTS / name)
+    calibration = student.manifest.calibration
+
+    assert calibration is not None
+    assert calibration.scope is not None
+    assert calibration.profile.keys() == calibration.scope.thresholds.keys() == set(LOCALES)
+    for errors in calibration.measured["expected_calibration_error"].values():
+        assert errors.keys() == set(LOCALES)
+        assert all(error["after"] <= error["before"] for error in errors.values())
+    methods = calibration.measured["scope"]
+    assert {"max_softmax", "energy", "class_means"} == methods.keys()
+    kept = [found["auroc"] for sources in methods[calibration.scope.method].values() for found in sources.values()]
+    assert sum(kept) / len(kept) >= 0.95
+    assert student.predict("weck mich am freitag um neun uhr auf", locale="de-DE").in_scope is True
+    assert student.predict("der alte mann ging langsam nach hause", locale="de-DE").in_scope is False
+    assert student.predict("les enfants couraient pieds nus dans l'herbe", locale="fr-FR").in_scope is False
 
 
 def test_the_manifest_says_what_the_file_does(manifest: Manifest, student: Student, massive: Path) -> None:
@@ -78,14 +103,18 @@ def test_the_manifest_says_what_the_file_does(manifest: Manifest, student: Stude
             assert scores[locale][metric] == pytest.approx(recorded[metric], abs=0.3)  # kernels round differently
 
 
-def test_it_is_small_and_serves_five_locales(manifest: Manifest) -> None:
+@pytest.mark.parametrize(("name", "most"), [("s", 9_000_000), ("xs", 4_000_000)])
+def test_each_is_small_and_serves_five_locales(name: str, most: int) -> None:
+    manifest = read_manifest(SHIPPED_STUDENTS / name)
+
     assert manifest.locales == LOCALES
-    assert manifest.size == "s"
-    assert sum(file.stat().st_size for file in SHIPPED_STUDENTS.rglob("*") if file.is_file()) <= 12_000_000
+    assert manifest.size == name
+    assert sum(file.stat().st_size for file in (SHIPPED_STUDENTS / name).iterdir()) <= most
 
 
-def test_its_card_names_the_data_and_its_licence() -> None:
-    card = (SHIPPED_STUDENTS / "s" / "MODEL_CARD.md").read_text()
+@pytest.mark.parametrize("name", NAMES)
+def test_each_card_names_the_data_and_its_licence(name: str) -> None:
+    card = (SHIPPED_STUDENTS / name / "MODEL_CARD.md").read_text()
 
     assert "MASSIVE" in card
     assert "CC BY 4.0" in card
@@ -94,7 +123,9 @@ def test_its_card_names_the_data_and_its_licence() -> None:
     assert "XED" in card
 
 
-def test_no_sentence_of_the_training_data_is_shipped(manifest: Manifest, sample: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_no_sentence_of_the_training_data_is_shipped(name: str, sample: Path) -> None:
+    manifest = read_manifest(SHIPPED_STUDENTS / name)
     own = {u.text for u in datasets.load(str(sample)).utterances}
 
     assert {golden.text for golden in manifest.golden} <= own

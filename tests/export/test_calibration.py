@@ -136,6 +136,17 @@ def test_a_locale_with_few_labels_keeps_temperature_one_and_is_named(caplog: pyt
     assert mean_errors(found.errors)["domain"] == found.errors["domain"]["de-DE"]
 
 
+def test_a_temperature_that_does_not_help_is_left_at_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "cross_fitted_error", lambda _: 1.0)
+    rng = np.random.default_rng(0)
+    texts = {"de-DE": Texts({"domain": rng.normal(size=(60, 2)).astype(np.float32)}, None)}
+
+    found = fit_confidences(Labels(domain=LABELS.domain), {"de-DE": labelled(60, "de-DE", domain="a")}, texts, {})
+
+    assert found.temperatures == {"domain": {"de-DE": 1.0}}
+    assert found.errors["domain"]["de-DE"]["after"] == found.errors["domain"]["de-DE"]["before"]
+
+
 def test_profiles_are_shares_of_calibrated_answers() -> None:
     logits = np.array([[2.0, 0.0]] * 30 + [[0.0, 1.0]] * 30, np.float32)
     texts = {"de-DE": Texts({"domain": logits}, None), "fr-FR": Texts({"domain": logits[:9]}, None)}
