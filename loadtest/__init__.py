@@ -16,6 +16,14 @@
 | `floor_report` | its figures, targets and table |
 | `closed_loop` | the load generator of the floor: lean connections, each as busy as it can be |
 | `plain` | a student in an ordinary FastAPI application, to compare with |
+| `experiment` | the command ``python -m loadtest.experiment``: which arm of an experiment serves its users better |
+| `arms` | what was counted of the arms, read from a service, a file or Prometheus |
+| `verdict` | the statistics of their comparison |
+| `population` | the command ``python -m loadtest.population``: simulated users, not all of them satisfied |
+| `users` | what these users do |
+| `shadow` | the command ``python -m loadtest.shadow``: what a shadow costs those who wait |
+| `shadow_report` | its figures and table |
+| `open_loop` | requests at a rate, whatever the service does |
 
 Only `locustfile` imports locust, which patches the standard library of the process that imports it.
 """

@@ -29,6 +29,7 @@ OK = 200
 CHECK_EVERY = 61  # replies; a prime, so that in time the sample meets every text
 EXPECTED_PER_SECOND = 50_000  # for which room is made beforehand; more still find some
 WATCHES_PER_TIMEOUT = 4
+NEVER = float("inf")  # when a connection that waits for no reply has sent its request
 
 
 class LoadError(Exception):
@@ -90,18 +91,11 @@ def measure(
     Raises:
         LoadError: the server can't be reached, closes a connection, does not answer, or answers no HTTP.
     """
-    run = _Run(url, bodies, reply_timeout, on_reply)
-    gc.collect()
-    gc.disable()  # a collection in the midst would stop all connections at once
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(run.measure(connections, seconds, warm_up))
-    finally:
-        gc.enable()
+    return Run(url, bodies, reply_timeout, on_reply).measure(connections, seconds, warm_up)
 
 
-class _Run:
-    """One measurement: what its connections share."""
+class Run:
+    """One measurement: what its connections share, and when they send."""
 
     def __init__(
         self, url: str, bodies: Sequence[bytes], reply_timeout: float, on_reply: Callable[[bytes], None] | None
@@ -118,20 +112,32 @@ class _Run:
         self.latencies: array[float] = array("d")
         self.until_check = 1  # the first reply is checked, however short the measurement
         self.failures: Counter[str] = Counter()
-        self.open: set[_Connection] = set()
+        self.open: set[Connection] = set()
 
-    async def measure(self, connections: int, seconds: float, warm_up: float) -> Measured:
+    def measure(self, connections: int, seconds: float, warm_up: float) -> Measured:
+        """Load the server; see the module's `measure`."""
+        gc.collect()
+        gc.disable()  # a collection in the midst would stop all connections at once
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(self._measure(connections, seconds, warm_up))
+        finally:
+            gc.enable()
+
+    async def _measure(self, connections: int, seconds: float, warm_up: float) -> Measured:
         loop = asyncio.get_running_loop()
         self.over: asyncio.Future[None] = loop.create_future()
         self.latencies = array("d", bytes(8 * round(EXPECTED_PER_SECOND * seconds)))
         watch = asyncio.create_task(self._watch())
         try:
             await self._connect(connections)
+            self.begin()
             await self._pause(warm_up)
             self.counting, began, cpu = True, time.perf_counter(), time.thread_time()
             await self._pause(seconds)
             self.counting, took, cpu = False, time.perf_counter() - began, time.thread_time() - cpu
-            self.sending = False  # each connection closes with its last reply
+            self.sending = False
+            self.end()
             await self.over
         finally:
             watch.cancel()
@@ -141,7 +147,23 @@ class _Run:
             raise LoadError(f"{self.url} gave no reply in {took:.3g} s")
         return Measured(took, self.latencies[: self.count], self.failures, cpu)
 
+    def begin(self) -> None:
+        """Start to send; all connections are open."""
+        for connection in [*self.open]:
+            connection.send()
+
+    def proceed(self, connection: Connection) -> None:
+        """Go on with a connection whose reply is complete."""
+        if self.sending:
+            connection.send()
+        else:
+            connection.close()
+
+    def end(self) -> None:
+        """Send no more: each connection closes with its last reply."""
+
     def record(self, latency: float) -> None:
+        """Count a reply."""
         if self.count < len(self.latencies):
             self.latencies[self.count] = latency
         else:
@@ -155,10 +177,12 @@ class _Run:
             self.failures[problem] += 1
 
     def fail(self, sentence: str) -> None:
+        """Give up; the sentence goes on from the server's URL."""
         if not self.over.done():
             self.over.set_exception(LoadError(f"{self.url} {sentence}"))
 
-    def leave(self, connection: _Connection) -> None:
+    def leave(self, connection: Connection) -> None:
+        """A connection is closed."""
         self.open.discard(connection)
         if not self.open and not self.over.done():
             self.over.set_result(None)
@@ -168,7 +192,7 @@ class _Run:
         try:
             async with asyncio.timeout(self.reply_timeout):
                 for _ in range(connections):
-                    await loop.create_connection(lambda: _Connection(self), *self.address)
+                    await loop.create_connection(lambda: Connection(self), *self.address)
         except OSError as error:  # a timeout is one too
             raise LoadError(f"{self.url} can't be reached ({error or 'timeout'})") from None
 
@@ -181,30 +205,31 @@ class _Run:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self.reply_timeout / WATCHES_PER_TIMEOUT)
-            oldest = min((connection.began for connection in self.open), default=float("inf"))
+            oldest = min((connection.began for connection in self.open), default=NEVER)
             if time.perf_counter() - oldest > self.reply_timeout:
                 self.fail(f"gave no reply within {self.reply_timeout:g} s")
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection: a request, its reply, the next request."""
 
     transport: asyncio.Transport
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         self.parser = httptools.HttpResponseParser(self)
         self.body = b""
         self.content = b""
-        self.began = 0.0
+        self.began = NEVER
         self.finished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
         self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass
         self.run.open.add(self)
-        self._send()
 
     def data_received(self, data: bytes) -> None:
+        """Read on."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -212,6 +237,7 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, _: Exception | None) -> None:
+        """It is closed, by either side."""
         if not self.finished:
             after = "".join(f", after {problem}" for problem, _ in self.run.failures.most_common(1))
             self.run.fail(f"closed a connection in the midst of the load{after}")
@@ -232,17 +258,19 @@ class _Connection(asyncio.Protocol):
             run.check(status, self.body, self.content)
         if run.on_reply and run.counting and status == OK:
             run.on_reply(self.content)
-        if run.sending:
-            self._send()
-        else:
-            self.finished = True
-            self.transport.close()
+        run.proceed(self)
 
-    def _send(self) -> None:
+    def send(self, due: float | None = None) -> None:
+        """Send the next request, which was due earlier if that is given."""
         request, self.body = next(self.run.requests)
         self.content = b""
-        self.began = time.perf_counter()
+        self.began = time.perf_counter() if due is None else due
         self.transport.write(request)
+
+    def close(self) -> None:
+        """Send no more."""
+        self.finished = True
+        self.transport.close()
 
 
 def _request(host: str, body: bytes) -> bytes:

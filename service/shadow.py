@@ -1,13 +1,13 @@
 """A second student that answers a share of the texts, too, once their replies are sent; only agreement is kept.
 
-Nobody waits for a shadow, so nobody should wait longer because of one. A text that is offered waits for a moment in
-which no student of the process has anything to do. Such moments come often at half load and hardly ever at full load:
-there texts are dropped, since few may wait, and none for long. The moment is looked for on the event loop, less and
-less often while it does not come, and the thread looks once more before it begins: it gets the interpreter when the
-loop lets go of it, which it also does while it runs a text.
+Nobody waits for a shadow, so nobody should wait longer because of one. What is offered is gathered for a while, and
+then run text by text in moments in which no student of the process has anything to do. They come often at half load and
+hardly ever at full load: there texts are dropped, since few may wait, and none for long.
 
-The run itself is onnxruntime's, without the interpreter. The thread has no lower priority than the loop's: it would be
-kept from its core while it holds the interpreter, and the loop would wait for both.
+Both of the students sweep the processor's caches, so a few long visits of the shadow cost the primary less than many
+short ones. A visit ends with the first request that comes in: the thread leaves its core and the interpreter to the
+event loop after each text. The run of a text is onnxruntime's, without the interpreter. The thread has no lower
+priority than the loop's: it would be kept from its core while it holds the interpreter, and the loop would wait, too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -26,11 +27,12 @@ from service.errors import UnknownLocale, log_fault
 from service.metrics import Metrics, Tally
 from service.student import Prediction, Question
 
-MOST_WAITING = 16
+MOST_WAITING = 64
 MOST_SECONDS = 1.0  # for which a text may wait
-LOOK_SECONDS = 2e-3  # from an offer to the first look whether there is time for it
-MOST_LOOK_SECONDS = 64e-3  # ... and from look to look, once there was none for long
-SLACKEN = 1.25  # from one look in vain to the next
+GATHER_SECONDS = 0.1  # from an offer to the first look whether there is time for it
+LOOK_SECONDS = 0.02  # from one look in vain to the next
+AT_ONCE_SECONDS = 0.3e-3  # for which texts are run, one begun in time being finished, before the thread gives way
+GIVE_WAY_SECONDS = 50e-6
 FAULT_SECONDS = 1.0  # after a fault nothing is tried for so long: each costs a line in the log
 AGREEMENT = ("different", "same")
 
@@ -63,9 +65,13 @@ class Shadow:
         self._waiting: deque[Offered] = deque()
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._look: asyncio.TimerHandle | None = None
-        self._work: asyncio.Future[Same | None] | None = None
-        self._pause = LOOK_SECONDS
+        self._work: asyncio.Future[list[Same | None]] | None = None
         self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many texts wait, or run."""
+        return len(self._waiting)
 
     def offer(self, primary: Loaded, shadow: Loaded, question: Question, prediction: Prediction) -> None:
         """Let a second student answer a text that was answered, if there is time for it.
@@ -85,10 +91,10 @@ class Shadow:
         asked = Question(question.text, locale)
         self._waiting.append(Offered(primary.name, shadow, asked, prediction, time.monotonic() + MOST_SECONDS))
         if self._look is None and self._work is None:
-            self._look_again(self._pause)
+            self._look_in(GATHER_SECONDS)
 
     def close(self) -> None:
-        """Drop what waits. What has begun is not waited for, nor counted."""
+        """Drop what waits. What has begun is not waited for."""
         self._closed = True
         for pending in (self._look, self._work):
             if pending is not None:
@@ -97,58 +103,63 @@ class Shadow:
             self._drop(self._waiting.popleft().shadow)
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _look_again(self, seconds: float) -> None:
+    def _look_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         # not from the timer itself: requests that have been read are begun first
         self._look = loop.call_later(seconds, loop.call_soon, self._look_around)
 
     def _look_around(self) -> None:
-        """Begin with the text that waits longest, or look again later."""
+        """Begin with what waits, or look again later."""
         self._look = None
-        if self._closed:
-            return
         now = time.monotonic()
         while self._waiting and self._waiting[0].until < now:
             self._drop(self._waiting.popleft().shadow)
         if not self._waiting:
-            self._pause = LOOK_SECONDS
-        elif not self._is_quiet():
-            self._look_later()
-        else:
-            offered = self._waiting.popleft()
-            self._work = asyncio.get_running_loop().run_in_executor(self._thread, self._compare, offered)
-            self._work.add_done_callback(lambda done: self._finish(offered, done))
-
-    def _look_later(self) -> None:
-        self._pause = min(SLACKEN * self._pause, MOST_LOOK_SECONDS)
-        self._look_again(self._pause)
+            return
+        if not self._is_quiet():
+            self._look_in(LOOK_SECONDS)
+            return
+        self._work = asyncio.get_running_loop().run_in_executor(self._thread, self._compare, [*self._waiting])
+        self._work.add_done_callback(self._finish)
 
     def _is_quiet(self) -> bool:
         """Whether no student has anything to do."""
         return all(loaded.lane.is_idle for loaded in self._engine.students.values())
 
-    def _compare(self, offered: Offered) -> Same | None:
-        """What the two students agree on; None if there is no time for it after all. Runs in the thread."""
-        if not self._is_quiet():
-            return None
-        said = offered.shadow.student.predict_each([offered.question])[0]
-        return agreement({"primary": offered.prediction, "shadow": said})
+    def _compare(self, group: Sequence[Offered]) -> list[Same | None]:
+        """What the students agree on, text by text, as long as there is time; None, and no more, for one that fails.
 
-    def _finish(self, offered: Offered, done: asyncio.Future[Same | None]) -> None:
-        self._work = None
-        if done.cancelled():
-            return
-        if (fault := done.exception()) is not None:
+        Runs in the thread.
+        """
+        found: list[Same | None] = []
+        try:
+            ends = 0.0
+            for offered in group:
+                if time.perf_counter() >= ends:
+                    time.sleep(GIVE_WAY_SECONDS)
+                    if self._closed or not self._is_quiet():
+                        break
+                    ends = time.perf_counter() + AT_ONCE_SECONDS
+                said = offered.shadow.student.predict_each([offered.question])[0]
+                found.append(agreement({"primary": offered.prediction, "shadow": said}))
+        except BaseException as fault:  # noqa: BLE001 - of the tokenizer's and onnxruntime's, not all are `Exception`s
             log_fault(fault, "(shadow)")
-            self._look_again(FAULT_SECONDS)
-        elif (same := done.result()) is None:
-            self._waiting.appendleft(offered)
-            self._look_later()
-        else:
-            self._metrics.defer(self._count, offered.primary, offered.shadow.name, same)
-            self._pause = LOOK_SECONDS
-            if self._waiting:
-                self._look_again(0.0)
+            found.append(None)
+        return found
+
+    def _finish(self, done: asyncio.Future[list[Same | None]]) -> None:
+        self._work = None
+        if done.cancelled():  # closed
+            return
+        found = done.result()
+        for same in found:
+            offered = self._waiting.popleft()
+            if same is not None:
+                self._metrics.defer(self._count, offered.primary, offered.shadow.name, same)
+        if None in found:
+            self._look_in(FAULT_SECONDS)
+        elif self._waiting:
+            self._look_in(LOOK_SECONDS)
 
     def _count(self, tally: Tally, primary: str, shadow: str, same: Same) -> None:
         for task, agrees in same.items():
