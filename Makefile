@@ -13,7 +13,7 @@ SETUP := pyproject.toml constraints.txt
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-serve: $(VENV)/base  ## start the service with the shipped student on port 8000 (PORT=... for another)
+serve: $(VENV)/base  ## start the service with the shipped students on port 8000 (PORT=... for another)
 	@exec $(BIN)/python -m service --port $(PORT)
 
 test: $(VENV)/dev lint  ## lint, check types and run the tests

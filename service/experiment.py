@@ -13,7 +13,7 @@ An experiment file is TOML, and read again when it changes, so weights move with
     model = "m"
     share = 0.1                   # of the texts answered, 0 to 1
     [friction]                    # if any: what counts as a sign that an answer went wrong; here with the defaults
-    rephrase_seconds = 30         # another similar text within so long is a rephrase
+    rephrase_seconds = 30         # another similar text of the session within so long is a rephrase
     similarity = 0.5              # of two texts' sketches (`friction.similarity`) from which on they are similar
     confidence = 0.3              # an intent less sure than this is a sign
     session_seconds = 300         # a session ends after so long without a text
@@ -108,12 +108,6 @@ class FrictionRules(_Strict):
     similarity: Share = 0.5
     confidence: Share = 0.3
     session_seconds: Seconds = 300.0
-
-    @model_validator(mode="after")
-    def _check_contradictions(self) -> Self:
-        if self.rephrase_seconds > self.session_seconds:
-            raise ValueError("rephrase_seconds should not exceed session_seconds: a rephrase lies within its session")
-        return self
 
 
 class Experiment(_Strict):

@@ -1,13 +1,14 @@
 """A second student that answers a share of the texts, too, once their replies are sent; only agreement is kept.
 
 Nobody waits for a shadow, so nobody should wait longer because of one. What is offered is gathered for a while, and
-then run text by text in moments in which no student of the process has anything to do. They come often at half load and
-hardly ever at full load: there texts are dropped, since few may wait, and none for long.
+then run in moments in which no student of the process has anything to do. They come often at half load and hardly ever
+at full load: there texts are dropped, since few may wait, and none for long.
 
-Both of the students sweep the processor's caches, so a few long visits of the shadow cost the primary less than many
-short ones. A visit ends with the first request that comes in: the thread leaves its core and the interpreter to the
-event loop after each text. The run of a text is onnxruntime's, without the interpreter. The thread has no lower
-priority than the loop's: it would be kept from its core while it holds the interpreter, and the loop would wait, too.
+A request that comes in meanwhile may have to wait for the core, and finds the processor's caches swept. So the thread
+goes on only as long as a request might well spare, then gives way to the event loop before it looks again; and for a
+single text it does not come at all: the caches are swept by the first, and the next ones cost little more. The run of a
+text is onnxruntime's, without the interpreter. The thread has no lower priority than the loop's: it could be kept from
+the core while it holds the interpreter, and the loop would wait for both.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ MOST_WAITING = 64
 MOST_SECONDS = 1.0  # for which a text may wait
 GATHER_SECONDS = 0.1  # from an offer to the first look whether there is time for it
 LOOK_SECONDS = 0.02  # from one look in vain to the next
-AT_ONCE_SECONDS = 0.3e-3  # for which texts are run, one begun in time being finished, before the thread gives way
+AT_ONCE_SECONDS = 0.3e-3  # after which no further text is begun before the thread has given way
 GIVE_WAY_SECONDS = 50e-6
 FAULT_SECONDS = 1.0  # after a fault nothing is tried for so long: each costs a line in the log
 AGREEMENT = ("different", "same")
@@ -72,6 +73,15 @@ class Shadow:
     def waiting(self) -> int:
         """How many texts wait, or run."""
         return len(self._waiting)
+
+    def expect(self, primary: Loaded, shadow: Loaded) -> None:
+        """Begin the series of two students with zero: the increase to a first count is not seen."""
+        self._metrics.shadow_dropped.labels(shadow.name)
+        heads, others = (set(loaded.student.manifest.labels.heads) for loaded in (primary, shadow))
+        common = heads & others if primary is not shadow else set()
+        for task in (*common, "exact") if common else ():
+            for agrees in AGREEMENT:
+                self._metrics.shadow.labels(primary.name, shadow.name, task, agrees)
 
     def offer(self, primary: Loaded, shadow: Loaded, question: Question, prediction: Prediction) -> None:
         """Let a second student answer a text that was answered, if there is time for it.

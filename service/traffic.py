@@ -134,6 +134,17 @@ class Traffic:
             field = self._field = _Field.of(experiment, self._engine)
             for arm, student in field.arms.items():
                 self._sessions.expect(Place(experiment.name, arm, student.name))
+                log.info(
+                    "experiment %s: %s is %s, weight %g",
+                    experiment.name,
+                    arm,
+                    student.name,
+                    experiment.arms[arm].weight,
+                )
+            if field.shadow is not None:
+                log.info("experiment %s: %s shadows %g of the texts", experiment.name, field.shadow.name, field.share)
+                for primary in students.values():
+                    self._shadow.expect(primary, field.shadow)
         return field
 
 

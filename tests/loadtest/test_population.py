@@ -21,12 +21,12 @@ from starlette.routing import Route
 
 from loadtest.experiment import main as compare_arms
 from loadtest.population import main
-from loadtest.target import running_service
 from loadtest.texts import Text, load_texts
 from loadtest.users import ALIKE, UNLIKE, Ask, GiveUp, Population, PopulationError, Step, likeness, rewrite
 from service.friction import similarity, sketch_of
 from tests.loadtest.conftest import answer_to, running
 from tests.service.conftest import write_student
+from tests.service.server import Server
 
 TEXTS = load_texts()
 FRICTION = {"control": 0.1, "candidate": 0.4}
@@ -278,8 +278,8 @@ weight = 1
 model = "xs"
 weight = 1
 [friction]
-rephrase_seconds = 3
-session_seconds = 3
+rephrase_seconds = 5
+session_seconds = 5
 confidence = 0
 """
 
@@ -289,7 +289,8 @@ def test_the_real_service_sees_the_friction_that_users_felt(tmp_path: Path, caps
     file.write_text(EXPERIMENT)
     for name in ("s", "xs"):
         write_student(root / name, name=name)
-    with running_service(root, 30, ["--workers", "2", "--experiment-file", str(file)]) as host:
+    with Server("--students", str(root), "--workers", "2", "--experiment-file", str(file)) as server:
+        host = f"http://127.0.0.1:{server.port}"
         code, _, figures = run(capsys, host, "--clients", "200")
         deadline = time.monotonic() + 20
         while True:
@@ -298,7 +299,7 @@ def test_the_real_service_sees_the_friction_that_users_felt(tmp_path: Path, caps
             if sum(arm["sessions"] for arm in seen["arms"].values()) == 200 or time.monotonic() > deadline:
                 break
 
-    assert (code, figures["failures"]) == (0, 0)
+    assert (code, figures["failure_reasons"]) == (0, {})
     for name, felt in figures["arms"].items():
         arm = seen["arms"][name]
         assert arm["models"] == [{"control": "s", "candidate": "xs"}[name]]

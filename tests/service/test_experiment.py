@@ -127,7 +127,6 @@ def test_a_single_arm_gets_everyone(tmp_path: Path) -> None:
         ('[shadow]\nmodel = "m"', ": shadow.share is missing"),
         (SHADOW + "[friction]\nsimilarity = 2", ": friction.similarity should be a number from 0 to 1"),
         (SHADOW + "[friction]\nsession_seconds = 0", ": friction.session_seconds should be a number from 1 to 86400"),
-        (SHADOW + "[friction]\nsession_seconds = 5", ": friction: rephrase_seconds should not exceed session_seconds"),
         (
             SHADOW + "[friction]\nwords = 5",
             ": friction.words is unknown; allowed are rephrase_seconds, similarity, confidence, session_seconds",
