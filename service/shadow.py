@@ -4,11 +4,11 @@ Nobody waits for a shadow, so nobody should wait longer because of one. What is 
 then run in moments in which no student of the process has anything to do. They come often at half load and hardly ever
 at full load: there texts are dropped, since few may wait, and none for long.
 
-A request that comes in meanwhile may have to wait for the core, and finds the processor's caches swept. So the thread
-goes on only as long as a request might well spare, then gives way to the event loop before it looks again; and for a
-single text it does not come at all: the caches are swept by the first, and the next ones cost little more. The run of a
-text is onnxruntime's, without the interpreter. The thread has no lower priority than the loop's: it could be kept from
-the core while it holds the interpreter, and the loop would wait for both.
+A request that comes in meanwhile may have to wait for the core, and finds the processor's caches swept. So texts are
+gathered, since it is the first of several that sweeps them, and the others cost little more; but after a fraction of a
+millisecond the thread gives way to the event loop, and looks again before it goes on. The run of a text is
+onnxruntime's, without the interpreter. The thread has no lower priority than the loop's: it could be kept from the core
+while it holds the interpreter, and the loop would wait for both.
 """
 
 from __future__ import annotations
