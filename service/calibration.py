@@ -63,21 +63,18 @@ def distance_score(distance: float) -> float:
     return -distance
 
 
-def is_in_scope(
-    scope: Scope, reading: Reading, logits: Mapping[str, Any], confidences: Mapping[str, float]
-) -> bool | None:
+def is_in_scope(scope: Scope, reading: Reading, logits: Mapping[str, Any], confidence: float) -> bool | None:
     """Whether a text is a request that the student may know; None in a locale without a threshold.
 
     Args:
         scope: what the manifest says of it.
         reading: of the text's locale.
         logits: the graph's outputs, as `Student.logits` returns them.
-        confidences: of the best label, by head; before any filter.
+        confidence: of the best label of the scope's head, before any filter.
     """
     if reading.threshold is None:
         return None
     if scope.method == "class_means":
         return distance_score(float(logits["distance"][0])) >= reading.threshold
-    head = scope.head
-    scale = reading.intent if head == "intent" else reading.domain
-    return scope_score(scope.method, logits[head][0], scale, confidences[head]) >= reading.threshold
+    scale = reading.intent if scope.head == "intent" else reading.domain
+    return scope_score(scope.method, logits[scope.head][0], scale, confidence) >= reading.threshold

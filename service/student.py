@@ -158,9 +158,8 @@ class Student:
             domain = _ranked(logits["domain"][0], labels.domain, reading.domain, question.top_k)
         if "intent" in logits:
             intent = _ranked(logits["intent"][0], labels.intent, reading.intent, question.top_k)
-        if self._scope is not None:
-            sure = {head: found[0].confidence for head, found in (("domain", domain), ("intent", intent)) if found}
-            in_scope = is_in_scope(self._scope, reading, logits, sure)
+        if self._scope is not None and (judged := intent if self._scope.head == "intent" else domain):
+            in_scope = is_in_scope(self._scope, reading, logits, judged[0].confidence)
         of_domains = of_intents = None
         if question.domains is not None:
             domain, of_domains = _ranked_among(
