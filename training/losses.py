@@ -1,0 +1,161 @@
+"""Terms of a distillation objective: what a student's predictions and hidden states are compared with a teacher's by.
+
+Pure functions in two registries, `PREDICTION_LOSSES` and `HIDDEN_LOSSES`. Logits are in nats; all is computed in
+float32, whatever comes in. The caller keeps the teacher out of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+EPSILON = 1e-6  # least length that a state is divided by; a smaller one would blow up the gradient of a state near 0
+
+PredictionLoss = Callable[[Tensor, Tensor, float], Tensor]
+"""(student logits [n, classes], teacher logits [n, classes], temperature) -> scalar, the mean over the n rows."""
+
+HiddenFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(student [batch, pieces, d], teacher [batch, pieces, D], mask [batch, pieces], not 0 where a piece is) -> scalar."""
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True)
+class HiddenLoss:
+    """A loss between hidden states; with `equal_widths` the narrower ones need a projection by the caller (d = D)."""
+
+    function: HiddenFunction
+    equal_widths: bool
+
+
+def choose(registry: Mapping[str, Entry], name: str, kind: str) -> Entry:
+    """The entry of that name. Raises ValueError, naming the allowed names, for an unknown one."""
+    if name not in registry:
+        raise ValueError(f"{kind} {name!r}; allowed: {', '.join(registry)}")
+    return registry[name]
+
+
+def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² KL(p || q) per row, with p, q = softmax(logits / T) of teacher and student (Hinton et al. 2015, section 2).
+
+    The gradient with respect to the student's logits is T (q - p) / n. As q - p shrinks like 1/T, the factor T² keeps
+    it on the scale of a hard cross entropy's (their eq. 2 to 4), so that a weight means the same at each T. In nats
+    times T²; 0 exactly where both distributions agree.
+    """
+    log_p, log_q = _softened(student, teacher, temperature)
+    return temperature**2 * functional.kl_div(log_q, log_p, reduction="sum", log_target=True) / max(1, len(log_q))
+
+
+def cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² times the cross entropy of q against p, per row: `kl` plus T² H(p), so the same gradient (Hinton et al. 2015).
+
+    In nats times T²; its least value is the teacher's entropy, not 0.
+    """
+    log_p, log_q = _softened(student, teacher, temperature)
+    return -(temperature**2) * (log_p.exp() * log_q).sum() / max(1, len(log_q))
+
+
+def mse(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Mean over rows and classes of the squared difference of logits, each row centred first; T is not used.
+
+    Regression on logits is Ba and Caruana 2014 (eq. 1). Centred, as a softmax ignores a shift, it is what `kl` tends
+    to as T grows: kl -> mse / 2 (Hinton et al. 2015, eq. 4). In squared nats.
+    """
+    del temperature  # there for the common signature
+    _check_shapes(student, teacher)
+    gap = student.float() - teacher.float()
+    gap = gap - gap.mean(dim=-1, keepdim=True)
+    return gap.square().sum() / max(1, gap.numel())
+
+
+def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error of the states over pieces and units (Jiao et al. 2020, TinyBERT, eq. 8).
+
+    Their learned projection of narrower states, W_h, is the caller's. In squared units of the states.
+    """
+    ours, theirs = _pieces(student, teacher, mask)
+    return (ours - theirs).square().sum() / max(1, ours.numel())
+
+
+def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """1 - cosine of a piece's two states, the mean over pieces (Sanh et al. 2019, DistilBERT, section 3); 0 to 2."""
+    ours, theirs = _pieces(student, teacher, mask)
+    return (1 - (_unit(ours) * _unit(theirs)).sum(dim=-1)).sum() / max(1, len(ours))
+
+
+def hidden_pkd(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Squared distance of a piece's two states, both of length 1 (Sun et al. 2019, Patient KD, L_PT); 0 to 4.
+
+    They sum it over examples and layers, for the first piece only; this is the mean over all pieces. The distance is
+    not divided by the width, so a weight means the same at each. It equals twice `hidden_cosine`.
+    """
+    ours, theirs = _pieces(student, teacher, mask)
+    return (_unit(ours) - _unit(theirs)).square().sum() / max(1, len(ours))
+
+
+def hidden_relations(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared difference of the cosines between a sentence's pieces, over all pairs; mean over sentences; 0 to 4.
+
+    Needs no projection, as each matrix is [pieces, pieces]. The pair-wise distillation of Liu et al. 2019 (Structured
+    Knowledge Distillation for Semantic Segmentation, CVPR), with pieces of a sentence for pixels of an image; between
+    the examples of a batch it would be Tung and Mori 2019 (similarity-preserving), and the idea, to match relations
+    in place of states, is Park et al. 2019 (RKD). A sentence's n² pairs count with the n on the diagonal, which are 0.
+    """
+    if student.shape[:-1] != teacher.shape[:-1]:
+        raise ValueError(
+            f"states of shapes {tuple(student.shape)} and {tuple(teacher.shape)} are not of the same pieces"
+        )
+    there = mask.bool()
+    with torch.autocast(student.device.type, enabled=False):  # else the products are rounded to half precision
+        gap = _cosines(student, there) - _cosines(teacher, there)
+    length = there.sum(dim=-1).float()
+    by_sentence = gap.square().sum(dim=(-1, -2)) / length.square().clamp(min=1)
+    return by_sentence.sum() / (length > 0).sum().clamp(min=1)
+
+
+PREDICTION_LOSSES: dict[str, PredictionLoss] = {"kl": kl, "cross_entropy": cross_entropy, "mse": mse}
+
+HIDDEN_LOSSES: dict[str, HiddenLoss] = {
+    "mse": HiddenLoss(hidden_mse, equal_widths=True),
+    "cosine": HiddenLoss(hidden_cosine, equal_widths=True),
+    "pkd": HiddenLoss(hidden_pkd, equal_widths=True),
+    "relations": HiddenLoss(hidden_relations, equal_widths=False),
+}
+
+
+def _check_shapes(student: Tensor, teacher: Tensor) -> None:
+    """Refuse what would be broadcast silently. Raises ValueError."""
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"shapes {tuple(student.shape)} of the student and {tuple(teacher.shape)} of the teacher differ"
+        )
+
+
+def _softened(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log probabilities at the temperature: the teacher's, the student's; each [n, classes]."""
+    _check_shapes(student, teacher)
+    if temperature <= 0:
+        raise ValueError(f"temperature {temperature} is not above 0")
+    return (teacher.float() / temperature).log_softmax(dim=-1), (student.float() / temperature).log_softmax(dim=-1)
+
+
+def _pieces(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The states of the pieces that are no padding, [pieces in all, width] each; what padding holds is never read."""
+    _check_shapes(student, teacher)
+    there = mask.bool()
+    return student[there].float(), teacher[there].float()
+
+
+def _unit(states: Tensor) -> Tensor:
+    return functional.normalize(states, dim=-1, eps=EPSILON)
+
+
+def _cosines(states: Tensor, there: Tensor) -> Tensor:
+    """Cosines between pieces of a sentence, [batch, pieces, pieces]; 0 with padding."""
+    unit = _unit(states.float().masked_fill(~there[:, :, None], 0.0))
+    return unit @ unit.transpose(-1, -2)
