@@ -22,7 +22,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "
 
 
 class StudentConfig(PretrainedConfig):  # type: ignore[misc]
-    """Configuration of a student; `labels` is {"domain": [...], "intent": [...], "slots": [...]} or a part of it."""
+    """Configuration of a student; `labels` is {"domain": [...], "intent": [...], "slots": [...]} or a part of it.
+
+    `masked` says whether there is a head that predicts masked pieces, for pretraining and distillation.
+    """
 
     model_type = "distilled_nlu_student"
 
@@ -38,6 +41,7 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         dropout: float = 0.2,
         labels: dict[str, list[str]] | None = None,
         size: str = "custom",
+        masked: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -55,6 +59,7 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         self.dropout = dropout
         self.labels = labels or {}
         self.size = size
+        self.masked = masked
 
     @classmethod
     def of_size(cls, size: str, labels: Labels, **kwargs: Any) -> StudentConfig:
@@ -78,7 +83,8 @@ class StudentOutput(ModelOutput):  # type: ignore[misc]
     """Logits by head (None without that head), named as the exported graph names them, and what they are read from.
 
     Shapes: domain_logits [batch, domains], intent_logits [batch, intents], slot_logits [batch, pieces, tags]; features,
-    which domain and intent are read from, [batch, 2 width]; last_hidden_state [batch, pieces, width].
+    which domain and intent are read from, [batch, 2 width]; last_hidden_state [batch, pieces, width]; hidden_states,
+    where asked for, what the first layer reads and then what each layer gives, each [batch, pieces, width].
     """
 
     domain_logits: Tensor | None = None
@@ -86,6 +92,7 @@ class StudentOutput(ModelOutput):  # type: ignore[misc]
     slot_logits: Tensor | None = None
     features: Tensor | None = None
     last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class Block(nn.Module):
@@ -118,6 +125,20 @@ class Block(nn.Module):
         return hidden + functional.dropout(inner, self.dropout, self.training)
 
 
+class MaskedHead(nn.Module):
+    """Predicts pieces: a transform, then the table of pieces itself (Devlin et al. 2019)."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, hidden: Tensor, pieces: Tensor) -> Tensor:
+        """Logits [positions, vocabulary] of hidden [positions, width], for the table `pieces` [vocabulary, width]."""
+        return functional.linear(self.norm(functional.gelu(self.transform(hidden))), pieces, self.bias)
+
+
 class StudentModel(PreTrainedModel):  # type: ignore[misc]
     """Encoder with the heads that `config.labels` names.
 
@@ -141,6 +162,7 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
                 for head, names in config.labels.items()
             }
         )
+        self.masked = MaskedHead(width, config.vocab_size) if config.masked else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -149,12 +171,15 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> StudentOutput:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, all_layers: bool = False
+    ) -> StudentOutput:
         """Logits of a batch.
 
         Args:
             input_ids: [batch, pieces], int64.
             attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
+            all_layers: whether to give the hidden states of all layers.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         hidden = functional.dropout(
@@ -163,9 +188,11 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         bias = None
         if attention_mask is not None:
             bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+        states = [hidden]
         for block in self.blocks:
             hidden = block(hidden, bias)
-        hidden = self.norm(hidden)
+            states.append(hidden)
+        hidden = states[-1] = self.norm(hidden)
         if attention_mask is None:
             mean = hidden.mean(dim=1)
         else:
@@ -179,10 +206,24 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
             "slots": functional.dropout(hidden, self.config.dropout, self.training),
         }
         logits = {name: head(read[name]) for name, head in self.heads.items()}
-        return StudentOutput(logits.get("domain"), logits.get("intent"), logits.get("slots"), features, hidden)
+        return StudentOutput(
+            logits.get("domain"),
+            logits.get("intent"),
+            logits.get("slots"),
+            features,
+            hidden,
+            tuple(states) if all_layers else None,
+        )
+
+    def piece_logits(self, hidden: Tensor) -> Tensor:
+        """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""
+        if self.masked is None:
+            raise ValueError("the model has no masked-language head")
+        logits: Tensor = self.masked(hidden, self.pieces.weight)
+        return logits
 
     def count_parameters(self) -> tuple[int, int]:
         """All weights, and those outside the piece and position tables and the heads."""
         total = sum(p.numel() for p in self.parameters())
-        outside = sum(p.numel() for part in (self.pieces, self.positions, self.heads) for p in part.parameters())
-        return total, total - outside
+        parts = [self.pieces, self.positions, self.heads, *([self.masked] if self.masked is not None else [])]
+        return total, total - sum(p.numel() for part in parts for p in part.parameters())

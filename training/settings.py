@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from training.checkpoint import CheckpointError, load_resume_state
+from training.loop import processes
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ def parser_of(command: str, description: str, settings: type) -> argparse.Argume
     """A parser with the flags that every training command has, and one flag a setting."""
     parser = argparse.ArgumentParser(prog=f"python -m {command}", description=description)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument("--resume", action="store_true", help="continue the interrupted run in --out exactly")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the interrupted run in --out exactly; start it if there is none"
+    )
     parser.add_argument(
         "--save-every", type=_at_least_one, default=200, metavar="STEPS", help="steps between states (%(default)s)"
     )
@@ -54,18 +58,45 @@ def begin(
     """Settings of the run, and the resume state where one is continued.
 
     Raises:
-        CheckpointError: nothing to resume, a run of another command, or a new run's --out is not an empty folder.
+        CheckpointError: a finished run, one of another command, or a new run's --out is not an empty folder.
         ValueError: a given setting differs from the one of the run that is resumed.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    state = load_resume_state(args.out) if args.resume else None
+    level = logging.INFO if processes().is_main_process else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    state = load_resume_state(args.out) if args.resume and not is_untouched(args.out) else None
     if state is not None and state["command"] != command:
         raise CheckpointError(f"{args.out}: holds an interrupted run of {state['command']}, not of {command}")
-    if state is None and args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+    if state is None and not is_untouched(args.out):
         raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
+    processes().wait_for_everyone()  # before the first of them writes there
     if args.threads:
         torch.set_num_threads(args.threads)
     return _settle(settings, args, state["settings"] if state else None), state
+
+
+def is_untouched(folder: Path) -> bool:
+    """Whether nothing was saved there yet. What begins with a dot doesn't count: a killed run may have left it."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(file.name.startswith(".") or (file.is_dir() and is_untouched(file)) for file in folder.iterdir())
+
+
+def report(run: Callable[[], dict[str, Any]]) -> int:
+    """Run a command to its end and print its summary, one JSON object; or print what stopped it. Returns the exit code.
+
+    2 for what the user can put right, 1 for a run that went wrong on its way; its last state can be resumed.
+    """
+    try:
+        summary = run()
+    except (FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if processes().is_main_process:
+        print(json.dumps(summary, ensure_ascii=False))
+    return 0
 
 
 def _settle(
@@ -120,4 +151,4 @@ def listed(text: str) -> list[str]:
 
 def file_names(text: str) -> str:
     """A setting of files and folders without what is above them, which may name a person or a machine."""
-    return ",".join(dict.fromkeys(Path(part).name for part in listed(text)))
+    return ",".join(dict.fromkeys(Path(part).name if Path(part).exists() else part for part in listed(text)))

@@ -1,6 +1,6 @@
 """Train the shared unigram tokenizer.
 
-    python -m training.tokenizer --data DIR --locales de-DE,en-US --out tokenizer.json
+    python -m training.tokenizer --data DIR --locales de-DE,en-US --corpus TEXTS --out tokenizer.json
 
 Its file holds everything that the service needs: normaliser (NFKC, lower case, single spaces), the split into words
 that carry slot tags, the pieces, and the [CLS] in front.
@@ -10,19 +10,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import models as tokenizer_models
 
-from service.tokenization import UNKNOWN
+from service.tokenization import UNKNOWN, TextEncoder
 from training import datasets
+from training.augmentation import augment
+from training.corpus import CorpusError, read_lines
+from training.files import write_atomically
 
 PAD, CLS, MASK = "[PAD]", "[CLS]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNKNOWN, CLS, MASK)
 VOCABULARY = 16_000
+# Names of (padding, unknown, first, mask): this project's and BERT's, then RoBERTa's and XLM-R's
+_NAMINGS = (SPECIAL_PIECES, ("<pad>", "<unk>", "<s>", "<mask>"))
 
 # A word is a run between spaces, less the punctuation at its edges: "Uhr!" is two words, "l'album" and "9:30" are one.
 # The dot of an abbreviation ("p. m.", "b. b. c.") and a trailing apostrophe ("dell' amore") stay with their letter.
@@ -32,6 +40,32 @@ _LETTER = r"\p{L}\p{N}\p{M}"
 _KEPT = rf"(?<=[^{_LETTER}]\p{{L}})\.(?![{_LETTER}])|(?<=\p{{L}})'(?![{_LETTER}])"
 _EDGE = rf"▁?(?:(?<![{_LETTER}])[^{_LETTER}▁]|[^{_LETTER}▁](?![{_LETTER}]))"
 WORD_SPLIT = rf"(?!{_KEPT}){_EDGE}|▁?[\p{{Han}}\p{{Hiragana}}\p{{Katakana}}ー]"
+
+
+class SpecialIds(NamedTuple):
+    """Ids of the special pieces; `protected` are all of them, those that close a text as well, in order."""
+
+    pad: int
+    unknown: int
+    first: int
+    mask: int
+    protected: tuple[int, ...]
+
+
+def special_ids(tokenizer: Tokenizer) -> SpecialIds:
+    """The special pieces of a tokenizer of this project or of a Hugging Face encoder.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    for names in _NAMINGS:
+        ids = [tokenizer.token_to_id(name) for name in names]
+        if None not in ids:
+            added = (i for i, piece in tokenizer.get_added_tokens_decoder().items() if piece.special)
+            closing = tokenizer.encode("").ids  # what the post-processor puts around every text
+            return SpecialIds(ids[0], ids[1], ids[2], ids[3], tuple(sorted({*ids, *added, *closing})))
+    allowed = " or ".join(", ".join(names) for names in _NAMINGS)
+    raise ValueError(f"the tokenizer lacks special pieces; allowed: {allowed}")
 
 
 def new_tokenizer() -> Tokenizer:
@@ -90,37 +124,66 @@ def _in_canonical_order(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(content))
 
 
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Read a `tokenizer.json`. Raises ValueError, naming the file, when it is none."""
+    return TextEncoder.from_file(path, sys.maxsize).tokenizer
+
+
+def spread_lines(sources: Sequence[str], most: int) -> list[str]:
+    """About `most` lines of a text, evenly spread over it: a tokenizer's training needs no more."""
+    step = max(1, sum(1 for _ in read_lines(sources)) // most)
+    return list(islice(read_lines(sources), 0, None, step))
+
+
+def task_texts(source: str, locales: str | None = None, seed: int = 1) -> list[str]:
+    """The training texts of labelled data and a typed variant of each (for capitals, marks and digits).
+
+    Raises:
+        DatasetError: the data can't be used.
+    """
+    chosen = locales.split(",") if locales else None
+    utterances = datasets.load(source, chosen).part("train", chosen)
+    rng = random.Random(seed)
+    return [u.text for u in utterances] + [augment(u, rng, 1.0).text for u in utterances]
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    """Write a `tokenizer.json`, whole or not at all."""
+    write_atomically(path, tokenizer.to_str(pretty=True).encode())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m training.tokenizer", description="Train the shared unigram tokenizer."
     )
-    parser.add_argument("--data", required=True, help="data set: folder, tarball, file or hub:NAME")
-    parser.add_argument("--locales", help="comma-separated, all by default")
+    parser.add_argument("--data", help="labelled data whose training texts are read: folder, tarball, file or hub:NAME")
+    parser.add_argument("--locales", help="comma-separated locales of --data, all by default")
+    parser.add_argument("--corpus", default="", help="comma-separated text files, folders of them or hub:NAME")
+    parser.add_argument("--corpus-lines", type=int, default=300_000, help="evenly spread, that are read (%(default)s)")
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="pieces at most (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="tokenizer.json to write")
     args = parser.parse_args(argv)
-    locales = args.locales.split(",") if args.locales else None
+    if not args.data and not args.corpus:
+        parser.error("no text: give --data, --corpus or both")
     try:
-        texts = [u.text for u in datasets.load(args.data, locales).part("train", locales)]
-    except datasets.DatasetError as error:
+        texts = task_texts(args.data, args.locales) if args.data else []
+        texts += spread_lines(args.corpus.split(","), args.corpus_lines) if args.corpus else []
+        tokenizer = train_tokenizer(texts, args.vocabulary)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(tokenizer, args.out)
+    except (datasets.DatasetError, CorpusError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    tokenizer = train_tokenizer(texts, args.vocabulary)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(args.out))
-    encodings = tokenizer.encode_batch(texts)
+    encodings = tokenizer.encode_batch_fast(texts)
     words = sum(len(text.split()) for text in texts)
-    print(
-        json.dumps(
-            {
-                "tokenizer": str(args.out),
-                "pieces": tokenizer.get_vocab_size(),
-                "texts": len(texts),
-                "pieces_per_word": round(sum(len(e.ids) - 1 for e in encodings) / words, 3),
-            }
-        )
-    )
+    summary = {
+        "tokenizer": str(args.out),
+        "pieces": tokenizer.get_vocab_size(),
+        "texts": len(texts),
+        "pieces_per_word": round(sum(len(e.ids) - 1 for e in encodings) / max(1, words), 3),
+    }
+    print(json.dumps(summary))
     return 0
 
 

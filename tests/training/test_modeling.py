@@ -123,3 +123,17 @@ def test_buckets_hold_each_index_once_and_similar_lengths() -> None:
 
 def test_the_size_table_names_every_size() -> None:
     assert list(SIZES) == ["xs", "s", "m", "l", "xl", "xxl"]
+
+
+def test_the_masked_head_reads_the_table_of_pieces() -> None:
+    model, ids = tiny(masked=True), torch.tensor([[2, 5, 6, 7]])
+
+    output = model(ids, all_layers=True)
+    logits = model.piece_logits(output.last_hidden_state[0, 1:3])
+
+    assert logits.shape == (2, 50)
+    assert len(output.hidden_states) == 1 + 2
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    assert model(ids).hidden_states is None
+    with pytest.raises(ValueError, match="no masked-language head"):
+        tiny().piece_logits(output.last_hidden_state[0])

@@ -2,19 +2,66 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from export import onnx
-from training import datasets, finetune, pretrain
-from training.checkpoint import load_checkpoint, load_resume_state
+from training import datasets, finetune, pretrain, text_run
+from training.checkpoint import Checkpoint, is_finished, load_checkpoint, load_resume_state
 from training.corpus import CorpusError, read_lines
 
-IDS = {"[PAD]": 0, "[CLS]": 2, "[MASK]": 3}
+SHORT = ["--batch-pieces", "512", "--threads", "1"]
+LAUNCH = f"""{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1
+--mixed_precision no --dynamo_backend no --main_process_port 0""".split()
+
+FORKS = multiprocessing.get_context("forkserver")  # processes that don't import PyTorch anew
+FORKS.set_forkserver_preload(["training.distill", "training.pretrain"])
+
+
+def kill(arguments: list[str], moment: Callable[[], bool]) -> None:
+    """Run the command and kill it at the first sight of a moment."""
+    process = FORKS.Process(target=pretrain.main, args=(arguments,))
+    process.start()
+    while process.is_alive() and not moment():
+        process.join(0.005)
+    process.kill()
+    process.join()
+
+
+def late(seconds: float) -> Callable[[], bool]:
+    """The moment so many seconds after it is first asked for."""
+    started: list[float] = []
+
+    def is_now() -> bool:
+        started.append(time.monotonic())
+        return started[-1] - started[0] > seconds
+
+    return is_now
+
+
+def same_files(folder: Path, other: Path) -> bool:
+    """Whether two checkpoints are the same, byte for byte, but for how long they took; nothing else lies there."""
+    trainings = [json.loads((f / "training.json").read_text()) for f in (folder, other)]
+    names = {"config.json", "model.safetensors", "tokenizer.json", "training.json"}
+    return (
+        {f.name for f in folder.iterdir()} == names
+        and all((folder / n).read_bytes() == (other / n).read_bytes() for n in names - {"training.json"})
+        and all(trainings[0][key] == trainings[1][key] for key in ("history", "held_out", "steps", "lines", "pieces"))
+    )
+
+
+def logits(checkpoint: Checkpoint, ids: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return checkpoint.model.piece_logits(checkpoint.model(ids).last_hidden_state)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +75,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
 
 
 def arguments(corpus: Path, out: Path, *more: str) -> list[str]:
-    sizes = ["--size", "xs", "--vocabulary", "500", "--epochs", "2", "--batch-size", "64", "--threads", "1"]
-    return ["--corpus", str(corpus), *sizes, "--out", str(out), *more]
+    return ["--corpus", str(corpus), "--size", "xs", "--vocabulary", "500", *SHORT, "--out", str(out), *more]
 
 
 @pytest.fixture(scope="module")
@@ -54,37 +100,8 @@ def test_unreadable_text_is_named(tmp_path: Path, name: str) -> None:
         list(read_lines([str(tmp_path / name)]))
 
 
-@given(st.integers(0, 1000), st.floats(0.05, 0.9))
-def test_masks_spare_padding_and_cls_and_keep_what_is_not_predicted(seed: int, share: float) -> None:
-    torch.manual_seed(seed)
-    input_ids = torch.randint(4, 50, (8, 20))
-    input_ids[:, 0], input_ids[:, 15:] = 2, 0
-    mask = (input_ids != 0).long()
-
-    corrupted, targets = pretrain.mask_pieces(input_ids, mask, share, IDS, 50)
-
-    chosen = targets != pretrain.IGNORED
-    assert bool(chosen.any())
-    assert not bool(chosen[:, 0].any())
-    assert not bool(chosen[:, 15:].any())
-    assert torch.equal(targets[chosen], input_ids[chosen])
-    assert torch.equal(corrupted[~chosen], input_ids[~chosen])
-
-
-def test_four_fifths_of_the_chosen_are_masked() -> None:
-    torch.manual_seed(0)
-    input_ids = torch.full((100, 100), 7)
-
-    corrupted, targets = pretrain.mask_pieces(input_ids, torch.ones_like(input_ids), 0.15, IDS, 50)
-
-    chosen = targets != pretrain.IGNORED
-    assert chosen.float().mean().item() == pytest.approx(0.15, abs=0.02)
-    assert (corrupted[chosen] == 3).float().mean().item() == pytest.approx(0.8, abs=0.04)
-    assert (corrupted[chosen] == 7).float().mean().item() == pytest.approx(0.1, abs=0.04)
-
-
 def test_it_learns_and_says_what_it_did(encoder: Path, corpus: Path, tmp_path: Path) -> None:
-    more = ["--learning-rate", "0", "--epochs", "1"]
+    more = ["--learning-rate", "0"]
     assert pretrain.main(arguments(corpus, tmp_path / "untrained", *more)) == 0
 
     training = json.loads((encoder / "training.json").read_text())
@@ -104,22 +121,116 @@ def test_finetuning_goes_on_from_it(encoder: Path, sample: Path, tmp_path: Path)
     assert second.training["init"]["command"] == "training.pretrain"
 
 
-def test_an_interrupted_run_resumes_to_the_very_same_weights(
-    encoder: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    encoder: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    assert pretrain.main(arguments(corpus, tmp_path / "again")) == 0
+    assert pretrain.main(arguments(corpus, tmp_path / "other", "--seed", "2")) == 0
 
-    out = tmp_path / "killed"
-    with monkeypatch.context() as patch:  # stop in the middle of an epoch, just after a state was saved
-        patch.setattr(pretrain.tqdm, "write", stop)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain.main(arguments(corpus, out, "--save-every", "5"))
-    assert load_resume_state(out)["progress"]["step"] == 20
+    assert same_files(tmp_path / "again", encoder)
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != (encoder / "model.safetensors").read_bytes()
 
-    assert pretrain.main(["--out", str(out), "--resume", "--threads", "1"]) == 0
 
-    assert (out / "model.safetensors").read_bytes() == (encoder / "model.safetensors").read_bytes()
+def test_a_run_killed_again_and_again_ends_with_the_very_same_weights(
+    encoder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    out, rng, steps = tmp_path / "killed", random.Random(), []
+    moments: list[Callable[[], bool]] = [
+        (out / ".lines").exists,  # before the first state
+        (out / "resume.pt").exists,
+        *(late(rng.uniform(0, 1.5)) for _ in range(3)),
+    ]
+    for moment in moments:
+        kill(arguments(corpus, out, "--save-every", "3", "--resume"), moment)
+        if (out / "resume.pt").exists():
+            steps.append(load_resume_state(out)["progress"]["step"])
+
+    if not is_finished(out):
+        assert pretrain.main(["--out", str(out), "--resume", "--threads", "1"]) == 0
+
+    assert steps == sorted(steps)
+    assert steps[0] < json.loads((out / "training.json").read_text())["steps"]
+    assert same_files(out, encoder)
+
+
+def test_a_given_tokenizer_is_used_as_it_is(encoder: Path, corpus: Path, tmp_path: Path) -> None:
+    given = ["--tokenizer", str(encoder / "tokenizer.json")]
+    assert pretrain.main(arguments(corpus, tmp_path / "out", *given)) == 0
+
+    assert same_files(tmp_path / "out", encoder)
+
+
+def test_a_teacher_adapts_to_the_text_of_the_task(encoder: Path, sentences: list[str], tmp_path: Path) -> None:
+    (tmp_path / "task.txt").write_text("\n".join(sentences[:300]))
+    losses = {}
+    for rate in ("0", "0.002"):
+        more = ["--corpus", str(tmp_path / "task.txt"), "--learning-rate", rate, "--epochs", "4"]
+        out = tmp_path / rate
+        assert pretrain.main(["--init", str(encoder), *more, *SHORT, "--out", str(out)]) == 0
+        losses[rate] = load_checkpoint(out).training["held_out"]["held_out_loss"]
+
+    adapted = load_checkpoint(tmp_path / "0.002")
+    assert losses["0.002"] < losses["0"] - 0.05
+    assert adapted.encoder.tokenizer.to_str() == load_checkpoint(encoder).encoder.tokenizer.to_str()
+    assert adapted.training["init"]["command"] == "training.pretrain"
+    assert adapted.training["settings"]["init"] == encoder.name
+
+
+@pytest.mark.parametrize("architecture", ["hub_xlm_roberta", "hub_bert"])
+def test_a_hugging_face_encoder_is_pretrained_further(
+    architecture: str, request: pytest.FixtureRequest, sentences: list[str], tmp_path: Path
+) -> None:
+    folder: Path = request.getfixturevalue(architecture)
+    long = " ".join(sentences[:20])  # more pieces than it can read
+    (tmp_path / "task.txt").write_text("\n".join([*sentences[:200], long]))
+    for name, init, rate in (("same", folder, "0"), ("next", folder, "0.003"), ("last", tmp_path / "next", "0")):
+        more = ["--corpus", str(tmp_path / "task.txt"), "--learning-rate", rate, "--epochs", "4"]
+        assert pretrain.main(["--init", str(init), *more, *SHORT, "--out", str(tmp_path / name)]) == 0
+
+    first, same, second, last = (
+        load_checkpoint(f) for f in (folder, *(tmp_path / n for n in ("same", "next", "last")))
+    )
+    ids = torch.tensor([second.encoder.encode(sentences[0]).ids])
+    assert torch.equal(logits(first, ids), logits(same, ids))
+    assert torch.equal(logits(second, ids), logits(last, ids))
+    assert second.training["held_out"] == last.training["held_out"]
+    assert second.training["held_out"]["held_out_loss"] < same.training["held_out"]["held_out_loss"] - 0.1
+
+
+def test_tokenizer_and_init_exclude_each_other(
+    encoder: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--init", str(encoder), "--tokenizer", str(encoder / "tokenizer.json")]
+    assert pretrain.main(arguments(corpus, tmp_path / "out", *more)) == 2
+
+    assert "--tokenizer and --init exclude each other" in capsys.readouterr().err
+
+
+def test_labelled_data_is_text_too(sample: Path, tmp_path: Path) -> None:
+    more = ["--data", str(sample), "--locales", "de-DE", "--steps", "2", "--vocabulary", "300", "--out"]
+    assert pretrain.main([*SHORT, "--size", "xs", *more, str(tmp_path / "out")]) == 0
+
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert training["lines"] == 154 - 15
+    assert training["steps"] == 2
+
+
+def test_two_processes_learn_what_one_does(encoder: Path, corpus: Path, tmp_path: Path) -> None:
+    more = ["--tokenizer", str(encoder / "tokenizer.json"), "--size", "xs", "--precision", "fp32", "--threads", "1"]
+    common = ["--corpus", str(corpus), *more]
+    assert pretrain.main([*common, "--batch-pieces", "1024", "--out", str(tmp_path / "one")]) == 0
+
+    arguments = ["-m", "training.pretrain", *common, "--batch-pieces", "512", "--out", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*LAUNCH, *arguments], env=environment, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / name / "training.json").read_text()) for name in ("one", "two"))
+    assert [entry["step"] for entry in two["history"]] == [entry["step"] for entry in one["history"]]
+    assert [entry["loss"] for entry in two["history"]] == pytest.approx([e["loss"] for e in one["history"]], abs=0.01)
+    assert two["held_out"]["held_out_loss"] == pytest.approx(one["held_out"]["held_out_loss"], abs=0.01)
+    assert two["pieces_seen"] == one["pieces_seen"]
+    assert json.loads(done.stdout.splitlines()[-1])["checkpoint"] == str(tmp_path / "two")
 
 
 def test_a_student_trained_on_top_of_it_exports_with_both_stages_on_its_card(
@@ -145,9 +256,9 @@ def test_an_encoder_without_heads_is_not_exported(
 def test_a_run_of_another_command_is_not_resumed(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretrain, "save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(text_run, "save_checkpoint", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        pretrain.main(arguments(corpus, tmp_path / "out", "--epochs", "1"))
+        pretrain.main(arguments(corpus, tmp_path / "out"))
 
     assert finetune.main(["--out", str(tmp_path / "out"), "--resume"]) == 2
 

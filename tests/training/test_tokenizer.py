@@ -88,3 +88,35 @@ def test_the_command_writes_a_tokenizer(sample: Path, tmp_path: Path, capsys: py
     assert summary["pieces"] == 500
     assert 1 < summary["pieces_per_word"] < 4
     assert TextEncoder.from_file(out, 64).encode("weck mich").ids[0] == 2
+
+
+def test_the_command_reads_plain_text_too(tmp_path: Path, sentences: list[str]) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(sentences))
+    arguments = ["--corpus", str(tmp_path / "text.txt"), "--corpus-lines", "200", "--vocabulary", "300", "--out"]
+    assert tokenizer.main([*arguments, str(tmp_path / "tokenizer.json")]) == 0
+
+    spread = tokenizer.spread_lines([str(tmp_path / "text.txt")], 200)
+    assert 200 <= len(spread) < 400
+    assert spread[0] == sentences[0]
+    assert spread[-1] in sentences[-10:]
+    expected = tokenizer.train_tokenizer(spread, 300).to_str()
+    assert tokenizer.load_tokenizer(tmp_path / "tokenizer.json").to_str() == expected
+
+
+def test_special_pieces_are_found_under_either_name(
+    hub_xlm_roberta: Path, hub_bert: Path, sentences: list[str]
+) -> None:
+    roberta, bert = (
+        tokenizer.special_ids(tokenizer.load_tokenizer(folder / "tokenizer.json"))
+        for folder in (hub_xlm_roberta, hub_bert)
+    )
+
+    assert roberta == tokenizer.SpecialIds(pad=1, unknown=3, first=0, mask=4, protected=(0, 1, 2, 3, 4))
+    assert bert == tokenizer.SpecialIds(pad=0, unknown=1, first=2, mask=4, protected=(0, 1, 2, 3, 4))
+    ours = tokenizer.special_ids(tokenizer.train_tokenizer(sentences[:50], 200))
+    assert ours == tokenizer.SpecialIds(pad=0, unknown=1, first=2, mask=3, protected=(0, 1, 2, 3))
+
+
+def test_a_tokenizer_without_special_pieces_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"lacks special pieces; allowed: \[PAD\], .* or <pad>"):
+        tokenizer.special_ids(tokenizer.new_tokenizer())

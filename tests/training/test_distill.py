@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from service.manifest import Labels
+from training import distill, pretrain
+from training.checkpoint import is_finished, load_checkpoint
+from training.losses import HIDDEN_LOSSES
+from training.mapping import LAYER_MAPPINGS
+from training.masked import MaskedBatch, MaskedLanguageModel
+from training.modeling import StudentConfig, StudentModel
+
+SHORT = ["--size", "xs", "--batch-pieces", "512", "--threads", "1"]
+FILES = ["config.json", "model.safetensors", "tokenizer.json", "training.json"]
+
+FORKS = multiprocessing.get_context("forkserver")  # processes that don't import PyTorch anew
+FORKS.set_forkserver_preload(["training.distill", "training.pretrain"])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Path:
+    file = tmp_path_factory.mktemp("corpus") / "text.txt"
+    file.write_text("\n".join(sentences))
+    return file
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    out = tmp_path_factory.mktemp("teachers") / "xs"
+    more = ["--vocabulary", "300", "--epochs", "4", "--learning-rate", "0.003", "--out", str(out)]
+    assert pretrain.main(["--corpus", str(corpus), *SHORT, *more]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def wide_teacher(tmp_path_factory: pytest.TempPathFactory, corpus: Path, teacher: Path) -> Path:
+    """Of size s, with the tokenizer of the other one."""
+    out = tmp_path_factory.mktemp("teachers") / "s"
+    more = ["--tokenizer", str(teacher / "tokenizer.json"), "--steps", "4", "--threads", "1", "--out", str(out)]
+    assert pretrain.main(["--corpus", str(corpus), "--size", "s", "--batch-pieces", "512", *more]) == 0
+    return out
+
+
+def arguments(teacher: Path, corpus: Path, out: Path, *more: str) -> list[str]:
+    return ["--teacher", str(teacher), "--corpus", str(corpus), *SHORT, "--out", str(out), *more]
+
+
+def training_of(folder: Path) -> dict[str, object]:
+    training: dict[str, object] = json.loads((folder / "training.json").read_text())
+    return training
+
+
+def held_out_loss(folder: Path) -> float:
+    return float(load_checkpoint(folder).training["held_out"]["held_out_loss"])
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in load_checkpoint(folder).training["history"]]
+
+
+def test_a_student_learns_from_its_teacher(
+    teacher: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rate in ("0", "0.003"):
+        assert distill.main(arguments(teacher, corpus, tmp_path / rate, "--learning-rate", rate)) == 0
+
+    assert held_out_loss(tmp_path / "0.003") < held_out_loss(tmp_path / "0") - 0.1
+    student = load_checkpoint(tmp_path / "0.003")
+    assert student.training["teacher"]["command"] == "training.pretrain"
+    assert student.training["settings"]["teacher"] == teacher.name
+    assert student.encoder.tokenizer.to_str() == load_checkpoint(teacher).encoder.tokenizer.to_str()
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["held_out_loss"] == student.training["held_out"]["held_out_loss"]
+
+
+def test_nothing_of_the_teacher_stays_on_disk(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    more = ["--hidden-loss", "mse", "--steps", "3", "--save-every", "1"]
+    assert distill.main(arguments(teacher, corpus, tmp_path / "out", *more)) == 0
+
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == FILES
+    weights = load_checkpoint(tmp_path / "out").model.state_dict()
+    assert set(weights) == set(load_checkpoint(teacher).model.state_dict())
+
+
+@pytest.mark.parametrize("prediction_loss", ["kl", "cross_entropy", "mse"])
+def test_the_soft_loss_falls_as_the_student_imitates(
+    teacher: Path, corpus: Path, tmp_path: Path, prediction_loss: str
+) -> None:
+    more = ["--hard-weight", "0", "--prediction-loss", prediction_loss, "--learning-rate", "0.003", "--epochs", "2"]
+    assert distill.main(arguments(teacher, corpus, tmp_path / "out", *more)) == 0
+
+    curve = losses(tmp_path / "out")
+    assert sum(curve[-5:]) < 0.98 * sum(curve[:5])  # the least cross entropy is the teacher's entropy
+
+
+def test_without_soft_and_hidden_losses_it_is_pretraining(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    more = ["--soft-weight", "0", "--hard-weight", "1", "--precision", "fp32"]
+    assert distill.main(arguments(teacher, corpus, tmp_path / "distilled", *more)) == 0
+    more = ["--tokenizer", str(teacher / "tokenizer.json"), "--precision", "fp32", "--out", str(tmp_path / "plain")]
+    assert pretrain.main(["--corpus", str(corpus), *SHORT, *more]) == 0
+
+    assert losses(tmp_path / "distilled") == losses(tmp_path / "plain")
+    assert held_out_loss(tmp_path / "distilled") == held_out_loss(tmp_path / "plain")
+
+
+@pytest.mark.parametrize("hidden_loss", HIDDEN_LOSSES)
+@pytest.mark.parametrize("mapping", LAYER_MAPPINGS)
+def test_each_hidden_loss_reaches_the_student_through_each_mapping(hidden_loss: str, mapping: str) -> None:
+    torch.manual_seed(0)
+    narrow, wide = (
+        StudentModel(StudentConfig.of_size(size, Labels(), vocab_size=50, masked=True, dropout=0.0)).eval()
+        for size in ("xs", "s")
+    )
+    ids = torch.randint(4, 50, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[0, 5:] = 0
+    targets = torch.full_like(ids, -100)
+    targets[:, 2] = 7
+    settings = distill.Settings(hidden_loss=hidden_loss, layer_mapping=mapping)
+    imitation = distill.Imitation(MaskedLanguageModel(narrow), wide, settings)
+    with torch.no_grad():
+        taught = wide(ids, mask, all_layers=True).hidden_states
+
+    logits, hidden = imitation(MaskedBatch(ids, mask, targets, 3), taught)
+    hidden.backward()
+
+    assert logits.shape == (3, 50)
+    assert math.isfinite(hidden.item())
+    assert hidden.item() > 0
+    assert narrow.pieces.weight.grad is not None
+    assert all(p.grad is not None for p in imitation.projections.parameters())
+
+
+@pytest.mark.parametrize("hidden_loss", HIDDEN_LOSSES)
+@pytest.mark.parametrize("architecture", ["hub_xlm_roberta", "hub_bert"])
+def test_a_hugging_face_encoder_teaches(
+    architecture: str, hidden_loss: str, request: pytest.FixtureRequest, sentences: list[str], tmp_path: Path
+) -> None:
+    folder: Path = request.getfixturevalue(architecture)
+    (tmp_path / "text.txt").write_text("\n".join([*sentences[:100], " ".join(sentences[:20])]))  # one is too long
+    more = ["--hidden-loss", hidden_loss, "--steps", "2"]
+    assert distill.main(arguments(folder, tmp_path / "text.txt", tmp_path / "out", *more)) == 0
+
+    student = load_checkpoint(tmp_path / "out")
+    assert isinstance(student.model, StudentModel)
+    assert student.model.config.vocab_size == load_checkpoint(folder).model.config.vocab_size
+    assert student.encoder.encode("weck mich").ids == load_checkpoint(folder).encoder.encode("weck mich").ids
+
+
+def test_a_student_starts_from_its_teachers_layers(
+    teacher: Path, wide_teacher: Path, corpus: Path, tmp_path: Path
+) -> None:
+    for name, taught_by in (("same", teacher), ("narrower", wide_teacher)):
+        more = ["--start", "teacher", "--learning-rate", "0", "--steps", "1"]
+        assert distill.main(arguments(taught_by, corpus, tmp_path / name, *more)) == 0
+
+    assert held_out_loss(tmp_path / "same") == pytest.approx(held_out_loss(teacher), abs=0.01)
+    assert load_checkpoint(tmp_path / "narrower").model.config.hidden_size == 128
+
+
+def test_a_student_starts_from_a_checkpoint(teacher: Path, wide_teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    more = ["--start", str(teacher), "--learning-rate", "0", "--steps", "1"]
+    assert distill.main(arguments(wide_teacher, corpus, tmp_path / "out", *more)) == 0
+
+    first, second = load_checkpoint(teacher), load_checkpoint(tmp_path / "out")
+    assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
+    assert second.training["settings"]["start"] == teacher.name
+
+
+def test_a_hugging_face_encoder_starts_under_a_teacher_with_its_tokenizer(
+    hub_bert: Path, corpus: Path, tmp_path: Path
+) -> None:
+    assert distill.main(arguments(hub_bert, corpus, tmp_path / "out", "--start", str(hub_bert), "--steps", "2")) == 0
+
+    student, first = load_checkpoint(tmp_path / "out").model, load_checkpoint(hub_bert).model
+    assert type(student) is type(first)
+
+
+def finetuned(sample: Path, folder: Path) -> Path:
+    from training import finetune
+
+    more = ["--size", "xs", "--vocabulary", "300", "--locales", "de-DE", "--epochs", "1", "--threads", "1"]
+    assert finetune.main(["--data", str(sample), *more, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_what_cannot_be_distilled_is_one_sentence(
+    teacher: Path,
+    hub_bert: Path,
+    corpus: Path,
+    sample: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_heads = finetuned(sample, tmp_path / "finetuned")
+    cases = [
+        (with_heads, [], "has no masked-language head, so there is nothing to imitate"),
+        (teacher, ["--start", str(with_heads)], "its tokenizer is not the teacher's"),
+        (teacher, ["--start", str(hub_bert)], "its tokenizer is not the teacher's"),
+        (teacher, ["--start", str(teacher), "--size", "s"], "is of size xs, not s"),
+        (teacher, ["--start", "teacher", "--size", "s"], "hidden_size 256 of the student is more than the teacher's"),
+        (hub_bert, ["--start", "teacher"], "layers are inherited from this project's encoders alone"),
+        (teacher, ["--chain", "xs,huge"], "--chain: huge; allowed: xs, s, m"),
+        (Path("/nowhere"), [], "/nowhere: no such checkpoint folder"),
+        (teacher, ["--corpus", "/nowhere.txt"], "/nowhere.txt: no text there"),
+        (teacher, ["--corpus", ""], "--corpus is required"),
+        (teacher, ["--chain", "xs", "--corpus", "/nowhere.txt"], "/nowhere.txt: no text there"),
+    ]
+    for taught_by, more, message in cases:
+        assert distill.main(arguments(taught_by, corpus, tmp_path / "out", *more)) == 2, message
+        assert message in capsys.readouterr().err
+        assert distill.is_untouched(tmp_path / "out")
+
+
+def kill(arguments: list[str], moment: Callable[[], bool]) -> None:
+    """Run the command and kill it at the first sight of a moment."""
+    process = FORKS.Process(target=distill.main, args=(arguments,))
+    process.start()
+    while process.is_alive() and not moment():
+        process.join(0.005)
+    assert process.is_alive(), "the run ended before it could be killed"
+    process.kill()
+    process.join()
+
+
+def saved_anew(file: Path) -> Callable[[], bool]:
+    """The moment when there is another file than at first under a name."""
+    first = file.stat().st_mtime_ns
+    return lambda: file.stat().st_mtime_ns != first
+
+
+def test_a_chain_killed_at_each_stage_ends_with_the_very_same_weights(
+    wide_teacher: Path, corpus: Path, tmp_path: Path
+) -> None:
+    more = ["--chain", "s,xs", "--steps", "6", "--save-every", "2", "--start", "teacher", "--hidden-loss", "mse"]
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    assert distill.main(arguments(wide_teacher, corpus, whole, *more)) == 0
+
+    first = arguments(wide_teacher, corpus, out, *more)
+    kill(first, (out / "via-s" / ".lines").exists)
+    kill(first, (out / "via-s" / "resume.pt").exists)  # as if it had never begun
+    again = ["--out", str(out), "--resume", "--save-every", "2", "--threads", "1"]
+    kill(again, saved_anew(out / "via-s" / "resume.pt"))
+    kill(again, (out / "via-xs" / "resume.pt").exists)
+    kill(again, lambda: is_finished(out / "via-xs"))
+    kill(again, saved_anew(out / "resume.pt"))
+    assert distill.main(again) == 0
+
+    for folder in ("", "via-s", "via-xs"):
+        assert sorted(f.name for f in (out / folder).iterdir() if f.is_file()) == FILES
+        assert (out / folder / FILES[1]).read_bytes() == (whole / folder / FILES[1]).read_bytes()
+        assert losses(out / folder) == losses(whole / folder)
+    assert load_checkpoint(out / "via-s").model.config.size == "s"
+    assert load_checkpoint(out).training["settings"]["chain"] == "s,xs"
+    assert load_checkpoint(out).training["teacher"]["teacher"]["settings"]["size"] == "s"
+
+
+def test_the_intermediates_of_a_chain_do_not_start_from_the_students_checkpoint(
+    teacher: Path, corpus: Path, tmp_path: Path
+) -> None:
+    more = ["--chain", "s", "--start", str(teacher), "--steps", "1"]
+    assert distill.main(arguments(teacher, corpus, tmp_path / "out", *more)) == 0
+
+    assert load_checkpoint(tmp_path / "out" / "via-s").model.config.hidden_size == 256
+    assert load_checkpoint(tmp_path / "out" / "via-s").training["settings"]["start"] == "random"
+
+
+def launch(arguments: list[str], until: Callable[[], bool] = lambda: False) -> int:
+    """Run the command in two processes; kill them all at the first sight of a moment. Returns the exit code."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = f"--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --main_process_port {port}"
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options.split(), "--dynamo_backend", "no"]
+    process = subprocess.Popen(
+        [*command, "-m", "training.distill", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while process.poll() is None and not until():
+            time.sleep(0.01)
+    finally:
+        if process.returncode is None:
+            for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+                one.kill()
+    return process.wait()
+
+
+def test_two_processes_learn_what_one_does_also_when_they_are_killed(
+    teacher: Path, corpus: Path, tmp_path: Path
+) -> None:
+    more = ["--hidden-loss", "cosine", "--precision", "fp32", "--steps", "15"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert distill.main(arguments(teacher, corpus, one, *more, "--batch-pieces", "1024")) == 0
+
+    command = arguments(teacher, corpus, two, *more, "--save-every", "2")
+    assert launch(command, until=(two / "resume.pt").exists) == -signal.SIGKILL
+    assert launch(["--out", str(two), "--resume", "--threads", "1"]) == 0
+
+    assert losses(two) == pytest.approx(losses(one), abs=0.02)
+    assert held_out_loss(two) == pytest.approx(held_out_loss(one), abs=0.02)

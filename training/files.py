@@ -1,0 +1,46 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file that can't be written, where an error doesn't: that of a full disk, of PyTorch or of safetensors.
+
+    Raises:
+        OSError: whatever went wrong inside; on a full disk for one.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason: BaseException = error
+        while not isinstance(reason, OSError) and reason.__context__ is not None:  # PyTorch hides what went wrong
+            reason = reason.__context__
+        if isinstance(reason, OSError) and reason.filename:
+            raise
+        first_line = str(reason).split("\n")[0]
+        raise OSError(f"{path}: cannot be written: {first_line}") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is either whole or absent under its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with writing(path), os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
