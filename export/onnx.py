@@ -43,6 +43,7 @@ from training import datasets
 from training.augmentation import typed_copy
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, with_heads
 from training.corpus import CorpusError
+from training.modeling import StudentConfig
 from training.prediction import answers_of_student
 from training.records import PARTITIONS
 from training.scoring import Answer, score_by_locale
@@ -142,8 +143,14 @@ def convert(
     `rate` is the share of requests that scope may reject; None leaves calibration out.
 
     Raises:
-        ExportError: the graph doesn't compute what PyTorch does, or the name can't be a student's.
+        ExportError: the checkpoint is no student, the graph doesn't compute what PyTorch does, or the name can't be a
+            student's.
     """
+    if not isinstance(checkpoint.model.config, StudentConfig):
+        raise ExportError(
+            f"a Hugging Face encoder ({checkpoint.model.config.size}) can't be exported, only this project's students: "
+            "train one with training.finetune --teacher"
+        )
     graphs = {"fp32": folder / "fp32.onnx"}
     export_fp32(
         checkpoint.model, graphs["fp32"], with_features=rate is not None and bool(scope_head(checkpoint.labels))

@@ -5,6 +5,7 @@
 Every metric per locale and as the mean of de, fr, it, es, with 95 % intervals; the table goes to standard error, the
 last line of standard output is one JSON object. `--typed` scores the capitalised and punctuated copy of the partition.
 The tails are subsets of `test` (or of `--of`), see `training.tails`.
+`accelerate launch -m training.evaluate ...` splits the utterances over several devices.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from service.manifest import MANIFEST_FILE, StudentError
 from service.student import Student
 from training import datasets
 from training.augmentation import typed_copy
-from training.checkpoint import CheckpointError, load_checkpoint, with_heads, write_atomically
+from training.checkpoint import CheckpointError, load_checkpoint, with_heads
+from training.files import write_atomically
+from training.loop import processes
 from training.prediction import answers_of_model, answers_of_student
 from training.records import PARTITIONS, Partition, Utterance
 from training.scoring import MEAN_LOCALES, Answer, Scores, interval, mean_over_locales
@@ -33,8 +37,8 @@ from training.tails import TAILS, tail_of
 SHOWN = ("domain_accuracy", "domain_f1", "intent_accuracy", "slot_f1", "slot_f1_strict", "exact_match", "semer", "irer")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: see the module's docstring."""
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Flags of the command."""
     parser = argparse.ArgumentParser(
         prog="python -m training.evaluate", description="Score a checkpoint or a student folder."
     )
@@ -50,8 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--on-error", choices=("raise", "skip"), default="raise", help="what to do with a bad row (%(default)s)"
     )
     parser.add_argument("--out", type=Path, help="also write the scores to this file")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line: see the module's docstring."""
+    args = parse_arguments(argv)
+    is_main = processes().is_main_process
+    logging.basicConfig(
+        level=logging.INFO if is_main else logging.WARNING, format="%(message)s", stream=sys.stderr, force=True
+    )
     try:
         predictor = open_model(args.model)
         locales = args.locales.split(",") if args.locales else predictor.locales
@@ -61,6 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if args.typed:
         utterances = typed_copy(utterances)
+    with processes().split_between_processes(utterances) as part:
+        answers = gather_object(predictor.answer(part))
+    if not is_main:
+        return 0
     report = {
         "model": str(args.model),
         "kind": predictor.kind,
@@ -68,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         + (f" of {args.of}" if args.partition in TAILS else "")
         + (", typed" if args.typed else ""),
         "skipped": skipped,
-        **score(utterances, predictor.answer(utterances)),
+        **score(utterances, answers),
     }
     print(render(report), file=sys.stderr)
     if args.out:
@@ -101,7 +117,7 @@ def open_model(folder: Path) -> Predictor:
     if (folder / MANIFEST_FILE).is_file():
         student = Student.load(folder)
         return Predictor("student", list(student.manifest.locales), student)
-    checkpoint = with_heads(load_checkpoint(folder), folder)
+    checkpoint = with_heads(load_checkpoint(folder, processes().device), folder)
     return Predictor("checkpoint", list(checkpoint.training["locales"]), checkpoint)
 
 

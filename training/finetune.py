@@ -4,50 +4,46 @@
 
 Reads top to bottom: settings, data, tokenizer, model, loop, summary. Progress and a table per epoch go to standard
 error; the last line of standard output is one JSON object. `--resume` continues an interrupted run exactly.
+`accelerate launch -m training.finetune ...` runs it on several devices.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import random
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 from torch import Tensor
-from tqdm import tqdm
 
 from service.manifest import Labels
-from service.tokenization import UNKNOWN, TextEncoder
 from training import datasets
 from training.augmentation import augment, typed_copy
-from training.checkpoint import (
-    RESUME_FILE,
-    CheckpointError,
-    load_checkpoint,
-    save_checkpoint,
-)
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_heads
 from training.distillation import TeacherTargets, distillation_loss
 from training.encoding import Batch, EpochData, ExampleEncoder
 from training.labels import HEADS, labels_of
-from training.loop import Loop, autocast_of, device_of_this_machine, source_commit
-from training.modeling import ACTIVATIONS, StudentConfig, StudentModel
+from training.loop import Loop, autocast_of, processes, source_commit
+from training.modeling import ACTIVATIONS, StudentModel, StudentOutput
 from training.objective import hide_pieces, multitask_loss
 from training.outliers import WEIGHT, Outliers, unsureness_loss
 from training.prediction import answers_of_model
 from training.records import Utterance
 from training.scoring import score_by_locale
-from training.settings import begin, file_names, listed, parser_of, setting
+from training.settings import begin, file_names, listed, parser_of, report, setting
 from training.sizes import SIZES
-from training.tokenizer import CLS, PAD, VOCABULARY, train_tokenizer
+from training.task_model import DEFAULT, encoder_of, model_of, shape_of
+from training.task_text import Unlabelled
+from training.tokenizer import VOCABULARY, special_ids, train_tokenizer
 
 COMMAND = "training.finetune"
 
@@ -61,19 +57,28 @@ class Settings:
     data: str = setting("", "labelled data: folder, tarball, file or hub:NAME")
     locales: str = setting("", "comma-separated locales that the student serves and is scored on; all by default")
     extra_locales: str = setting("", "further locales to train on only: related languages help the served ones")
-    init: str = setting("", "checkpoint to start from: its tokenizer, encoder, and heads with the same labels")
+    init: str = setting(
+        "",
+        "checkpoint, Hugging Face folder or hub name to start from: tokenizer, encoder, and heads with the same labels",
+    )
     teacher: str = setting("", "comma-separated fine-tuned checkpoints to imitate on the training utterances")
+    unlabelled: str = setting(
+        "", "comma-separated files of plain sentences on which the student only imitates the teachers"
+    )
+    unlabelled_share: float = setting(0.5, "such sentences a step, as a share of batch_size", low=0.01, high=16)
     teacher_weight: float = setting(
         0.7, "share of the loss that imitates the teachers; the rest is labels", low=0, high=1
     )
     temperature: float = setting(1.0, "softens the teachers' probabilities", low=0.1)
-    size: str = setting("s", "encoder size", choices=tuple(SIZES))
+    size: str = setting("", f"encoder size: that of --init, else {DEFAULT.size}", choices=tuple(SIZES))
     heads: str = setting(",".join(HEADS), "comma-separated heads")
-    activation: str = setting("gelu", "feed-forward activation", choices=tuple(ACTIVATIONS))
+    activation: str = setting(
+        "", f"feed-forward activation: that of --init, else {DEFAULT.activation}", choices=tuple(ACTIVATIONS)
+    )
     vocabulary: int = setting(VOCABULARY, "tokenizer pieces at most", low=100)
     max_length: int = setting(64, "pieces of a text that the student reads at most", low=2)
     epochs: int = setting(12, "passes over the training data", low=1)
-    batch_size: int = setting(128, "utterances a step", low=1)
+    batch_size: int = setting(128, "utterances a step and process", low=1)
     learning_rate: float = setting(
         1e-3, "peak of AdamW's rate: linear warm-up over the first steps, then linear decay", low=0
     )
@@ -81,7 +86,7 @@ class Settings:
     average: float = setting(
         0.0, "decay of the average of the weights that is scored and kept (0: none)", low=0, high=1
     )
-    dropout: float = setting(0.2, "dropout in the encoder", low=0, high=1)
+    dropout: float = setting(0.2, "dropout in the encoder; of a Hugging Face one before its heads", low=0, high=1)
     unknown_share: float = setting(0.1, "share of training pieces replaced by [UNK]", low=0, high=1)
     augmented_share: float = setting(0.5, "share of training utterances rewritten as typed text", low=0, high=1)
     label_smoothing: float = setting(0.1, "share of the target that is spread over all labels", low=0, high=1)
@@ -123,19 +128,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parse_arguments(argv)
-    try:
+
+    def run() -> dict[str, Any]:
         settings, state = begin(COMMAND, Settings, args)
-        run = Run(settings, read_data(settings), args.out, args.save_every, state)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        summary = run.train()
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(summary, ensure_ascii=False))
-    return 0
+        if not settings.data:
+            raise ValueError("--data is required (unless --resume)")
+        if settings.unlabelled and not settings.teacher:
+            raise ValueError("--unlabelled: needs a --teacher, whose answers are all that there is to learn from it")
+        return Run(settings, read_data(settings), args.out, args.save_every, state).train()
+
+    return report(run)
 
 
 def read_data(settings: Settings) -> Data:
@@ -166,43 +168,69 @@ class Run:
         """Set up a new run, one from `settings.init`, or the interrupted one whose `state` is given.
 
         Raises:
-            CheckpointError: `settings.init` is no checkpoint, or has another shape.
+            CheckpointError: `settings.init` or a teacher is no checkpoint, or doesn't fit the other settings.
+            CorpusError: plain text can't be read, or holds too little.
+            ValueError: the data is not that of the interrupted run.
         """
-        self.settings, self.data, self.out = settings, data, out
-        self.device = device_of_this_machine()
+        start = load_checkpoint(settings.init) if settings.init else None
+        shape = shape_of(settings.size, settings.activation, start)
+        self.settings = settings = replace(settings, size=shape.size, activation=shape.activation)
+        self.data, self.out, self.device, count = data, out, processes().device, processes().num_processes
         torch.manual_seed(settings.seed)
-        start = load_checkpoint(Path(settings.init)) if settings.init and state is None else None
-        if state is not None:
-            self.encoder = TextEncoder(Tokenizer.from_str(state["tokenizer"]), settings.max_length)
-        else:
-            self.encoder = first_encoder(settings, data) if start is None else start.encoder
-        self.lineage: dict[str, Any] | None = start.training if start else state["lineage"] if state else None
-        self.model = StudentModel(config_of(settings, data.labels, self.encoder)).to(self.device)
-        if start is not None:
-            copy_weights(start.model, self.model)
-        teachers = [load_checkpoint(Path(folder), self.device) for folder in listed(settings.teacher)]
-        self.targets = TeacherTargets(teachers, data.labels, data.train, settings.temperature) if teachers else None
-        examples = ExampleEncoder(self.encoder, data.labels)
-        self.epochs = EpochData(data.train, examples, settings.batch_size, settings.augmented_share, settings.seed)
-        others, count = listed(settings.out_of_scope), math.ceil(settings.batch_size * settings.out_of_scope_share)
-        self.outliers = Outliers(others, self.encoder, count, settings.seed) if others else None
-        facts = {
-            "command": COMMAND,
-            "settings": asdict(settings),
-            "tokenizer": self.encoder.tokenizer.to_str(),
-            "lineage": self.lineage,
-        }
+        tokenizer = Tokenizer.from_str(state["tokenizer"]) if state else first_tokenizer(settings, data, start)
+        self.encoder = encoder_of(tokenizer, start, settings.max_length)
+        self.special = special_ids(tokenizer)
+        self.lineage = start.training if start else None
+        self.model = model_of(shape, start, data.labels, self.encoder, settings.dropout).to(self.device)
+        self.epochs = EpochData(
+            data.train,
+            ExampleEncoder(self.encoder, data.labels),
+            settings.batch_size,
+            settings.augmented_share,
+            settings.seed,
+            count,
+        )
+        before = state.get("steps", self.epochs.steps) if state else self.epochs.steps
+        if before != self.epochs.steps:
+            raise ValueError(
+                f"the data or the number of processes has changed since the run began: {before} steps an epoch, "
+                f"now {self.epochs.steps}"
+            )
+        self._read_plain_text(count)
         self.loop = Loop(
             self.model,
             total=settings.epochs * self.epochs.steps,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            seed=settings.seed,
             out=out,
             save_every=save_every,
-            facts=facts,
+            facts={
+                "command": COMMAND,
+                "settings": asdict(settings),
+                "tokenizer": tokenizer.to_str(),
+                "steps": self.epochs.steps,
+            },
             average=settings.average,
             state=state,
         )
+
+    def _read_plain_text(self, count: int) -> None:
+        """Read what has no labels, for so many processes, and ask the teachers about all that they are to teach."""
+        settings, texts = self.settings, [u.text for u in self.data.train]
+        self.unlabelled: Unlabelled | None = None
+        self.outliers: Outliers | None = None
+        self.targets: TeacherTargets | None = None
+        if others := listed(settings.unlabelled):
+            a_process = math.ceil(settings.batch_size * settings.unlabelled_share)
+            self.unlabelled = Unlabelled(others, self.encoder, a_process, settings.seed, len(texts), count)
+            texts += self.unlabelled.texts
+        if others := listed(settings.out_of_scope):
+            a_process = math.ceil(settings.batch_size * settings.out_of_scope_share)
+            self.outliers = Outliers(others, self.encoder, a_process * count, settings.seed)
+        if folders := listed(settings.teacher):
+            teachers = [with_heads(load_checkpoint(folder, self.device), Path(folder)) for folder in folders]
+            self.targets = TeacherTargets(teachers, self.data.labels, texts, self.encoder, settings.temperature)
 
     def train(self) -> dict[str, Any]:
         """Train to the end. Returns the summary."""
@@ -225,65 +253,81 @@ class Run:
 
     def _train_epoch(self) -> float:
         """The rest of the epoch that the run stands in. Returns the mean loss of the steps that it took."""
-        settings, model = self.settings, self.model
-        pad, cls, unknown = (self.encoder.tokenizer.token_to_id(name) for name in (PAD, CLS, UNKNOWN))
-
-        def loss_of(batch: Batch) -> Tensor:
-            with autocast_of(settings.precision, self.device):
-                output = model(hide_pieces(batch, settings.unknown_share, unknown, cls), batch.attention_mask)
-            loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
-            if self.targets is not None:
-                imitation = distillation_loss(output, batch, self.targets, settings.slot_weight)
-                loss = torch.lerp(loss, imitation, settings.teacher_weight) if bool(imitation > 0) else loss
-            return loss if self.outliers is None else loss + WEIGHT * self._loss_of_outliers(self.outliers, pad)
-
         epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
-        self.loop.describe(f"epoch {epoch + 1}/{settings.epochs}")
+        self.loop.describe(f"epoch {epoch + 1}/{self.settings.epochs}")
         losses = [
-            self.loop.step(partial(loss_of, batch.to(self.device)))
-            for batch in self.epochs.batches(epoch, pad, skip=done)
+            self.loop.step(partial(self._loss_of, batch.to(self.device)))
+            for batch in self.epochs.batches(epoch, self.special.pad, done, self.loop.part_of)
         ]
-        return sum(losses) / len(losses)
+        mean = torch.tensor(sum(losses) / len(losses), device=self.device)
+        return float(processes().reduce(mean, "mean"))
 
-    def _loss_of_outliers(self, outliers: Outliers, pad: int) -> Tensor:
-        batch = outliers.batch(self.loop.progress.step, pad).to(self.device)
+    def _loss_of(self, batch: Batch) -> Tensor:
+        """The loss of this process's part of a step."""
+        settings, loop, pad = self.settings, self.loop, self.special.pad
+        output = self._read(batch, settings.unknown_share)
+        loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
+        if self.targets is not None and (batch.whole.rows >= 0).any():
+            imitation = distillation_loss(output, batch, self.targets, settings.slot_weight)
+            loss = torch.lerp(loss, imitation, settings.teacher_weight)
+        if self.targets is not None and self.unlabelled is not None:
+            others = self.unlabelled.batch(loop.progress.step, pad, loop.part_of).to(self.device)
+            found = self._read(others, settings.unknown_share)
+            imitation = distillation_loss(found, others, self.targets, settings.slot_weight)
+            # so that a sentence counts as much here as there
+            loss = loss + settings.teacher_weight * settings.unlabelled_share * imitation
+        if self.outliers is not None:
+            others = self.outliers.batch(loop.progress.step, pad, loop.part_of).to(self.device)
+            loss = loss + WEIGHT * unsureness_loss(self._read(others, 0.0))
+        return loss
+
+    def _read(self, batch: Batch, unknown_share: float) -> StudentOutput:
+        """The student's output for a batch of which a share of the pieces is hidden."""
+        special, pieces = self.special, batch.input_ids
+        if unknown_share:
+            pieces = hide_pieces(batch, unknown_share, special.unknown, special.protected)
         with autocast_of(self.settings.precision, self.device):
-            output = self.model(batch.input_ids, batch.attention_mask)
-        return unsureness_loss(output)
+            output: StudentOutput = self.loop.model(pieces, batch.attention_mask)
+        return output
 
     def _score_epoch(self, loss: float | None) -> None:
         """Score on dev, keep the checkpoint if it is the best so far, and save the state."""
-        data, progress = self.data, self.loop.progress
+        data, loop, progress = self.data, self.loop, self.loop.progress
         epoch = progress.step // self.epochs.steps
-        model = cast(StudentModel, self.loop.result)
-        scores = score_by_locale(data.dev, answers_of_model(model, self.encoder, data.labels, data.dev))
+        model = cast(StudentModel, loop.result)
+        held: list[Any] = [None]
+        if loop.is_main:
+            held = [score_by_locale(data.dev, answers_of_model(model, self.encoder, data.labels, data.dev))]
+        scores = broadcast_object_list(held)[0]  # so that all processes agree on which epoch is the best
         progress.history.append(
             {"epoch": epoch, "loss": None if loss is None else round(loss, 4), "dev": _rounded(scores["mean"])}
         )
         better = selection_score(scores) > progress.best
         if better:
             progress.best, progress.best_epoch = selection_score(scores), epoch
-            save_checkpoint(self.out, model, self.encoder.tokenizer, self._provenance())
-        self.loop.save_state()
-        tqdm.write(f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}", file=sys.stderr)
+            if loop.is_main:
+                save_checkpoint(self.out, model, self.encoder.tokenizer, self._provenance())
+        loop.save_state()
+        loop.say(lambda: f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}")
 
     def _finish(self) -> dict[str, Any]:
         """Score the best epoch on the typed copy of dev too, complete `training.json`, and drop the resume state."""
-        best, dev, progress = load_checkpoint(self.out), self.data.dev, self.loop.progress
+        dev, progress = self.data.dev, self.loop.progress
         scores = {}
-        for name, utterances in (("dev", dev), ("dev_typed", typed_copy(dev))):
-            answers = answers_of_model(best.model, best.encoder, best.labels, utterances)
-            by_locale = score_by_locale(utterances, answers)
-            scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
-        save_checkpoint(self.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
-        (self.out / RESUME_FILE).unlink()
+        if self.loop.is_main:
+            best = load_checkpoint(self.out, self.device)
+            for name, utterances in (("dev", dev), ("dev_typed", typed_copy(dev))):
+                answers = answers_of_model(best.model, best.encoder, best.labels, utterances)
+                by_locale = score_by_locale(utterances, answers)
+                scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
+            save_checkpoint(self.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
+        self.loop.end()
         return {
             "checkpoint": str(self.out),
             "best_epoch": progress.best_epoch,
             "steps": progress.step,
             "minutes": round(progress.seconds / 60, 1),
-            "dev": scores["dev"]["mean"],
-            "dev_typed": scores["dev_typed"]["mean"],
+            **{name: by_locale["mean"] for name, by_locale in scores.items()},
         }
 
     def _provenance(self) -> dict[str, Any]:
@@ -294,8 +338,9 @@ class Run:
             "settings": {
                 **asdict(settings),
                 "data": Path(settings.data).name,
-                "init": Path(settings.init).name,
+                "init": file_names(settings.init),
                 "teacher": file_names(settings.teacher),
+                "unlabelled": file_names(settings.unlabelled),
                 "out_of_scope": file_names(settings.out_of_scope),
             },
             "init": self.lineage,
@@ -310,12 +355,14 @@ class Run:
         }
 
 
-def first_encoder(settings: Settings, data: Data) -> TextEncoder:
-    """A tokenizer trained on the training texts and a typed variant of each (for capitals, marks and digits)."""
+def first_tokenizer(settings: Settings, data: Data, start: Checkpoint | None) -> Tokenizer:
+    """That of `start`, or one trained on the training texts and a typed variant of each (capitals, marks, digits)."""
+    if start is not None:
+        return start.encoder.tokenizer
     rng = random.Random(settings.seed)
     texts = [u.text for u in data.train] + [augment(u, rng, 1.0).text for u in data.train]
     log.info("training the tokenizer on %d texts", len(texts))
-    return TextEncoder(train_tokenizer(texts, settings.vocabulary), settings.max_length)
+    return train_tokenizer(texts, settings.vocabulary)
 
 
 def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
@@ -323,37 +370,10 @@ def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
     return "slots" in heads or any(getattr(utterance, head) for head in heads)
 
 
-def copy_weights(source: StudentModel, target: StudentModel) -> None:
-    """Start `target` from `source`: everything but heads whose labels differ.
-
-    Raises:
-        CheckpointError: the encoders have different shapes.
-    """
-    kept = {name for name, labels in target.config.labels.items() if source.config.labels.get(name) == labels}
-    log.info("starting from a checkpoint: encoder%s", "".join(f", {head} head" for head in sorted(kept)))
-    weights = {k: v for k, v in source.state_dict().items() if not k.startswith("heads.") or k.split(".")[1] in kept}
-    try:
-        target.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(f"--init has another shape than --size {target.config.size}: {error}") from error
-
-
-def config_of(settings: Settings, labels: Labels, encoder: TextEncoder) -> StudentConfig:
-    """The configuration of the student that the settings ask for."""
-    return StudentConfig.of_size(
-        settings.size,
-        labels,
-        vocab_size=encoder.tokenizer.get_vocab_size(),
-        max_position_embeddings=settings.max_length,
-        activation=settings.activation,
-        dropout=settings.dropout,
-    )
-
-
 def selection_score(scores: dict[str, dict[str, float]]) -> float:
     """What the best epoch is chosen by: mean exact match, or what comes nearest with the heads that there are."""
     return next(
-        scores["mean"][name]
+        float(scores["mean"][name])
         for name in ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")
         if name in scores["mean"]
     )
@@ -370,7 +390,7 @@ def table(scores: dict[str, dict[str, float]]) -> str:
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 3) for name, value in values.items()}
+    return {name: round(float(value), 3) for name, value in values.items()}  # a resume state holds no NumPy scalars
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,13 +16,12 @@ from torch import Tensor
 
 from service.tokenization import TextEncoder
 from training.corpus import CorpusError, read_lines
-from training.encoding import IGNORED, Batch, Example, collate
+from training.encoding import IGNORED, Batch, Example, Rows, collate
 from training.modeling import StudentOutput
+from training.task_text import neighbours, sampled
 
 WEIGHT = 0.5  # of the loss on outliers beside that on requests, as in the paper
-MOST_SENTENCES = 60_000  # of a source
 WORDS = range(2, 17)  # that a sentence may have: those of requests
-NEIGHBOURS = 8  # batches' worth of sentences of about equal length, of which one batch is drawn
 
 
 class Outliers:
@@ -37,7 +36,7 @@ class Outliers:
         rng = random.Random(seed)
         sentences: list[list[int]] = []
         for source in sources:
-            for text in _sample((line for line in read_lines([source]) if len(line.split()) in WORDS), rng):
+            for text in sampled((line for line in read_lines([source]) if len(line.split()) in WORDS), rng):
                 spoken = re.sub(r"[^\w\s']", "", text.lower()) if rng.random() < 0.5 else text
                 sentences.append(encoder.encode(spoken).ids)
         if len(sentences) < batch_size:
@@ -48,12 +47,10 @@ class Outliers:
         self._sentences = sorted(sentences, key=len)
         self._batch_size, self._seed = batch_size, seed
 
-    def batch(self, step: int, pad_id: int) -> Batch:
-        """The sentences of a step (from 0), of about equal length and without any target."""
-        rng = np.random.default_rng([self._seed, step])
-        room = min(len(self._sentences), NEIGHBOURS * self._batch_size)
-        first = int(rng.integers(0, len(self._sentences) - room + 1))
-        chosen = [self._sentences[first + i] for i in rng.choice(room, self._batch_size, replace=False)]
+    def batch(self, step: int, pad_id: int, part_of: Callable[[Rows], Rows] = np.copy) -> Batch:
+        """The sentences of a step (from 0), of about equal length and without any target: this process's part."""
+        rows = neighbours(len(self._sentences), self._batch_size, np.random.default_rng([self._seed, step]))
+        chosen = [self._sentences[i] for i in part_of(rows)]
         return collate([Example(ids, IGNORED, IGNORED, [IGNORED] * len(ids)) for ids in chosen], pad_id)
 
 
@@ -64,14 +61,3 @@ def unsureness_loss(output: StudentOutput) -> Tensor:
     """
     heads = [logits for logits in (output.domain_logits, output.intent_logits) if logits is not None]
     return -torch.stack([logits.float().log_softmax(-1).mean() for logits in heads]).sum()
-
-
-def _sample(lines: Iterable[str], rng: random.Random) -> list[str]:
-    """`MOST_SENTENCES` of the lines, each as likely as any other (Vitter 1985); all where there are no more."""
-    kept: list[str] = []
-    for seen, line in enumerate(lines):
-        if len(kept) < MOST_SENTENCES:
-            kept.append(line)
-        elif (place := rng.randrange(seen + 1)) < MOST_SENTENCES:
-            kept[place] = line
-    return kept

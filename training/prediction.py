@@ -12,10 +12,11 @@ from service.decoding import decode_slots
 from service.manifest import Labels
 from service.student import Student
 from service.tokenization import TextEncoder
-from training.encoding import IGNORED, Example, collate, in_length_order
+from training.encoding import Example, collate, in_length_order
 from training.modeling import StudentModel
 from training.records import Slot, Utterance
 from training.scoring import Answer
+from training.tokenizer import special_ids
 
 
 def answers_of_model(
@@ -28,13 +29,12 @@ def answers_of_model(
     """Answers of a PyTorch student, in the order of the utterances. Runs in evaluation mode and restores the mode."""
     encoded = [encoder.encode(u.text) for u in utterances]
     answers: list[Answer] = [Answer()] * len(utterances)
-    pad_id = encoder.tokenizer.token_to_id("[PAD]")
+    pad_id = special_ids(encoder.tokenizer).pad
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for rows in in_length_order([len(e.ids) for e in encoded], batch_size):
-            examples = [Example(encoded[i].ids, IGNORED, IGNORED, [IGNORED] * len(encoded[i].ids)) for i in rows]
-            batch = collate(examples, pad_id).to(model.device)
+            batch = collate([Example.of_text(encoded[i]) for i in rows], pad_id).to(model.device)
             output = model(batch.input_ids, batch.attention_mask)
             heads = (output.domain_logits, output.intent_logits, output.slot_logits)
             domain, intent, slots = (None if x is None else x.float().cpu().numpy() for x in heads)

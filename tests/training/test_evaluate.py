@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,19 @@ def test_what_cannot_be_scored_is_one_sentence(
     assert evaluate.main(["--model", str(checkpoint), "--data", str(sample), *arguments]) == 2
 
     assert message in capsys.readouterr().err
+
+
+def test_several_processes_give_the_same_report(
+    checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["--model", str(checkpoint), "--data", str(sample), "--out", str(tmp_path / "scores.json")]
+    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launch, "-m", "training.evaluate", *flags]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [scores(capsys, *flags[:4])]
+    assert json.loads((tmp_path / "scores.json").read_text())["utterances"] == {"de-DE": 33}

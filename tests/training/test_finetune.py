@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
-from training import finetune
+from export import onnx
+from training import evaluate, finetune
 from training.checkpoint import CheckpointError, load_checkpoint, load_resume_state
+from training.hub import HubModel
 
 SHORT = [
     "--size",
@@ -34,12 +37,16 @@ def arguments(sample: Path, out: Path, *more: str) -> list[str]:
     return ["--data", str(sample), "--locales", "de-DE", *SHORT, "--save-every", "3", "--out", str(out), *more]
 
 
+def steps_saved(out: Path) -> int:
+    return int(load_resume_state(out)["progress"]["step"]) if (out / "resume.pt").exists() else 0
+
+
 def interrupt(command: list[str], out: Path) -> None:
     """Start a run and kill it as soon as it has saved a state in the middle of an epoch."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
-        while not (out / "resume.pt").exists():
+        while not steps_saved(out):
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline, "no resume state within two minutes"
             time.sleep(0.01)
@@ -158,7 +165,7 @@ def test_bad_settings_are_named(
     [
         (["--locales", "xx-XX"], "no utterances for xx-XX"),
         (["--data", "/nowhere"], "/nowhere: no such data"),
-        (["--resume"], "nothing to resume"),
+        (["--unlabelled", "/nowhere.txt"], "--unlabelled: needs a --teacher"),
         (["--init", "/nowhere"], "/nowhere: no such checkpoint folder"),
     ],
 )
@@ -172,13 +179,15 @@ def test_what_cannot_be_trained_is_one_sentence(
 
 
 def test_a_run_can_start_from_a_checkpoint(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:
-    more = ["--init", str(uninterrupted), "--epochs", "1", "--learning-rate", "0"]
-    assert finetune.main(arguments(sample, tmp_path / "next", *more)) == 0
+    flags = arguments(sample, tmp_path / "next", "--init", str(uninterrupted), "--epochs", "1", "--learning-rate", "0")
+    del flags[flags.index("--size") : flags.index("--size") + 2]
+    assert finetune.main(flags) == 0
 
     first, second = load_checkpoint(uninterrupted), load_checkpoint(tmp_path / "next")
     assert second.encoder.tokenizer.to_str() == first.encoder.tokenizer.to_str()
     assert all(torch.equal(a, b) for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True))
     assert second.training["init"]["settings"]["epochs"] == 2
+    assert second.training["settings"]["size"] == "xs"
 
 
 def test_heads_with_other_labels_start_afresh(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:
@@ -193,7 +202,7 @@ def test_starting_from_another_shape_is_refused(
 ) -> None:
     assert finetune.main(arguments(sample, tmp_path / "m", "--init", str(uninterrupted), "--size", "s")) == 2
 
-    assert "--init has another shape than --size s" in capsys.readouterr().err
+    assert "--init has another size than --size s: xs; leave --size out" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_overwritten(
@@ -220,7 +229,7 @@ def test_resuming_with_another_setting_is_refused(
     [
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 50), "cannot be loaded"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "model_type is 'bert'"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), "'gpt2' is no encoder"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
     ],
 )
@@ -233,3 +242,102 @@ def test_a_damaged_checkpoint_is_named(uninterrupted: Path, tmp_path: Path, dama
 
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder)
+
+
+def test_resume_starts_a_run_where_nothing_was_saved(
+    uninterrupted: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune.main(["--out", str(tmp_path / "out"), "--resume"]) == 2
+    assert "--data is required" in capsys.readouterr().err
+
+    assert finetune.main(arguments(sample, tmp_path / "out", "--resume")) == 0
+
+    again = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert again == (uninterrupted / "model.safetensors").read_bytes()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_the_best_epoch_stays(
+    uninterrupted: Path,
+    sample: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, healthy, calls = tmp_path / "out", finetune.multitask_loss, []
+
+    def failing(*args: object) -> Tensor:
+        calls.append(args)
+        return healthy(*args) * (float("nan") if len(calls) > 14 else 1.0)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "multitask_loss", failing)
+        assert finetune.main(arguments(sample, out)) == 1
+
+    assert "loss is nan at step 14" in capsys.readouterr().err
+    assert load_checkpoint(out).training["best_epoch"] == 1
+    assert finetune.main(["--out", str(out), "--resume", "--threads", "1"]) == 0
+    assert (out / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["hub_bert", "hub_xlm_roberta"])
+def test_a_hugging_face_encoder_becomes_a_task_model_and_a_teacher(
+    name: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    source, out = request.getfixturevalue(name), tmp_path / "tuned"
+    data = ["--data", str(sample), "--locales", "de-DE", "--batch-size", "32", "--epochs", "2", "--threads", "1"]
+    assert finetune.main([*data, "--init", str(source), "--learning-rate", "0.005", "--out", str(out)]) == 0
+
+    tuned = load_checkpoint(out)
+    assert isinstance(tuned.model, HubModel)
+    assert tuned.labels.heads == ("domain", "intent", "slots")
+    assert tuned.encoder.max_length == 48
+    assert tuned.training["history"][1]["loss"] < tuned.training["history"][0]["loss"]
+    capsys.readouterr()
+    assert evaluate.main(["--model", str(out), "--data", str(sample)]) == 0
+    scores = json.loads(capsys.readouterr().out)["mean"]
+    assert scores["exact_match"][0] == pytest.approx(tuned.training["dev"]["mean"]["exact_match"], abs=0.01)
+    student = [*data, "--size", "xs", "--vocabulary", "300", "--teacher", str(out), "--out", str(tmp_path / "student")]
+    assert finetune.main(student) == 0
+    capsys.readouterr()
+    assert onnx.main(["--ckpt", str(out), "--out", str(tmp_path / "exported")]) == 2
+    assert "a Hugging Face encoder (" in capsys.readouterr().err
+    assert not isinstance(load_checkpoint(tmp_path / "student").model, HubModel)
+
+
+def test_a_hugging_face_encoder_has_its_own_size(
+    hub_bert: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune.main(arguments(sample, tmp_path / "out", "--init", str(hub_bert))) == 2
+
+    assert "--init has another size than --size xs: bert, 2 x 64" in capsys.readouterr().err
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(sample: Path, tmp_path: Path) -> None:
+    text = tmp_path / "plain.txt"
+    text.write_text("\n".join(f"spiele lied {i} von der liste" for i in range(64)))
+    even = ["--dropout", "0", "--unknown-share", "0", "--augmented-share", "0", "--precision", "fp32"]
+    histories = []
+    teacher = tmp_path / "teacher"
+    assert finetune.main(arguments(sample, teacher, "--epochs", "1")) == 0
+    plain = ["--teacher", str(teacher), "--unlabelled", str(text), "--out-of-scope", str(text)]
+    for processes, size in ((1, 32), (2, 16)):
+        out = tmp_path / f"{processes}"
+        flags = arguments(sample, out, *even, *plain, "--batch-size", str(size))
+        launch = f"--num_processes {processes} --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+        several = ["accelerate.commands.launch", "--multi_gpu", *launch, "-m", "training.finetune"]
+        module = several if processes > 1 else ["training.finetune"]
+        done = subprocess.run(
+            [sys.executable, "-m", *module, *flags],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["steps"] == 2 * 5
+        assert done.stderr.count("epoch 1 (best so far)") == 1
+        assert not (out / "resume.pt").exists()
+        histories.append(json.loads((out / "training.json").read_text())["history"])
+
+    one, two = ([entry["loss"] for entry in history] for history in histories)
+    assert two == pytest.approx(one, rel=2e-3)
