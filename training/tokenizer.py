@@ -131,6 +131,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def spread_lines(sources: Sequence[str], most: int) -> list[str]:
     """About `most` lines of a text, evenly spread over it: a tokenizer's training needs no more."""
+    if most < 1:
+        return []
     step = max(1, sum(1 for _ in read_lines(sources)) // most)
     return list(islice(read_lines(sources), 0, None, step))
 
