@@ -48,6 +48,7 @@ from typing import Any
 TASKS = ("dc", "icner")
 COMMANDS = ("pretrain", "distill")
 PARENTS = ("init", "teacher", "start")  # settings that may name another encoder of the recipe
+STARTS = ("random", "teacher")  # but not as a start, where these say how the first weights are made
 _SECTIONS = ("title", "data", "tokenizer", "corpora", *COMMANDS, "encoders", "finetune", "tasks", "report")
 
 

@@ -15,7 +15,7 @@ from training.checkpoint import TRAINING_FILE, is_finished, load_checkpoint
 from training.corpus import read_lines
 from training.lines import held_out_rows
 from training.outcomes import REFERENCES_FILE, by_locale, outcomes_of, read_json, references_of, write_json
-from training.recipe import PARENTS, Encoder, Recipe
+from training.recipe import PARENTS, STARTS, Encoder, Recipe
 from training.records import Utterance
 from training.similarity import divergence, masked_word_accuracy, piece_counts, pseudo_perplexity, sample_of_pieces
 from training.tokenizer import load_tokenizer
@@ -154,7 +154,11 @@ class Maker:
     def parents_of(self, encoder: Encoder) -> dict[str, Path]:
         """The recipe's encoders that one is made of, by setting; others are folders or hub names."""
         named = {setting: str(encoder.settings.get(setting)) for setting in PARENTS}
-        return {setting: self.encoder_folder(name) for setting, name in named.items() if name in self.recipe.encoders}
+        return {
+            setting: self.encoder_folder(name)
+            for setting, name in named.items()
+            if name in self.recipe.encoders and not (setting == "start" and name in STARTS)
+        }
 
     def references(self) -> Stage:
         """What the fine-tuned students are asked."""
