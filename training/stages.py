@@ -55,9 +55,9 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
     stages += [made.corpus(name) for name in recipe.corpora]
     stages += [made.encoder(encoder) for encoder in recipe.encoders.values()]
     stages.append(made.references())
-    for task in recipe.tasks:
-        for name in recipe.compared:
-            for seed in recipe.seeds:
+    for seed in recipe.seeds:  # outermost: a study that is stopped early has fewer seeds of everything
+        for task in recipe.tasks:
+            for name in recipe.compared:
                 stages += made.finetuned(task, name, seed)
     if recipe.noise:
         stages.append(made.noise())
