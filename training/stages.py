@@ -338,8 +338,11 @@ def _checkpoint_is_done(folder: Path, settings: Mapping[str, Any], parents: Mapp
 
 
 def _same(place: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    # A recipe's 0 is recorded as 0.0, and its paths and tuples as text and lists
     different = [
-        f"{key} {found.get(key)!r}, now {value!r}" for key, value in asked.items() if str(found.get(key)) != str(value)
+        f"{key} {found.get(key)!r}, now {value!r}"
+        for key, value in asked.items()
+        if found.get(key) != value and str(found.get(key)) != str(value)
     ]
     if different:
         raise StageError(
