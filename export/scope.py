@@ -83,8 +83,12 @@ def auroc(inside: Values, outside: Values) -> float:
 
 
 def threshold_of(scores: Values, rate: float) -> float:
-    """The greatest score of `scores` [texts] below which at most the share `rate` of them lies."""
-    return float(np.sort(scores)[int(rate * len(scores))])
+    """A score below which at most the share `rate` of `scores` [texts] lies, as near to that share as can be.
+
+    It lies between two scores where it can: at one of them, a rounding would decide whether its text passes.
+    """
+    ordered, place = np.sort(scores), int(rate * len(scores))
+    return float(ordered[max(0, place - 1) : place + 1].mean())
 
 
 def false_rejection(scores: Values, judged: Values, rate: float) -> float:

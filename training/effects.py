@@ -66,7 +66,7 @@ class Reference:
 
     Attributes:
         ids: of the utterances.
-        domain: index of the domain of each, [utterances].
+        domain: index of the domain of each, -1 where it has none, [utterances].
         slots: number of slots of each, [utterances].
         sets: rows of the partition itself (all) and of each of its tails.
     """
@@ -360,8 +360,9 @@ def domain_change(
 def _by_domain(task: str, reference: Reference, outcomes: Outcomes, classes: int) -> Floats:
     if task == "dc":
         return domain_f1(reference.domain, outcomes["domain"], classes)
-    errors = outcomes["intent_errors"] + outcomes["slot_errors"]
+    errors, known = outcomes["intent_errors"] + outcomes["slot_errors"], reference.domain >= 0
     sums = [
-        np.bincount(reference.domain, x, minlength=classes).astype(np.float64) for x in (errors, reference.slots + 1)
+        np.bincount(reference.domain[known], x[known], minlength=classes).astype(np.float64)
+        for x in (errors, reference.slots + 1)
     ]
     return _ratio(sums[0], sums[1])

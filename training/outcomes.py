@@ -10,10 +10,9 @@ from typing import Any
 
 from training.checkpoint import load_checkpoint, with_heads
 from training.files import write_atomically
-from training.labels import tags_of
 from training.prediction import answers_of_model
 from training.records import Utterance
-from training.scoring import Answer, massive_spans, reference_words, semantic_errors
+from training.scoring import semantic_errors
 from training.tails import TAILS, tail_of
 
 REFERENCES_FILE = "references.json.gz"
@@ -56,8 +55,8 @@ def references_of(evaluated: dict[str, list[Utterance]], train: Sequence[Utteran
 def outcomes_of(folder: Path, evaluated: dict[str, list[Utterance]], domains: Sequence[str]) -> dict[str, Any]:
     """What a fine-tuned checkpoint answers, per locale; which lists there are depends on its heads.
 
-    `domain`: index of the domain, -1 for one that no reference has. `intent_errors` and `exact`: 0 or 1.
-    `slot_errors`: substitutions, deletions and insertions.
+    `domain`: index of the domain, -1 for one that no reference has. `intent_errors`: 0 or 1. `slot_errors`:
+    substitutions, deletions and insertions.
 
     Raises:
         CheckpointError: it can't be loaded, or has no heads.
@@ -75,12 +74,4 @@ def outcomes_of(folder: Path, evaluated: dict[str, list[Utterance]], domains: Se
             errors = [semantic_errors(row, answer)[0] for row, answer in zip(rows, answers, strict=True)]
             found[locale]["intent_errors"] = wrong
             found[locale]["slot_errors"] = [e - w for e, w in zip(errors, wrong, strict=True)]
-            found[locale]["exact"] = [
-                int(not w and _same_tags(row, answer)) for w, row, answer in zip(wrong, rows, answers, strict=True)
-            ]
     return found
-
-
-def _same_tags(row: Utterance, answer: Answer) -> bool:
-    words = reference_words(row.text, row.locale)
-    return massive_spans(tags_of(words, row.slots)) == massive_spans(tags_of(words, answer.slots or ()))

@@ -30,6 +30,7 @@
     [report]
     seeds = [1, 2, 3]                   # of fine-tuning
     similarity_encoders = ["mixed"]     # whose effect is related to how near a domain is to the generic text
+    fewest_point_utterances = 20        # that a domain needs in a language to be a point of that relation
     noise = {teacher = "mixed"}         # teachers whose word accuracy is measured, each with a text that it held out
     [[report.comparisons]]
     title = "Transfer sets"
@@ -44,6 +45,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from training.correlation import FEWEST_POINT_UTTERANCES
 
 TASKS = ("dc", "icner")
 COMMANDS = ("pretrain", "distill")
@@ -88,6 +91,7 @@ class Recipe:
     seeds: tuple[int, ...]
     comparisons: tuple[Mapping[str, Any], ...]
     similarity_encoders: tuple[str, ...] = ()
+    fewest_point_utterances: int = FEWEST_POINT_UTTERANCES
     noise: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -164,6 +168,7 @@ def _recipe_of(content: Mapping[str, Any], folder: Path) -> Recipe:
         seeds=tuple(report["seeds"]),
         comparisons=tuple(report["comparisons"]),
         similarity_encoders=tuple(report.get("similarity_encoders", ())),
+        fewest_point_utterances=int(report.get("fewest_point_utterances", FEWEST_POINT_UTTERANCES)),
         noise=report.get("noise", {}),
         notes=tuple(report.get("notes", ())),
     )

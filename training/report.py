@@ -50,6 +50,11 @@ class Study:
     runs: RunsByTask
     unasked: list[str]
 
+    @property
+    def fewest_point_utterances(self) -> int:
+        """How many a domain needs in a locale to be a point of a correlation."""
+        return int(self.recipe.get("fewest_point_utterances", FEWEST_POINT_UTTERANCES))
+
 
 def write_report(runs: Path) -> Json:
     """Write report.md, report.json and the figures into `runs`. Returns what report.json holds.
@@ -88,7 +93,7 @@ def read_results(results: Path) -> Study:
         if (results / f"{name}.json").is_file():
             with _reading(results / f"{name}.json") as optional[name]:
                 _check(name, optional[name])
-    runs, unasked = _runs(results / "runs", tasks, seeds, references, len(domains))
+    runs, unasked = _runs(results / "runs", tasks, seeds, partition, references, len(domains))
     runs = {
         task: {name: found[name] for name in _order(recipe, optional["encoders"], found)}
         for task, found in runs.items()
@@ -99,9 +104,9 @@ def read_results(results: Path) -> Study:
 
 
 def _runs(
-    folder: Path, tasks: list[str], seeds: set[int], references: dict[str, Reference], domains: int
+    folder: Path, tasks: list[str], seeds: set[int], partition: str, references: dict[str, Reference], domains: int
 ) -> tuple[RunsByTask, list[str]]:
-    """The runs of the asked tasks and seeds; the names of the others."""
+    """The runs of the asked tasks and seeds on the partition; the names of the others."""
     runs: RunsByTask = {task: {} for task in tasks}
     unasked = []
     for file in sorted(folder.glob("*/*/*.json.gz")):
@@ -109,7 +114,7 @@ def _runs(
             task, encoder, seed = str(run["task"]), str(run["encoder"]), int(run["seed"])
             if (task, encoder, str(seed)) != (*file.parts[-3:-1], file.name.removesuffix(".json.gz")):
                 raise ValueError(f"is of task {task}, encoder {encoder} and seed {seed}; its name says otherwise")
-            if task not in tasks or seed not in seeds:
+            if task not in tasks or seed not in seeds or run["partition"] != partition:
                 unasked.append(f"{task}/{encoder}/{seed}")
                 continue
             runs[task].setdefault(encoder, {})[seed] = {
@@ -166,7 +171,7 @@ def _reference(value: Json, partition: str, domains: int) -> Reference:
     if not size:
         raise ValueError("a locale without utterances")
     tails = {name: _integers(rows, len(rows), size) for name, rows in value["tails"].items()}
-    domain, slots = _integers(value["domain"], size, domains), _integers(value["slots"], size, math.inf)
+    domain, slots = _integers(value["domain"], size, domains, -1), _integers(value["slots"], size, math.inf)
     return Reference(ids, domain, slots, {partition: np.arange(size), **tails})
 
 
@@ -201,6 +206,7 @@ def report_of(study: Study) -> Json:
         "absolute": [row for task in study.runs for row in _absolute(task, values[task], study)],
         "teachers": study.teachers,
         "similarity": study.similarity,
+        "fewest_point_utterances": study.fewest_point_utterances,
         "correlations": _correlations(study),
     }
     return {name: _rounded(value) for name, value in report.items()}
@@ -249,12 +255,18 @@ def _missing(study: Study) -> list[str]:
     """A line for each encoder and task of which runs are missing, and for the results that aren't used."""
     lines = []
     for task, runs in study.runs.items():
-        for name in dict.fromkeys([*_compared(study.recipe), *study.encoders]):
+        for name in dict.fromkeys(_compared(study.recipe)):
             lost = [seed for seed in study.recipe["seeds"] if seed not in runs.get(name, {})]
             if lost:
                 lines.append(f"{TASKS[task]}, {name}: no result of seed{'s' * (len(lost) > 1)} {listed(lost)}")
+    lines += [
+        f"noise of {teacher}: every {kind} text that it held out stands elsewhere in what it learned from"
+        for teacher, texts in study.teachers.items()
+        for kind in ("generic", "task")
+        if kind not in texts
+    ]
     if study.unasked:
-        lines.append(f"not used, as the recipe asks for other tasks or seeds: {', '.join(study.unasked)}")
+        lines.append(f"not used, as other tasks, seeds or a partition are asked for: {', '.join(study.unasked)}")
     return lines
 
 
@@ -361,12 +373,12 @@ def _points(study: Study, task: str, encoder: str, baseline: str) -> tuple[list[
             continue
         sides = ({encoder: runs[encoder]}, {baseline: runs[baseline]})
         change = effects.domain_change(task, reference, *sides, locale, len(study.domains))
-        counts = np.bincount(reference.domain, minlength=len(study.domains))
+        counts = np.bincount(reference.domain[reference.domain >= 0], minlength=len(study.domains))
         for i, domain in enumerate(study.domains):
             if domain not in domains or not counts[i]:
                 continue
             utterances = min(int(counts[i]), domains[domain].get("utterances") or math.inf)
-            is_few = utterances < FEWEST_POINT_UTTERANCES
+            is_few = utterances < study.fewest_point_utterances
             few += is_few
             undefined += not is_few and not math.isfinite(change[i])
             if not is_few and math.isfinite(change[i]):

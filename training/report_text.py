@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from training.correlation import FEWEST_POINT_UTTERANCES
 from training.effects import FEWEST_UTTERANCES, MEAN, METRICS
 
 Json = dict[str, Any]
@@ -265,7 +264,8 @@ def _method(report: Json) -> list[str]:
         "evidence.",
         "",
         "Intervals of correlations resample whole domains, as the same domain in several languages is not several "
-        f"independent points; domains with fewer than {FEWEST_POINT_UTTERANCES} utterances in a language are left out.",
+        f"independent points; domains with fewer than {report['fewest_point_utterances']} utterances in a language are "
+        "left out.",
     ]
 
 

@@ -36,9 +36,9 @@ def parser_of(command: str, description: str, settings: type) -> argparse.Argume
         "--resume", action="store_true", help="continue the interrupted run in --out exactly; start it if there is none"
     )
     parser.add_argument(
-        "--save-every", type=_at_least_one, default=200, metavar="STEPS", help="steps between states (%(default)s)"
+        "--save-every", type=at_least_one, default=200, metavar="STEPS", help="steps between states (%(default)s)"
     )
-    parser.add_argument("--threads", type=_at_least_one, help="CPU threads (all)")
+    parser.add_argument("--threads", type=at_least_one, help="CPU threads (all)")
     for f in fields(settings):
         shown = f" ({f.default})" if f.default not in ("", None) else ""
         parser.add_argument(
@@ -120,7 +120,8 @@ def _settle(
     return settled
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """A flag that counts something."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is out of range; allowed: 1 or more")

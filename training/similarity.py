@@ -94,12 +94,12 @@ def masked_word_accuracy(
     At least one word of a text is hidden; the rest of the text is seen.
     """
     rng = random.Random(seed)
+    closing = len(encoder.encode("").ids) > 1  # a piece that ends every text, beside the one that opens it
 
     def questions() -> Iterator[tuple[list[int], list[int]]]:
         for text in texts:
             encoded = encoder.encode(text)
             count = len(encoded.first_pieces)
-            closing = len(set(encoded.ids[-1:]) & set(special_ids(encoder.tokenizer).protected)) if count else 0
             ends = [*encoded.first_pieces[1:], len(encoded.ids) - closing]
             for word in rng.sample(range(count), max(1, round(share * count))) if count else ():
                 yield encoded.ids, list(range(encoded.first_pieces[word], ends[word]))

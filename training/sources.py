@@ -16,6 +16,8 @@ from training.corpus import SUFFIXES, CorpusError, find_files, lines_of_file, sa
 
 log = logging.getLogger("training.corpus")
 
+LAYOUT = "LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt[.gz] in it"
+
 _LANGUAGE_OR_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]{2,4})*")
 
 
@@ -42,15 +44,14 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
     """
     root, asked = Path(spec.generic), weights_of(spec.languages)
     found: dict[str, list[tuple[str, Path]]] = {}
-    for entry in sorted(root.iterdir()) if root.is_dir() else ():
-        name, inside = _stem(entry), entry.is_dir()
-        if _LANGUAGE_OR_LOCALE.fullmatch(name) and (inside or entry.name.endswith(SUFFIXES)):
-            files = find_files([str(entry)]) if _language(name) in asked else []
-            found.setdefault(_language(name), []).extend(
-                (_stem(f) if inside else root.resolve().name, f) for f in files
-            )
+    for language, entries in texts_by_language(root).items():
+        found[language] = [
+            (_stem(file) if entry.is_dir() else root.resolve().name, file)
+            for entry in (entries if language in asked else ())
+            for file in find_files([str(entry)])
+        ]
     if missing := [language for language in asked if language not in found]:
-        held = ", ".join(found) or "none; allowed: LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt[.gz] in it"
+        held = ", ".join(found) or f"none; allowed: {LAYOUT}"
         raise CorpusError(f"--languages: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
     spoken = spoken_names(spec)
     sources = []
@@ -60,6 +61,15 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
             if (language, kind) in groups:
                 sources.append(Source(language, kind, name, partial(_text_of, file)))
     return sources
+
+
+def texts_by_language(root: Path) -> dict[str, list[Path]]:
+    """The files and folders of each language in a folder of plain sentences; none where there is no such folder."""
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(root.iterdir()) if root.is_dir() else ():
+        if _LANGUAGE_OR_LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(SUFFIXES)):
+            found.setdefault(_language(_stem(entry)), []).append(entry)
+    return found
 
 
 def spoken_names(spec: TransferSet) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,39 +13,18 @@ from typing import Any
 from training import datasets
 from training.checkpoint import TRAINING_FILE, is_finished, load_checkpoint
 from training.corpus import read_lines
+from training.ledger import Stage, StageError
 from training.lines import held_out_rows
 from training.outcomes import REFERENCES_FILE, by_locale, outcomes_of, read_json, references_of, write_json
 from training.recipe import PARENTS, STARTS, Encoder, Recipe
 from training.records import Utterance
 from training.similarity import divergence, masked_word_accuracy, piece_counts, pseudo_perplexity, sample_of_pieces
+from training.sources import LAYOUT, texts_by_language
 from training.tokenizer import load_tokenizer
 
 CORPUS_SUFFIX = ".txt.gz"
 SAMPLE_PIECES = 1500  # of a domain's text that is compared with the generic text
-NOISE_TEXTS = 2000  # of a kind and locale that teachers are asked to complete
-
-
-class StageError(ValueError):
-    """A stage that was done with other settings than the recipe's; the message says which."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of a study.
-
-    Attributes:
-        name: Path-like, unique.
-        needs: Names of the stages that come first.
-        work: A function, or the module and flags of a command.
-        is_done: Whether there is nothing left to do; raises StageError where it was done otherwise.
-        takes_threads: Whether the command has the flag `--threads`.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    work: Callable[[], None] | tuple[str, ...]
-    is_done: Callable[[], bool]
-    takes_threads: bool = False
+NOISE_TEXTS = 2000  # of a kind that teachers are asked to complete
 
 
 def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
@@ -54,7 +33,7 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
     stages = [made.tokenizer()]
     stages += [made.corpus(name) for name in recipe.corpora]
     stages += [made.encoder(encoder) for encoder in recipe.encoders.values()]
-    stages.append(made.references())
+    stages += [made.facts(), made.references()]
     for seed in recipe.seeds:  # outermost: a study that is stopped early has fewer seeds of everything
         for task in recipe.tasks:
             for name in recipe.compared:
@@ -64,8 +43,23 @@ def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
     if recipe.similarity_encoders:
         stages += [made.nearby(language) for language in recipe.languages]
         stages.append(made.similarity())
-    stages.append(made.facts())
-    return stages
+    return _in_order(stages)
+
+
+def _in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages in their order, but each after those that it needs. Raises StageError where that cannot be."""
+    by_name, ordered = {stage.name: stage for stage in stages}, dict[str, Stage]()
+
+    def place(stage: Stage, above: tuple[str, ...]) -> None:
+        if stage.name in above:
+            raise StageError(f"{' of '.join((*above[above.index(stage.name) :], stage.name))}: can't be made of itself")
+        for need in stage.needs if stage.name not in ordered else ():
+            place(by_name[need], (*above, stage.name))
+        ordered.setdefault(stage.name, stage)
+
+    for stage in stages:
+        place(stage, ())
+    return list(ordered.values())
 
 
 def needed_for(stages: Sequence[Stage], last: str) -> list[Stage]:
@@ -84,7 +78,7 @@ def needed_for(stages: Sequence[Stage], last: str) -> list[Stage]:
         name = open_.pop()
         needed.add(name)
         open_ += by_name[name].needs
-    return [stage for stage in stages if stage.name in needed]
+    return [stage for stage in stages if stage.name in needed or (stage.name == "facts" and needed >= {*stage.needs})]
 
 
 @dataclass(frozen=True)
@@ -104,11 +98,20 @@ class Maker:
         return self.runs / "corpora" / f"{name}{CORPUS_SUFFIX}"
 
     def tokenizer(self) -> Stage:
-        """One tokenizer for all encoders, trained on the task's and the generic text."""
+        """One tokenizer for all encoders, trained on the task's and the generic text.
+
+        Raises:
+            StageError: there is no generic text in any of the languages.
+        """
         recipe, file = self.recipe, self.runs / "tokenizer.json"
-        folders = ",".join(str(path) for path in _folders_of(Path(recipe.generic), recipe.languages))
-        flags = {"data": recipe.task, "locales": ",".join(recipe.locales), "corpus": folders, **recipe.tokenizer}
-        return Stage("tokenizer", (), ("training.tokenizer", *_flags({**flags, "out": file})), file.is_file)
+        texts = texts_by_language(Path(recipe.generic))
+        folders = ",".join(str(path) for language in recipe.languages for path in texts.get(language, ()))
+        if not folders:
+            raise StageError(f"{recipe.generic} holds no text in {', '.join(recipe.languages)}; allowed: {LAYOUT}")
+        settings = {"locales": ",".join(recipe.locales), **recipe.tokenizer}
+        flags = _flags({"data": recipe.task, "corpus": folders, **settings, "out": file})
+        asked = {**settings, "data": _name(recipe.task), "generic": _name(recipe.generic)}
+        return Stage("tokenizer", (), ("training.tokenizer", *flags), file, file.is_file, asked)
 
     def corpus(self, name: str) -> Stage:
         """A transfer set."""
@@ -123,29 +126,22 @@ class Maker:
     def _corpus(self, name: str, settings: Mapping[str, Any]) -> Stage:
         recipe, file = self.recipe, self.corpus_file(name)
         own = {"generic": recipe.generic, "task": recipe.task, "tokenizer": self.runs / "tokenizer.json"}
-        command = ("training.corpus", "build", *_flags({**own, **settings, "out": file}))
-
-        def is_done() -> bool:
-            manifest = file.with_name(f"{file.name}.json")
-            if not file.is_file() or not manifest.is_file():
-                return False
-            _same(file, settings, json.loads(manifest.read_text())["arguments"])
-            return True
-
-        return Stage(f"corpora/{name}", ("tokenizer",), command, is_done)
+        # With --force, as a build that was killed may have left its manifest
+        command = ("training.corpus", "build", *_flags({**own, **settings, "out": file}), "--force")
+        asked = {**settings, "generic": _name(recipe.generic), "task": _name(recipe.task)}
+        return Stage(f"corpora/{name}", ("tokenizer",), command, file, file.is_file, asked)
 
     def encoder(self, encoder: Encoder) -> Stage:
         """A pretrained or distilled encoder."""
-        folder = self.encoder_folder(encoder.name)
-        parents = self.parents_of(encoder)
+        folder, parents = self.encoder_folder(encoder.name), self.parents_of(encoder)
         settings = {**encoder.settings, **{setting: str(path) for setting, path in parents.items()}}
         flags = {**settings, "corpus": self.corpus_file(encoder.corpus)}
         if encoder.command == "pretrain" and "init" not in settings:
             flags["tokenizer"] = self.runs / "tokenizer.json"
         command = (f"training.{encoder.command}", *_flags({**flags, "out": folder}), "--resume")
         needs = ("tokenizer", f"corpora/{encoder.corpus}", *(f"encoders/{path.name}" for path in parents.values()))
-        is_done = partial(_checkpoint_is_done, folder, settings, parents)
-        return Stage(f"encoders/{encoder.name}", needs, command, is_done, takes_threads=True)
+        asked = {"command": encoder.command, **encoder.settings}
+        return Stage(f"encoders/{encoder.name}", needs, command, folder, partial(is_finished, folder), asked)
 
     def encoder_folder(self, name: str) -> Path:
         """An encoder of the recipe."""
@@ -157,22 +153,26 @@ class Maker:
         return {
             setting: self.encoder_folder(name)
             for setting, name in named.items()
-            if name in self.recipe.encoders and not (setting == "start" and name in STARTS)
+            if name in self.recipe.encoders and name != encoder.name and not (setting == "start" and name in STARTS)
         }
 
     def references(self) -> Stage:
         """What the fine-tuned students are asked."""
-        return Stage("references", (), self.write_references, self.has_references)
+        recipe, file = self.recipe, self.results / REFERENCES_FILE
+        asked = {"task": _name(recipe.task), "locales": recipe.locales, "partition": recipe.partition}
+        return Stage("references", (), self.write_references, file, file.is_file, asked)
 
     def write_references(self) -> None:
-        """The work of `references`."""
-        evaluated, train = self._evaluated()
-        write_json(self.results / REFERENCES_FILE, references_of(evaluated, train, self.recipe.partition))
+        """The work of `references`.
 
-    def has_references(self) -> bool:
-        """Whether the references are those of the recipe's partition."""
-        file = self.results / REFERENCES_FILE
-        return file.is_file() and read_json(file)["partition"] == self.recipe.partition
+        Raises:
+            StageError: the data has no domains, and a task needs them.
+        """
+        evaluated, train = self._evaluated()
+        without = sum(not u.domain for rows in evaluated.values() for u in rows)
+        if without and "dc" in self.recipe.tasks:
+            raise StageError(f"{self.recipe.task}: {without} utterances have no domain, which the task dc needs")
+        write_json(self.results / REFERENCES_FILE, references_of(evaluated, train, self.recipe.partition))
 
     def _evaluated(self) -> tuple[dict[str, list[Utterance]], list[Utterance]]:
         locales = list(self.recipe.locales)
@@ -184,13 +184,14 @@ class Maker:
         """An encoder fine-tuned on a task with a seed, and what it then answers."""
         recipe, parent = self.recipe, self.encoder_folder(name)
         folder = self.finetuned_folder(task, name, seed)
-        settings = {**recipe.finetune, "heads": recipe.tasks[task], "seed": seed}
-        own = {"data": recipe.task, "locales": ",".join(recipe.locales), "init": parent}
-        command = ("training.finetune", *_flags({**own, **settings, "out": folder}), "--resume")
-        is_done = partial(_checkpoint_is_done, folder, settings, {"init": parent})
-        stage = Stage(f"finetuned/{task}/{name}/{seed}", (f"encoders/{name}",), command, is_done, takes_threads=True)
-        answer, is_answered = partial(self.answer, task, name, seed), partial(self.is_answered, task, name, seed)
-        return [stage, Stage(f"results/{task}/{name}/{seed}", (stage.name, "references"), answer, is_answered)]
+        settings = {**recipe.finetune, "heads": recipe.tasks[task], "locales": ",".join(recipe.locales), "seed": seed}
+        flags = _flags({"data": recipe.task, "init": parent, **settings, "out": folder})
+        command = ("training.finetune", *flags, "--resume")
+        asked = {**settings, "data": _name(recipe.task)}
+        run = f"{task}/{name}/{seed}"
+        stage = Stage(f"finetuned/{run}", (f"encoders/{name}",), command, folder, partial(is_finished, folder), asked)
+        answers, answer = self.answers_file(task, name, seed), partial(self.answer, task, name, seed)
+        return [stage, Stage(f"results/{run}", (stage.name, "references"), answer, answers, answers.is_file)]
 
     def finetuned_folder(self, task: str, name: str, seed: int) -> Path:
         """An encoder of the recipe, fine-tuned."""
@@ -207,19 +208,11 @@ class Maker:
         run = {"task": task, "encoder": name, "seed": seed, "partition": self.recipe.partition, "locales": found}
         write_json(self.answers_file(task, name, seed), run)
 
-    def is_answered(self, task: str, name: str, seed: int) -> bool:
-        """Whether a fine-tuned encoder, as it stands there now, has been asked all of the recipe's partition."""
-        file = self.answers_file(task, name, seed)
-        training = self.finetuned_folder(task, name, seed) / TRAINING_FILE
-        if not file.is_file() or not self.has_references() or not training.is_file():
-            return False
-        fresh = file.stat().st_mtime >= training.stat().st_mtime
-        return fresh and bool(read_json(file)["partition"] == self.recipe.partition)
-
     def noise(self) -> Stage:
         """How many hidden words the teachers find, in generic text that they held out and in the task's."""
-        needs = (*(f"encoders/{name}" for name in self.recipe.noise), "references")
-        return Stage("noise", needs, self.write_noise, (self.results / "teachers.json").is_file)
+        file, noise = self.results / "teachers.json", self.recipe.noise
+        needs = ("references", *(f"encoders/{name}" for name in noise), *(f"corpora/{x}" for x in noise.values()))
+        return Stage("noise", tuple(dict.fromkeys(needs)), self.write_noise, file, file.is_file, {"noise": noise})
 
     def write_noise(self) -> None:
         """The work of `noise`."""
@@ -235,15 +228,17 @@ class Maker:
             for kind, texts in (("generic", generic), ("task", task)):
                 chosen = random.Random(0).sample(texts, min(NOISE_TEXTS, len(texts)))
                 correct, positions = masked_word_accuracy(teacher.model, teacher.encoder, chosen)
-                share = correct / max(1, positions)
-                found[name][kind] = {"accuracy": share, "correct": correct, "positions": positions}
+                if positions:  # a text that stands there several times was hardly held out
+                    share = correct / positions
+                    found[name][kind] = {"accuracy": share, "correct": correct, "positions": positions}
         write_json(self.results / "teachers.json", found)
 
     def similarity(self) -> Stage:
         """How near each domain's text is to the generic text of its language, for the tokenizer and for the teacher."""
-        needs = [f"corpora/generic-{language}" for language in self.recipe.languages]
-        needs += [f"encoders/{name}" for name in list(self.recipe.noise)[:1]]
-        return Stage("similarity", tuple(needs), self.write_similarity, (self.results / "similarity.json").is_file)
+        file = self.results / "similarity.json"
+        needs = ("references", *(f"corpora/generic-{language}" for language in self.recipe.languages))
+        needs += tuple(f"encoders/{name}" for name in list(self.recipe.noise)[:1])
+        return Stage("similarity", needs, self.write_similarity, file, file.is_file)
 
     def write_similarity(self) -> None:
         """The work of `similarity`; the first teacher whose noise is measured is the one that is asked."""
@@ -271,7 +266,7 @@ class Maker:
     def facts(self) -> Stage:
         """What the recipe, the texts and the encoders say of themselves; written each time, as it takes no time."""
         needs = tuple(f"encoders/{name}" for name in self.recipe.encoders)
-        return Stage("facts", needs, self.write_facts, lambda: False)
+        return Stage("facts", needs, self.write_facts, self.results / "recipe.json", lambda: False)
 
     def write_facts(self) -> None:
         """The work of `facts`."""
@@ -286,6 +281,7 @@ class Maker:
             "seeds": list(recipe.seeds),
             "comparisons": list(recipe.comparisons),
             "similarity_encoders": list(recipe.similarity_encoders),
+            "fewest_point_utterances": recipe.fewest_point_utterances,
             "finetune": dict(recipe.finetune),
             "notes": list(recipe.notes),
         }
@@ -319,37 +315,6 @@ def unseen_lines(file: Path, seed: int) -> list[str]:
     return [text for text in candidates if text not in seen]
 
 
-def _checkpoint_is_done(folder: Path, settings: Mapping[str, Any], parents: Mapping[str, Path]) -> bool:
-    """Whether a checkpoint is finished, and made with these settings of these parents. Raises StageError if not so."""
-    if not is_finished(folder):
-        return False
-    training = json.loads((folder / TRAINING_FILE).read_text())
-    _same(
-        folder, {key: value for key, value in settings.items() if key not in ("corpus", *parents)}, training["settings"]
-    )
-    for setting, parent in parents.items():
-        if setting != "start" and is_finished(parent):
-            lineage = json.loads((parent / TRAINING_FILE).read_text())
-            if training[setting] != lineage:
-                raise StageError(
-                    f"{folder}: was made of another {parent.name} than now stands there; remove the folder"
-                )
-    return True
-
-
-def _same(place: Path, asked: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    # A recipe's 0 is recorded as 0.0, and its paths and tuples as text and lists
-    different = [
-        f"{key} {found.get(key)!r}, now {value!r}"
-        for key, value in asked.items()
-        if found.get(key) != value and str(found.get(key)) != str(value)
-    ]
-    if different:
-        raise StageError(
-            f"{place}: was made with {'; '.join(different)}; remove it to have it made anew, or choose another --out"
-        )
-
-
 def _flags(settings: Mapping[str, Any]) -> list[str]:
     flags = []
     for name, value in settings.items():
@@ -360,7 +325,6 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     return flags
 
 
-def _folders_of(generic: Path, languages: Sequence[str]) -> list[Path]:
-    """The files and folders of the languages in a folder of plain sentences."""
-    names = sorted(generic.iterdir()) if generic.is_dir() else []
-    return [path for path in names if path.name.split(".")[0].split("-")[0] in languages]
+def _name(place: str) -> str:
+    """A file or folder without what is above it, which may change; a hub's name as it is."""
+    return Path(place).name if Path(place).exists() else place

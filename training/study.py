@@ -18,6 +18,7 @@ import shlex
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,13 +28,15 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from training import report, stages
+from training.ledger import Ledger, Stage
 from training.recipe import read_recipe
 from training.records import PARTITIONS
+from training.settings import at_least_one
 from training.settings import report as finish
-from training.stages import Stage
 
 COMMAND = "training.study"
 TAIL = 6  # lines of a failed stage's log that are shown
@@ -60,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--task", help="labelled data, in place of the recipe's")
     parser.add_argument("--generic", help="folder of plain sentences, in place of the recipe's")
     parser.add_argument("--partition", choices=PARTITIONS, help="what is scored, in place of the recipe's")
-    parser.add_argument("--jobs", type=int, default=1, help="stages that run at once (%(default)s)")
+    parser.add_argument(
+        "--jobs", type=at_least_one, default=1, help="stages at once, each with its share of the cores (%(default)s)"
+    )
     parser.add_argument("--until", default="", help="stop when this stage, or group of stages (encoders), is done")
     args = parser.parse_args(argv)
     return finish(lambda: run(args))
@@ -78,8 +83,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     plan = stages.stages_of(recipe, args.out)
     if args.until:
         plan = stages.needed_for(plan, args.until)
-    todo = [stage for stage in plan if not stage.is_done()]
-    Scheduler(plan, args.out / "logs", max(1, args.jobs)).run(todo)
+    ledger = Ledger(args.out / "made")
+    todo = ledger.todo(plan)
+    Scheduler(plan, ledger, args.out / "logs", args.jobs).run(todo)
     return {"runs": str(args.out), "stages": len(plan), "done_now": len(todo)}
 
 
@@ -88,6 +94,7 @@ class Scheduler:
     """Runs stages, several at once, each as soon as those that it needs are done."""
 
     plan: Sequence[Stage]
+    ledger: Ledger
     logs: Path
     jobs: int
 
@@ -98,16 +105,17 @@ class Scheduler:
         waiting = list(todo)
         futures: dict[Future[Any], Stage] = {}
         # Workers that live on: starting Python and PyTorch anew for each stage would take longer than many stages do
-        pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), _die_with, (os.getpid(),))
+        # Always the same number of threads, which decides roundings: figures must not depend on what runs side by side
+        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), _prepare, (os.getpid(), threads))
         bar = tqdm(total=len(self.plan), initial=len(done), unit="stage", desc="study")
         try:
             while waiting or futures:
                 ready = [stage for stage in waiting if set(stage.needs) <= done][: self.jobs - len(futures)]
-                threads = max(1, (os.cpu_count() or 1) // max(1, len(futures) + len(ready)))
                 for stage in ready:
                     waiting.remove(stage)
-                    flags = ("--threads", str(threads)) if stage.takes_threads else ()
-                    futures[pool.submit(_do, stage.work, flags, self._log_of(stage))] = stage
+                    self.ledger.begin(stage)
+                    futures[pool.submit(_do, stage.work, self._log_of(stage))] = stage
                 bar.set_postfix_str(", ".join(stage.name for stage in futures.values()))
                 for future in wait(futures, return_when=FIRST_COMPLETED).done:
                     stage = futures.pop(future)
@@ -136,8 +144,9 @@ class Scheduler:
             raise StudyError(f"{stage.name} failed; {file} ends:\n" + "\n".join(end))
 
 
-def _die_with(parent: int) -> None:
+def _prepare(parent: int, threads: int) -> None:
     """In a worker: stop when the study is gone, so that none goes on writing beside a study that is started again."""
+    torch.set_num_threads(threads)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -147,7 +156,7 @@ def _die_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _do(work: Callable[[], None] | tuple[str, ...], more: tuple[str, ...], file: Path) -> int:
+def _do(work: Callable[[], None] | tuple[str, ...], file: Path) -> int:
     """In a worker: the work of a stage, with what it says going to its log. Returns the exit code."""
     with file.open("ab") as stream:
         os.dup2(stream.fileno(), 1)
@@ -156,7 +165,7 @@ def _do(work: Callable[[], None] | tuple[str, ...], more: tuple[str, ...], file:
         if callable(work):
             work()
             return 0
-        module, *flags = *work, *more
+        module, *flags = work
         print(f"python -m {module} {shlex.join(flags)}", file=sys.stderr)
         return int(import_module(module).main(flags))
     except SystemExit as error:  # argparse, of flags that a recipe has wrong
@@ -164,6 +173,9 @@ def _do(work: Callable[[], None] | tuple[str, ...], more: tuple[str, ...], file:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception:  # noqa: BLE001 - whatever it is, its log says it, and the study which stage it was
+        traceback.print_exc()
+        return 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

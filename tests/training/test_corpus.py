@@ -417,6 +417,15 @@ def test_a_full_disk_leaves_nothing(
     assert left_in(tmp_path) == []
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGINT does what it does in a terminal; what a shell runs in the background inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("step", ["write_record", "read_records"])
 def test_an_interrupt_leaves_nothing(

@@ -130,7 +130,32 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(
 
     assert study.main([*command, str(short_recipe(tmp_path, sample, steps=3))]) == 2
 
-    assert "encoders/teacher: was made with steps 2, now 3; remove it" in capsys.readouterr().err
+    assert (
+        f"encoders/teacher: was made with steps 2, now 3; remove {runs / 'encoders' / 'teacher'}"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_folder_without_text_in_the_languages_stops_before_anything_is_made(
+    tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, runs = short_recipe(tmp_path, sample), tmp_path / "runs"
+
+    assert study.main(["--recipe", str(recipe), "--out", str(runs), "--generic", str(tmp_path / "typo")]) == 2
+
+    assert "typo holds no text in de, fr" in capsys.readouterr().err
+    assert not (runs / "tokenizer.json").exists()
+
+
+def test_an_encoder_that_is_made_of_itself_is_refused(
+    tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = short_recipe(tmp_path, sample)
+    recipe.write_text(recipe.read_text().replace("[encoders.teacher]", '[encoders.teacher]\ninit = "task"'))
+
+    assert study.main(["--recipe", str(recipe), "--out", str(tmp_path / "runs")]) == 2
+
+    assert "encoders/teacher of encoders/task of encoders/teacher: can't be made of itself" in capsys.readouterr().err
 
 
 def test_a_stage_that_fails_is_named_with_the_end_of_its_log(
