@@ -9,7 +9,6 @@ import copy
 import json
 import os
 import pickle
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -29,7 +28,6 @@ from training.modeling import StudentConfig, StudentModel
 TRAINING_FILE = "training.json"
 RESUME_FILE = "resume.pt"
 SCRATCH = ".saving-"
-HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 class CheckpointError(ValueError):
@@ -83,7 +81,7 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> C
     from training import hub  # here, since it needs this module
 
     folder = Path(source)
-    if hub.is_hub_folder(folder) or (not folder.exists() and HUB_NAME.fullmatch(str(source))):
+    if hub.is_hub_source(source):
         model, tokenizer = hub.open_hub(str(source), device)
         return Checkpoint(model, TextEncoder(tokenizer, model.config.max_position_embeddings), Labels(), {})
     if not folder.is_dir():
@@ -152,7 +150,7 @@ def load_resume_state(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder}: nothing to resume: {RESUME_FILE} is missing (a finished run removes it)")
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
     return state

@@ -35,7 +35,7 @@ from training.checkpoint import (
     save_resume_state,
 )
 from training.corpus import read_lines
-from training.inheritance import inherit_layers
+from training.inheritance import inherit_layers, require_part
 from training.loop import autocast_of, processes
 from training.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
 from training.mapping import LAYER_MAPPINGS
@@ -96,6 +96,8 @@ def run_chain(args: argparse.Namespace) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"--chain: {', '.join(unknown)}; allowed: {', '.join(SIZES)}")
     begun = state is not None and "model" in state
+    if sizes and not begun:
+        require_start(settings, sizes)
 
     def keep() -> None:  # what a chain is resumed by until its student has a state
         if state is None and processes().is_main_process:
@@ -112,6 +114,17 @@ def run_chain(args: argparse.Namespace) -> dict[str, Any]:
         teacher = str(folder)
     last = replace(settings, teacher=teacher)
     return distil(last, args.out, args.save_every, state if begun else None, settings)
+
+
+def require_start(settings: Settings, sizes: Sequence[str]) -> None:
+    """Raise ValueError where the end of a chain through these sizes could not begin, before hours are spent on it."""
+    teacher = load_checkpoint(settings.teacher)
+    start_of(settings, teacher)
+    above = teacher.model.config
+    for size in (*sizes, settings.size) if settings.start == INHERITED else ():
+        config = config_of(replace(settings, size=size), above)
+        require_part(above, config)
+        above = config
 
 
 def distil(
@@ -139,6 +152,8 @@ def distil(
     teacher = load_checkpoint(settings.teacher)
     if not teacher.model.config.masked:
         raise CheckpointError(f"{settings.teacher}: has no masked-language head, so there is nothing to imitate")
+    if teacher.labels.heads:  # a Hugging Face one keeps its masked-language head, but fine-tuning left it behind
+        raise CheckpointError(f"{settings.teacher}: was fine-tuned on a task; its masked-language head is out of date")
     start = start_of(settings, teacher)
     readable = min(c.model.config.max_position_embeddings for c in (teacher, start or teacher))
     texts = read_lines(listed(settings.corpus))
@@ -227,19 +242,23 @@ def first_student(settings: Settings, teacher: StudentModel, run: TextRun) -> St
     Raises:
         ValueError: the teacher's layers can't be inherited.
     """
-    config = StudentConfig.of_size(
-        settings.size,
-        Labels(),
-        vocab_size=teacher.config.vocab_size,
-        max_position_embeddings=min(settings.max_length, teacher.config.max_position_embeddings),
-        dropout=settings.dropout,
-        masked=True,
-    )
-    student = StudentModel(config)
+    student = StudentModel(config_of(settings, teacher.config))
     if settings.start == INHERITED:
         done = inherit_layers(teacher, student, settings.layer_mapping, probe_of(run))
         log.info("inherited from the teacher: %s", done)
     return student
+
+
+def config_of(settings: Settings, teacher: StudentConfig) -> StudentConfig:
+    """A student of the asked size that reads what its teacher reads."""
+    return StudentConfig.of_size(
+        settings.size,
+        Labels(),
+        vocab_size=teacher.vocab_size,
+        max_position_embeddings=min(settings.max_length, teacher.max_position_embeddings),
+        dropout=settings.dropout,
+        masked=True,
+    )
 
 
 def probe_of(run: TextRun) -> Tensor:

@@ -37,7 +37,7 @@ from training.modeling import ACTIVATIONS, StudentModel, StudentOutput
 from training.objective import hide_pieces, multitask_loss
 from training.outliers import WEIGHT, Outliers, unsureness_loss
 from training.prediction import answers_of_model
-from training.records import Utterance
+from training.records import Utterance, checksum_of
 from training.scoring import score_by_locale
 from training.settings import begin, file_names, listed, parser_of, report, setting
 from training.sizes import SIZES
@@ -190,6 +190,9 @@ class Run:
             settings.seed,
             count,
         )
+        checksum = checksum_of(data.train)
+        if state and state.get("data", checksum) != checksum:
+            raise ValueError(f"{settings.data}: its training utterances have changed since the run began")
         before = state.get("steps", self.epochs.steps) if state else self.epochs.steps
         if before != self.epochs.steps:
             raise ValueError(
@@ -210,6 +213,7 @@ class Run:
                 "settings": asdict(settings),
                 "tokenizer": tokenizer.to_str(),
                 "steps": self.epochs.steps,
+                "data": checksum,
             },
             average=settings.average,
             state=state,
@@ -241,9 +245,10 @@ class Run:
         )
         with self.loop.bar():
             if self._ended_unscored():
-                self._score_epoch(None)
+                self._score_epoch()
             while not self.loop.finished:
-                self._score_epoch(self._train_epoch())
+                self._train_epoch()
+                self._score_epoch()
         return self._finish()
 
     def _ended_unscored(self) -> bool:
@@ -251,16 +256,12 @@ class Run:
         epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
         return done == 0 and epoch > len(self.loop.progress.history)
 
-    def _train_epoch(self) -> float:
-        """The rest of the epoch that the run stands in. Returns the mean loss of the steps that it took."""
+    def _train_epoch(self) -> None:
+        """The rest of the epoch that the run stands in."""
         epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
         self.loop.describe(f"epoch {epoch + 1}/{self.settings.epochs}")
-        losses = [
+        for batch in self.epochs.batches(epoch, self.special.pad, done, self.loop.part_of):
             self.loop.step(partial(self._loss_of, batch.to(self.device)))
-            for batch in self.epochs.batches(epoch, self.special.pad, done, self.loop.part_of)
-        ]
-        mean = torch.tensor(sum(losses) / len(losses), device=self.device)
-        return float(processes().reduce(mean, "mean"))
 
     def _loss_of(self, batch: Batch) -> Tensor:
         """The loss of this process's part of a step."""
@@ -290,7 +291,7 @@ class Run:
             output: StudentOutput = self.loop.model(pieces, batch.attention_mask)
         return output
 
-    def _score_epoch(self, loss: float | None) -> None:
+    def _score_epoch(self) -> None:
         """Score on dev, keep the checkpoint if it is the best so far, and save the state."""
         data, loop, progress = self.data, self.loop, self.loop.progress
         epoch = progress.step // self.epochs.steps
@@ -299,9 +300,9 @@ class Run:
         if loop.is_main:
             held = [score_by_locale(data.dev, answers_of_model(model, self.encoder, data.labels, data.dev))]
         scores = broadcast_object_list(held)[0]  # so that all processes agree on which epoch is the best
-        progress.history.append(
-            {"epoch": epoch, "loss": None if loss is None else round(loss, 4), "dev": _rounded(scores["mean"])}
-        )
+        loss = round(progress.summed_loss / self.epochs.steps, 4)
+        progress.history.append({"epoch": epoch, "loss": loss, "dev": _rounded(scores["mean"])})
+        progress.summed_loss = 0.0
         better = selection_score(scores) > progress.best
         if better:
             progress.best, progress.best_epoch = selection_score(scores), epoch

@@ -102,7 +102,7 @@ def inherit_layers(
     Raises:
         ValueError: unknown mapping, or the student is no part of the teacher.
     """
-    _refuse(teacher.config, student.config)
+    require_part(teacher.config, student.config)
     pairs = choose(LAYER_MAPPINGS, mapping, "mapping")(len(student.blocks), len(teacher.blocks))
     pairs = [(ours, theirs) for ours, theirs in pairs if ours > 0 and theirs > 0]
     with torch.no_grad():
@@ -129,8 +129,8 @@ def inherit_layers(
     }
 
 
-def _refuse(teacher: StudentConfig, student: StudentConfig) -> None:
-    """Raises ValueError, with all reasons, where the student is no part of the teacher."""
+def require_part(teacher: StudentConfig, student: StudentConfig) -> None:
+    """Raise ValueError, with all reasons, where a student is no part of a teacher, and can't inherit its layers."""
     reasons = [
         f"{name} {getattr(student, name)} of the student is more than the teacher's {getattr(teacher, name)}"
         for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -31,10 +31,14 @@ PATIENCE = timedelta(days=1)  # of processes that wait while the main one tokeni
 
 @dataclass
 class Progress:
-    """Where a run stands: optimiser steps done, seconds spent, the best score so far, and what was measured when."""
+    """Where a run stands: optimiser steps done, seconds spent, the best score so far, and what was measured when.
+
+    `summed_loss` is that of the steps since it was last set to 0, as commands do after each epoch.
+    """
 
     step: int = 0
     seconds: float = 0.0
+    summed_loss: float = 0.0
     best: float = float("-inf")
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -109,10 +113,13 @@ class Loop:
         """Whether this is the process that scores, saves and reports."""
         return bool(self._accelerator.is_main_process)
 
+    def enough(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The rows of a step, some of them twice where there would be none for some process."""
+        return np.resize(rows, max(len(rows), self._accelerator.num_processes))
+
     def part_of(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """This process's part of the rows of a step; a row may go to two processes where there are too few."""
-        count, index = self._accelerator.num_processes, self._accelerator.process_index
-        return np.resize(rows, max(len(rows), count))[index::count]
+        """This process's part of the rows of a step."""
+        return self.enough(rows)[self._accelerator.process_index :: self._accelerator.num_processes]
 
     def share_of(self, counted: int, total: int) -> float:
         """What to multiply a mean over `counted` targets by, so that the mean over processes is that over `total`."""
@@ -163,6 +170,7 @@ class Loop:
         if self._average is not None:
             self._average.update_parameters(self.bare)
         self.progress.step += 1
+        self.progress.summed_loss += value
         if record_every and self.progress.step % record_every == 0:
             self.progress.history.append({"step": self.progress.step, "loss": round(value, 4)})
         if self._bar is not None:
@@ -176,7 +184,8 @@ class Loop:
         if not math.isfinite(value):
             raise FloatingPointError(
                 f"{what} is {value} at step {self.progress.step}: stopped before it reached the weights; "
-                f"{self.out / RESUME_FILE} holds step {self._saved_step}; try a lower rate, or --precision fp32"
+                f"{self.out / RESUME_FILE} holds step {self._saved_step}; go on from there with --resume and a lower "
+                "--learning-rate, or --precision fp32"
             )
 
     def save_state(self) -> None:
@@ -205,12 +214,17 @@ class Loop:
 def processes() -> Accelerator:
     """The processes and devices that `accelerate launch` has set up: without it, one process on the GPU or the CPU."""
     patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
+    # No encoder changes its buffers; to send them around before each of a step's calls would disturb the backward pass
+    still = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience, still])
 
 
 def autocast_of(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """bf16 autocast where it was asked for or, with "auto", where the hardware computes it natively."""
-    native = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported()
     if precision == "bf16" or (precision == "auto" and native):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

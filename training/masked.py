@@ -64,8 +64,8 @@ class MaskedText:
 
     def batch(self, rows: NDArray[np.int64], step: int, loop: Loop) -> MaskedBatch:
         """This process's part of the rows of a step."""
-        whole = self._masked(rows, [self.seed, step])
-        part = torch.from_numpy(loop.part_of(np.arange(len(rows))))
+        whole = self._masked(loop.enough(rows), [self.seed, step])
+        part = torch.from_numpy(loop.part_of(np.arange(len(whole.input_ids))))
         device = next(loop.model.parameters()).device
         return MaskedBatch(
             whole.input_ids[part].to(device),

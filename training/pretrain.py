@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ from training.modeling import StudentConfig, StudentModel
 from training.records import Utterance
 from training.settings import begin, listed, parser_of, report, setting
 from training.sizes import SIZES
+from training.task_model import DEFAULT, shape_of
 from training.text_run import TextRun, TextSettings
-from training.tokenizer import VOCABULARY, load_tokenizer, spread_lines, task_texts, train_tokenizer
+from training.tokenizer import VOCABULARY, load_tokenizer, spread_lines, train_tokenizer, with_variants
 
 COMMAND = "training.pretrain"
 
@@ -49,7 +50,7 @@ class Settings(TextSettings):
     locales: str = setting("", "comma-separated locales of --data; all by default")
     init: str = setting("", "encoder to go on from, with its tokenizer: checkpoint, Hugging Face folder or hub name")
     tokenizer: str = setting("", "tokenizer.json to use; by default that of --init, or one trained on the text")
-    size: str = setting("s", "encoder size, without --init", choices=tuple(SIZES))
+    size: str = setting("", f"encoder size: that of --init, else {DEFAULT.size}", choices=tuple(SIZES))
     vocabulary: int = setting(VOCABULARY, "pieces at most of a tokenizer that is trained", low=100)
     tokenizer_lines: int = setting(300_000, "corpus lines, evenly spread, that it is trained on", low=0)
     on_error: str = setting("raise", "what to do with a bad row of --data", choices=("raise", "skip"))
@@ -76,6 +77,7 @@ def pretrain(settings: Settings, out: Path, save_every: int, state: dict[str, An
         FloatingPointError: loss or gradient is not finite.
     """
     start = load_checkpoint(settings.init) if settings.init else None
+    settings = replace(settings, size=shape_of(settings.size, "", start).size)
     tokenizer = Tokenizer.from_str(state["tokenizer"]) if state else tokenizer_of(settings, start)
     readable = start.model.config.max_position_embeddings if start else settings.max_length
     run = TextRun(COMMAND, settings, tokenizer, texts_of(settings), out, readable)
@@ -129,7 +131,7 @@ def tokenizer_of(settings: Settings, start: Checkpoint | None) -> Tokenizer:
         return start.encoder.tokenizer
     if settings.tokenizer:
         return load_tokenizer(Path(settings.tokenizer))
-    texts = task_texts(settings.data, settings.locales or None, settings.seed) if settings.data else []
+    texts = with_variants(task_utterances(settings), settings.seed)
     if settings.corpus and settings.tokenizer_lines:
         texts += spread_lines(listed(settings.corpus), settings.tokenizer_lines)
     log.info("training the tokenizer on %d texts", len(texts))

@@ -18,6 +18,8 @@ from training.loop import processes
 
 log = logging.getLogger(__name__)
 
+CHANGEABLE = ("learning_rate", "precision")  # on resume: what a run that went wrong may need to go on
+
 SettingsType = TypeVar("SettingsType")
 
 
@@ -59,7 +61,7 @@ def begin(
 
     Raises:
         CheckpointError: a finished run, one of another command, or a new run's --out is not an empty folder.
-        ValueError: a given setting differs from the one of the run that is resumed.
+        ValueError: a given setting, other than rate and precision, differs from the one of the run that is resumed.
     """
     level = logging.INFO if processes().is_main_process else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
@@ -105,17 +107,19 @@ def _settle(
     """Settings given, else inherited from the run that is resumed, else default; logged with where each comes from.
 
     Raises:
-        ValueError: a given setting differs from the one of the run that is resumed.
+        ValueError: a given setting differs from the one of the run that is resumed, and may not.
     """
     names = [f.name for f in fields(settings)]  # type: ignore[arg-type]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     if inherited is not None:
         for name, value in given.items():
-            if inherited[name] != value:
+            if inherited[name] != value and name not in CHANGEABLE:
                 raise ValueError(f"{_flag(name)} {value} differs from the interrupted run's {inherited[name]}")
     settled = settings(**{**(inherited or {}), **given})
     for name in names:
         origin = "given" if name in given else "inherited" if inherited else "default"
+        if inherited is not None and inherited[name] != getattr(settled, name):
+            origin = f"given, {inherited[name]} until now"
         log.info("%-16s %s (%s)", name, getattr(settled, name), origin)
     return settled
 

@@ -88,7 +88,9 @@ class TextRun:
     ) -> None:
         """Set up the loop for the model that is trained and the student in it, or restore it."""
         self.student = student
-        settings, lines = self.settings, self.text.lines
+        settings, lines, count = self.settings, self.text.lines, processes().num_processes
+        if state is not None and (before := state.get("processes", count)) != count:
+            raise ValueError(f"the run began with {before} processes, which decide its steps; these are {count}")
         text = [len(lines), len(lines.pieces), lines.checksum]
         if state is not None and text[: len(state["text"])] != state["text"]:
             raise ValueError(
@@ -107,6 +109,7 @@ class TextRun:
                 "settings": asdict(settings),
                 "tokenizer": self.tokenizer.to_str(),
                 "text": text,
+                "processes": count,
             },
             state=state,
         )

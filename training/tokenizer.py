@@ -25,6 +25,7 @@ from training import datasets
 from training.augmentation import augment
 from training.corpus import CorpusError, read_lines
 from training.files import write_atomically
+from training.records import Utterance
 
 PAD, CLS, MASK = "[PAD]", "[CLS]", "[MASK]"
 SPECIAL_PIECES = (PAD, UNKNOWN, CLS, MASK)
@@ -137,14 +138,18 @@ def spread_lines(sources: Sequence[str], most: int) -> list[str]:
     return list(islice(read_lines(sources), 0, None, step))
 
 
-def task_texts(source: str, locales: str | None = None, seed: int = 1) -> list[str]:
-    """The training texts of labelled data and a typed variant of each (for capitals, marks and digits).
+def task_texts(source: str, locales: str | None = None) -> list[str]:
+    """The training texts of labelled data and a typed variant of each.
 
     Raises:
         DatasetError: the data can't be used.
     """
-    chosen = locales.split(",") if locales else None
-    utterances = datasets.load(source, chosen).part("train", chosen)
+    chosen = [part.strip() for part in locales.split(",")] if locales else None
+    return with_variants(datasets.load(source, chosen).part("train", chosen))
+
+
+def with_variants(utterances: Sequence[Utterance], seed: int = 1) -> list[str]:
+    """The texts of utterances, then a typed variant of each (for capitals, marks and digits)."""
     rng = random.Random(seed)
     return [u.text for u in utterances] + [augment(u, rng, 1.0).text for u in utterances]
 

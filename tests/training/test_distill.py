@@ -190,11 +190,11 @@ def test_a_hugging_face_encoder_starts_under_a_teacher_with_its_tokenizer(
     assert type(student) is type(first)
 
 
-def finetuned(sample: Path, folder: Path) -> Path:
+def finetuned(sample: Path, folder: Path, *more: str) -> Path:
     from training import finetune
 
-    more = ["--size", "xs", "--vocabulary", "300", "--locales", "de-DE", "--epochs", "1", "--threads", "1"]
-    assert finetune.main(["--data", str(sample), *more, "--out", str(folder)]) == 0
+    brief = ["--locales", "de-DE", "--epochs", "1", "--threads", "1"]
+    assert finetune.main(["--data", str(sample), *brief, *more, "--out", str(folder)]) == 0
     return folder
 
 
@@ -206,7 +206,8 @@ def test_what_cannot_be_distilled_is_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with_heads = finetuned(sample, tmp_path / "finetuned")
+    with_heads = finetuned(sample, tmp_path / "finetuned", "--size", "xs", "--vocabulary", "300")
+    hub_with_heads = finetuned(sample, tmp_path / "hub", "--init", str(hub_bert))
     cases = [
         (with_heads, [], "has no masked-language head, so there is nothing to imitate"),
         (teacher, ["--start", str(with_heads)], "its tokenizer is not the teacher's"),
@@ -219,6 +220,13 @@ def test_what_cannot_be_distilled_is_one_sentence(
         (teacher, ["--corpus", "/nowhere.txt"], "/nowhere.txt: no text there"),
         (teacher, ["--corpus", ""], "--corpus is required"),
         (teacher, ["--chain", "xs", "--corpus", "/nowhere.txt"], "/nowhere.txt: no text there"),
+        (teacher, ["--chain", "xs", "--start", "/nowhere"], "/nowhere: no such checkpoint folder"),
+        (
+            teacher,
+            ["--chain", "s,xs", "--start", "teacher"],
+            "hidden_size 256 of the student is more than the teacher's",
+        ),
+        (hub_with_heads, [], "was fine-tuned on a task; its masked-language head is out of date"),
     ]
     for taught_by, more, message in cases:
         assert distill.main(arguments(taught_by, corpus, tmp_path / "out", *more)) == 2, message

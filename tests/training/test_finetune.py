@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,8 +73,9 @@ def test_a_killed_run_resumes_to_the_very_same_weights(uninterrupted: Path, samp
 
     assert 0 < stopped_at < 20
     assert (out / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
-    scores = [json.loads((folder / "training.json").read_text())["dev"] for folder in (out, uninterrupted)]
-    assert scores[0] == scores[1]
+    resumed, whole = [json.loads((folder / "training.json").read_text()) for folder in (out, uninterrupted)]
+    assert resumed["dev"] == whole["dev"]
+    assert resumed["history"] == whole["history"]
     assert not (out / "resume.pt").exists()
 
 
@@ -224,6 +226,20 @@ def test_resuming_with_another_setting_is_refused(
     assert "--seed 7 differs from the interrupted run's 1" in capsys.readouterr().err
 
 
+def test_resuming_on_other_utterances_is_refused(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, data = tmp_path / "killed", tmp_path / "data"
+    shutil.copytree(sample, data)
+    interrupt([sys.executable, "-m", "training.finetune", *arguments(data, out)], out)
+    for file in data.rglob("*.jsonl"):
+        file.write_text(file.read_text().replace('"alarm_set"', '"alarm_other"'))
+
+    assert finetune.main(["--out", str(out), "--resume"]) == 2
+
+    assert "its training utterances have changed since the run began" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -234,8 +250,6 @@ def test_resuming_with_another_setting_is_refused(
     ],
 )
 def test_a_damaged_checkpoint_is_named(uninterrupted: Path, tmp_path: Path, damage: object, message: str) -> None:
-    import shutil
-
     folder = tmp_path / "damaged"
     shutil.copytree(uninterrupted, folder)
     damage(folder)  # type: ignore[operator]

@@ -96,11 +96,14 @@ def test_a_gradient_that_is_no_number_is_named(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = pretrain.masked_loss
-    monkeypatch.setattr(pretrain, "masked_loss", lambda *a: exact(*a) + (exact(*a) * 0).sqrt())
-    assert pretrain.main(arguments(corpus, tmp_path / "out")) == 1
+    with monkeypatch.context() as wrong:
+        wrong.setattr(pretrain, "masked_loss", lambda *a: exact(*a) + (exact(*a) * 0).sqrt())
+        assert pretrain.main(arguments(corpus, tmp_path / "out")) == 1
 
     assert "gradient is nan at step 0" in capsys.readouterr().err
     assert load_resume_state(tmp_path / "out")["progress"]["step"] == 0
+    assert pretrain.main(["--out", str(tmp_path / "out"), "--resume", "--learning-rate", "1e-4"]) == 0  # as it advises
+    assert load_checkpoint(tmp_path / "out").training["settings"]["learning_rate"] == 1e-4
 
 
 def test_a_full_disk_is_one_sentence_and_spares_the_last_state(
@@ -189,6 +192,17 @@ def test_a_text_that_has_changed_since_the_run_began_is_refused(
         corpus.write_text(whole)
 
     assert "the text has changed since the run began" in capsys.readouterr().err
+
+
+def test_another_number_of_processes_is_refused(
+    interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = copied(interrupted, tmp_path / "out")
+    save_resume_state(out, {**load_resume_state(out), "processes": 2})
+
+    assert pretrain.main(["--out", str(out), "--resume", "--threads", "1"]) == 2
+
+    assert "the run began with 2 processes" in capsys.readouterr().err
 
 
 def test_a_text_of_one_line_is_learned_without_scores(

@@ -57,7 +57,7 @@ def outcomes(task: str, encoder: str, seed: int, place: int) -> Json:
         domain = np.arange(SIZE) % len(DOMAINS)
         return {"domain": np.where(wrong, generator.integers(-1, len(DOMAINS), SIZE), domain).tolist()}
     slots = wrong * generator.integers(0, 3, SIZE)
-    return {"intent_errors": wrong.tolist(), "slot_errors": slots.tolist(), "exact": (1 - wrong).tolist()}
+    return {"intent_errors": wrong.tolist(), "slot_errors": slots.tolist()}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for encoder in WRONG:
             for seed in SEEDS:
                 found = {name: outcomes(task, encoder, seed, i) for i, name in enumerate(LOCALES)}
-                run = {"task": task, "encoder": encoder, "seed": seed, "locales": found}
+                run = {"task": task, "encoder": encoder, "seed": seed, "partition": "dev", "locales": found}
                 put(folder / "runs" / task / encoder / f"{seed}.json.gz", run)
     put(folder / "encoders.json", {x: {"title": f"{x} | text", "corpus": "mixed", "steps": 1000} for x in WRONG})
     put(folder / "corpora.json", {"mixed": {"ratio": "7:3", "tokens": 1234567, "lines": 999}})
@@ -90,7 +90,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     put(folder / "similarity.json", {"reference": "generic", "locales": dict.fromkeys(LOCALES, measured)})
     right = {"accuracy": 0.41, "correct": 4100, "positions": 10000}
-    put(folder / "teachers.json", {"teacher": {"generic": right, "task": right}, "adapted": {"task": right}})
+    put(
+        folder / "teachers.json",
+        {"teacher": {"generic": right, "task": right}, "adapted": {"generic": right, "task": right}},
+    )
     put(folder / "recipe.json", RECIPE)
     return runs
 
@@ -260,6 +263,31 @@ def test_a_comparison_without_its_baseline_is_left_out(copy: Path) -> None:
 
     assert [len(comparison["tables"]) for comparison in report["comparisons"]] == [1, 0]
     assert any("“Other”" in line and "baseline absent" in line for line in report["missing"])
+
+
+def test_answers_on_another_partition_are_not_used(copy: Path) -> None:
+    change(copy / "results" / "runs" / "dc" / "task" / "3.json.gz", lambda run: run.update(partition="test"))
+
+    report = write_report(copy)
+
+    assert cells_of(report, "f1")["task", "dev", "mean"]["seeds"] == 2
+    assert "domain classification, task: no result of seed 3" in report["missing"]
+    assert "dc/task/3" in report["missing"][-1]
+
+
+def test_utterances_without_a_domain_are_no_obstacle_where_none_is_asked_for(copy: Path) -> None:
+    put(copy / "results" / "recipe.json", {**RECIPE, "tasks": ["icner"]})
+    change(copy / "results" / "references.json.gz", lambda x: x["locales"]["de-DE"]["domain"].__setitem__(0, -1))
+
+    assert cells_of(write_report(copy), "semer")["task", "dev", "mean"]["verdict"] == "better"
+
+
+def test_a_teacher_that_held_out_nothing_has_no_noise(copy: Path) -> None:
+    put(copy / "results" / "teachers.json", {"adapted": {"task": {"accuracy": 0.4, "correct": 4, "positions": 10}}})
+
+    missing = write_report(copy)["missing"]
+
+    assert any(x.startswith("noise of adapted: every generic text that it held out stands elsewhere") for x in missing)
 
 
 def test_without_any_run_there_still_is_a_report(copy: Path) -> None:

@@ -18,6 +18,12 @@ class Settings:
     kind: str = setting("a", "a choice", choices=("a", "b"))
 
 
+@dataclass(frozen=True)
+class Changeable:
+    learning_rate: float = setting(1e-3, "a rate")
+    seed: int = setting(1, "a seed")
+
+
 def parsed(out: Path, *arguments: str) -> argparse.Namespace:
     return parser_of("training.test", "A test.", Settings).parse_args(["--out", str(out), *arguments])
 
@@ -47,6 +53,18 @@ def test_a_resumed_run_inherits_what_is_not_given(tmp_path: Path, capsys: pytest
         begin("training.other", Settings, parsed(tmp_path, "--resume"))
     with pytest.raises(CheckpointError, match="is not empty"):
         begin("training.test", Settings, parsed(tmp_path))
+
+
+def test_rate_and_precision_may_change_on_resume_as_a_run_that_went_wrong_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_resume_state(tmp_path, {"command": "training.test", "settings": {"learning_rate": 1e-2, "seed": 1}})
+    parser = parser_of("training.test", "", Changeable)
+
+    args = parser.parse_args(["--out", str(tmp_path), "--resume", "--learning-rate", "0.001"])
+    assert begin("training.test", Changeable, args)[0] == Changeable(1e-3, 1)
+
+    assert "learning_rate    0.001 (given, 0.01 until now)" in capsys.readouterr().err
 
 
 def test_resuming_starts_what_was_never_begun(tmp_path: Path) -> None:

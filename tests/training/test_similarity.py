@@ -25,6 +25,7 @@ from training.similarity import (
 from training.tokenizer import special_ids, train_tokenizer
 
 TEXTS = ["weck mich am freitag um neun uhr auf", "wie wird das wetter", "licht"]
+UNREADABLE = "licht ☺"  # its last word has no piece
 counts = st.lists(st.integers(0, 50), min_size=6, max_size=6).filter(any).map(np.array)
 
 
@@ -111,7 +112,7 @@ def test_a_model_that_knows_everything_finds_every_word(encoder: TextEncoder) ->
             self.wrong = wrong
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
-            known = [encoder.encode(text).ids for text in TEXTS]
+            known = [encoder.encode(text).ids for text in (*TEXTS, UNREADABLE)]
             rows = []
             for ids, there in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):
                 shown = ids[: sum(there)]
@@ -130,6 +131,9 @@ def test_a_model_that_knows_everything_finds_every_word(encoder: TextEncoder) ->
 
     right, asked = masked_word_accuracy(Knowing(), encoder, TEXTS, share=1.0)
     assert right == asked == sum(len(text.split()) for text in TEXTS)
+
+    unknown = special_ids(encoder.tokenizer).unknown
+    assert masked_word_accuracy(Knowing(unknown), encoder, [UNREADABLE], share=1.0) == (1, 2)
 
     some_piece = encoder.encode("licht").ids[-1]
     right, asked = masked_word_accuracy(Knowing(some_piece), encoder, TEXTS, share=1.0)
