@@ -184,7 +184,7 @@ def _doubts(calibration: Calibration | None) -> str:
 
 
 def _latency(manifest: Manifest) -> str:
-    rows = [(precision, times) for precision, times in manifest.latency.items() if isinstance(times, dict)]
+    rows = [(p, manifest.latency[p]) for p in ("fp32", "int8") if p in manifest.latency]
     lengths = list(rows[0][1])
     lines = [
         "Median microseconds of one run of the graph on the exporting machine, one thread, by length in pieces. "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,21 +75,46 @@ def export_fp32(model: StudentModel, path: Path, with_features: bool = False) ->
         )
 
 
-def quantise_int8(source: Path, path: Path, attention: bool = False) -> None:
+def quantise_int8(
+    source: Path,
+    path: Path,
+    attention: bool = False,
+    keep: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+) -> None:
     """Quantise the plain export: weights int8 per channel, activations uint8 with a scale found at run time.
 
     "Plain" matters: the runtime's own fusions work better on the quantised graph than quantisation does on an optimised
-    one. Products of two activations stay fp32 unless `attention` is set: quantising both sides of them costs time.
+    one. Products of two activations stay fp32 unless `attention` is set: quantising both sides of them costs time. The
+    nodes named in `keep` stay fp32 too, or all but those in `only`.
     """
-    graph = onnx.load(str(source), load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer}
-    products = [n.name for n in graph.node if n.op_type == "MatMul" and not weights.intersection(n.input)]
+    products, _ = _products(source)
     recipe = AutoQuantizationConfig.avx512_vnni(
-        is_static=False, per_channel=True, nodes_to_exclude=[] if attention else products
+        is_static=False,
+        per_channel=True,
+        nodes_to_quantize=[] if only is None else list(only),
+        nodes_to_exclude=[*keep, *([] if attention else products)],
     )
     with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch, _quiet():
         ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
         Path(scratch, source.name).replace(path)
+
+
+def quantisable_nodes(source: Path) -> list[str]:
+    """The names of the nodes of a plain export that `quantise_int8` quantises: look-ups and products with weights."""
+    return _products(source)[1]
+
+
+def _products(source: Path) -> tuple[list[str], list[str]]:
+    """The names of the products of two activations, and those of the nodes that read weights and can be quantised."""
+    graph = onnx.load(str(source), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for node in graph.node:
+        reads_weights = bool(weights.intersection(node.input))
+        if node.op_type == "MatMul" or (node.op_type == "Gather" and reads_weights):
+            found[reads_weights].append(node.name)
+    return found[False], found[True]
 
 
 def replace_features(path: Path, means: ClassMeans | None) -> None:
@@ -125,11 +150,12 @@ def replace_features(path: Path, means: ClassMeans | None) -> None:
     onnx.save(model, str(path))
 
 
-def recipe_of(precision: str) -> GraphRecipe:
-    """How `export_fp32` and `quantise_int8` make a graph, for the manifest."""
-    quantisation = (
-        f"dynamic int8, per channel, onnxruntime {onnxruntime.__version__}" if precision == "int8" else "none"
-    )
+def recipe_of(precision: str, kept: Sequence[str] = ()) -> GraphRecipe:
+    """How `export_fp32` and `quantise_int8`, which kept those nodes in fp32, make a graph; for the manifest."""
+    quantisation = "none"
+    if precision == "int8":
+        quantisation = f"dynamic int8, per channel, onnxruntime {onnxruntime.__version__}"
+        quantisation += f"; in fp32: {', '.join(kept)}" if kept else ""
     return GraphRecipe(
         exporter=f"optimum {optimum_version.__version__}, torch {torch.__version__}",
         quantisation=quantisation,

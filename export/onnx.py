@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from export.comparison import PARITY_SENTENCES, agreement, latencies, logit_diff
 from export.evaluated import Evaluated, read_data
 from export.fitting import calibrate
 from export.folder import ExportError, choose_golden, file_entries, new_folder, write_manifest
+from export.gate import Gate, Loss, Scores
 from export.graph import SESSION, export_fp32, quantise_int8, recipe_of, replace_features
 from export.observation import Graph
 from export.scope import means_by_method
@@ -50,6 +51,9 @@ from training.scoring import Answer, score_by_locale
 
 log = logging.getLogger("export.onnx")
 
+AUTO = "auto"
+AUTO_DROP = 0.5  # points
+SENSITIVITY_SENTENCES = 20  # of each locale
 PARITY_TOLERANCE = 1e-3
 REPORTED = (
     "domain_accuracy",
@@ -72,7 +76,19 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, required=True, help="student folder to write; its name is the student's name"
     )
-    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="(%(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=("int8", "fp32", AUTO),
+        default="int8",
+        help=f"{AUTO}: int8 where it stays within --max-drop (then {AUTO_DROP:g}) and is faster here (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=_points,
+        metavar="POINTS",
+        help="of accuracy, slot F1 or exact match that int8 may lose in any locale of --eval; if it loses more, the "
+        "most sensitive nodes are kept in fp32, and if that doesn't do, nothing is written (any)",
+    )
     parser.add_argument(
         "--eval",
         dest="data",
@@ -114,6 +130,15 @@ def _share(value: str) -> float:
     raise argparse.ArgumentTypeError(f"{value}: allowed: a share between 0 and 1")
 
 
+def _points(value: str) -> float:
+    try:
+        if 0 <= (points := float(value)) <= 100:
+            return points
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{value}: allowed: points of percent, 0 to 100")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parse_arguments(argv)
@@ -125,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         notice = args.notice.read_text(encoding="utf-8") if args.notice else ""
         with new_folder(args.out) as folder:
             rate = args.false_rejection if args.calibration else None
-            manifest = convert(checkpoint, folder, args.out.name, args.precision, data, rate)
+            manifest = convert(checkpoint, folder, args.out.name, args.precision, data, rate, args.max_drop)
             write_manifest(folder, manifest, render_card(manifest, notice))
     except (ExportError, CheckpointError, CorpusError, datasets.DatasetError, StudentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -136,15 +161,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def convert(
-    checkpoint: Checkpoint, folder: Path, name: str, precision: str, data: Evaluated, rate: float | None
+    checkpoint: Checkpoint,
+    folder: Path,
+    name: str,
+    precision: str,
+    data: Evaluated,
+    rate: float | None,
+    max_drop: float | None = None,
 ) -> Manifest:
     """Everything from the loaded checkpoint to graph and tokenizer in `folder`; returns their manifest.
 
-    `rate` is the share of requests that scope may reject; None leaves calibration out.
+    `rate` is the share of requests that scope may reject; None leaves calibration out. `max_drop` is what int8 may
+    lose, in points; None lets it lose anything.
 
     Raises:
-        ExportError: the checkpoint is no student, the graph doesn't compute what PyTorch does, or the name can't be a
-            student's.
+        ExportError: the checkpoint is no student, the graph doesn't compute what PyTorch does, int8 loses too much, or
+            the name can't be a student's.
     """
     if not isinstance(checkpoint.model.config, StudentConfig):
         raise ExportError(
@@ -155,15 +187,24 @@ def convert(
     export_fp32(
         checkpoint.model, graphs["fp32"], with_features=rate is not None and bool(scope_head(checkpoint.labels))
     )
-    if precision == "int8":
-        graphs["int8"] = folder / "int8.onnx"
-        quantise_int8(graphs["fp32"], graphs["int8"])
     checkpoint.encoder.tokenizer.save(str(folder / TOKENIZER_FILE))
     served = folder / MODEL_FILE
-    shutil.copyfile(graphs[precision], served)
-    draft = draft_manifest(checkpoint, folder, name, precision)
-    students = {p: Student(draft, checkpoint.encoder, open_session(path, SESSION)) for p, path in graphs.items()}
-    difference = check_parity(checkpoint, students["fp32"], data)
+    shutil.copyfile(graphs["fp32"], served)
+    draft = draft_manifest(checkpoint, folder, name)
+
+    def open_student(path: Path) -> Student:
+        return Student(draft, checkpoint.encoder, open_session(path, SESSION))
+
+    difference = check_parity(checkpoint, open_student(graphs["fp32"]), data)
+    gate = None
+    if precision != "fp32":
+        graphs["int8"] = folder / "int8.onnx"
+        precision, gate = quantise(graphs, precision, max_drop, open_student, data)
+        draft = draft.model_copy(
+            update={"precision": precision, "graph": recipe_of(precision, gate["kept_in_fp32"] if gate else ())}
+        )
+        shutil.copyfile(graphs[precision], served)
+    students = {p: open_student(path) for p, path in graphs.items()}
     log.info("scoring %s on %d utterances of %s", " and ".join(students), len(data.utterances), data.source)
     answers = {p: answers_of_student(student, data.utterances) for p, student in students.items()}
 
@@ -185,10 +226,60 @@ def convert(
                 "fp32_max_abs_logit_difference": {k: float(f"{v:.3g}") for k, v in difference.items()},
                 "agreement_with_fp32": agreement(data.utterances, answers["fp32"], answers[precision]),
             },
-            "accuracy": accuracy(student, data, answers),
-            "latency": {"unit": "median microseconds of one session run, by pieces", **latencies(students)},
+            "accuracy": {**accuracy(student, data, answers), **({"gate": gate} if gate else {})},
+            "latency": {"unit": "median microseconds of one session run, by pieces", **times_of(students)},
         }
     )
+
+
+def quantise(
+    graphs: dict[str, Path],
+    precision: str,
+    max_drop: float | None,
+    open_student: Callable[[Path], Student],
+    data: Evaluated,
+) -> tuple[str, dict[str, Any] | None]:
+    """Write the int8 graph beside the fp32 one, as far as it may lose what it does.
+
+    With the precision "auto" its place in `graphs` is given up where it loses too much, or is no faster here.
+
+    Returns:
+        The precision to serve, and what the gate found, if there is one.
+
+    Raises:
+        ExportError: int8 is asked for and loses too much.
+    """
+    if precision != AUTO and max_drop is None:
+        quantise_int8(graphs["fp32"], graphs["int8"])
+        return "int8", None
+    encode = open_student(graphs["fp32"]).encoder.encode
+    sentences = [encode(u.text).ids for u in sample_of_each_locale(data.utterances, SENSITIVITY_SENTENCES)]
+
+    def score(path: Path) -> Scores:
+        return score_by_locale(data.utterances, answers_of_student(open_student(path), data.utterances))
+
+    gate = Gate(AUTO_DROP if max_drop is None else max_drop, score, sentences)
+    try:
+        chosen = gate.quantise(graphs["fp32"], graphs["int8"])
+        times = latencies({p: open_student(path) for p, path in graphs.items()})
+        slower = [pieces for pieces, time in times["int8"].items() if time >= times["fp32"][pieces]]
+        if precision == AUTO and slower:
+            raise ExportError(f"int8 is no faster here at {', '.join(slower)} pieces")
+    except ExportError as error:
+        if precision != AUTO:
+            raise
+        log.info("%s: fp32 is served", error)
+        graphs.pop("int8").unlink(missing_ok=True)
+        return "fp32", None
+    return "int8", gate.report(chosen)
+
+
+def times_of(students: dict[str, Student]) -> dict[str, Any]:
+    """`latencies`, and what fp32 takes in multiples of int8."""
+    times: dict[str, Any] = dict(latencies(students))
+    if len(times) == 2:
+        times["fp32_over_int8"] = {n: round(times["fp32"][n] / times["int8"][n], 2) for n in times["int8"]}
+    return times
 
 
 def check_parity(checkpoint: Checkpoint, student: Student, data: Evaluated) -> dict[str, float]:
@@ -207,15 +298,15 @@ def check_parity(checkpoint: Checkpoint, student: Student, data: Evaluated) -> d
     return difference
 
 
-def draft_manifest(checkpoint: Checkpoint, folder: Path, name: str, precision: str) -> Manifest:
-    """The manifest as far as it is known before anything was measured."""
+def draft_manifest(checkpoint: Checkpoint, folder: Path, name: str) -> Manifest:
+    """The manifest as far as it is known before anything was quantised or measured."""
     config = checkpoint.model.config
     total, outside = checkpoint.model.count_parameters()
     try:
         return Manifest(
             name=name,
             size=config.size,
-            precision=precision,  # type: ignore[arg-type]
+            precision="fp32",
             architecture=Architecture(
                 layers=config.num_hidden_layers,
                 hidden=config.hidden_size,
@@ -229,7 +320,7 @@ def draft_manifest(checkpoint: Checkpoint, folder: Path, name: str, precision: s
             labels=checkpoint.labels,
             locales=tuple(checkpoint.training["locales"]),
             max_length=config.max_position_embeddings,
-            graph=recipe_of(precision),
+            graph=recipe_of("fp32"),
             files=file_entries(folder),
             golden=(Golden(text="-", locale="-"),),
             training=without_history(checkpoint.training),
@@ -268,11 +359,13 @@ def render(manifest: Manifest) -> str:
         cells = [" / ".join(f"{scores[locale][n]:.1f}" for _, scores in shown) for n in names]
         alike = " / ".join(f"{value:.1f}" for value in same.get(locale, {}).values())
         lines.append(f"{locale:9}" + "".join(f"{cell:>24}" for cell in cells) + f"{alike:>24}")
-    for precision, times in manifest.latency.items():
-        if isinstance(times, dict):
-            lines.append(
-                f"{precision:9}" + "".join(f"{f'{pieces} pieces: {time:.0f} µs':>24}" for pieces, time in times.items())
-            )
+    for precision in ("fp32", "int8"):
+        cells = [f"{pieces} pieces: {time:.0f} µs" for pieces, time in manifest.latency.get(precision, {}).items()]
+        lines += [f"{precision:9}" + "".join(f"{cell:>24}" for cell in cells)] if cells else []
+    if gate := accuracy_.get("gate"):
+        worst = Loss(**{name: value for name, value in gate["worst"].items() if name != "points"})
+        kept = f"{len(gate['kept_in_fp32'])} nodes in fp32"
+        lines.append(f"gate of {gate['max_drop']:g} points: passed; loses at most {worst}; {kept}")
     if manifest.calibration:
         lines += _calibration_lines(calibration_summary(manifest.calibration))
     return "\n".join(lines)

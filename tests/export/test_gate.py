@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx as onnx_library
+import pytest
+from onnx import numpy_helper
+
+from export import gate, onnx
+from export.folder import ExportError
+from export.gate import Gate, Loss, Scores, losses
+from export.graph import export_fp32, quantisable_nodes, quantise_int8
+from service.manifest import read_manifest
+from service.student import Student
+from training.checkpoint import load_checkpoint
+
+SENTENCES = [[2, 5 + i, 40 + 3 * i, 200 - i] for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def fp32(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graphs") / "fp32.onnx"
+    export_fp32(load_checkpoint(checkpoint).model, path)
+    return path
+
+
+def quantised_nodes(graph: Path, candidates: Sequence[str]) -> set[str]:
+    """Those of the candidates that no longer stand in a graph as they were."""
+    nodes = {node.name: node for node in onnx_library.load(str(graph)).graph.node}
+    weights = {x.name for x in onnx_library.load(str(graph)).graph.initializer if x.data_type == 1}
+    return {name for name in candidates if name not in nodes or not weights.intersection(nodes[name].input)}
+
+
+def test_losses_are_those_of_the_gated_metrics_greatest_first() -> None:
+    before = {"de-DE": {"intent_accuracy": 80.0, "exact_match": 50.0, "semer": 30.0}, "fr-FR": {"slot_f1": 60.0}}
+    after = {"de-DE": {"intent_accuracy": 79.0, "exact_match": 50.5, "semer": 40.0}, "fr-FR": {"slot_f1": 57.0}}
+
+    found = losses(before, after)
+
+    assert [(loss.locale, loss.metric, loss.points) for loss in found] == [
+        ("fr-FR", "slot_f1", 3.0),
+        ("de-DE", "intent_accuracy", 1.0),
+        ("de-DE", "exact_match", -0.5),
+    ]
+    assert str(found[0]) == "3.00 points of slot_f1 in fr-FR (60.00 -> 57.00)"
+
+
+def test_what_is_kept_or_chosen_alone_is_what_is_quantised(fp32: Path, tmp_path: Path) -> None:
+    nodes = quantisable_nodes(fp32)
+    quantise_int8(fp32, tmp_path / "plain.onnx")
+    quantise_int8(fp32, tmp_path / "kept.onnx", keep=nodes[:2])
+    quantise_int8(fp32, tmp_path / "only.onnx", only=nodes[2:3])
+
+    assert quantised_nodes(fp32, nodes) == set()
+    assert quantised_nodes(tmp_path / "plain.onnx", nodes) == set(nodes)
+    assert quantised_nodes(tmp_path / "kept.onnx", nodes) == set(nodes[2:])
+    assert quantised_nodes(tmp_path / "only.onnx", nodes) == {nodes[2]}
+
+
+@pytest.mark.parametrize("needed", [0, 1, 2, 3, 5, 6])
+def test_as_few_nodes_as_it_takes_stay_in_fp32(fp32: Path, tmp_path: Path, needed: int) -> None:
+    nodes = quantisable_nodes(fp32)
+    order = Gate(0, lambda _: {}, SENTENCES)._by_sensitivity(fp32, tmp_path / "scratch.onnx")
+    assert sorted(order) == sorted(nodes)
+
+    def score(graph: Path) -> Scores:
+        return {"de-DE": {"exact_match": 60.0 - 2 * len(quantised_nodes(graph, order[:needed]))}}
+
+    found = Gate(0.5, score, SENTENCES)
+    chosen = found.quantise(fp32, tmp_path / "int8.onnx")
+
+    assert list(chosen.kept) == order[:needed]
+    assert quantised_nodes(tmp_path / "int8.onnx", nodes) == set(order[needed:])
+    assert found.report(chosen)["kept_in_fp32"] == order[:needed]
+
+
+def test_what_no_choice_of_nodes_mends_is_refused_by_name(fp32: Path, tmp_path: Path) -> None:
+    def score(graph: Path) -> Scores:
+        return {"de-DE": {"slot_f1": 70.0}, "fr-FR": {"slot_f1": 70.0 if graph == fp32 else 68.5}}
+
+    with pytest.raises(ExportError, match=r"int8 loses 1\.50 points of slot_f1 in fr-FR .*; allowed: 1\."):
+        Gate(1.0, score, SENTENCES).quantise(fp32, tmp_path / "int8.onnx")
+
+
+def wrong_scale(path: Path, layer: str) -> bool:
+    """Multiply the weights' scale of a quantised product in a layer; whether it was there."""
+    model = onnx_library.load(str(path))
+    scales = [x for x in model.graph.initializer if layer in x.name and x.name.endswith("_scale")]
+    for scale in scales:
+        scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(-3), scale.name))
+    onnx_library.save(model, str(path))
+    return bool(scales)
+
+
+Damage = Callable[[Path], None]
+
+
+@pytest.fixture
+def damaged(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Damage], None]:
+    """Every int8 graph of the export is damaged as given."""
+
+    def install(damage: Damage) -> None:
+        def quantise(source: Path, path: Path, **more: Any) -> None:
+            quantise_int8(source, path, **more)
+            damage(path)
+
+        for module in (gate, onnx):
+            monkeypatch.setattr(module, "quantise_int8", quantise)
+
+    return install
+
+
+def scales_of(graph: Path) -> list[str]:
+    return [x.name for x in onnx_library.load(str(graph)).graph.initializer if x.name.endswith("_scale")]
+
+
+def test_a_layer_with_a_wrong_scale_is_found_and_kept_in_fp32(
+    fp32: Path, checkpoint: Path, tmp_path: Path, damaged: Callable[[Damage], None]
+) -> None:
+    quantise_int8(fp32, tmp_path / "plain.onnx")
+    layer = next(name for name in scales_of(tmp_path / "plain.onnx") if "MatMul" in name or "matmul" in name.lower())
+    damaged(lambda path: wrong_scale(path, layer) and None)
+
+    assert onnx.main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "student"), "--max-drop", "3"]) == 0
+
+    found = read_manifest(tmp_path / "student")
+    assert found.accuracy["gate"]["worst"]["points"] <= 3
+    assert found.accuracy["gate"]["kept_in_fp32"]
+    assert found.accuracy["gate"]["kept_in_fp32"][0] in found.graph.quantisation
+    assert not found.accuracy["gate"]["search"][0]["worst"].startswith("-")
+    assert Student.load(tmp_path / "student").predict("weck mich auf", locale="de-DE").intent
+
+
+def test_a_student_that_is_damaged_whatever_is_kept_is_stopped(
+    checkpoint: Path, tmp_path: Path, damaged: Callable[[Damage], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def spoil(path: Path) -> None:
+        model = onnx_library.load(str(path))
+        norm = next(x for x in model.graph.initializer if "norm" in x.name and x.name.endswith("weight"))
+        norm.CopyFrom(numpy_helper.from_array(-3 * numpy_helper.to_array(norm), norm.name))
+        onnx_library.save(model, str(path))
+
+    damaged(spoil)
+    command = ["--ckpt", str(checkpoint), "--max-drop", "0.5"]
+
+    assert onnx.main([*command, "--out", str(tmp_path / "student")]) == 2
+
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: int8 loses ")
+    assert "in de-DE" in error
+    assert list(tmp_path.iterdir()) == []
+
+    assert onnx.main([*command, "--out", str(tmp_path / "student"), "--precision", "auto"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("value", ["-1", "101", "nan", "little"])
+def test_a_budget_that_is_none_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        onnx.parse_arguments(["--ckpt", "c", "--out", "o", "--max-drop", value])
+
+    assert "allowed: points of percent, 0 to 100" in capsys.readouterr().err
+
+
+def test_a_loss_says_what_it_is() -> None:
+    assert str(Loss("de-DE", "exact_match", 58.0, 57.25)) == "0.75 points of exact_match in de-DE (58.00 -> 57.25)"
