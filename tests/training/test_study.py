@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import pytest
 from training import study
 from training.outcomes import read_json
 
-RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "training" / "recipes"
+PUBLISHED = ROOT / "docs" / "study"
 SHORT = """
 title = "short"
 [data]
@@ -97,6 +100,26 @@ def test_the_demonstration_makes_all_tables_and_figures(demo: Path) -> None:
     assert json.loads((demo / "report.json").read_text())["missing"] == []
 
 
+@pytest.mark.slow
+def test_the_staged_demonstration_compares_stages_students_and_chain(tmp_path: Path) -> None:
+    command = ["--recipe", str(RECIPES / "staged-demo.toml"), "--out", str(tmp_path), "--jobs", "2"]
+    assert study.main(command) == 0
+    assert study.main(["report", str(tmp_path)]) == 0
+
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["missing"] == []
+    compared = {(c["baseline"], *c["encoders"]): c["tables"] for c in report["comparisons"]}
+    assert set(compared) == {
+        ("stage1", "stage2"),
+        ("student1", "student2"),
+        ("stage1", "intermediate"),
+        ("student2", "chained"),
+    }
+    for tables in compared.values():
+        assert [table["metric"]["name"] for table in tables] == ["semer", "icer"]
+        assert all(cell["change"] is not None for table in tables for cell in table["cells"] if cell["set"] == "dev")
+
+
 def test_every_student_was_distilled_with_the_same_budget(demo: Path) -> None:
     encoders = read_json(demo / "results" / "encoders.json")
 
@@ -119,6 +142,24 @@ def test_the_report_needs_nothing_but_the_small_results(demo: Path, tmp_path: Pa
     assert study.main(["report", str(tmp_path)]) == 0
 
     assert (tmp_path / "report.json").read_bytes() == (demo / "report.json").read_bytes()
+
+
+def test_the_published_report_is_what_its_results_say(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(PUBLISHED / "results")
+
+    assert study.main(["report", str(tmp_path)]) == 0
+
+    for name in ("report.json", "report.md"):
+        assert (tmp_path / name).read_text() == (PUBLISHED / name).read_text()
+
+
+def test_the_page_on_the_study_says_what_its_report_says() -> None:
+    page, report = (ROOT / "docs" / "study.md").read_text(), (PUBLISHED / "report.md").read_text()
+
+    said = re.findall(r"[+-]\d+\.\d+ \[[^\]]+\]|\d+\.\d ± \d+\.\d", page)
+    assert len(said) > 10
+    assert [figure for figure in said if figure not in report] == []
+    assert all((ROOT / "docs" / name).is_file() for name in re.findall(r"\]\((study/[^)#]+)\)", page))
 
 
 def test_another_recipe_does_not_go_on_in_the_same_folder(
