@@ -32,6 +32,11 @@ from training.modeling import StudentModel
 
 OPSET = 18
 FEATURES = "features"
+PARTS = {  # of a graph's file, by the modules whose weights they are
+    "embeddings": ("pieces", "positions"),
+    "encoder": ("blocks", "norm"),
+    "heads": ("domain", "intent", "slots"),
+}
 # onnxruntime's fused skip + layer-norm kernel is slower on the CPU provider than Add and LayerNormalization apart.
 SESSION = SessionOptions(intra_op_num_threads=1, disabled_optimizers=("SkipLayerNormFusion",))
 
@@ -115,6 +120,18 @@ def _products(source: Path) -> tuple[list[str], list[str]]:
         if node.op_type == "MatMul" or (node.op_type == "Gather" and reads_weights):
             found[reads_weights].append(node.name)
     return found[False], found[True]
+
+
+def part_sizes(path: Path) -> dict[str, int]:
+    """The bytes of a graph's file by what they hold: embeddings, encoder, heads, scope, and the graph itself."""
+    model = onnx.load(str(path))
+    bytes_of = {tensor.name: len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer}
+    sizes = dict.fromkeys((*PARTS, "scope"), 0)
+    for node in model.graph.node:
+        module = node.name.strip("/").split("/")[0].split(".")[0]
+        part = next((part for part, modules in PARTS.items() if module in modules), "scope")
+        sizes[part] += sum(bytes_of.pop(name, 0) for name in node.input)
+    return {**sizes, "graph": path.stat().st_size - sum(sizes.values())}
 
 
 def replace_features(path: Path, means: ClassMeans | None) -> None:

@@ -27,7 +27,7 @@ from export.evaluated import Evaluated, read_data
 from export.fitting import calibrate
 from export.folder import ExportError, choose_golden, file_entries, new_folder, write_manifest
 from export.gate import Gate, Loss, Scores
-from export.graph import SESSION, export_fp32, quantise_int8, recipe_of, replace_features
+from export.graph import SESSION, export_fp32, part_sizes, quantise_int8, recipe_of, replace_features
 from export.observation import Graph
 from export.scope import means_by_method
 from service.manifest import (
@@ -152,11 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             rate = args.false_rejection if args.calibration else None
             manifest = convert(checkpoint, folder, args.out.name, args.precision, data, rate, args.max_drop)
             write_manifest(folder, manifest, render_card(manifest, notice))
+        sizes = {**part_sizes(args.out / MODEL_FILE), "tokenizer": manifest.files[TOKENIZER_FILE].bytes}
     except (ExportError, CheckpointError, CorpusError, datasets.DatasetError, StudentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(render(manifest), file=sys.stderr)
-    print(json.dumps(summary(args.out, manifest), ensure_ascii=False))
+    print("kB on disk: " + ", ".join(f"{part} {size / 1e3:.0f}" for part, size in sizes.items()), file=sys.stderr)
+    print(json.dumps({**summary(args.out, manifest), "bytes": sizes}, ensure_ascii=False))
     return 0
 
 

@@ -75,6 +75,12 @@ def test_fp32_computes_what_pytorch_does_at_every_length(
             np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["precision"] == "fp32"
+    sizes, config = summary["bytes"], loaded.model.config
+    assert sum(sizes.values()) == sum(file.bytes for file in student.manifest.files.values())
+    assert sizes["embeddings"] == 4 * config.hidden_size * (config.vocab_size + config.max_position_embeddings)
+    outside = student.manifest.architecture.non_embedding_parameters
+    assert sizes["encoder"] == 4 * outside
+    assert sizes["heads"] > 0
 
 
 @pytest.fixture(scope="session")
