@@ -197,5 +197,7 @@ def _check(recipe: Recipe) -> None:
     require("report.similarity_encoders", recipe.similarity_encoders, recipe.compared)
     require("report.noise", recipe.noise, recipe.encoders)
     require("report.noise", recipe.noise.values(), recipe.corpora)
+    if recipe.similarity_encoders and not recipe.noise:
+        raise ValueError("report.similarity_encoders needs report.noise: its first teacher tells how alike texts are")
     if not recipe.seeds or not recipe.comparisons:
         raise ValueError("report needs at least one seed and one comparison")

@@ -77,6 +77,7 @@ def test_an_encoder_has_the_settings_of_its_command_and_its_own_before_them(tmp_
         ('encoders = ["student"]', 'encoders = ["stranger"]', "comparisons names stranger; known: teacher, student"),
         ("[distill]", "[distil]", "unknown sections distil; allowed: title, data"),
         ("seeds = [1]", "seeds = []", "at least one seed"),
+        ("seeds = [1]", 'seeds = [1]\nsimilarity_encoders = ["student"]', "similarity_encoders needs report.noise"),
         ('title = "small"', "", "title is missing"),
         ("[data]", "[data", "cannot be read"),
     ],
