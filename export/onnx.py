@@ -263,10 +263,8 @@ def quantise(
     gate = Gate(AUTO_DROP if max_drop is None else max_drop, score, sentences)
     try:
         chosen = gate.quantise(graphs["fp32"], graphs["int8"])
-        times = latencies({p: open_student(path) for p, path in graphs.items()})
-        slower = [pieces for pieces, time in times["int8"].items() if time >= times["fp32"][pieces]]
-        if precision == AUTO and slower:
-            raise ExportError(f"int8 is no faster here at {', '.join(slower)} pieces")
+        if precision == AUTO:
+            require_faster({p: open_student(path) for p, path in graphs.items()})
     except ExportError as error:
         if precision != AUTO:
             raise
@@ -274,6 +272,14 @@ def quantise(
         graphs.pop("int8").unlink(missing_ok=True)
         return "fp32", None
     return "int8", gate.report(chosen)
+
+
+def require_faster(students: dict[str, Student]) -> None:
+    """Raise ExportError where int8 is no faster than fp32 on this machine."""
+    times = latencies(students)
+    slower = [pieces for pieces, time in times["int8"].items() if time >= times["fp32"][pieces]]
+    if slower:
+        raise ExportError(f"int8 is no faster here at {', '.join(slower)} pieces")
 
 
 def times_of(students: dict[str, Student]) -> dict[str, Any]:
