@@ -63,7 +63,7 @@ def save_checkpoint(folder: Path, model: StudentModel, tokenizer: Tokenizer, tra
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{SCRATCH}*"):  # by a run that was killed as it saved
         shutil.rmtree(left)
-    with writing(folder), tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
+    with writing(folder, SafetensorError), tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
         model.save_pretrained(scratch)
         Path(scratch, TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         for file in sorted(Path(scratch).iterdir()):

@@ -18,9 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 
 from service.manifest import MANIFEST_FILE, StudentError
 from service.student import Student
@@ -31,7 +29,7 @@ from training.files import write_atomically
 from training.loop import processes
 from training.prediction import answers_of_model, answers_of_student
 from training.records import PARTITIONS, Partition, Utterance
-from training.scoring import MEAN_LOCALES, Answer, Scores, interval, mean_over_locales
+from training.scoring import Answer, Scorecard
 from training.tails import TAILS, tail_of
 
 SHOWN = ("domain_accuracy", "domain_f1", "intent_accuracy", "slot_f1", "slot_f1_strict", "exact_match", "semer", "irer")
@@ -84,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         + (f" of {args.of}" if args.partition in TAILS else "")
         + (", typed" if args.typed else ""),
         "skipped": skipped,
-        **score(utterances, answers),
+        **Scorecard.of(utterances, answers).report(),
     }
     print(render(report), file=sys.stderr)
     if args.out:
@@ -136,35 +134,6 @@ def choose(
     if not found:
         raise datasets.DatasetError(f"{dataset.source}: {partition} of {of} is empty")
     return found, dataset.skipped
-
-
-def score(references: Sequence[Utterance], answers: Sequence[Answer]) -> dict[str, Any]:
-    """Metrics as [value, low, high], per locale and for their mean, with 95 % bootstrap intervals.
-
-    Returns {"utterances": {locale: count}, "locales": {locale: {metric: [...]}}, "mean": {metric: [...]},
-    "mean_over": [...]}. Where the locales hold the same ids, as in MASSIVE, the mean's resamples draw a sentence in all
-    locales or in none.
-    """
-    points: dict[str, dict[str, float]] = {}
-    samples: dict[str, dict[str, NDArray[np.float64]]] = {}
-    counts: dict[str, int] = {}
-    for locale in dict.fromkeys(u.locale for u in references):
-        rows = sorted((i for i, u in enumerate(references) if u.locale == locale), key=lambda i: references[i].id)
-        scores = Scores([references[i] for i in rows], [answers[i] for i in rows])
-        points[locale], samples[locale], counts[locale] = scores.metrics(), scores.resampled(), len(rows)
-    over = [x for x in MEAN_LOCALES if x in points] or list(points)
-    names = list(points[over[0]])
-    mean_samples = {name: np.mean([samples[locale][name] for locale in over], axis=0) for name in names}
-    return {
-        "utterances": counts,
-        "locales": {locale: _with_intervals(points[locale], samples[locale]) for locale in points},
-        "mean": _with_intervals(mean_over_locales(points, over), mean_samples),
-        "mean_over": over,
-    }
-
-
-def _with_intervals(points: dict[str, float], samples: dict[str, NDArray[np.float64]]) -> dict[str, list[float]]:
-    return {name: [round(x, 3) for x in (value, *interval(samples[name]))] for name, value in points.items()}
 
 
 def render(report: dict[str, Any]) -> str:

@@ -1,23 +1,17 @@
-"""Figures of a study, as SVG for the report and PNG for looking at; the same figures give the same bytes.
-
-Colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart.
-"""
+"""Figures of a study."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from training.drawing import COLOURS, GRID, MARKERS, STYLE, save
 from training.effects import METRICS
-from training.files import write_atomically
 from training.report_text import (
     SIMILARITIES,
     TASKS,
@@ -29,21 +23,8 @@ from training.report_text import (
     set_title,
 )
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 MEAN_COLOUR = "#8c8c8c"
-GRID = "#dddddd"
 PALE = 0.3  # opacity of what is shown but not judged
-DOTS_PER_INCH = 110
-STYLE: Any = {
-    "svg.hashsalt": "distilled-nlu",  # names inside the file, random without
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "figure.titlesize": 11.0,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def draw(report: Json, folder: Path) -> list[str]:
@@ -96,20 +77,6 @@ def _scatter_panel(correlation: Json) -> Json:
         ],
         "is_logarithmic": correlation["measure"] == "pseudo_perplexity",
     }
-
-
-def save(figure: Figure, path: Path) -> list[str]:
-    """Write `path` with the endings .svg and .png. Returns the names of both."""
-    names = []
-    FigureCanvasAgg(figure)
-    with matplotlib.rc_context(STYLE):
-        for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-            stream = io.BytesIO()
-            figure.savefig(stream, format=kind, metadata=metadata, dpi=DOTS_PER_INCH)
-            file = path.with_name(f"{path.name}.{kind}")
-            write_atomically(file, stream.getvalue())
-            names.append(file.name)
-    return names
 
 
 def effect_bars(title: str, direction: str, panels: Mapping[str, Mapping[str, Mapping[str, Json | None]]]) -> Figure:
@@ -192,7 +159,6 @@ def similarity_scatter(title: str, panels: Sequence[Json]) -> Figure:
         figure = Figure(figsize=(0.6 + 4.6 * columns, 0.9 + 3.4 * rows), layout="constrained")
         axes = [axis for row in figure.subplots(rows, columns, squeeze=False) for axis in row]
         locales = list(dict.fromkeys(point["locale"] for panel in panels for point in panel["points"]))
-        markers = "os^Dv<>"
         for axis, panel in zip(axes, panels, strict=False):
             for i, locale in enumerate(locales):
                 own = [point for point in panel["points"] if point["locale"] == locale]
@@ -201,7 +167,7 @@ def similarity_scatter(title: str, panels: Sequence[Json]) -> Figure:
                     [point["y"] for point in own],
                     s=22,
                     color=COLOURS[i % len(COLOURS)],
-                    marker=markers[i % len(markers)],
+                    marker=MARKERS[i % len(MARKERS)],
                     alpha=0.85,
                     linewidths=0,
                     label=locale,

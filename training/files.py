@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Name the file that can't be written, where an error doesn't: that of a full disk, of PyTorch or of safetensors.
+def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Name the file that can't be written, where an error doesn't: that of a full disk, of PyTorch, or one of `errors`.
 
     Raises:
         OSError: whatever went wrong inside; on a full disk for one.
     """
+    expected: tuple[type[Exception], ...] = (OSError, RuntimeError, *errors)
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except expected as error:
         reason: BaseException = error
         while not isinstance(reason, OSError) and reason.__context__ is not None:  # PyTorch hides what went wrong
             reason = reason.__context__

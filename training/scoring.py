@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,6 +136,11 @@ class Scores:
         draws = np.random.default_rng(seed).integers(0, self.size, size=(resamples, self.size))
         return {name: np.array([metric(rows) for rows in draws]) for name, metric in self._metrics().items()}
 
+    def exact_matches(self) -> NDArray[np.float64]:
+        """Whether intent and every tag are right, [utterances]: 1 or 0, NaN where the reference has no intent."""
+        matches: NDArray[np.float64] = self._right["intent"] * self._right["slots"]
+        return matches
+
     def _metrics(self) -> dict[str, Callable[[NDArray[np.int64]], float]]:
         """Metric by name, as a function of the rows that it is computed on."""
         right, has = self._right, self._has
@@ -215,6 +220,67 @@ def mean_over_locales(
     """The mean of each metric over those of `locales` that were scored, or over all where none was."""
     chosen = [by_locale[locale] for locale in locales if locale in by_locale] or list(by_locale.values())
     return {name: sum(scores[name] for scores in chosen) / len(chosen) for name in chosen[0]}
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Every metric per locale and for their mean, in percent, with what resamples of the utterances say of each.
+
+    Attributes:
+        sizes: utterances by locale.
+        points: by locale and metric.
+        samples: likewise, each [resamples]. Where the locales hold the same ids, as in MASSIVE, a sentence is drawn in
+            all of them or in none, so that means can be taken over them.
+        exact: `Scores.exact_matches` by locale, the utterances in order of their ids.
+        over: the locales whose mean is taken: `MEAN_LOCALES` as far as they are there, else all.
+    """
+
+    sizes: dict[str, int]
+    points: dict[str, dict[str, float]]
+    samples: dict[str, dict[str, NDArray[np.float64]]]
+    exact: dict[str, NDArray[np.float64]]
+    over: list[str]
+
+    @classmethod
+    def of(cls, references: Sequence[Utterance], answers: Sequence[Answer]) -> Scorecard:
+        """Score answers, which have the order of the references."""
+        card = cls({}, {}, {}, {}, [])
+        for locale in dict.fromkeys(u.locale for u in references):
+            rows = sorted((i for i, u in enumerate(references) if u.locale == locale), key=lambda i: references[i].id)
+            scores = Scores([references[i] for i in rows], [answers[i] for i in rows])
+            card.sizes[locale] = len(rows)
+            card.points[locale], card.samples[locale] = scores.metrics(), scores.resampled()
+            card.exact[locale] = scores.exact_matches()
+        card.over.extend([x for x in MEAN_LOCALES if x in card.points] or list(card.points))
+        return card
+
+    def mean(self) -> dict[str, float]:
+        """The mean of each metric."""
+        return mean_over_locales(self.points, self.over)
+
+    def mean_samples(self) -> dict[str, NDArray[np.float64]]:
+        """The mean of each metric on each resample, [resamples]."""
+        return {
+            name: np.mean([self.samples[locale][name] for locale in self.over], axis=0)
+            for name in self.points[self.over[0]]
+        }
+
+    def report(self) -> dict[str, Any]:
+        """Metrics as [value, low, high], with 95 % intervals.
+
+        Returns {"utterances": {locale: count}, "locales": {locale: {metric: [...]}}, "mean": {metric: [...]},
+        "mean_over": [...]}.
+        """
+        return {
+            "utterances": self.sizes,
+            "locales": {x: _with_intervals(self.points[x], self.samples[x]) for x in self.points},
+            "mean": _with_intervals(self.mean(), self.mean_samples()),
+            "mean_over": self.over,
+        }
+
+
+def _with_intervals(points: dict[str, float], samples: dict[str, NDArray[np.float64]]) -> dict[str, list[float]]:
+    return {name: [round(x, 3) for x in (value, *interval(samples[name]))] for name, value in points.items()}
 
 
 def score_by_locale(references: Sequence[Utterance], answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
