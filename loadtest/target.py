@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, build_opener
 
@@ -21,13 +21,21 @@ from loadtest.options import Options
 from loadtest.texts import Selection, load_texts, select
 
 ROOT = Path(__file__).parent.parent
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
 STOP_SECONDS = 30.0
 _opener = build_opener(ProxyHandler({}))  # locust's client goes past proxies, so the other requests do too
 
 
 class TargetError(Exception):
     """There is nothing to test; the message is one sentence."""
+
+
+class Server(NamedTuple):
+    """A server that was started: its process, and the seconds that it took to be ready."""
+
+    url: str
+    process: int
+    start_seconds: float
 
 
 @contextmanager
@@ -61,8 +69,18 @@ def running_server(
     Raises:
         TargetError: it stopped, or was not ready in time; says what it logged last.
     """
+    with started_server(name, module, patience, cores) as server:
+        yield server.url
+
+
+@contextmanager
+def started_server(
+    name: str, module: Sequence[str], patience: float, cores: Collection[int] | None = None
+) -> Iterator[Server]:
+    """As `running_server`, and says more of what it started."""
     port = _free_port()
     command = [sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port)]
+    began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         with on_cores(cores):  # inherited
             process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
@@ -72,7 +90,7 @@ def running_server(
                 wait_until_ready(host, patience, is_alive=lambda: process.poll() is None)
             except TargetError as error:
                 raise TargetError(f"{name} did not start: {error}{_last_words(output)}") from None
-            yield host
+            yield Server(host, process.pid, time.perf_counter() - began)
         finally:
             _stop(name, process)
 
