@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from loadtest.floor_report import machine, versions
-from loadtest.paired import changes, compare
+from training.paired import changes, compare
 from loadtest.requirements import Requirement, choose
 from service.manifest import Manifest, StudentError
 from training.records import Utterance

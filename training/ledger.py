@@ -17,7 +17,7 @@ from training.files import write_atomically
 
 
 class StageError(ValueError):
-    """A stage that was made with other settings than the recipe's, or of something else; the message says which."""
+    """A stage that failed, or was made with other settings or of something else; the message names it and says what."""
 
 
 @dataclass(frozen=True)
