@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 from loadtest.floor_report import machine, versions
-from training.paired import changes, compare
 from loadtest.requirements import Requirement, choose
 from service.manifest import Manifest, StudentError
+from training.paired import changes, compare
 from training.records import Utterance
 from training.scoring import Answer, Scorecard, interval
 

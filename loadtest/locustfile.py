@@ -4,6 +4,7 @@ Usage::
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000  # web page on port 8089
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --headless --users 8 --run-time 30s --rate 200
+    locust -f loadtest/locustfile.py,loadtest/step_load.py --host http://127.0.0.1:8000 --users 32 --rate 800 --steps 4
 
 Locust's own tables round to 1 ms; when a test stops, the project's table with the service's own phases is printed.
 """
@@ -22,7 +23,7 @@ import time
 from argparse import ArgumentParser
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from locust import FastHttpUser, events, task
@@ -34,7 +35,7 @@ from loadtest.options import Options, add_options
 from loadtest.pacing import Pace
 from loadtest.recorder import BATCH, CLIENT, SINCE_DUE, SINGLE, Recorder
 from loadtest.replies import phases_of, problem_of_reply
-from loadtest.report import figures_of, table_of
+from loadtest.report import figures_of, table_of, table_of_steps
 from loadtest.target import TargetError, known_locales, texts_for
 from loadtest.texts import Selection, Text, TextsError, load_texts, select
 
@@ -43,6 +44,13 @@ SESSION_TEXTS = 5  # that a client sends on average, before the user stands for 
 KIND = "kind"  # of a request, in its context; that of a warm-up is None, and its time is not recorded
 DRAIN_SECONDS = 1.0
 BAD_START = 2
+
+
+class Step(NamedTuple):
+    """What came of a part of the test with so many users."""
+
+    users: int
+    recorder: Recorder
 
 
 class Run:
@@ -57,11 +65,22 @@ class Run:
         self.options = options
         self.selection = selection
         self.recorder = Recorder()
+        self.users = 0
+        self.steps: list[Step] = []
         self.places = itertools.count()
+        self.by_locale: dict[str, list[Text]] = {}
+        for text in selection.texts:
+            self.by_locale.setdefault(text.locale, []).append(text)
+        weights = options.locale_weights
+        self.weights = [weights.get(locale, 1.0) for locale in self.by_locale]
 
-    def choose(self, count: int) -> list[Text]:
+    def new_locale(self) -> str:
+        """The locale of another client."""
+        return self.draw.choices([*self.by_locale], self.weights)[0]
+
+    def choose(self, locale: str, count: int) -> list[Text]:
         """Texts to send."""
-        return self.draw.choices(self.selection.texts, k=count)
+        return self.draw.choices(self.by_locale[locale], k=count)
 
 
 run = Run()
@@ -74,13 +93,13 @@ class NluUser(FastHttpUser):
         self.network_timeout = self.connection_timeout = run.options.reply_timeout
         super().__init__(environment)
         self.pace = Pace(0.0)
-        self.client_key = ""
+        self.client_key = self.locale = ""
 
     def on_start(self) -> None:
         """Open the connection, then take a place in the common schedule."""
         if not run.selection.texts:
             return
-        self._send(run.choose(1), kind=None)
+        self._send(1, kind=None)
         if run.options.rate:
             offset = next(run.places) / run.options.rate
             self.pace = Pace(time.perf_counter() + offset)
@@ -90,7 +109,7 @@ class NluUser(FastHttpUser):
         """Seconds until the next request is due."""
         if not run.options.rate:
             return 0.0
-        return self.pace.next(time.perf_counter(), _all_users(self.environment) / run.options.rate)
+        return self.pace.next(time.perf_counter(), _most_users(self.environment) / run.options.rate)
 
     @task
     def ask(self) -> None:
@@ -98,19 +117,20 @@ class NluUser(FastHttpUser):
         if not run.selection.texts:
             raise StopUser  # the test could not start
         if run.draw.random() < run.options.batch_share:
-            self._send(run.choose(run.options.batch_size), kind=BATCH)
+            self._send(run.options.batch_size, kind=BATCH)
         else:
-            self._send(run.choose(1), kind=SINGLE)
+            self._send(1, kind=SINGLE)
 
-    def _send(self, texts: list[Text], kind: str | None) -> None:
+    def _send(self, count: int, kind: str | None) -> None:
+        if not self.client_key or run.draw.random() < 1 / SESSION_TEXTS:
+            self.client_key, self.locale = f"{run.draw.getrandbits(64):016x}", run.new_locale()
+        texts = run.choose(self.locale, count)
         items = [text._asdict() for text in texts]
         body: dict[str, Any] = {"items": items} if kind == BATCH else dict(items[0])
         if run.options.model:
             body["model"] = run.options.model
         path = "/v1/nlu/batch" if kind == BATCH else "/v1/nlu"
         name = path if kind else f"{path} (warm-up)"
-        if not self.client_key or run.draw.random() < 1 / SESSION_TEXTS:
-            self.client_key = f"{run.draw.getrandbits(64):016x}"
         headers = {"x-client-key": self.client_key}
         context = {KIND: kind, "texts": len(texts), "owed_ms": self.pace.owed * 1000}
         with self.client.post(
@@ -157,16 +177,21 @@ def _start(environment: Environment, **_: Any) -> None:
     options = Options.of(environment.parsed_options)
     run.start(options, Selection([], []))
     try:
-        run.selection = texts_for(options, environment.host or "")
+        run.start(options, texts_for(options, environment.host or ""))
     except (TextsError, TargetError) as error:  # the web page changed host or options since `_prepare`
         log.error("%s", error)
         gevent.spawn(_runner(environment).stop)
 
 
 @events.spawning_complete.add_listener
-def _measure(**_: Any) -> None:
+def _measure(user_count: int, **_: Any) -> None:
     """While there are fewer users than asked for, the load is not what was asked for either."""
+    if run.users:  # so this is another step of a load that grows
+        run.recorder.stop(time.perf_counter())
+        run.steps.append(Step(run.users, run.recorder))
+        run.recorder = Recorder()
     run.recorder.restart()
+    run.users = user_count
 
 
 @events.request.add_listener
@@ -200,14 +225,25 @@ def _report(environment: Environment, **_: Any) -> None:
     if record := getattr(environment.parsed_options, "record", None):
         Path(record).write_text(json.dumps(run.recorder.dump()))
     elif run.selection.texts:
-        users, host = _all_users(environment), environment.host or ""
-        figures = figures_of(run.recorder, run.selection, host=host, users=users, asked_rate=run.options.rate)
-        print(f"\n{table_of(figures)}\n", flush=True)
+        found, host = [], environment.host or ""
+        for users, recorder in [*run.steps, Step(run.users or _all_users(environment), run.recorder)]:
+            asked = run.options.rate * users / _most_users(environment)
+            found.append(figures_of(recorder, run.selection, host=host, users=users, asked_rate=asked))
+        if run.steps:
+            print(f"\n{table_of_steps(found)}", flush=True)
+        print(f"\n{table_of(found[-1])}\n", flush=True)
 
 
 def _runner(environment: Environment) -> LocalRunner:
     assert isinstance(environment.runner, LocalRunner)  # `_prepare` refuses others
     return environment.runner
+
+
+def _most_users(environment: Environment) -> int:
+    """How many users have the whole rate together. Where a shape lets them come in steps, fewer have a part of it."""
+    if environment.shape_class is None:
+        return _all_users(environment)
+    return getattr(environment.parsed_options, "num_users", None) or 1
 
 
 def _all_users(environment: Environment) -> int:

@@ -41,7 +41,12 @@ class Options:
     @property
     def locale_names(self) -> list[str] | None:
         """The locales asked for; None for those that the model knows."""
-        return [name.strip() for name in self.locales.split(",") if name.strip()] if self.locales else None
+        return list(weights_of(self.locales)) or None if self.locales else None
+
+    @property
+    def locale_weights(self) -> dict[str, float]:
+        """How many clients there are of each locale asked for, relative to each other; empty for all alike."""
+        return weights_of(self.locales) if self.locales else {}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -54,13 +59,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--texts", str, "PATH", "JSONL file with utt or text, and locale; text file, one a line; or a folder of these "
         "(default: the project's sample)")  # fmt: skip
     add("--texts-locale", str, "LOCALE", "locale of texts that come without one")
-    add("--locales", str, "A,B", "send only texts in these locales (default: those that the model knows)")
+    add("--locales", locales, "A=3,B", "send only texts in these locales, from three times as many clients in A as in "
+        "B (default: those that the model knows, all alike)")  # fmt: skip
     add("--batch-share", share, "SHARE", "share of requests that are batches, 0 to 1 (default: 0.1)")
     add("--batch-size", positive_int, "N", "texts of a batch (default: 16)")
     add("--model", str, "NAME", "student to ask (default: the service's default)")
     add("--rate", not_negative, "R", "requests per second of all users together, evenly paced; 0: as fast as replies "
         "come (default: 100)")  # fmt: skip
     add("--reply-timeout", positive, "SECONDS", "a reply that takes longer is a failure (default: 5)")
+
+
+def weights_of(value: str) -> dict[str, float]:
+    """Locales and their weights: ``de-DE=3,fr-FR`` is three to one.
+
+    Raises:
+        argparse.ArgumentTypeError: a weight is no number above 0.
+    """
+    parts = (part.partition("=") for part in value.split(",") if part.strip())
+    return {name.strip(): positive(weight) if sign else 1.0 for name, sign, weight in parts}
+
+
+def locales(value: str) -> str:
+    """A list of locales with weights, as it was given."""
+    weights_of(value)
+    return value
 
 
 def share(value: str) -> float:

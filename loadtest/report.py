@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from loadtest.recorder import BATCH, CLIENT, SERVER_PHASES, SINCE_DUE, SINGLE, Recorder
@@ -63,6 +64,21 @@ def table_of(figures: Figures) -> str:
         rows = [_row(name, row) for name, row in figures["rows"].items() if name.startswith(kind)]
         lines += [*rows, ""] if rows else []
     return "\n".join([*lines, *_summary(figures)])
+
+
+def table_of_steps(steps: Sequence[Figures]) -> str:
+    """A load that grew, a line a step: at which rate the service stops to follow, and what the client waits then."""
+    lines = [
+        f"{'users':>6}" + "".join(f"{name:>12}" for name in ("asked/s", "achieved/s", "failures", "p50 ms", "p99 ms"))
+    ]
+    for step in steps:
+        waited = step["rows"].get(f"{SINGLE} {SINCE_DUE}") or step["rows"].get(f"{SINGLE} {CLIENT}")
+        asked = "-" if step["asked_rate"] is None else f"{step['asked_rate']:.1f}"
+        times = [f"{waited[name]:.2f}" if waited else "-" for name in ("p50", "p99")]
+        cells = (asked, f"{step['achieved_rate']:.1f}", str(step["failures"]), *times)
+        late = "" if step["kept_up"] in (True, None) else "  not kept up"
+        lines.append(f"{step['users']:>6}" + "".join(f"{cell:>12}" for cell in cells) + late)
+    return "\n".join(lines)
 
 
 def _row(name: str, row: dict[str, float]) -> str:

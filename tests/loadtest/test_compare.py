@@ -21,11 +21,11 @@ from loadtest.compare import main, subjects_of
 from loadtest.compare_report import front_of, ratios_of, recommendation
 from loadtest.document import Bullets, Heading, Paragraph, Picture, Table, html, markdown
 from loadtest.memory import PROC, memory_of
-from training.paired import compare, mcnemar
 from loadtest.requirements import RequirementError, choose, parse
 from service.manifest import StudentError
 from tests.service import conftest
 from tests.service.conftest import write_student
+from training.paired import compare, mcnemar
 from training.records import Slot, Utterance
 from training.scoring import Answer, Scorecard
 

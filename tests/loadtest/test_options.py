@@ -26,6 +26,14 @@ def test_flags_are_the_inverse_of_parsing() -> None:
     assert options.locale_names == ["de-DE", "fr-FR"]
 
 
+def test_locales_have_weights() -> None:
+    options = parse("--locales", "de-DE=3, fr-FR,it-IT=0.5")
+
+    assert options.locale_names == ["de-DE", "fr-FR", "it-IT"]
+    assert options.locale_weights == {"de-DE": 3, "fr-FR": 1, "it-IT": 0.5}
+    assert parse().locale_weights == {}
+
+
 def test_empty_fields_of_the_web_page_are_not_given() -> None:
     assert Options.of(argparse.Namespace(texts="", model="", rate=0.0)) == Options(rate=0.0)
 
@@ -39,6 +47,8 @@ def test_empty_fields_of_the_web_page_are_not_given() -> None:
         ("--rate=-1", "0 or more"),
         ("--rate=nan", "0 or more"),
         ("--reply-timeout=0", "a number above 0"),
+        ("--locales=de-DE=0,fr-FR", "a number above 0"),
+        ("--locales=de-DE=many", "a number above 0"),
         ("--rate=fast", "0 or more"),
     ],
 )
