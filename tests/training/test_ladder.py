@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from training.ladder import LadderError, main, read_ladder
+from training.ladder import LadderError, Maker, main, read_ladder
+from training.settings import parser_of
 
+RECIPES = sorted(Path("training/recipes").glob("ladder-*.toml"))
+SOURCES = ("tatoeba", "common_voice", "xed", "voice_prompts", "thorsten", "gerdracor", "commonvoice_fr-libretheatre")
 RECIPE = """
 title = "Two students"
 locales = ["de-DE", "fr-FR"]
@@ -108,6 +112,16 @@ def test_a_source_that_is_not_there_is_named(sample: Path, tmp_path: Path, capsy
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("recipe", sorted(Path("training/recipes").glob("ladder-*.toml")), ids=lambda path: path.stem)
-def test_the_recipes_of_the_project_can_be_read(recipe: Path) -> None:
-    assert read_ladder(recipe).compared
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_flags_of_our_recipes_are_those_of_the_commands(recipe: Path, sample: Path, tmp_path: Path) -> None:
+    for language in ("de", "fr", "it", "es", "en"):
+        (tmp_path / language).mkdir()
+        for source in SOURCES:
+            (tmp_path / language / f"{source}.txt").touch()
+    stages = Maker(read_ladder(recipe), str(sample), tmp_path, tmp_path / "out").stages()
+    commands = [stage.work for stage in stages if not callable(stage.work)]
+
+    assert commands
+    for module, *flags in commands:
+        if module != "training.tokenizer":
+            parser_of(module, "", import_module(module).Settings).parse_args(flags)
