@@ -16,6 +16,14 @@
 | `floor_report` | its figures, targets and table |
 | `closed_loop` | the load generator of the floor: lean connections, each as busy as it can be |
 | `plain` | a student in an ordinary FastAPI application, to compare with |
+| `compare` | the command ``python -m loadtest.compare``: which student is good enough |
+| `serving` | what serving a student costs |
+| `quality` | what a service answers to labelled utterances |
+| `memory` | of a process and those below it |
+| `requirements` | what a student must reach |
+| `compare_report` | figures of a comparison, and which student to take; `compare_text` and `compare_figures` show them |
+| `document` | a report as Markdown and as a page |
+| `step_load` | locust's shape for a load that grows in steps |
 | `experiment` | the command ``python -m loadtest.experiment``: which arm of an experiment serves its users better |
 | `arms` | what was counted of the arms, read from a service, a file or Prometheus |
 | `verdict` | the statistics of their comparison |

@@ -22,6 +22,7 @@ from loadtest.compare_report import front_of, ratios_of, recommendation
 from loadtest.document import Bullets, Heading, Paragraph, Picture, Table, html, markdown
 from loadtest.memory import PROC, memory_of
 from loadtest.requirements import RequirementError, choose, parse
+from loadtest.target import ROOT
 from service.manifest import StudentError
 from tests.service import conftest
 from tests.service.conftest import write_student
@@ -163,6 +164,13 @@ def test_the_page_needs_nothing_else(output: Output) -> None:
     assert page.count("<svg") == 3
     assert not re.search(r"<(script|link|img|iframe)\b", page)
     assert not re.search(r"""(src|href)=["'](?!#)""", page)
+
+
+def test_a_comparison_needs_no_torch() -> None:
+    script = "import sys, loadtest.compare, loadtest.compare_figures; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "False"
 
 
 def test_no_student_that_fits_is_exit_code_1(versions: list[Path], data: Path, tmp_path: Path) -> None:
