@@ -1,6 +1,10 @@
-# Picture the page of a running service: sh docs/screenshot.sh http://127.0.0.1:8000 docs/images/page.png
+# Picture the page of a running service, for docs/images: sh docs/screenshot.sh http://127.0.0.1:8000
 set -eu
-chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
-    --disable-component-update --disable-sync --hide-scrollbars --user-data-dir="$(mktemp -d)" \
-    --window-size=1100,1000 --virtual-time-budget=4000 --screenshot="$2" \
-    "$1/?locale=de-DE&text=Weck%20mich%20am%20Freitag%20um%209%20Uhr!"
+picture() { # NAME QUERY
+    chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
+        --disable-component-update --disable-sync --hide-scrollbars --user-data-dir="$(mktemp -d)" \
+        --window-size=1100,996 --virtual-time-budget=4000 --screenshot="docs/images/$1.png" "$address/?$2"
+}
+address=$1
+picture page "locale=de-DE&text=Weck%20mich%20am%20Freitag%20um%209%20Uhr!"
+picture compare "locale=en-US&compare=all&text=remind%20me%20to%20call%20mum%20at%20five%20pm"

@@ -40,4 +40,5 @@ def test_every_control_has_a_label(client: Any) -> None:
     page = client.get("/").text
 
     controls = re.findall(r'<(?:textarea|select|input) id="(\w+)"', page)
-    assert set(controls) == set(re.findall(r'<label for="(\w+)"', page)) == {"key", "text", "locale", "model"}
+    labels = re.findall(r'<label for="(\w+)"', page)
+    assert set(controls) == set(labels) == {"key", "text", "locale", "model", "compare"}
