@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         subjects = subjects_of(arguments.students)
         utterances, left_out = _utterances(arguments, subjects)
         _measure(subjects, utterances, _bench(arguments), arguments.rounds)
-        report, changed = report_of(subjects, utterances, required)
+        report, changed = report_of(subjects, utterances, required, arguments.texts)
     except (StudentError, DatasetError, TargetError, LoadError, RequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_MEASURE
@@ -167,6 +167,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--locales", metavar="A,B", help="compare in these (default: those that all students know)")
     parser.add_argument("--require", action="append", default=[], metavar="BOUND", help="what a student must reach: "
                         "'exact_match>=57', 'slot_f1@de-DE>=70', 'p99_ms<=3'; may be given several times")  # fmt: skip
+    parser.add_argument("--no-texts", dest="texts", action="store_false", help="write no utterance anywhere: a report "
+                        "that may be published where the data may not")  # fmt: skip
     parser.add_argument("--p99-bound", type=positive, default=5.0, metavar="MS", help="milliseconds within which the "
                         "99th percentile has to stay at the highest rate (default: 5)")  # fmt: skip
     parser.add_argument("--rounds", type=positive_int, default=3, metavar="N", help="rounds, whose median counts "

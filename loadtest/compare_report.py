@@ -137,9 +137,11 @@ def signed(found: Sequence[float]) -> str:
 
 
 def report_of(
-    subjects: Sequence[Subject], utterances: Sequence[Utterance], required: Sequence[Requirement]
+    subjects: Sequence[Subject], utterances: Sequence[Utterance], required: Sequence[Requirement], with_texts: bool
 ) -> tuple[Json, dict[str, list[Json]]]:
     """What was found of students that were asked and measured, and by file the answers that changed from the first's.
+
+    Without texts there are no such files, and the report holds no utterance.
 
     Raises:
         StudentError: no metric can be had of all of them.
@@ -155,8 +157,9 @@ def report_of(
     first, comparisons, changed = subjects[0], [], {}
     for subject in subjects[1:]:
         found = list(changes(utterances, subject.answers, first.answers))
-        file = f"changed-{subject.name.replace('/', '-')}.jsonl"
-        changed[file] = found
+        file = f"changed-{subject.name.replace('/', '-')}.jsonl" if with_texts else None
+        if file:
+            changed[file] = found
         comparisons.append(
             {
                 "student": subject.name,
@@ -165,7 +168,7 @@ def report_of(
                 "changed": len(found),
                 "utterances": len(utterances),
                 "file": file,
-                "examples": found[:: max(1, len(found) // LISTED)][:LISTED],
+                "examples": found[:: max(1, len(found) // LISTED)][:LISTED] if with_texts else [],
             }
         )
     report: Json = {

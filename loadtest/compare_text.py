@@ -154,7 +154,7 @@ def _differences(comparison: Json) -> list[Block]:
         Table(header, rows),
         Paragraph(
             f"{comparison['changed']} of {comparison['utterances']} answers changed"
-            + (f"; all of them stand in {comparison['file']}." if comparison["changed"] else ".")
+            + (f"; all of them stand in {comparison['file']}." if comparison["changed"] and comparison["file"] else ".")
         ),
     ]
     if comparison["examples"]:

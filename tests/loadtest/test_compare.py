@@ -173,6 +173,16 @@ def test_a_comparison_needs_no_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_a_report_to_be_published_holds_no_texts(versions: list[Path], data: Path, tmp_path: Path) -> None:
+    output = run(versions, data, tmp_path / "report", "--no-texts", "--locales", "de-DE")
+
+    assert output.report["comparisons"][0]["changed"] == 2
+    written = {file.name: file.read_bytes().decode(errors="replace") for file in output.folder.iterdir()}
+    assert written.keys() >= {"report.md", "report.json", "report.html", "front.svg"}
+    assert not [name for name in written if name.startswith("changed")]
+    assert not [name for name, content in written.items() if "spiel musik" in content]
+
+
 def test_no_student_that_fits_is_exit_code_1(versions: list[Path], data: Path, tmp_path: Path) -> None:
     output = run(versions[:1], data, tmp_path / "report", "--require", "exact_match@it-IT>=99", "--locales", "it-IT")
 
