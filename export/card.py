@@ -38,6 +38,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
         f"{shape.parameters / 1e6:.1f} M in all; "
         f"{shape.vocabulary} pieces; reads up to {manifest.max_length} pieces of a text. "
         f"Digest `{manifest.digest}`. Graph: {manifest.graph.exporter}; {manifest.graph.quantisation}.",
+        *_trimming(manifest),
         "## Quality",
         _quality(manifest),
         *(["## Confidence", *_confidence(manifest)] if manifest.calibration else []),
@@ -56,6 +57,16 @@ def render_card(manifest: Manifest, notice: str) -> str:
         "The figures above were used to choose the epoch, so expect a little less on unseen data.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _trimming(manifest: Manifest) -> list[str]:
+    if not (found := manifest.parity.get("trimming")):
+        return []
+    same = ", ".join(f"{locale} {share:.1f} %" for locale, share in found["same_answers"].items())
+    return [
+        f"Trimmed to the pieces that these locales need, {found['pieces']} of {found['pieces_before']}, from a student "
+        f"of {', '.join(found['locales_before'])}. Texts below that both answer alike in fp32: {same}."
+    ]
 
 
 def _training(manifest: Manifest) -> str:

@@ -15,7 +15,7 @@ from training.modeling import StudentModel
 from training.records import Utterance
 from training.scoring import Answer
 
-PARITY_SENTENCES = 100
+PARITY_SENTENCES = 500  # of each locale, at most
 LENGTHS = (8, 16, 32)
 
 
@@ -30,21 +30,25 @@ def sample_of_each_locale(utterances: Sequence[Utterance], count: int) -> list[U
 
 
 def logit_difference(model: StudentModel, student: Student, utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Largest absolute difference of any logit between PyTorch and the graph, per locale."""
+    """Largest absolute difference of any logit between PyTorch and the graph, per locale; NaN where there is one.
+
+    PyTorch reads sentences of one length together, which needs no padding and takes a fraction of the time.
+    """
+    same_length: dict[int, list[tuple[str, Encoded]]] = {}
+    for utterance in utterances:
+        encoded = student.encoder.encode(utterance.text)
+        same_length.setdefault(len(encoded.ids), []).append((utterance.locale, encoded))
     largest: dict[str, float] = {}
-    with torch.inference_mode():
-        for utterance in utterances:
-            encoded = student.encoder.encode(utterance.text)
-            expected = model(torch.tensor([encoded.ids]))
-            found = student.logits(encoded)
-            by_head = {
-                "domain": expected.domain_logits,
-                "intent": expected.intent_logits,
-                "slots": expected.slot_logits,
-            }
-            worst = max(float(np.abs(by_head[head].numpy() - logits).max()) for head, logits in found.items())
-            largest[utterance.locale] = max(largest.get(utterance.locale, 0.0), worst)
-    return largest
+    for rows in same_length.values():
+        with torch.inference_mode():
+            output = model(torch.tensor([encoded.ids for _, encoded in rows]))
+        expected = {"domain": output.domain_logits, "intent": output.intent_logits, "slots": output.slot_logits}
+        for row, (locale, encoded) in enumerate(rows):
+            differences = [
+                np.abs(expected[head][row].numpy() - x[0]).max() for head, x in student.logits(encoded).items()
+            ]
+            largest[locale] = float(np.max([largest.get(locale, 0.0), *differences]))
+    return dict(sorted(largest.items()))
 
 
 def agreement(

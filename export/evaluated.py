@@ -6,16 +6,18 @@ import argparse
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.scope import read_outside
 from training import datasets
 from training.records import Utterance
+from training.tokenizer import spread_lines, with_variants
 
 log = logging.getLogger("export.onnx")
 
 TRAINING_TEXTS = 3000  # of each locale, that class means are fitted on
+TRIM_LINES = 200_000  # of --trim-text, evenly spread
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Evaluated:
     """The utterances that the export is judged on, and where golden sentences come from.
 
     `train` are some of the source's training partition, `outside` texts that are no requests, by locale and source.
+    `vocabulary` are the texts that a trimmed vocabulary must do for: none unless one is asked for.
     """
 
     source: str
@@ -31,6 +34,7 @@ class Evaluated:
     golden: list[Utterance]
     train: list[Utterance]
     outside: dict[str, dict[str, list[str]]]
+    vocabulary: list[str] = field(default_factory=list)
 
 
 def read_data(args: argparse.Namespace, locales: Sequence[str]) -> Evaluated:
@@ -55,4 +59,8 @@ def read_data(args: argparse.Namespace, locales: Sequence[str]) -> Evaluated:
                 "%s has no %s: golden sentences of %s will stand in the manifest", args.golden, locale, args.data
             )
             golden += [u for u in utterances if u.locale == locale][:200]
-    return Evaluated(Path(args.data).name, args.partition, utterances, golden, train, outside)
+    vocabulary: list[str] = []
+    if args.locales:
+        vocabulary = with_variants([u for u in dataset.utterances if u.partition == "train"])
+        vocabulary += spread_lines(args.trim_text.split(","), TRIM_LINES) if args.trim_text else []
+    return Evaluated(Path(args.data).name, args.partition, utterances, golden, train, outside, vocabulary)

@@ -46,7 +46,7 @@ class Loss:
 def losses(before: Scores, after: Scores) -> list[Loss]:
     """The losses of every gated metric in every locale, greatest first."""
     found = [
-        Loss(locale, metric, values[metric], after[locale][metric])
+        Loss(locale, metric, float(values[metric]), float(after[locale][metric]))
         for locale, values in before.items()
         for metric in GATED
         if metric in values
@@ -74,15 +74,22 @@ class Gate:
         trial = Gate(0.5, score, sentences).quantise(fp32, int8)
     """
 
-    def __init__(self, most: float, score: Callable[[Path], Scores], sentences: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        most: float,
+        score: Callable[[Path], Scores],
+        sentences: Sequence[Sequence[int]],
+        any_cpu: bool = True,
+    ) -> None:
         """Set the budget.
 
         Args:
             most: Points of percent that may be lost.
             score: The scores of a graph on the evaluated data.
             sentences: Piece ids of some sentences, on which it shows how sensitive a node is.
+            any_cpu: As for `quantise_int8`.
         """
-        self.most, self._score, self._sentences = most, score, sentences
+        self.most, self._score, self._sentences, self._any_cpu = most, score, sentences, any_cpu
         self.trials: list[Trial] = []
 
     def quantise(self, source: Path, target: Path) -> Trial:
@@ -114,7 +121,7 @@ class Gate:
                 f"int8 loses {best.worst}; allowed: {self.most:g}. {len(self.trials)} graphs were tried, with up to "
                 f"{len(order)} nodes in fp32; train with more care for it, allow more, or --precision fp32"
             )
-        quantise_int8(source, target, keep=passing.kept)
+        quantise_int8(source, target, keep=passing.kept, any_cpu=self._any_cpu)
         return passing
 
     def report(self, chosen: Trial) -> dict[str, Any]:
@@ -130,7 +137,7 @@ class Gate:
         }
 
     def _try(self, source: Path, target: Path, before: Scores, kept: Sequence[str]) -> Trial:
-        quantise_int8(source, target, keep=kept)
+        quantise_int8(source, target, keep=kept, any_cpu=self._any_cpu)
         trial = Trial(tuple(kept), losses(before, self._score(target))[0])
         self.trials.append(trial)
         log.info("%d nodes in fp32: loses %s", len(kept), trial.worst)
@@ -141,7 +148,7 @@ class Gate:
         expected = probabilities(source, self._sentences)
         moved = {}
         for name in tqdm(quantisable_nodes(source), desc="sensitivity", unit="node", leave=False, disable=None):
-            quantise_int8(source, scratch, only=[name])
+            quantise_int8(source, scratch, only=[name], any_cpu=self._any_cpu)
             moved[name] = distance(expected, probabilities(scratch, self._sentences))
         return sorted(moved, key=lambda name: -moved[name])
 

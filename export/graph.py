@@ -37,7 +37,8 @@ PARTS = {  # of a graph's file, by the modules whose weights they are
     "encoder": ("blocks", "norm"),
     "heads": ("domain", "intent", "slots"),
 }
-# onnxruntime's fused skip + layer-norm kernel is slower on the CPU provider than Add and LayerNormalization apart.
+# onnxruntime's fused skip + layer-norm kernel was slower on the CPU provider than Add and LayerNormalization apart, so
+# those are the default; the export measures both (`kernels.fastest_session`).
 SESSION = SessionOptions(intra_op_num_threads=1, disabled_optimizers=("SkipLayerNormFusion",))
 
 
@@ -86,20 +87,24 @@ def quantise_int8(
     attention: bool = False,
     keep: Sequence[str] = (),
     only: Sequence[str] | None = None,
+    any_cpu: bool = True,
 ) -> None:
     """Quantise the plain export: weights int8 per channel, activations uint8 with a scale found at run time.
+
+    With `any_cpu` the products' weights have seven bits: then no sum of two products exceeds 16 bits, which is where
+    x86-64 CPUs without VNNI cut them off (``2 * 255 * 64 < 2**15``).
 
     "Plain" matters: the runtime's own fusions work better on the quantised graph than quantisation does on an optimised
     one. Products of two activations stay fp32 unless `attention` is set: quantising both sides of them costs time. The
     nodes named in `keep` stay fp32 too, or all but those in `only`.
     """
-    products, _ = _products(source)
     recipe = AutoQuantizationConfig.avx512_vnni(
         is_static=False,
         per_channel=True,
         nodes_to_quantize=[] if only is None else list(only),
-        nodes_to_exclude=[*keep, *([] if attention else products)],
+        nodes_to_exclude=[*keep, *([] if attention else activation_products(source))],
     )
+    recipe.reduce_range = any_cpu
     with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch, _quiet():
         ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
         Path(scratch, source.name).replace(path)
@@ -108,6 +113,11 @@ def quantise_int8(
 def quantisable_nodes(source: Path) -> list[str]:
     """The names of the nodes of a plain export that `quantise_int8` quantises: look-ups and products with weights."""
     return _products(source)[1]
+
+
+def activation_products(source: Path) -> list[str]:
+    """The names of the nodes of a plain export that multiply two activations, which attention does."""
+    return _products(source)[0]
 
 
 def _products(source: Path) -> tuple[list[str], list[str]]:
@@ -167,17 +177,20 @@ def replace_features(path: Path, means: ClassMeans | None) -> None:
     onnx.save(model, str(path))
 
 
-def recipe_of(precision: str, kept: Sequence[str] = ()) -> GraphRecipe:
+def recipe_of(
+    precision: str, kept: Sequence[str] = (), session: SessionOptions = SESSION, any_cpu: bool = True
+) -> GraphRecipe:
     """How `export_fp32` and `quantise_int8`, which kept those nodes in fp32, make a graph; for the manifest."""
     quantisation = "none"
     if precision == "int8":
-        quantisation = f"dynamic int8, per channel, onnxruntime {onnxruntime.__version__}"
+        weights = "7-bit weights for any CPU" if any_cpu else "8-bit weights for CPUs with VNNI"
+        quantisation = f"dynamic int8, per channel, {weights}, onnxruntime {onnxruntime.__version__}"
         quantisation += f"; in fp32: {', '.join(kept)}" if kept else ""
     return GraphRecipe(
         exporter=f"optimum {optimum_version.__version__}, torch {torch.__version__}",
         quantisation=quantisation,
         opset=OPSET,
-        session=SESSION,
+        session=session,
     )
 
 

@@ -1,38 +1,72 @@
 """Measure the choices behind the export recipe side by side, on this machine.
 
-    python -m export.recipes --ckpt CKPT
+    python -m export.recipes --ckpt CKPT --data DATA
 
-Variants take turns in one run; the table shows the median time of a variant and its ratio to the recipe's. The last
-line of standard output is one JSON object.
+Variants take turns in one run; the table shows the median time of a variant and its ratio to the recipe's, the size of
+its graph, and its exact match on some of `--data`, with the share of its answers that are those of fp32. The last line
+of standard output is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
+from export.comparison import LENGTHS, sample_of_each_locale
+from export.conversion import draft_manifest, require_student
+from export.folder import ExportError
 from export.graph import SESSION, export_fp32, quantise_int8
+from export.kernels import FUSED, saturates
+from export.trimming import trim
+from export.variants import quantise_static, with_labels_in_graph
 from service.decoding import best, softmax
-from service.manifest import SessionOptions
-from service.student import open_session
-from training.checkpoint import CheckpointError, load_checkpoint
+from service.manifest import MODEL_FILE, TOKENIZER_FILE, SessionOptions
+from service.student import Student, open_session
+from service.tokenization import TextEncoder
+from training import datasets
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, with_heads
+from training.prediction import answers_of_student
+from training.records import Utterance
+from training.scoring import Answer, score_by_locale
+from training.tokenizer import with_variants
 
-Variant = Callable[[NDArray[np.int64]], None]
-
-RECIPE = "recipe"
-LENGTHS = (8, 16, 32)
+RECIPE, FP32 = "recipe: int8, 7-bit weights", "fp32"
 ROUNDS, CALLS = 60, 20
+SCORED = 500  # utterances of each locale
+CALIBRATED = 100  # texts of each locale that static ranges are found on
+
+Run = Callable[[NDArray[np.int64]], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to export: its graph, what answers a sentence of piece ids, and the session to score (None: time alone)."""
+
+    graph: Path
+    run: Run
+    scored: SessionOptions | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """Median microseconds by pieces, megabytes, and in percent exact match and answers that are those of fp32."""
+
+    times: dict[int, float]
+    megabytes: float
+    exact_match: float | None
+    as_fp32: float | None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,73 +75,106 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m export.recipes", description="Measure the export recipe's choices."
     )
     parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint folder of training.finetune")
+    parser.add_argument("--data", default=str(datasets.SAMPLE), help="labelled data to score on (the sample set)")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     try:
-        checkpoint = load_checkpoint(args.ckpt)
-    except CheckpointError as error:
+        checkpoint = with_heads(load_checkpoint(args.ckpt), args.ckpt)
+        require_student(checkpoint)
+        data = datasets.load(args.data, checkpoint.training["locales"])
+        dev = sample_of_each_locale(data.part("dev"), SCORED)
+        with tempfile.TemporaryDirectory() as scratch:
+            rows = compare(checkpoint, data, dev, Path(scratch))
+    except (CheckpointError, datasets.DatasetError, ExportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory() as scratch:
-        fp32, int8 = Path(scratch, "fp32.onnx"), Path(scratch, "int8.onnx")
-        export_fp32(checkpoint.model, fp32)
-        quantise_int8(fp32, int8)
-        variants = build_variants(fp32, int8, Path(scratch))
-        medians = measure(variants, checkpoint.encoder.tokenizer.get_vocab_size())
-    print(f"{'':34}" + "".join(f"{f'{length} pieces':>18}" for length in LENGTHS))
-    for name, times in medians.items():
-        cells = (f"{t:6.0f} µs  x {t / medians[RECIPE][length]:.2f}" for length, t in times.items())
-        print(f"{name:34}" + "".join(f"{cell:>18}" for cell in cells))
-    print(json.dumps({"unit": "median microseconds of inference and decoding, by pieces", **medians}))
+    lengths = length_of(checkpoint.encoder, dev)
+    print(render(rows, lengths, len(dev)))
+    unit = "median microseconds of inference and decoding, by pieces"
+    found = {"unit": unit, "scored": len(dev), "sums_cut_off": saturates(), **lengths}
+    print(json.dumps({**found, **{name: asdict(row) for name, row in rows.items()}}))
     return 0
 
 
-def build_variants(fp32: Path, int8: Path, scratch: Path) -> dict[str, Variant]:
-    """Each variant as a function from the piece ids of a sentence to its labels and confidences."""
-    attention = scratch / "attention.onnx"
-    quantise_int8(fp32, attention, attention=True)
-    labels = with_labels_in_graph(int8, scratch / "labels.onnx")
-    fused = SessionOptions(disabled_optimizers=())
-    return {
-        RECIPE: _decoding_outside(int8, SESSION),
-        "fp32": _decoding_outside(fp32, SESSION),
-        "attention quantised too": _decoding_outside(attention, SESSION),
-        "skip + layer norm fused": _decoding_outside(int8, fused),
-        "softmax and argmax in the graph": _decoding_inside(labels),
+def compare(checkpoint: Checkpoint, data: datasets.Dataset, dev: Sequence[Utterance], folder: Path) -> dict[str, Row]:
+    """Measure all variants, whose graphs are made in `folder`."""
+    variants = build_variants(checkpoint, data, folder)
+    times = measure({name: variant.run for name, variant in variants.items()}, smallest_table(checkpoint))
+    shutil.copyfile(variants[FP32].graph, folder / MODEL_FILE)
+    checkpoint.encoder.tokenizer.save(str(folder / TOKENIZER_FILE))
+    draft = draft_manifest(checkpoint, folder, "recipe")
+    answers: dict[str, list[Answer]] = {
+        name: answers_of_student(Student(draft, checkpoint.encoder, open_session(variant.graph, variant.scored)), dev)
+        for name, variant in variants.items()
+        if variant.scored is not None
     }
+    rows = {}
+    for name, variant in variants.items():
+        match = same = None
+        if name in answers:
+            match = score_by_locale(dev, answers[name])["mean"].get("exact_match")
+            same = 100 * float(np.mean([a == b for a, b in zip(answers[name], answers[FP32], strict=True)]))
+        rows[name] = Row(times[name], round(variant.graph.stat().st_size / 1e6, 2), *map(_rounded, (match, same)))
+    return rows
 
 
-def with_labels_in_graph(source: Path, path: Path) -> Path:
-    """A copy of a graph that ends in probabilities and, for slots, in each piece's best tag and its probability."""
-    model = onnx.load(str(source))
-    graph = model.graph
-    outputs = [output.name for output in graph.output]
-    del graph.output[:]
-    for name in outputs:
-        graph.node.append(helper.make_node("Softmax", [name], [f"{name}_probabilities"], axis=-1))
-        if name == "slot_logits":
-            graph.node.append(helper.make_node("ArgMax", [name], ["slot_tags"], axis=-1, keepdims=0))
-            graph.node.append(
-                helper.make_node("ReduceMax", [f"{name}_probabilities", "last"], ["slot_confidence"], keepdims=0)
-            )
-            graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [-1]))
-            graph.output.append(helper.make_tensor_value_info("slot_tags", TensorProto.INT64, None))
-            graph.output.append(helper.make_tensor_value_info("slot_confidence", TensorProto.FLOAT, None))
-        else:
-            graph.output.append(helper.make_tensor_value_info(f"{name}_probabilities", TensorProto.FLOAT, None))
-    onnx.save(model, str(path))
-    return path
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
 
 
-def measure(variants: dict[str, Variant], vocabulary: int) -> dict[str, dict[int, float]]:
-    """Median microseconds by variant and length; the variants take turns."""
+def build_variants(checkpoint: Checkpoint, data: datasets.Dataset, folder: Path) -> dict[str, Variant]:
+    """Each variant by name. ReLU keeps the weights that were trained with GELU, so only its time means something."""
+    locales = checkpoint.training["locales"]
+    graphs = {name: folder / f"{number}.onnx" for number, name in enumerate(("fp32", "int8", "vnni", "attention"))}
+    fp32, int8 = graphs["fp32"], graphs["int8"]
+    export_fp32(checkpoint.model, fp32)
+    quantise_int8(fp32, int8)
+    quantise_int8(fp32, graphs["vnni"], any_cpu=False)
+    quantise_int8(fp32, graphs["attention"], attention=True)
+    calibrating = sample_of_each_locale(data.part("train"), CALIBRATED)
+    ids = [checkpoint.encoder.encode(u.text).ids for u in calibrating]
+    variants = {
+        RECIPE: _outside(int8),
+        FP32: _outside(fp32),
+        "8-bit weights (VNNI)": _outside(graphs["vnni"]),
+        "attention quantised too": _outside(graphs["attention"]),
+        "skip + layer norm fused": _outside(int8, FUSED),
+        "static, QDQ": _outside(quantise_static(fp32, folder / "qdq.onnx", ids, operators=False)),
+        "static, QOperator": _outside(quantise_static(fp32, folder / "qop.onnx", ids, operators=True)),
+        "softmax and argmax in the graph": _inside(with_labels_in_graph(int8, folder / "labels.onnx")),
+    }
+    other = "relu" if checkpoint.model.config.activation == "gelu" else "gelu"
+    variants[f"{other} (time alone)"] = _of_model(with_activation(checkpoint, other), folder / "activation.onnx")
+    own = with_variants([u for u in data.part("train") if u.locale == locales[0]])
+    smaller = trim(checkpoint, own, locales[:1]).checkpoint
+    variants[f"trimmed to {locales[0]} (time, size)"] = _of_model(smaller, folder / "trimmed.onnx")
+    return variants
+
+
+def with_activation(checkpoint: Checkpoint, activation: str) -> Checkpoint:
+    """The checkpoint's shape and weights with another activation."""
+    config = copy.deepcopy(checkpoint.model.config)
+    config.activation = activation
+    model = type(checkpoint.model)(config)
+    model.load_state_dict(checkpoint.model.state_dict())
+    return Checkpoint(model.eval(), checkpoint.encoder, checkpoint.labels, checkpoint.training)
+
+
+def smallest_table(checkpoint: Checkpoint) -> int:
+    """How many pieces every variant has, special pieces and single characters among them."""
+    content = json.loads(checkpoint.encoder.tokenizer.to_str())
+    return sum(len(piece) == 1 for piece, _ in content["model"]["vocab"])
+
+
+def measure(runs: dict[str, Run], pieces: int) -> dict[str, dict[int, float]]:
+    """Median microseconds by variant and length, of sentences of the first so many pieces; the variants take turns."""
     rng = np.random.default_rng(0)
-    medians: dict[str, dict[int, float]] = {name: {} for name in variants}
+    medians: dict[str, dict[int, float]] = {name: {} for name in runs}
     for length in LENGTHS:
-        ids = rng.integers(4, vocabulary, size=(1, length))
-        times: dict[str, list[float]] = {name: [] for name in variants}
+        ids = rng.integers(min(4, pieces - 1), pieces, size=(1, length))
+        times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(ROUNDS):
-            for name, run in variants.items():
+            for name, run in runs.items():
                 began = time.perf_counter()
                 for _ in range(CALLS):
                     run(ids)
@@ -117,7 +184,46 @@ def measure(variants: dict[str, Variant], vocabulary: int) -> dict[str, dict[int
     return medians
 
 
-def _decoding_outside(path: Path, options: SessionOptions) -> Variant:
+def length_of(encoder: TextEncoder, utterances: Sequence[Utterance]) -> dict[str, float]:
+    """Mean pieces, the first one included, and mean words of a text."""
+    encoded = [encoder.encode(u.text) for u in utterances]
+    return {
+        "pieces": round(float(np.mean([len(e.ids) for e in encoded])), 2),
+        "words": round(float(np.mean([len(e.words) for e in encoded])), 2),
+    }
+
+
+def render(rows: dict[str, Row], lengths: dict[str, float], scored: int) -> str:
+    """The table, and what fewer pieces a word could save at most."""
+    lines = [
+        f"{'':34}" + "".join(f"{f'{length} pieces':>18}" for length in LENGTHS) + f"{'MB':>7}{'exact':>7}{'as fp32':>9}"
+    ]
+    recipe = rows[RECIPE].times
+    for name, row in rows.items():
+        cells = (f"{t:6.0f} µs  x {t / recipe[length]:.2f}" for length, t in row.times.items())
+        quality = (f"{'-' if value is None else f'{value:.1f}'}" for value in (row.exact_match, row.as_fp32))
+        exact, same = quality
+        lines.append(f"{name:34}" + "".join(f"{c:>18}" for c in cells) + f"{row.megabytes:7.2f}{exact:>7}{same:>9}")
+    slope, start = np.polyfit(list(recipe), list(recipe.values()), 1)
+    now, least = (start + slope * count for count in (lengths["pieces"], lengths["words"] + 1))
+    lines.append(
+        f"{scored} texts scored, of {lengths['pieces']:.1f} pieces and {lengths['words']:.1f} words on average. "
+        f"The recipe takes {start:.0f} + {slope:.1f} x pieces µs: with one piece a word x {least / now:.2f}"
+    )
+    lines.append(f"This CPU {'cuts off' if saturates() else 'computes'} the int8 sums of 8-bit weights.")
+    return "\n".join(lines)
+
+
+def _of_model(checkpoint: Checkpoint, path: Path) -> Variant:
+    """The recipe of another model than the rows are scored with."""
+    fp32 = path.with_name(f"fp32-{path.name}")
+    export_fp32(checkpoint.model, fp32)
+    quantise_int8(fp32, path)
+    return Variant(path, _outside(path).run, None)
+
+
+def _outside(path: Path, options: SessionOptions = SESSION) -> Variant:
+    """A graph that ends in logits, which are decoded as the service does."""
     session = open_session(path, options)
     names = [output.name for output in session.get_outputs()]
 
@@ -131,10 +237,11 @@ def _decoding_outside(path: Path, options: SessionOptions) -> Variant:
             else:
                 best(values[0], range(values.shape[-1]))  # type: ignore[arg-type]
 
-    return run
+    return Variant(path, run, options)
 
 
-def _decoding_inside(path: Path) -> Variant:
+def _inside(path: Path) -> Variant:
+    """A graph that ends in probabilities and labels."""
     session = open_session(path, SESSION)
     names = [output.name for output in session.get_outputs()]
 
@@ -144,7 +251,7 @@ def _decoding_inside(path: Path) -> Variant:
             if name.endswith("_probabilities"):
                 values[0].max(), values[0].argmax()
 
-    return run
+    return Variant(path, run, None)
 
 
 if __name__ == "__main__":

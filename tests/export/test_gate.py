@@ -10,7 +10,7 @@ import onnx as onnx_library
 import pytest
 from onnx import numpy_helper
 
-from export import gate, onnx
+from export import conversion, gate, onnx
 from export.folder import ExportError
 from export.gate import Gate, Loss, Scores, losses
 from export.graph import export_fp32, quantisable_nodes, quantise_int8
@@ -108,7 +108,7 @@ def damaged(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Damage], N
             quantise_int8(source, path, **more)
             damage(path)
 
-        for module in (gate, onnx):
+        for module in (gate, conversion):
             monkeypatch.setattr(module, "quantise_int8", quantise)
 
     return install

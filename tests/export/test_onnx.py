@@ -13,7 +13,7 @@ import onnx as onnx_library
 import pytest
 import torch
 
-from export import onnx
+from export import conversion, onnx
 from export.scope import read_outside
 from service.manifest import Manifest, read_manifest
 from service.student import Student
@@ -34,10 +34,11 @@ def test_the_folder_is_what_the_service_loads(student_folder: Path) -> None:
     assert student.manifest.locales == ("de-DE",)
 
 
-def test_the_manifest_holds_what_was_measured(student_folder: Path) -> None:
+def test_the_manifest_holds_what_was_measured(student_folder: Path, sample: Path) -> None:
     manifest = read_manifest(student_folder)
 
     assert manifest.parity["fp32_max_abs_logit_difference"]["de-DE"] < 1e-4
+    assert manifest.parity["sentences"]["de-DE"] == len(datasets.load(str(sample), ["de-DE"]).part("dev"))
     assert set(manifest.parity["agreement_with_fp32"]["de-DE"]) == {"domain", "intent", "slots"}
     assert set(manifest.accuracy) == {"data", "partition", "fp32", "int8", "typed"}
     assert set(manifest.latency["int8"]) == {"8", "16", "32"}
@@ -252,8 +253,8 @@ def test_a_graph_that_differs_from_pytorch_is_refused(
         torch.nn.init.normal_(other.heads["intent"].weight)
         export_fp32(other, path, with_features)
 
-    export_fp32 = onnx.export_fp32
-    monkeypatch.setattr(onnx, "export_fp32", wrong)
+    export_fp32 = conversion.export_fp32
+    monkeypatch.setattr(conversion, "export_fp32", wrong)
 
     assert onnx.main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "students" / "s")]) == 2
 

@@ -1,0 +1,186 @@
+"""A smaller vocabulary for some of a student's locales.
+
+A unigram tokenizer takes the most probable way to cut a word, so it loses nothing with the pieces that none of these
+locales' texts needs: a text all of whose pieces are kept is cut as before, and what the fp32 graph computes from the
+same rows of the table is the same to the bit. Other texts are cut into more pieces; every character stays one.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from export.folder import ExportError
+from service.tokenization import TextEncoder
+from training.checkpoint import Checkpoint
+from training.modeling import StudentModel
+from training.prediction import answers_of_model
+from training.records import Utterance
+from training.tokenizer import special_ids
+
+log = logging.getLogger("export.onnx")
+
+LEAST_SAME = 99.0  # percent of a locale's evaluated texts that must be answered as before
+CHUNK = 10_000  # texts tokenised at a time
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """A checkpoint with fewer pieces; `kept` are the old ids of its pieces, in the order of their new ones."""
+
+    checkpoint: Checkpoint
+    kept: tuple[int, ...]
+
+
+def chosen_locales(flag: str | None, known: Sequence[str]) -> list[str]:
+    """The locales to serve, in the student's order: those of the flag, or all.
+
+    Raises:
+        ExportError: the student doesn't know one of them.
+    """
+    wanted = set(known) if flag is None else {part.strip() for part in flag.split(",")}
+    if unknown := wanted - set(known):
+        raise ExportError(f"--locales: {', '.join(sorted(unknown))}; allowed: {', '.join(known)}")
+    return [locale for locale in known if locale in wanted]
+
+
+def trim(checkpoint: Checkpoint, texts: Iterable[str], locales: Sequence[str]) -> Trimmed:
+    """A copy that serves `locales` alone, with the pieces that `needed` finds in their `texts`.
+
+    Raises:
+        ExportError: the tokenizer is of another kind than this project trains.
+    """
+    tokenizer, model = checkpoint.encoder.tokenizer, checkpoint.model
+    kept = needed(tokenizer, texts)
+    smaller = with_pieces(tokenizer, kept)
+    trimmed = Checkpoint(
+        with_rows(model, kept),
+        TextEncoder(smaller, checkpoint.encoder.max_length),
+        checkpoint.labels,
+        {**checkpoint.training, "locales": list(locales)},
+    )
+    return Trimmed(trimmed, tuple(kept))
+
+
+def needed(tokenizer: Tokenizer, texts: Iterable[str]) -> list[int]:
+    """Ids of the pieces that some texts need, and of those that any text may need, in order.
+
+    The latter are the special pieces, all single characters, so that none becomes unknown, and the least probable
+    piece, which the price of an unknown character hangs on.
+    """
+    scored = _content(tokenizer)["model"]["vocab"]
+    found = {
+        *special_ids(tokenizer).protected,
+        *tokenizer.get_added_tokens_decoder(),
+        *(number for number, (piece, _) in enumerate(scored) if len(piece) == 1),
+        min(range(len(scored)), key=lambda number: scored[number][1]),
+    }
+    rest = iter(texts)
+    while chunk := list(islice(rest, CHUNK)):
+        for encoding in tokenizer.encode_batch_fast(chunk):
+            found.update(encoding.ids)
+    return sorted(found)
+
+
+def with_pieces(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
+    """The tokenizer with these pieces alone, numbered anew in the order of `kept`.
+
+    Raises:
+        ExportError: a part of it refers to pieces in a way that isn't known.
+    """
+    content = _content(tokenizer)
+    numbers = {old: new for new, old in enumerate(kept)}
+    model, after = content["model"], content["post_processor"]
+    if after is not None and after["type"] != "TemplateProcessing":
+        raise ExportError(f"--locales: a tokenizer with {after['type']} can't be trimmed, only TemplateProcessing")
+    if kept[-1] >= len(model["vocab"]):
+        raise ExportError("--locales: a tokenizer with pieces beside its model's can't be trimmed")
+    model["vocab"] = [model["vocab"][old] for old in kept]
+    model["unk_id"] = numbers.get(model["unk_id"])
+    for added in content["added_tokens"]:
+        added["id"] = numbers[added["id"]]
+    for special in after["special_tokens"].values() if after else ():
+        special["ids"] = [numbers[old] for old in special["ids"]]
+    smaller = Tokenizer.from_str(json.dumps(content))
+    if [tokenizer.id_to_token(old) for old in kept] != [smaller.id_to_token(new) for new in range(len(kept))]:
+        raise ExportError("--locales: the trimmed tokenizer numbers its pieces otherwise than was asked")
+    return smaller
+
+
+def with_rows(model: StudentModel, kept: Sequence[int]) -> StudentModel:
+    """A copy of a student, in evaluation mode, whose table of pieces has these rows alone; no masked-language head."""
+    config = copy.deepcopy(model.config)
+    config.vocab_size, config.masked = len(kept), False
+    smaller: StudentModel = type(model)(config)
+    weights = {name: value for name, value in model.state_dict().items() if not name.startswith("masked.")}
+    weights["pieces.weight"] = weights["pieces.weight"][torch.tensor(list(kept))]
+    smaller.load_state_dict(weights)
+    smaller.eval()
+    return smaller
+
+
+def compare(whole: Checkpoint, trimmed: Trimmed, utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """What trimming changes, for the manifest: numbers of pieces and, in percent by locale, texts and answers.
+
+    The answers are those of PyTorch in fp32. Only texts whose pieces changed are asked about: the others can't differ.
+
+    Raises:
+        ExportError: in some locale fewer than `LEAST_SAME` percent are answered as before.
+    """
+    old, new = whole.encoder.encode_whole, trimmed.checkpoint.encoder.encode_whole
+    cut = {
+        u.text: [trimmed.kept[number] for number in new(u.text).ids] == old(u.text).ids for u in utterances
+    }  # of a text that is too long for the student, as much as it reads
+    changed = [u for u in utterances if not cut[u.text]]
+    before, after = (
+        answers_of_model(found.model, found.encoder, found.labels, changed) for found in (whole, trimmed.checkpoint)
+    )
+    pairs = list(zip(changed, before, after, strict=True))
+    report: dict[str, Any] = {
+        "locales_before": whole.training["locales"],
+        "pieces": len(trimmed.kept),
+        "pieces_before": whole.encoder.tokenizer.get_vocab_size(),
+        "same_pieces": {},
+        "same_answers": {},
+    }
+    for locale in dict.fromkeys(u.locale for u in utterances):
+        count = sum(u.locale == locale for u in utterances)
+        other = [(one, two) for u, one, two in pairs if u.locale == locale]
+        report["same_pieces"][locale] = round(100 * (1 - len(other) / count), 2)
+        report["same_answers"][locale] = round(100 * (1 - sum(one != two for one, two in other) / count), 2)
+    log.info("%s", render_trimming(report))
+    locale, worst = min(report["same_answers"].items(), key=lambda entry: entry[1])
+    if worst < LEAST_SAME:
+        raise ExportError(
+            f"--locales: with {report['pieces']} of {report['pieces_before']} pieces only {worst:.1f} % of the texts "
+            f"of {locale} are answered as before; allowed: {LEAST_SAME:g}. Name more text of theirs with --trim-text"
+        )
+    return report
+
+
+def render_trimming(report: dict[str, Any]) -> str:
+    """One line for people."""
+    cells = (
+        f"{locale} {same:.1f} / {report['same_answers'][locale]:.1f} %"
+        for locale, same in report["same_pieces"].items()
+    )
+    return (
+        f"{report['pieces']} of {report['pieces_before']} pieces kept; texts with the same pieces / the same answer: "
+        f"{', '.join(cells)}"
+    )
+
+
+def _content(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A tokenizer's file. Raises ExportError where its model is no unigram model with known pieces alone."""
+    content: dict[str, Any] = json.loads(tokenizer.to_str())
+    if content["model"]["type"] != "Unigram" or content["model"].get("byte_fallback"):
+        raise ExportError("--locales: only unigram tokenizers without byte fallback can be trimmed")
+    return content
