@@ -21,6 +21,7 @@ from export.conversion import AUTO, AUTO_DROP, Wanted, convert, require_student
 from export.evaluated import read_data
 from export.folder import ExportError, new_folder, write_manifest
 from export.graph import part_sizes
+from export.kernels import saturates
 from export.summary import render, summary
 from export.trimming import chosen_locales, compare, trim
 from service.manifest import MODEL_FILE, TOKENIZER_FILE, StudentError
@@ -90,8 +91,8 @@ def _add_flags_of_int8(parser: argparse.ArgumentParser) -> None:
         "--cpu",
         choices=(ANY_CPU, VNNI),
         default=ANY_CPU,
-        help=f"where int8 is to run: {ANY_CPU} takes 7-bit weights, which are exact and fast everywhere, {VNNI} 8-bit "
-        "ones, for which x86-64 CPUs without VNNI need slower kernels (%(default)s)",
+        help=f"where int8 is to run: {ANY_CPU} takes 7-bit weights, which all CPUs compute alike, {VNNI} 8-bit ones, "
+        "whose sums x86-64 CPUs without VNNI cut off (%(default)s)",
     )
 
 
@@ -134,7 +135,13 @@ def _points(value: str) -> float:
 
 
 def wanted_by(args: argparse.Namespace) -> Wanted:
-    """What the flags ask for."""
+    """What the flags ask for.
+
+    Raises:
+        ExportError: int8 for CPUs with VNNI on one that computes it otherwise, so that nothing could be measured.
+    """
+    if args.cpu == VNNI and args.precision != "fp32" and saturates():
+        raise ExportError(f"--cpu {VNNI}: this CPU cuts off the sums of 8-bit weights; export elsewhere or --cpu any")
     rate = args.false_rejection if args.calibration else None
     return Wanted(args.out.name, args.precision, args.max_drop, rate, args.cpu == ANY_CPU)
 

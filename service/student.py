@@ -72,8 +72,6 @@ def open_session(model: Path | bytes, options: SessionOptions) -> ort.InferenceS
     session_options.intra_op_num_threads = options.intra_op_num_threads
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # x86-64 CPUs without VNNI cut off sums of 8-bit products; this has them take kernels that don't
-    session_options.add_session_config_entry("session.x64quantprecision", "1")
     session_options.log_severity_level = 3
     return ort.InferenceSession(
         str(model) if isinstance(model, Path) else model,

@@ -90,3 +90,14 @@ def test_a_cpu_with_vnni_or_of_another_kind_cuts_no_sums_off() -> None:
         pytest.skip("an x86-64 CPU that is not known to have VNNI")
 
     assert not saturates()
+
+
+def test_int8_for_vnni_is_not_made_where_it_cannot_be_measured(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx, "saturates", lambda: True)
+
+    assert onnx.main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "s"), "--cpu", "vnni"]) == 2
+
+    assert "--cpu vnni: this CPU cuts off the sums" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -119,9 +119,3 @@ def test_file_that_is_no_graph_is_refused(folder: Path, replace_graph: Any) -> N
 
     with pytest.raises(StudentError, match=f"{folder.name}: cannot open"):
         Student.load(folder)
-
-
-def test_sessions_keep_8_bit_products_exact_on_any_cpu(student: Student) -> None:
-    options = student._session.get_session_options()
-
-    assert options.get_session_config_entry("session.x64quantprecision") == "1"
