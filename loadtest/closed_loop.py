@@ -30,6 +30,7 @@ CHECK_EVERY = 61  # replies; a prime, so that in time the sample meets every tex
 EXPECTED_PER_SECOND = 50_000  # for which room is made beforehand; more still find some
 WATCHES_PER_TIMEOUT = 4
 NEVER = float("inf")  # when a connection that waits for no reply has sent its request
+Check = Callable[[bytes, int, bytes], str | None]  # of a request's body, a reply's status and content: what is wrong
 
 
 class LoadError(Exception):
@@ -76,36 +77,47 @@ def measure(
     warm_up: float = 0.0,
     reply_timeout: float = 5.0,
     on_reply: Callable[[bytes], None] | None = None,
+    path: str = PATH,
+    problem_of: Check | None = None,
 ) -> Measured:
     """Load a server for `warm_up` and then `seconds` seconds, over connections that are kept open.
 
     Args:
-        url: of the server, such as ``http://127.0.0.1:8000``; asked at ``/v1/nlu``.
+        url: of the server, such as ``http://127.0.0.1:8000``; asked at `path`.
         bodies: JSON bodies of requests, sent in turn, over and over, by whichever connection is free.
         connections: how many requests are under way at any time.
         seconds: how long is measured.
         warm_up: seconds before that, of which only failures count.
         reply_timeout: seconds for which a reply may keep a connection waiting.
         on_reply: called with the content of each good reply that is counted; its time is the load generator's.
+        path: where the server answers.
+        problem_of: what is wrong with a reply, for a server that does not answer in the service's form.
 
     Raises:
         LoadError: the server can't be reached, closes a connection, does not answer, or answers no HTTP.
     """
-    return Run(url, bodies, reply_timeout, on_reply).measure(connections, seconds, warm_up)
+    return Run(url, bodies, reply_timeout, on_reply, path, problem_of).measure(connections, seconds, warm_up)
 
 
 class Run:
     """One measurement: what its connections share, and when they send."""
 
     def __init__(
-        self, url: str, bodies: Sequence[bytes], reply_timeout: float, on_reply: Callable[[bytes], None] | None
+        self,
+        url: str,
+        bodies: Sequence[bytes],
+        reply_timeout: float,
+        on_reply: Callable[[bytes], None] | None,
+        path: str = PATH,
+        problem_of: Check | None = None,
     ) -> None:
         self.url = url
         self.reply_timeout = reply_timeout
         self.on_reply = on_reply
+        self.problem_of = problem_of or _problem_of_nlu
         parts = urlsplit(url)
         self.address = parts.hostname or "", parts.port or 80
-        self.requests = itertools.cycle([(_request(parts.netloc, body), body) for body in bodies])
+        self.requests = itertools.cycle([(_request(parts.netloc, path, body), body) for body in bodies])
         self.sending = True
         self.counting = False
         self.count = 0
@@ -171,9 +183,9 @@ class Run:
         self.count += 1
 
     def check(self, status: int, body: bytes, content: bytes) -> None:
-        """Check a reply whole: its JSON, its labels, the spans of its slots."""
+        """Check a reply whole."""
         self.until_check = CHECK_EVERY
-        if problem := problem_of_reply([orjson.loads(body)["text"]], False, status, content):
+        if problem := self.problem_of(body, status, content):
             self.failures[problem] += 1
 
     def fail(self, sentence: str) -> None:
@@ -273,8 +285,13 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
 
-def _request(host: str, body: bytes) -> bytes:
+def _problem_of_nlu(body: bytes, status: int, content: bytes) -> str | None:
+    """Of the service's reply: its JSON, its labels, the spans of its slots."""
+    return problem_of_reply([orjson.loads(body)["text"]], False, status, content)
+
+
+def _request(host: str, path: str, body: bytes) -> bytes:
     head = (
-        f"POST {PATH} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
