@@ -21,8 +21,11 @@
 | `quality` | what a service answers to labelled utterances |
 | `memory` | of a process and those below it |
 | `requirements` | what a student must reach |
-| `compare_report` | figures of a comparison, and which student to take; `compare_text` and `compare_figures` show them |
+| `compare_report` | its figures, and which student to take; shown by `compare_text` and `compare_figures` |
 | `document` | a report as Markdown and as a page |
+| `peers` | the command ``python -m loadtest.peers``: the same student behind other serving frameworks |
+| `peers_report` | its ratios, table and report |
+| `peer_servers` | one module for each framework, and what starts, asks, measures and stops them |
 | `step_load` | locust's shape for a load that grows in steps |
 | `experiment` | the command ``python -m loadtest.experiment``: which arm of an experiment serves its users better |
 | `arms` | what was counted of the arms, read from a service, a file or Prometheus |

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "data": Path(arguments.data).name,
         "left_out": left_out,
         "measured": {"rounds": arguments.rounds, "seconds": arguments.seconds, "bound_ms": arguments.p99_bound},
-        "command": shlex.join(["python", "-m", "loadtest.compare", *given]),
+        "command": command_of(given),
         "warning": None if len(usable_cores()) > 1 else SHARED_CORE,
     }
     return _write(report, changed, arguments.out)
@@ -110,6 +110,12 @@ def _utterances(arguments: argparse.Namespace, subjects: Sequence[Subject]) -> t
         raise StudentError(f"--locales: {', '.join(unknown)} is not among {', '.join(common)}, which all students know")
     found = load(arguments.data, asked or common).part(arguments.partition, asked)
     return [utterance for utterance in found if utterance.locale in common], left_out
+
+
+def command_of(given: Sequence[str]) -> str:
+    """The command line without what lies above its files and folders, which may name a person or a machine."""
+    shown = [Path(part).name if Path(part).is_absolute() else part for part in given]
+    return shlex.join(["python", "-m", "loadtest.compare", *shown])
 
 
 def _bench(arguments: argparse.Namespace) -> Bench:

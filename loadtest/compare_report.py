@@ -114,11 +114,11 @@ def recommendation(report: Json) -> str:
     for name in sorted(students, key=lambda name: students[name]["cost"]["p50_ms"]):
         if name in (best, smallest) or not students[name]["is_on_front"]:
             continue
-        own, other = students[name]["cost"], students[best]["cost"]
+        own, other = students[name], students[best]
         told += (
-            f" {name} takes {own['p50_ms'] / other['p50_ms']:.2f} of {best}'s time and "
-            f"{own['disk_mb'] / other['disk_mb']:.2f} of its disk, for {signed(to_best[name])} points of {title}: "
-            f"take it where that is good enough."
+            f" {name} takes {ratios_of(own['rounds'], other['rounds'])['p50_ms']:.2f} of {best}'s time and "
+            f"{own['cost']['disk_mb'] / other['cost']['disk_mb']:.2f} of its disk, for {signed(to_best[name])} points "
+            f"of {title}: take it where that is good enough."
         )
     if worse := [name for name in students if not students[name]["is_on_front"]]:
         told += f" Another is both faster and as accurate as {', '.join(worse)}."

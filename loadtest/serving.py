@@ -24,6 +24,9 @@ FLAGS = ("--workers", "1", "--drain-delay", "0", "--cache-entries", "0")  # stop
 CONNECTIONS = 32
 WARM_UP = 0.125  # seconds of it for each second that is measured
 HALVINGS = 6  # of the range in which the highest rate is sought: to 1.6 % of what the service can take
+ATTEMPTS = (
+    2  # at a rate before it counts as too high: a machine that stands still for a moment is not the service's doing
+)
 PERCENTILES = (50, 95, 99)
 MILLI = 1e3
 MEGA = 1e6
@@ -104,22 +107,19 @@ class Bench:
     def _sustained(self, server: Server, bodies: Sequence[bytes], capacity: float) -> float | None:
         """The highest rate that keeps to the bound, by bisection between none and what many connections reach."""
         low, high, found = 0.0, capacity, None
-        for number in range(HALVINGS):
+        for _ in range(HALVINGS):
             rate = (low + high) / 2
-            load = partial(
-                open_loop.measure,
-                server.url,
-                bodies,
-                rate=rate,
-                connections=CONNECTIONS,
-                seed=number,
-                reply_timeout=30.0,
-            )
-            if MILLI * self._load(load).percentile(99) <= self.bound_ms:
+            if any(self._keeps(server, bodies, rate, seed) for seed in range(ATTEMPTS)):
                 low = found = rate
             else:
                 high = rate
         return None if found is None else round(found, 1)
+
+    def _keeps(self, server: Server, bodies: Sequence[bytes], rate: float, seed: int) -> bool:
+        load = partial(
+            open_loop.measure, server.url, bodies, rate=rate, connections=CONNECTIONS, seed=seed, reply_timeout=30.0
+        )
+        return MILLI * self._load(load).percentile(99) <= self.bound_ms
 
     def _load(self, load: Callable[..., Measured]) -> Measured:
         with on_cores(self.generator):

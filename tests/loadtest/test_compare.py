@@ -17,13 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from loadtest.compare import main, subjects_of
-from loadtest.compare_report import front_of, ratios_of, recommendation
+from loadtest.compare import command_of, main, subjects_of
+from loadtest.compare_report import RATIOS, front_of, ratios_of, recommendation
+from loadtest.compare_text import TITLE, blocks_of
 from loadtest.document import Bullets, Heading, Paragraph, Picture, Table, html, markdown
 from loadtest.memory import PROC, memory_of
 from loadtest.requirements import RequirementError, choose, parse
 from loadtest.target import ROOT
-from service.manifest import StudentError
+from service.manifest import StudentError, read_manifest
+from service.settings import SHIPPED_STUDENTS
 from tests.service import conftest
 from tests.service.conftest import write_student
 from training.paired import compare, mcnemar
@@ -166,6 +168,25 @@ def test_the_page_needs_nothing_else(output: Output) -> None:
     assert not re.search(r"""(src|href)=["'](?!#)""", page)
 
 
+def test_the_command_is_shown_without_where_things_lie() -> None:
+    shown = command_of(["--data", "/home/someone/massive", "--out", "report", "--require", "p99_ms<=3"])
+
+    assert shown == "python -m loadtest.compare --data massive --out report --require 'p99_ms<=3'"
+
+
+def test_the_published_report_is_what_its_figures_say_and_the_readme_what_it_says() -> None:
+    folder = ROOT / "docs" / "students"
+    report, text = json.loads((folder / "report.json").read_text()), (folder / "report.md").read_text()
+    digests = {name: read_manifest(SHIPPED_STUDENTS / name).digest for name in report["students"]}
+
+    assert markdown(TITLE, blocks_of(report)) == text
+    assert {name: student["digest"] for name, student in report["students"].items()} == digests
+    tables = [line for line in text[: text.index("## Where the time goes")].splitlines() if line.startswith("|")]
+    readme = (ROOT / "README.md").read_text()
+    assert [line for line in tables if line not in readme] == []
+    assert report["recommendation"] in " ".join(readme.split())
+
+
 def test_a_comparison_needs_no_torch() -> None:
     script = "import sys, loadtest.compare, loadtest.compare_figures; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -267,7 +288,9 @@ def test_a_comparison_turned_round_has_the_other_sign(outcomes: list[tuple[str, 
 
 def student(accuracy: float, p50: float, disk: float = 1.0, front: bool = True) -> dict[str, Any]:
     quality = {"mean": {"exact_match": [accuracy, accuracy - 1, accuracy + 1]}, "locales": {}}
-    return {"quality": quality, "cost": {"p50_ms": p50, "disk_mb": disk, "p99_ms": None}, "is_on_front": front}
+    rounds = [dict.fromkeys(RATIOS, p50)]
+    cost = {"p50_ms": p50, "disk_mb": disk, "p99_ms": None}
+    return {"quality": quality, "cost": cost, "is_on_front": front, "rounds": rounds}
 
 
 @given(points=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=1, max_size=8))
