@@ -249,11 +249,18 @@ class Maker:
 
 
 def report_of(maker: Maker) -> Json:
-    """What the compared runs score, and what each changes in its tables."""
+    """What the compared runs that are done score, and what each changes in its tables.
+
+    Raises:
+        LadderError: none is done.
+    """
     ladder, dev = maker.ladder, maker.dev()
     runs: dict[str, Json] = {}
     cards: dict[str, Scorecard] = {}
-    for name in ladder.compared:
+    done = [name for name in ladder.compared if maker.answers_file(name).is_file()]
+    if not done:
+        raise LadderError(f"{maker.out}: no run of the tables is done")
+    for name in done:
         told = read_json(maker.answers_file(name))
         answers = [
             Answer(domain, intent, tuple(Slot(*slot) for slot in slots))
@@ -266,9 +273,16 @@ def report_of(maker: Maker) -> Json:
     tables = []
     for table in ladder.tables:
         baseline = table["baseline"]
-        changes = {x: compare(cards[x], cards[baseline])["mean"] for x in table["runs"] if x != baseline}
-        tables.append({**table, "changes": changes})
-    return {"title": ladder.title, "data": Path(maker.data).name, "partition": "dev", "runs": runs, "tables": tables}
+        others = [name for name in table["runs"] if name != baseline and name in cards and baseline in cards]
+        tables.append({**table, "changes": {name: compare(cards[name], cards[baseline])["mean"] for name in others}})
+    return {
+        "title": ladder.title,
+        "data": Path(maker.data).name,
+        "partition": "dev",
+        "runs": runs,
+        "missing": [name for name in ladder.compared if name not in runs],
+        "tables": tables,
+    }
 
 
 def render(content: Json) -> str:
@@ -281,10 +295,14 @@ def render(content: Json) -> str:
         "computes it. The epoch was chosen on the same partition, for all alike. In brackets 95 % intervals of the "
         "difference, over utterances; one seed each, so differences of a point may be the seed's.",
     ]
+    if content["missing"]:
+        lines += ["", f"Not done yet: {', '.join(content['missing'])}."]
     for table in content["tables"]:
+        if table["baseline"] not in content["runs"]:
+            continue
         head = ["", *METRICS.values(), f"exact match against {content['runs'][table['baseline']]['title']}", "steps"]
         lines += ["", f"## {table['title']}", "", _row(head), _row(["---"] * len(head))]
-        for name in table["runs"]:
+        for name in (name for name in table["runs"] if name in content["runs"]):
             run, changes = content["runs"][name], table["changes"].get(name)
             cells = [f"{run['mean'][metric][0]:.1f}" for metric in METRICS]
             change = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*changes["exact_match"]) if changes else "-"
@@ -310,6 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--jobs", type=at_least_one, default=1, help="runs at once, each with its share of the cores (%(default)s)"
     )
+    parser.add_argument("--report", action="store_true", help="train nothing: report on the runs that are done")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     return report(partial(run_ladder, args))
@@ -324,10 +343,12 @@ def run_ladder(args: argparse.Namespace) -> Json:
     """
     maker = Maker(read_ladder(args.recipe), args.data, args.generic, args.out)
     plan = maker.stages()
-    args.out.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(args.out / "made")
-    todo = ledger.todo(plan)
-    Scheduler(plan, ledger, args.out / "logs", args.jobs, "ladder").run(todo)
+    todo: list[Stage] = []
+    if not args.report:
+        args.out.mkdir(parents=True, exist_ok=True)
+        ledger = Ledger(args.out / "made")
+        todo = ledger.todo(plan)
+        Scheduler(plan, ledger, args.out / "logs", args.jobs, "ladder").run(todo)
     content = report_of(maker)
     text = render(content)
     write_json(args.out / "ladder.json", content)

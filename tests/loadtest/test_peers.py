@@ -13,6 +13,7 @@ import sys
 from array import array
 from collections import Counter
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -376,11 +377,16 @@ def test_an_interrupted_command_leaves_no_process(
         cwd=ROOT,
         env={**os.environ, "PEERS_TEST": str(tmp_path)},
         text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # what a shell starts aside ignores it
     )
-    assert process.stderr is not None
-    assert "starting" in process.stderr.readline()
-    process.send_signal(number)
-    process.communicate(timeout=60)
+    with process:
+        assert process.stderr is not None
+        assert "starting" in process.stderr.readline()
+        process.send_signal(number)
+        try:
+            process.communicate(timeout=60)
+        finally:
+            process.kill()
 
     assert process.returncode == 130
     mark = f"PEERS_TEST={tmp_path}".encode()

@@ -42,9 +42,11 @@ runs = ["scratch", "distilled"]
 """
 
 
-def run(recipe: Path, sample: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
+def run(
+    recipe: Path, sample: Path, out: Path, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[int, dict[str, Any], str]:
     flags = ["--recipe", str(recipe), "--data", str(sample), "--generic", str(sample / "out_of_scope")]
-    code = main([*flags, "--out", str(out)])
+    code = main([*flags, "--out", str(out), *more])
     output = capsys.readouterr()
     return code, json.loads(output.out.splitlines()[-1]) if code == 0 else {}, output.err
 
@@ -73,6 +75,12 @@ def test_runs_are_made_of_each_other_compared_and_skipped_when_done(
     assert f"| taught | {scores['distilled']:.1f} |" in (out / "ladder.md").read_text()
 
     assert run(recipe, sample, out, capsys)[1]["done_now"] == 0
+
+    (out / "answers" / "distilled.json.gz").unlink()
+    assert run(recipe, sample, out, capsys, "--report")[1]["exact_match"].keys() == {"scratch"}
+    assert "Not done yet: distilled." in (out / "ladder.md").read_text()
+    (out / "answers" / "scratch.json.gz").unlink()
+    assert "no run of the tables is done" in run(recipe, sample, out, capsys, "--report")[2]
 
     recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
     code, _, error = run(recipe, sample, out, capsys)
