@@ -29,7 +29,7 @@ from loadtest.compare_text import TITLE, blocks_of, table_of, verdict_of
 from loadtest.document import html, markdown
 from loadtest.options import positive, positive_int
 from loadtest.quality import answers_of_service
-from loadtest.requirements import RequirementError, parse
+from loadtest.requirements import RequirementError, check_locales, parse
 from loadtest.serving import Bench
 from loadtest.target import TargetError, usable_cores
 from service.manifest import Manifest, StudentError, read_manifest
@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         required = [parse(text) for text in arguments.require]
         subjects = subjects_of(arguments.students)
         utterances, left_out = _utterances(arguments, subjects)
+        check_locales(required, list(dict.fromkeys(one.locale for one in utterances)))
         _measure(subjects, utterances, _bench(arguments), arguments.rounds)
         report, changed = report_of(subjects, utterances, required, arguments.texts)
     except (StudentError, DatasetError, TargetError, LoadError, RequirementError) as error:

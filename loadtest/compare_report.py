@@ -145,7 +145,6 @@ def report_of(
 
     Raises:
         StudentError: no metric can be had of all of them.
-        RequirementError: a requirement can't be judged.
     """
     cards = {subject.name: Scorecard.of(utterances, subject.answers) for subject in subjects}
     students = {subject.name: _student(subject, cards[subject.name], subjects[0]) for subject in subjects}

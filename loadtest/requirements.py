@@ -49,11 +49,7 @@ class Requirement(NamedTuple):
         return f"{self.figure}{where}{'>=' if self.is_least else '<='}{self.bound:g}"
 
     def problem(self, student: Json) -> str | None:
-        """Why a student does not fit, or None. `student` is one of the report's.
-
-        Raises:
-            RequirementError: the student was not scored in that locale.
-        """
+        """Why a student does not fit, or None. `student` is one of the report's."""
         found = self._value(student)
         if found is None:
             return f"{self.figure} was not measured"
@@ -67,9 +63,6 @@ class Requirement(NamedTuple):
             cost: float | None = student["cost"][self.figure]
             return cost
         quality = student["quality"]
-        if self.locale and self.locale not in quality["locales"]:
-            known = ", ".join(quality["locales"])
-            raise RequirementError(f"{self}: no utterances in {self.locale} were scored; scored were {known}")
         scored = quality["locales"][self.locale] if self.locale else quality["mean"]
         return float(scored[self.figure][0]) if self.figure in scored else None
 
@@ -94,13 +87,17 @@ def parse(text: str) -> Requirement:
     return Requirement(figure, locale, sign == ">=", bound)
 
 
+def check_locales(requirements: Sequence[Requirement], scored: Sequence[str]) -> None:
+    """Raise RequirementError where one is about a locale that is not scored."""
+    for one in requirements:
+        if one.locale and one.locale not in scored:
+            raise RequirementError(f"{one}: {one.locale} is not scored; scored are {', '.join(scored)}")
+
+
 def choose(students: Mapping[str, Json], requirements: Sequence[Requirement]) -> Json:
     """The smallest student on disk that fits all requirements, and why each other one does not fit.
 
     Returns {"requirements": [...], "fits": name or None, "misfits": {name: [why, ...]}}.
-
-    Raises:
-        RequirementError: a requirement can't be judged.
     """
     misfits = {}
     for name, student in students.items():
