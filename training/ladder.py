@@ -175,7 +175,10 @@ class Maker:
         for name in runs:
             place(name)
         tokenizer = [self._tokenizer()] if any(TOKENIZER in stage.needs for stage in ordered.values()) else []
-        return [*tokenizer, *ordered.values(), *map(self._answers, self.ladder.compared)]
+        stages = tokenizer
+        for name, stage in ordered.items():  # what a run answers right after it, so that a report need not wait for all
+            stages += [stage, *([self._answers(name)] if name in self.ladder.compared else [])]
+        return stages
 
     def _tokenizer(self) -> Stage:
         file, settings = self.out / "tokenizer.json", self.ladder.tokenizer
