@@ -26,7 +26,7 @@ from training import datasets
 from training.augmentation import typed_copy
 from training.checkpoint import CheckpointError, load_checkpoint, with_heads
 from training.files import write_atomically
-from training.loop import processes
+from training.loop import leave, processes
 from training.prediction import answers_of_model, answers_of_student
 from training.records import PARTITIONS, Partition, Utterance
 from training.scoring import Answer, Scorecard
@@ -73,22 +73,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         utterances = typed_copy(utterances)
     with processes().split_between_processes(utterances) as part:
         answers = gather_object(predictor.answer(part))
-    if not is_main:
-        return 0
+    if is_main:
+        publish(args, predictor.kind, skipped, Scorecard.of(utterances, answers).report())
+    leave()
+    return 0
+
+
+def publish(args: argparse.Namespace, kind: str, skipped: int, scores: dict[str, Any]) -> None:
+    """Show the report as a table, and print it as one JSON object; write it where a file was asked for."""
     report = {
         "model": str(args.model),
-        "kind": predictor.kind,
+        "kind": kind,
         "partition": args.partition
         + (f" of {args.of}" if args.partition in TAILS else "")
         + (", typed" if args.typed else ""),
         "skipped": skipped,
-        **Scorecard.of(utterances, answers).report(),
+        **scores,
     }
     print(render(report), file=sys.stderr)
     if args.out:
         write_atomically(args.out, (json.dumps(report, indent=1) + "\n").encode())
     print(json.dumps(report))
-    return 0
 
 
 class Predictor:

@@ -219,6 +219,16 @@ def processes() -> Accelerator:
     return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience, still])
 
 
+def leave() -> None:
+    """End a command's processes together, once each has done its work.
+
+    What connects them has threads of its own: a process that ends without closing it may abort, and take the others
+    along. Not to be called on the way out of an error, where the others may never come.
+    """
+    processes().wait_for_everyone()
+    processes().end_training()
+
+
 def autocast_of(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """bf16 autocast where it was asked for or, with "auto", where the hardware computes it natively."""
     if device.type == "cuda":

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from training.checkpoint import CheckpointError, load_resume_state
-from training.loop import processes
+from training.loop import leave, processes
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ def report(run: Callable[[], dict[str, Any]]) -> int:
         return 2
     if processes().is_main_process:
         print(json.dumps(summary, ensure_ascii=False))
+    leave()
     return 0
 
 
