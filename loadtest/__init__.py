@@ -26,6 +26,7 @@
 | `peers` | the command ``python -m loadtest.peers``: the same student behind other serving frameworks |
 | `peers_report` | its ratios, table and report |
 | `peer_servers` | one module for each framework, and what starts, asks, measures and stops them |
+| `rasa` | the command ``python -m loadtest.rasa``: Rasa NLU as a whole product beside students |
 | `step_load` | locust's shape for a load that grows in steps |
 | `experiment` | the command ``python -m loadtest.experiment``: which arm of an experiment serves its users better |
 | `arms` | what was counted of the arms, read from a service, a file or Prometheus |

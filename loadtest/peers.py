@@ -20,10 +20,8 @@ import argparse
 import datetime
 import json
 import shlex
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from loadtest.closed_loop import LoadError
@@ -34,7 +32,7 @@ from loadtest.peer_servers import environments
 from loadtest.peer_servers.bench import Bench, Round
 from loadtest.peer_servers.catalogue import PEERS, Peer
 from loadtest.peer_servers.environments import InstallError
-from loadtest.peer_servers.processes import PROC
+from loadtest.peer_servers.processes import PROC, stopped_by_sigterm
 from loadtest.peers_report import (
     figures_of_rounds,
     machine_class,
@@ -57,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure each peer. Returns the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(given)
-    with _stopped_by_sigterm():
+    with stopped_by_sigterm():
         try:
             figures = _figures(arguments)
         except (StudentError, TextsError, TargetError, LoadError) as error:
@@ -171,16 +169,6 @@ def _install(peer: Peer, folder: Path, python: Path) -> str | None:
     except InstallError as error:
         return f"{peer.title} can't be installed: {error}"
     return None
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does, so that no server is left behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _peers(value: str) -> list[Peer]:

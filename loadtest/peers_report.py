@@ -219,15 +219,16 @@ def _list(lines: Sequence[str]) -> list[str]:
     return [*(f"- {line}" for line in lines), ""] if lines else []
 
 
-def write_report(path: Path, report: str) -> None:
+def write_report(path: Path, report: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Write the report between its marks, and leave what else stands in the file; a new file holds nothing else."""
+    begin, end = marks
     before, after = "", ""
     if path.exists():
         text = path.read_text(encoding="utf-8")
-        if BEGIN in text and END in text:
-            before, after = text.partition(BEGIN)[0], text.partition(END)[2].lstrip("\n")
+        if begin in text and end in text:
+            before, after = text.partition(begin)[0], text.partition(end)[2].lstrip("\n")
             after = f"\n{after}" if after else ""
-    path.write_text(f"{before}{BEGIN}\n\n{report}\n{END}\n{after}", encoding="utf-8")
+    path.write_text(f"{before}{begin}\n\n{report}\n{end}\n{after}", encoding="utf-8")
 
 
 def summary_of(rounds: Sequence[Round]) -> Figures:

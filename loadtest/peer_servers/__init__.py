@@ -11,6 +11,7 @@
 | `fastapi_app` | the control: the plain application, started as a peer |
 | `litserve_app`, `bentoml_app`, `mlserver_app`, `ray_app`, `torchserve_app`, `triton_app` | one framework each |
 | `torchserve_handler` | what TorchServe packs into its archive |
+| `rasa_project` | Rasa's own project, trained, served and asked, for ``python -m loadtest.rasa`` |
 
 The modules named after frameworks run in the framework's environment, with the checkout on the path.
 """

@@ -20,11 +20,12 @@ class Peer:
         name: on the command line, and of its environment's folder.
         title: what people call it.
         distribution: whose version is reported; it is there if this is installed.
-        requirements: what pip installs for it beside `BASE`; a version of one of these goes before ours.
+        requirements: what pip installs for it beside `base`; a version of one of these goes before ours.
         module: its server, behind ``python -m``.
         wires: for each setting, how it is asked.
         configured: for each setting, what it is.
         programs: what else must be on the path, and what provides it.
+        base: what it needs in the versions that are installed here.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Peer:
     wires: Mapping[str, Wire]
     configured: Mapping[str, str]
     programs: Mapping[str, str]
+    base: tuple[str, ...] = BASE
 
     @property
     def module(self) -> str:
@@ -118,3 +120,6 @@ PEERS = {
         ),
     )
 }
+
+# A product of its own, with a model of its own: `python -m loadtest.rasa`. It runs on Python 3.8 to 3.10
+RASA = Peer("rasa", "Rasa", "rasa", ("rasa==3.6.21",), {}, {}, {}, base=())

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from loadtest.peer_servers.catalogue import BASE, Peer
+from loadtest.peer_servers.catalogue import Peer
 from loadtest.peer_servers.processes import last_words
 
 INSTALL_SECONDS = 3600.0
@@ -39,7 +39,7 @@ def python_of(environments: Path, name: str) -> Path:
 def find(peer: Peer, environments: Path) -> tuple[Path, dict[str, str]] | None:
     """An interpreter that has the peer, and the versions there; its own environment's, or else this one."""
     for python in (python_of(environments, peer.name), Path(sys.executable)):
-        if python.exists() and peer.distribution in (found := versions_at(python, (peer.distribution, *BASE))):
+        if python.exists() and peer.distribution in (found := versions_at(python, (peer.distribution, *peer.base))):
             return python, found
     return None
 
@@ -68,7 +68,7 @@ def install(peer: Peer, environments: Path, base: Path) -> None:
 def requirements_of(peer: Peer) -> list[str]:
     """What the peer needs, and what the student needs, in the versions that are installed here: the same runtime."""
     own = {requirement.partition("==")[0] for requirement in peer.requirements}
-    return [*(f"{name}=={version(name)}" for name in BASE if name not in own), *peer.requirements]
+    return [*(f"{name}=={version(name)}" for name in peer.base if name not in own), *peer.requirements]
 
 
 def versions_at(python: Path, names: tuple[str, ...]) -> dict[str, str]:

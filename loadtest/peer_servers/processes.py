@@ -165,6 +165,16 @@ def wait_until(is_ready: Callable[[], str | None], server: Server, patience: flo
         time.sleep(POLL_SECONDS)
 
 
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, so that no server is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def last_words(lines: Sequence[str]) -> str:
     """Of what a program said, the last line that tells of an error, or else the last."""
     recent = lines[-LAST_LINES:]
