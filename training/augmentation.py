@@ -1,6 +1,7 @@
-"""What people type: capitals, punctuation, digits, missing accents. Labels and slots stay right.
+"""Variants of training utterances whose labels and slots stay right.
 
-Training text such as MASSIVE is lower-case spoken form ("weck mich um neun uhr"); users type "Weck mich um 9 Uhr!".
+What people type: capitals, punctuation, digits, missing accents. Training text such as MASSIVE is lower-case spoken
+form ("weck mich um neun uhr"); users type "Weck mich um 9 Uhr!". And what else they may speak of: other slot values.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from training.records import Slot, Utterance
@@ -132,6 +133,32 @@ def augment(utterance: Utterance, rng: random.Random, share: float = 0.5) -> Utt
     if rng.random() < 0.7:
         utterance = as_typed(utterance, rng)
     return utterance
+
+
+class SlotValues:
+    """The values that slots have in some utterances, to be put into others."""
+
+    def __init__(self, utterances: Iterable[Utterance]) -> None:
+        found: dict[tuple[str, str], dict[str, None]] = {}
+        for utterance in utterances:
+            for slot in utterance.slots:
+                found.setdefault((utterance.locale, slot.name), {})[utterance.value(slot)] = None
+        self._values = {key: list(values) for key, values in found.items()}
+
+    def substitute(self, utterance: Utterance, rng: random.Random) -> Utterance:
+        """Each slot with probability 0.5 gets a value that it has elsewhere in the locale, each value equally likely.
+
+        "weck mich am [date : freitag]" becomes "weck mich am [date : nächsten montag]": the sentence stays well formed
+        for the most part, if not its grammar.
+        """
+        text, slots, position = "", [], 0
+        for slot in utterance.slots:
+            text += utterance.text[position : slot.start]
+            known = self._values.get((utterance.locale, slot.name), ()) if rng.random() < 0.5 else ()
+            value = rng.choice(known) if known else utterance.value(slot)
+            slots.append(Slot(slot.name, len(text), len(text) + len(value)))
+            text, position = text + value, slot.end
+        return replace(utterance, text=text + utterance.text[position:], slots=tuple(slots))
 
 
 def typed_copy(utterances: Sequence[Utterance], seed: int = 0) -> list[Utterance]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.manifest import Labels
 from service.tokenization import Encoded, TextEncoder
-from training.augmentation import augment
+from training.augmentation import SlotValues, augment
 from training.labels import tags_of
 from training.records import Utterance
 
@@ -171,13 +171,15 @@ class EpochData:
         augmented_share: float,
         seed: int,
         processes: int = 1,
+        substituted_share: float = 0.0,
     ) -> None:
         self._a_step, self._processes = batch_size * processes, processes
         self.steps = -(-len(utterances) // self._a_step)
         self._utterances = utterances
         self._encoder = encoder
         self._plain = [encoder.encode(u) for u in utterances]
-        self._augmented_share, self._seed = augmented_share, seed
+        self._augmented_share, self._substituted_share, self._seed = augmented_share, substituted_share, seed
+        self._values = SlotValues(utterances)
 
     def batches(
         self, epoch: int, pad_id: int, skip: int = 0, part_of: Callable[[Rows], Rows] = np.copy
@@ -187,7 +189,10 @@ class EpochData:
         examples = []
         rewritten = np.zeros(len(self._utterances), dtype=bool)
         for i, (utterance, plain) in enumerate(zip(self._utterances, self._plain, strict=True)):
-            variant = augment(utterance, rng, self._augmented_share)
+            variant = utterance
+            if self._substituted_share and utterance.slots and rng.random() < self._substituted_share:
+                variant = self._values.substitute(utterance, rng)
+            variant = augment(variant, rng, self._augmented_share)
             rewritten[i] = variant is not utterance
             examples.append(self._encoder.encode(variant) if rewritten[i] else plain)
         order = length_buckets([len(e.ids) for e in examples], self._a_step, np.random.default_rng([self._seed, epoch]))

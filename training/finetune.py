@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from service.manifest import Labels
 from training import datasets
-from training.augmentation import augment, typed_copy
+from training.augmentation import typed_copy
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_heads
 from training.distillation import TeacherTargets, distillation_loss
 from training.encoding import Batch, EpochData, ExampleEncoder
@@ -43,7 +42,7 @@ from training.settings import begin, file_names, listed, parser_of, report, sett
 from training.sizes import SIZES
 from training.task_model import DEFAULT, encoder_of, model_of, shape_of
 from training.task_text import Unlabelled
-from training.tokenizer import VOCABULARY, special_ids, train_tokenizer
+from training.tokenizer import VOCABULARY, special_ids, train_tokenizer, with_variants
 
 COMMAND = "training.finetune"
 
@@ -89,6 +88,9 @@ class Settings:
     dropout: float = setting(0.2, "dropout in the encoder; of a Hugging Face one before its heads", low=0, high=1)
     unknown_share: float = setting(0.1, "share of training pieces replaced by [UNK]", low=0, high=1)
     augmented_share: float = setting(0.5, "share of training utterances rewritten as typed text", low=0, high=1)
+    substituted_share: float = setting(
+        0.0, "share of training utterances with slots that get other values of their kind", low=0, high=1
+    )
     label_smoothing: float = setting(0.1, "share of the target that is spread over all labels", low=0, high=1)
     out_of_scope: str = setting(
         "", "comma-separated files of plain sentences that are no requests, of which the student learns to be unsure"
@@ -189,6 +191,7 @@ class Run:
             settings.augmented_share,
             settings.seed,
             count,
+            settings.substituted_share,
         )
         checksum = checksum_of(data.train)
         if state and state.get("data", checksum) != checksum:
@@ -360,8 +363,7 @@ def first_tokenizer(settings: Settings, data: Data, start: Checkpoint | None) ->
     """That of `start`, or one trained on the training texts and a typed variant of each (capitals, marks, digits)."""
     if start is not None:
         return start.encoder.tokenizer
-    rng = random.Random(settings.seed)
-    texts = [u.text for u in data.train] + [augment(u, rng, 1.0).text for u in data.train]
+    texts = with_variants(data.train, settings.seed)
     log.info("training the tokenizer on %d texts", len(texts))
     return train_tokenizer(texts, settings.vocabulary)
 

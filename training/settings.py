@@ -113,6 +113,7 @@ def _settle(
     names = [f.name for f in fields(settings)]  # type: ignore[arg-type]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     if inherited is not None:
+        inherited = vars(settings(**inherited))  # with the defaults of settings that came after the run began
         for name, value in given.items():
             if inherited[name] != value and name not in CHANGEABLE:
                 raise ValueError(f"{_flag(name)} {value} differs from the interrupted run's {inherited[name]}")

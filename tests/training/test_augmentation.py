@@ -99,3 +99,30 @@ def test_nothing_changes_at_share_zero(sample: Path) -> None:
     rng = random.Random(0)
 
     assert all(augmentation.augment(u, rng, 0.0) is u for u in datasets.load(str(sample)).utterances[:50])
+
+
+@given(st.lists(utterances(), min_size=1, max_size=4), st.integers(0, 100))
+def test_other_values_keep_slots_and_what_stands_between_them(found: list[Utterance], seed: int) -> None:
+    values = augmentation.SlotValues(found)
+    for utterance in found:
+        variant = values.substitute(utterance, random.Random(seed))
+
+        assert [s.name for s in variant.slots] == [s.name for s in utterance.slots]
+        assert [rest(variant), variant.locale] == [rest(utterance), utterance.locale]
+        same_locale = [u for u in found if u.locale == utterance.locale]
+        assert {variant.value(s) for s in variant.slots} <= {u.value(s) for u in same_locale for s in u.slots}
+
+
+def rest(utterance: Utterance) -> list[str]:
+    """The text between the slots."""
+    edges = [0, *(edge for slot in utterance.slots for edge in (slot.start, slot.end)), len(utterance.text)]
+    return [utterance.text[a:b] for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def test_values_come_from_the_same_slot_in_the_same_locale() -> None:
+    texts = ["weck mich am [date : freitag] um [time : acht]", "am [date : ersten mai]"]
+    values = augmentation.SlotValues([*map(example, texts), example("am [date : oggi]", "it-IT")])
+
+    seen = {rendered(values.substitute(example(texts[0]), random.Random(seed))) for seed in range(20)}
+
+    assert seen == {texts[0], "weck mich am [date : ersten mai] um [time : acht]"}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from export import onnx
 from training import evaluate, finetune
-from training.checkpoint import CheckpointError, load_checkpoint, load_resume_state
+from training.checkpoint import CheckpointError, load_checkpoint, load_resume_state, save_resume_state
 from training.hub import HubModel
 
 SHORT = [
@@ -77,6 +77,29 @@ def test_a_killed_run_resumes_to_the_very_same_weights(uninterrupted: Path, samp
     assert resumed["dev"] == whole["dev"]
     assert resumed["history"] == whole["history"]
     assert not (out / "resume.pt").exists()
+
+
+def test_a_run_that_began_before_a_setting_came_is_resumed_with_its_default(
+    uninterrupted: Path, sample: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    interrupt([sys.executable, "-m", "training.finetune", *arguments(sample, out)], out)
+    state = load_resume_state(out)
+    del state["settings"]["substituted_share"]
+    save_resume_state(out, state)
+
+    assert finetune.main(["--out", str(out), "--resume", "--threads", "1"]) == 0
+
+    assert (out / "model.safetensors").read_bytes() == (uninterrupted / "model.safetensors").read_bytes()
+
+
+def test_other_slot_values_are_learnt_from_where_asked_for(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    assert finetune.main(arguments(sample, out, "--substituted-share", "0.5")) == 0
+
+    histories = [json.loads((folder / "training.json").read_text())["history"] for folder in (out, uninterrupted)]
+    assert histories[0][0]["loss"] != histories[1][0]["loss"]
 
 
 def test_the_same_seed_gives_the_same_student(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:
