@@ -5,7 +5,9 @@ Slots are aligned by word, through places in the text, so that a teacher may hav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +16,17 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from service.manifest import Labels
+from service.manifest import MANIFEST_FILE, Labels, StudentError
+from service.student import OUTPUT_OF_HEAD, Student
 from service.tokenization import Encoded, TextEncoder
-from training.checkpoint import Checkpoint, CheckpointError
+from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, with_heads
 from training.encoding import Batch, Example, Rows, collate, in_length_order
 from training.loop import processes
 from training.modeling import StudentOutput
 from training.tokenizer import special_ids
 
 Word = tuple[int, int]
+Teacher = Checkpoint | Student
 
 
 class TeacherTargets:
@@ -35,7 +39,7 @@ class TeacherTargets:
 
     def __init__(
         self,
-        teachers: Sequence[Checkpoint],
+        teachers: Sequence[Teacher],
         labels: Labels,
         texts: Sequence[str],
         encoder: TextEncoder,
@@ -53,7 +57,8 @@ class TeacherTargets:
         words = [encoder.encode(text).words for text in texts]
         self.slots = [np.zeros((len(found), len(labels.slots)), dtype=np.float16) for found in words]
         for teacher in teachers:
-            different = [head for head in labels.heads if getattr(teacher.labels, head) != getattr(labels, head)]
+            has = teacher.manifest.labels if isinstance(teacher, Student) else teacher.labels
+            different = [head for head in labels.heads if getattr(has, head) != getattr(labels, head)]
             if different:
                 raise CheckpointError(f"a teacher has other labels for {', '.join(different)} than the training data")
             self._add(teacher, texts, words, 1 / len(teachers))
@@ -61,22 +66,17 @@ class TeacherTargets:
             soft /= np.maximum(soft.sum(axis=1, keepdims=True), 1e-3)
         self.paired = np.array([int(soft.any(axis=1).sum()) for soft in self.slots])
 
-    def _add(self, teacher: Checkpoint, texts: Sequence[str], words: Sequence[Sequence[Word]], share: float) -> None:
+    def _add(self, teacher: Teacher, texts: Sequence[str], words: Sequence[Sequence[Word]], share: float) -> None:
         encoded = [teacher.encoder.encode(text) for text in texts]
-        pad, device = special_ids(teacher.encoder.tokenizer).pad, teacher.model.device
-        batches = list(in_length_order([len(e.ids) for e in encoded], 256))
-        hidden = not processes().is_main_process
-        with torch.inference_mode():
-            for rows in tqdm(batches, desc="asking a teacher", unit="batch", mininterval=5, disable=hidden):
-                batch = collate([Example.of_text(encoded[i]) for i in rows], pad).to(device)
-                output = teacher.model(batch.input_ids, batch.attention_mask)
-                for head, logits in (("domain", output.domain_logits), ("intent", output.intent_logits)):
-                    if head in self._labels.heads:
-                        getattr(self, head)[rows] += share * self._soft(logits)
-                if "slots" in self._labels.heads:
-                    soft = self._soft(output.slot_logits)
-                    for row, i in enumerate(rows):
-                        self.slots[i] += (share * self._of_words(words[i], encoded[i], soft[row])).astype(np.float16)
+        asked = _of_student(teacher, encoded) if isinstance(teacher, Student) else _of_checkpoint(teacher, encoded)
+        for rows, logits in asked:
+            for head in ("domain", "intent"):
+                if head in self._labels.heads:
+                    getattr(self, head)[rows] += share * self._soft(logits[head])
+            if "slots" in self._labels.heads:
+                soft = self._soft(logits["slots"])
+                for row, i in enumerate(rows):
+                    self.slots[i] += (share * self._of_words(words[i], encoded[i], soft[row])).astype(np.float16)
 
     def _of_words(self, words: Sequence[Word], encoded: Encoded, soft: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probabilities [words, tags] at the student's words, from the teacher's [pieces, tags].
@@ -101,6 +101,42 @@ class TeacherTargets:
     def _soft(self, logits: Tensor) -> NDArray[np.float32]:
         soft: NDArray[np.float32] = (logits.float() / self.temperature).softmax(-1).cpu().numpy()
         return soft
+
+
+def open_teacher(folder: Path, device: torch.device) -> Teacher:
+    """A fine-tuned checkpoint, or an exported student, which answers as it is served.
+
+    Raises:
+        CheckpointError: it is neither, or can't be used.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        try:
+            return Student.load(folder)
+        except StudentError as error:
+            raise CheckpointError(str(error)) from error
+    return with_heads(load_checkpoint(str(folder), device), folder)
+
+
+def _of_checkpoint(teacher: Checkpoint, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
+    """Rows of the texts and their logits by head, batch by batch."""
+    pad, device = special_ids(teacher.encoder.tokenizer).pad, teacher.model.device
+    batches = list(in_length_order([len(e.ids) for e in encoded], 256))
+    with torch.inference_mode():
+        for rows in _shown(batches, "batch"):
+            batch = collate([Example.of_text(encoded[i]) for i in rows], pad).to(device)
+            output = teacher.model(batch.input_ids, batch.attention_mask)
+            yield rows, {head: getattr(output, name) for head, name in OUTPUT_OF_HEAD.items()}
+
+
+def _of_student(teacher: Student, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
+    """Likewise, one text at a time, as in the service."""
+    for i in _shown(range(len(encoded)), "text"):
+        yield np.array([i]), {head: torch.from_numpy(found) for head, found in teacher.logits(encoded[i]).items()}
+
+
+def _shown(items: Sequence[Any], unit: str) -> Iterable[Any]:
+    hidden = not processes().is_main_process
+    return tqdm(items, desc="asking a teacher", unit=unit, mininterval=5, disable=hidden)
 
 
 def pair_words(ours: Sequence[Word], theirs: Sequence[Word]) -> Rows:

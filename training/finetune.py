@@ -27,8 +27,8 @@ from torch import Tensor
 from service.manifest import Labels
 from training import datasets
 from training.augmentation import typed_copy
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, with_heads
-from training.distillation import TeacherTargets, distillation_loss
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.distillation import TeacherTargets, distillation_loss, open_teacher
 from training.encoding import Batch, EpochData, ExampleEncoder
 from training.labels import HEADS, labels_of
 from training.loop import Loop, autocast_of, processes, source_commit
@@ -60,7 +60,9 @@ class Settings:
         "",
         "checkpoint, Hugging Face folder or hub name to start from: tokenizer, encoder, and heads with the same labels",
     )
-    teacher: str = setting("", "comma-separated fine-tuned checkpoints to imitate on the training utterances")
+    teacher: str = setting(
+        "", "comma-separated fine-tuned checkpoints or exported students to imitate on the training utterances"
+    )
     unlabelled: str = setting(
         "", "comma-separated files of plain sentences on which the student only imitates the teachers"
     )
@@ -236,7 +238,7 @@ class Run:
             a_process = math.ceil(settings.batch_size * settings.out_of_scope_share)
             self.outliers = Outliers(others, self.encoder, a_process * count, settings.seed)
         if folders := listed(settings.teacher):
-            teachers = [with_heads(load_checkpoint(folder, self.device), Path(folder)) for folder in folders]
+            teachers = [open_teacher(Path(folder), self.device) for folder in folders]
             self.targets = TeacherTargets(teachers, self.data.labels, texts, self.encoder, settings.temperature)
 
     def train(self) -> dict[str, Any]:

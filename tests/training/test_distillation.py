@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from service.student import Student
 from service.tokenization import TextEncoder
 from training import datasets, finetune
 from training.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_resume_state
-from training.distillation import TeacherTargets, distillation_loss, pair_words
+from training.distillation import TeacherTargets, distillation_loss, open_teacher, pair_words
 from training.encoding import ExampleEncoder, collate
 from training.labels import labels_of
 from training.modeling import StudentModel, StudentOutput
@@ -51,6 +53,29 @@ def targets_of(
 ) -> TeacherTargets:
     texts = [u.text for u in utterances]
     return TeacherTargets(teachers, teachers[0].labels, texts, encoder or teachers[0].encoder, temperature)
+
+
+def test_an_exported_student_teaches_what_its_checkpoint_would(
+    checkpoint: Path, student_folder: Path, utterances: list[Utterance]
+) -> None:
+    exported, original = (open_teacher(folder, torch.device("cpu")) for folder in (student_folder, checkpoint))
+    assert isinstance(exported, Student)
+    assert isinstance(original, Checkpoint)
+    texts = [u.text for u in utterances]
+
+    found, expected = (TeacherTargets([x], original.labels, texts, original.encoder, 1.0) for x in (exported, original))
+
+    np.testing.assert_allclose(found.intent, expected.intent, atol=0.1)  # int8
+    np.testing.assert_allclose(np.concatenate(found.slots), np.concatenate(expected.slots), atol=0.15)
+    assert (found.intent != expected.intent).any()
+
+
+def test_a_broken_student_is_refused_as_a_teacher(student_folder: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(student_folder, tmp_path / "broken")
+    (broken / "model.onnx").write_bytes(b"")
+
+    with pytest.raises(CheckpointError, match="broken"):
+        open_teacher(broken, torch.device("cpu"))
 
 
 def test_targets_are_probabilities_a_word(teacher: Checkpoint, utterances: list[Utterance]) -> None:
