@@ -6,7 +6,10 @@ locale, and its server and this service take turns on the same core with the sam
 as ratios of one run.
 
 Rasa needs an environment of its own, with Python 3.8 to 3.10: ``--install --python PATH`` makes it below
-``--environments``. What it was trained on and its model stay in ``--project``, and are used again. Runs on Linux.
+``--environments``. What it was trained on and its model stay in ``--project``, and are used again. Its training takes
+minutes an epoch on thousands of utterances: ``--utterances N`` draws as many of them, and with them up to 500 others to
+choose a student's epoch on; both stand in PROJECT/utterances.jsonl, so that students can be trained on the same
+(``python -m training.finetune --data PROJECT/utterances.jsonl``). Runs on Linux.
 
 Prints a table, and as the last line one JSON object; ``--out`` writes the report as Markdown, between its marks where
 the file has them. Exit code: 0 measured, 2 could not measure.
@@ -17,10 +20,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -53,6 +57,7 @@ MARKS = "<!-- rasa: begin -->", "<!-- rasa: end -->"
 MOST_BODIES = 500  # texts that are sent over and over, evenly taken from all
 CONNECTIONS = (1, 8)
 REPLY_SECONDS = 30.0
+MOST_OTHERS = 500
 METRICS = {"exact_match": "exact match", "intent_accuracy": "intent accuracy", "slot_f1": "slot F1"}
 MEGA = 1e6
 
@@ -103,8 +108,8 @@ def _figures(arguments: argparse.Namespace) -> Json:
     asked = data.part(arguments.partition, [locale])
     python, versions = _environment(arguments)
     project = Project(arguments.project, python, locale, arguments.epochs)
-    learnt = data.part("train", [locale])
-    made = project.train(learnt, versions[RASA.distribution])
+    learnt, others = drawn(data.part("train", [locale]), arguments.utterances)
+    made = project.train(learnt, others, versions[RASA.distribution])
     cores = usable_cores()
     with ExitStack() as stack:
         serving = [_rasa(project, asked, cores[:1], arguments.patience)]
@@ -121,6 +126,20 @@ def _figures(arguments: argparse.Namespace) -> Json:
         "machine": machine_class(),
         "found": found,
     }
+
+
+def drawn(train: Sequence[Utterance], count: int | None) -> tuple[list[Utterance], list[Utterance]]:
+    """So many utterances, always the same, and others to choose by; all of them, and no others, without a number.
+
+    Raises:
+        DatasetError: there are fewer.
+    """
+    if count is None:
+        return list(train), []
+    if count > len(train):
+        raise DatasetError(f"--utterances {count}: there are {len(train)} to train on")
+    mixed = random.Random(0).sample(train, len(train))
+    return mixed[:count], [replace(one, partition="dev") for one in mixed[count : count + MOST_OTHERS]]
 
 
 def _environment(arguments: argparse.Namespace) -> tuple[Path, dict[str, str]]:
@@ -268,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--locale", required=True, help="whose utterances Rasa learns, and all are asked about")
     add("--students", type=Path, nargs="+", required=True, metavar="DIR", help="student folders")
     add("--partition", choices=PARTITIONS, default="dev", help="of the data, to score on (default: dev)")
+    add("--utterances", type=positive_int, metavar="N", help="draw so many to train on (default: all)")
     add(
         "--epochs",
         type=positive_int,

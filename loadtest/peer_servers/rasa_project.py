@@ -22,6 +22,7 @@ from loadtest.closed_loop import LoadError
 from loadtest.peer_servers.answers import free_port
 from loadtest.peer_servers.processes import Server, running, wait_until
 from loadtest.target import TargetError
+from training.datasets import row_of
 from training.files import write_atomically
 from training.records import Slot, Utterance, checksum_of
 from training.scoring import Answer
@@ -31,7 +32,7 @@ EPOCHS = 100  # Rasa's default
 UNSURE = "nlu_fallback"  # the intent that stands for "not sure enough"; what it would have been comes after it
 REPLY_SECONDS = 60.0
 OK = 200
-CONFIGURATION, DATA, MADE, MODEL = "config.yml", "nlu.json", "made.json", "nlu"
+CONFIGURATION, DATA, UTTERANCES, MADE, MODEL = "config.yml", "nlu.json", "utterances.jsonl", "made.json", "nlu"
 QUIET = {"RASA_TELEMETRY_ENABLED": "false", "TF_CPP_MIN_LOG_LEVEL": "2", "SQLALCHEMY_SILENCE_UBER_WARNING": "1"}
 
 Json = dict[str, Any]
@@ -59,8 +60,10 @@ class Project:
         """Rasa's model, a tarball."""
         return self.folder / "models" / f"{MODEL}.tar.gz"
 
-    def train(self, utterances: Sequence[Utterance], rasa: str) -> Json:
+    def train(self, utterances: Sequence[Utterance], others: Sequence[Utterance], rasa: str) -> Json:
         """Train, unless it was done; what Rasa says goes to standard error. Returns {"seconds": of training, ...}.
+
+        The utterances, and the `others` that Rasa has no use for, are also written in the project's own format.
 
         Raises:
             TargetError: the folder holds a model that was made otherwise, or training failed.
@@ -76,6 +79,8 @@ class Project:
             return made
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / DATA).write_bytes(orjson.dumps(training_data(utterances), option=orjson.OPT_INDENT_2))
+        rows = (orjson.dumps(row_of(one)) + b"\n" for one in (*utterances, *others))
+        (self.folder / UTTERANCES).write_bytes(b"".join(rows))
         configuration = configuration_of(self.locale, self.epochs)  # JSON is YAML
         (self.folder / CONFIGURATION).write_bytes(orjson.dumps(configuration, option=orjson.OPT_INDENT_2))
         command = [str(self.python), "-m", "rasa", "train", "nlu", "--nlu", DATA, "--config", CONFIGURATION]

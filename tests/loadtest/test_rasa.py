@@ -16,6 +16,7 @@ from loadtest.peer_servers.processes import PROC
 from loadtest.peer_servers.rasa_project import answer_of, problem_of, training_data
 from loadtest.rasa import MARKS, main
 from tests.service.conftest import write_student
+from training import datasets
 from training.records import Slot, Utterance
 from training.scoring import Answer
 
@@ -154,6 +155,21 @@ def test_what_stops_it_is_one_sentence(
     monkeypatch.setenv("PATH", "")
     assert main([*place.flags(), "--environments", str(tmp_path / "none"), "--install", "--python", "/bin/true"]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_students_can_learn_from_the_utterances_that_were_drawn(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(place.flags("--utterances", "100")) == 0
+    assert figures_of(capsys)["utterances"] == {"train": 100, "dev": 33}
+
+    drawn = datasets.load(str(place.project / "utterances.jsonl"))
+    everything = datasets.load(str(place.sample), ["de-DE"]).part("train")
+    assert (len(drawn.part("train")), len(drawn.part("dev"))) == (100, len(everything) - 100)
+    assert {u.text for u in drawn.utterances} == {u.text for u in everything}
+
+    assert main(place.flags("--utterances", "999")) == 2
+    assert f"--utterances 999: there are {len(everything)} to train on" in capsys.readouterr().err
 
 
 def test_texts_go_to_rasa_with_offsets() -> None:
