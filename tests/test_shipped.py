@@ -59,7 +59,7 @@ def test_first_requests(student: Student, text: str, domain: str, intent: str, s
     assert answer(student, text) == (domain, intent, slots)
 
 
-@pytest.mark.parametrize(("name", "intent", "slots", "exact"), [("s", 83.5, 67.5, 58.5), ("xs", 83.0, 66.5, 56.0)])
+@pytest.mark.parametrize(("name", "intent", "slots", "exact"), [("s", 83.5, 67.5, 58.5), ("xs", 83.0, 67.5, 57.0)])
 def test_each_is_as_good_as_promised_and_as_good_on_typed_text(
     name: str, intent: float, slots: float, exact: float
 ) -> None:

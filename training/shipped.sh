@@ -1,4 +1,4 @@
-# Train and export the shipped students: three hours on two cores. Usage: sh training/shipped.sh MASSIVE GENERIC CLINC150 OUT
+# Train and export the shipped students: a long day on two cores. Usage: sh training/shipped.sh MASSIVE GENERIC CLINC150 OUT
 # MASSIVE: a source that --data takes. GENERIC: a folder of plain sentences, one a line, GENERIC/<language>/<source>.txt.gz
 # (Tatoeba, Common Voice, XED and voice prompts to learn from, FLORES/NTREX and ELTeC to measure scope on; the notices in
 # docs/notices say where they come from). CLINC150: its data_full.json, whose out-of-scope part measures scope in English.
@@ -36,15 +36,14 @@ finetune --size s --init "$out/s" --epochs 8 --learning-rate 5e-4 --out "$out/s2
     --size s --out "$out/p"
 finetune --size s --init "$out/p" --epochs 14 --learning-rate 5e-4 --out "$out/f"
 finetune --size s --init "$out/f" --epochs 20 --learning-rate 1e-3 --augmented-share 0.3 --out "$out/f2"
-# Students imitate the three: one to teach the smallest, and the one that ships, which learns to be unsure of what is no
-# request as well
-imitate() {
-    finetune --size s --init "$out/f2" --teacher "$out/s,$out/s2,$out/f2" --epochs 10 --learning-rate 7e-4 \
-        --augmented-share 0.3 --average 0.998 "$@"
-}
-imitate --out "$out/k"
-imitate --out-of-scope "$no_requests" --out "$out/ko"
-finetune --size xs --teacher "$out/k" --epochs 40 --learning-rate 2e-3 --augmented-share 0.3 --dropout 0.1 \
-    --average 0.998 --out-of-scope "$no_requests" --out "$out/xso"
+# The student imitates the three, and learns to be unsure of what is no request as well
+finetune --size s --init "$out/f2" --teacher "$out/s,$out/s2,$out/f2" --epochs 10 --learning-rate 7e-4 \
+    --augmented-share 0.3 --average 0.998 --out-of-scope "$no_requests" --out "$out/ko"
 export_student --ckpt "$out/ko" --out "$out/students/s" --notice docs/notices/s.md
-export_student --ckpt "$out/xso" --out "$out/students/xs" --notice docs/notices/xs.md
+
+# The smallest imitates it, as exported, and two others
+mkdir -p before
+cp -r "$out/students/s" before/
+"$python" -m training.ladder --recipe training/recipes/ladder-shipped.toml --data "$massive" --generic "$generic" \
+    --out "$out/ladder" --jobs 2
+export_student --ckpt "$out/ladder/runs/xs" --out "$out/students/xs" --notice docs/notices/xs.md
