@@ -7,4 +7,4 @@ picture() { # NAME QUERY
 }
 address=$1
 picture page "locale=de-DE&text=Weck%20mich%20am%20Freitag%20um%209%20Uhr!"
-picture compare "locale=en-US&compare=all&text=remind%20me%20to%20call%20mum%20at%20five%20pm"
+picture compare "locale=en-US&compare=all&text=remind%20me%20about%20the%20second%20season%20of%20dark%20at%20half%20past"
