@@ -17,7 +17,8 @@ from tests.service.conftest import write_student
 from tests.service.server import Server
 
 AGREED = Sentence("weck mich am freitag um neun uhr auf", "de-DE")
-DISPUTED = Sentence("remind me about the second season of dark at half past", "en-US")  # the shipped students find other slots in it
+# The shipped students find other slots in it
+DISPUTED = Sentence("remind me about the second season of dark at half past", "en-US")
 LONG_WORD = "donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichen"
 LEAST_CONTRAST = 4.5  # WCAG 2.2, level AA
 KEY = "a-key-of-this-test-alone"
