@@ -32,8 +32,8 @@ class InstallError(Exception):
 
 
 def python_of(environments: Path, name: str) -> Path:
-    """The interpreter of a peer's environment, whether it is there or not."""
-    return environments / name / "bin" / "python"
+    """The interpreter of a peer's environment, whether it is there or not; it is run from other folders."""
+    return environments.absolute() / name / "bin" / "python"
 
 
 def find(peer: Peer, environments: Path) -> tuple[Path, dict[str, str]] | None:

@@ -124,6 +124,19 @@ def test_rasa_and_student_are_measured_side_by_side(place: Place, capsys: pytest
     assert "\nold\n" not in report
 
 
+def test_folders_may_be_relative(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.project.parent)
+    relative = [path.relative_to(place.project.parent) for path in (place.environments, place.project, place.student)]
+    names = ("--environments", "--project", "--students")
+
+    more = [part for name, path in zip(names, relative, strict=True) for part in (name, str(path))]
+    assert main(["--data", str(place.sample.absolute()), *QUICK, *more]) == 0
+
+    assert figures_of(capsys)["found"].keys() == {"Rasa", "student tiny"}
+
+
 def test_a_model_is_used_again_and_not_for_other_settings(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(place.flags()) == 0
     dev = figures_of(capsys)["found"]["Rasa"]["intent_accuracy"][0]
