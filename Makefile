@@ -35,7 +35,7 @@ format: $(VENV)/dev  ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 docs: $(VENV)/base  ## rewrite the page of all settings, docs/configuration.md
-	@$(BIN)/python -m service.reference >docs/configuration.md.new
+	@$(BIN)/python docs/settings_reference.py >docs/configuration.md.new
 	@mv docs/configuration.md.new docs/configuration.md
 
 train-demo: $(VENV)/dev  ## train, export and query a tiny student on the sample data (under three minutes)

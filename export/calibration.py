@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.observation import Slots, Texts
-from service.decoding import FloatArray, softmax
-from service.manifest import PROFILE_BINS, Head, Labels, Profile
-from training.records import Utterance
+from service.student.decoding import FloatArray, softmax
+from service.student.manifest import PROFILE_BINS, Head, Labels, Profile
+from training.data.utterances import Utterance
 
 log = logging.getLogger("export.onnx")
 

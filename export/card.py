@@ -6,7 +6,7 @@ from typing import Any
 
 from export.calibration import BINS, mean_errors
 from export.scope import means_by_method
-from service.manifest import Calibration, Manifest, Scope
+from service.student.manifest import Calibration, Manifest, Scope
 
 _COLUMNS = {
     "domain_f1": "Domain F1",

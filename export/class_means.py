@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.decoding import FloatArray
+from service.student.decoding import FloatArray
 
 SHRINKAGE = 1e-3
 

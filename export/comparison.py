@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from service.student import Student
-from service.tokenization import Encoded
-from training.modeling import StudentModel
-from training.records import Utterance
-from training.scoring import Answer
+from service.student.student import Student
+from service.student.tokenization import Encoded
+from training.data.utterances import Utterance
+from training.evaluation.scoring import Answer
+from training.models.student import StudentModel
 
 PARITY_SENTENCES = 500  # of each locale, at most
 LENGTHS = (8, 16, 32)

@@ -22,13 +22,13 @@ from export.gate import Gate, Scores
 from export.graph import export_fp32, quantise_int8, recipe_of, replace_features
 from export.kernels import fastest_session
 from export.observation import Graph
-from service.manifest import MODEL_FILE, TOKENIZER_FILE, Architecture, Golden, Manifest, SessionOptions
-from service.student import Student, open_session
-from training.augmentation import typed_copy
-from training.checkpoint import Checkpoint
-from training.modeling import StudentConfig
-from training.prediction import answers_of_student
-from training.scoring import Answer, score_by_locale
+from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Architecture, Golden, Manifest, SessionOptions
+from service.student.student import Student, open_session
+from training.data.augmentation import typed_copy
+from training.evaluation.scoring import Answer, score_by_locale
+from training.models.checkpoint import Checkpoint
+from training.models.prediction import answers_of_student
+from training.models.student import StudentConfig
 
 log = logging.getLogger("export.onnx")
 

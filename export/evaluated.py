@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from export.scope import read_outside
-from training import datasets
-from training.records import Utterance
-from training.tokenizer import spread_lines, with_variants
+from training.data import datasets
+from training.data.utterances import Utterance
+from training.text.tokenizer import spread_lines, with_variants
 
 log = logging.getLogger("export.onnx")
 

@@ -12,9 +12,9 @@ from export.class_means import ClassMeans
 from export.evaluated import Evaluated
 from export.observation import Graph, Texts
 from export.scope import Evidence, judge
-from service.manifest import Calibration, Labels
-from training.augmentation import typed_copy
-from training.records import Utterance
+from service.student.manifest import Calibration, Labels
+from training.data.augmentation import typed_copy
+from training.data.utterances import Utterance
 
 
 def calibrate(

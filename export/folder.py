@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.manifest import (
+from service.student.manifest import (
     CARD_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
@@ -19,8 +19,8 @@ from service.manifest import (
     Manifest,
     sha256_of,
 )
-from service.student import Student, golden_answer
-from training.records import Utterance
+from service.student.student import Student, golden_answer
+from training.data.utterances import Utterance
 
 GOLDEN_PER_LOCALE = 4
 GOLDEN_CONFIDENCE = 0.5

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from export.folder import ExportError
 from export.graph import SESSION, quantisable_nodes, quantise_int8
-from service.decoding import softmax
-from service.student import open_session
+from service.student.decoding import softmax
+from service.student.student import open_session
 
 log = logging.getLogger("export.onnx")
 

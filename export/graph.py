@@ -26,9 +26,9 @@ from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 
 from export.class_means import ClassMeans
-from service.manifest import GraphRecipe, SessionOptions
-from service.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD
-from training.modeling import StudentModel
+from service.student.manifest import GraphRecipe, SessionOptions
+from service.student.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD
+from training.models.student import StudentModel
 
 OPSET = 18
 FEATURES = "features"

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 from export.comparison import latencies
 from export.graph import SESSION
-from service.manifest import SessionOptions
-from service.student import Student
+from service.student.manifest import SessionOptions
+from service.student.student import Student
 
 log = logging.getLogger("export.onnx")
 

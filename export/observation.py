@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.graph import FEATURES
-from service.decoding import FloatArray, decode_slots
-from service.student import OUTPUT_OF_HEAD
-from service.tokenization import Encoded, TextEncoder
-from training.records import Utterance
+from service.student.decoding import FloatArray, decode_slots
+from service.student.student import OUTPUT_OF_HEAD
+from service.student.tokenization import Encoded, TextEncoder
+from training.data.utterances import Utterance
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from export.graph import part_sizes
 from export.kernels import saturates
 from export.summary import render, summary
 from export.trimming import chosen_locales, compare, trim
-from service.manifest import MODEL_FILE, TOKENIZER_FILE, StudentError
-from training import datasets
-from training.checkpoint import CheckpointError, load_checkpoint, with_heads
-from training.corpus import CorpusError
-from training.records import PARTITIONS
+from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, StudentError
+from training.data import datasets
+from training.data.utterances import PARTITIONS
+from training.models.checkpoint import load_checkpoint, with_heads
+from training.models.errors import CheckpointError
+from training.text.corpus import CorpusError
 
 log = logging.getLogger("export.onnx")
 

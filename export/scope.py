@@ -23,11 +23,11 @@ from export.calibration import LEAST, halves
 from export.class_means import ClassMeans
 from export.folder import ExportError
 from export.observation import Texts
-from service.calibration import distance_score, scope_score
-from service.decoding import FloatArray, best
-from service.manifest import Scope
-from training.corpus import read_lines
-from training.datasets import SAMPLE
+from service.student.calibration import distance_score, scope_score
+from service.student.decoding import FloatArray, best
+from service.student.manifest import Scope
+from training.data.datasets import SAMPLE
+from training.text.corpus import read_lines
 
 log = logging.getLogger("export.onnx")
 

@@ -8,7 +8,7 @@ from typing import Any
 from export.calibration import mean_errors
 from export.gate import Loss
 from export.scope import means_by_method
-from service.manifest import Calibration, Manifest
+from service.student.manifest import Calibration, Manifest
 
 
 def render(manifest: Manifest) -> str:

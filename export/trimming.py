@@ -19,12 +19,12 @@ import torch
 from tokenizers import Tokenizer
 
 from export.folder import ExportError
-from service.tokenization import TextEncoder
-from training.checkpoint import Checkpoint
-from training.modeling import StudentModel
-from training.prediction import answers_of_model
-from training.records import Utterance
-from training.tokenizer import special_ids
+from service.student.tokenization import TextEncoder
+from training.data.utterances import Utterance
+from training.models.checkpoint import Checkpoint
+from training.models.prediction import answers_of_model
+from training.models.student import StudentModel
+from training.text.tokenizer import special_ids
 
 log = logging.getLogger("export.onnx")
 

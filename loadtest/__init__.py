@@ -12,7 +12,7 @@
 | `report` | figures as a table |
 | `target` | the service that is tested: started, ready, which texts it can be asked about |
 | `headless` | locust as a subprocess |
-| `floor` | the command ``python -m loadtest.floor``: the service against the bare model, as ratios of one run |
+| `floor` | the command ``python -m benchmarks.floor``: the service against the bare model, as ratios of one run |
 | `floor_report` | its figures, targets and table |
 | `closed_loop` | the load generator of the floor: lean connections, each as busy as it can be |
 | `plain` | a student in an ordinary FastAPI application, to compare with |
@@ -23,10 +23,10 @@
 | `requirements` | what a student must reach |
 | `compare_report` | its figures, and which student to take; shown by `compare_text` and `compare_figures` |
 | `document` | a report as Markdown and as a page |
-| `peers` | the command ``python -m loadtest.peers``: the same student behind other serving frameworks |
+| `peers` | the command ``python -m benchmarks.peers``: the same student behind other serving frameworks |
 | `peers_report` | its ratios, table and report |
 | `peer_servers` | one module for each framework, and what starts, asks, measures and stops them |
-| `rasa` | the command ``python -m loadtest.rasa``: Rasa NLU as a whole product beside students |
+| `rasa` | the command ``python -m benchmarks.rasa``: Rasa NLU as a whole product beside students |
 | `step_load` | locust's shape for a load that grows in steps |
 | `experiment` | the command ``python -m loadtest.experiment``: which arm of an experiment serves its users better |
 | `arms` | what was counted of the arms, read from a service, a file or Prometheus |

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from loadtest.headless import LocustError, run_locust
+from loadtest.load.headless import LocustError, run_locust
+from loadtest.load.report import figures_of, is_success, table_of
+from loadtest.load.target import TargetError, running_service, texts_for, wait_until_ready
+from loadtest.load.texts import TextsError, load_texts
 from loadtest.options import Options, add_options, positive, positive_int
-from loadtest.report import figures_of, is_success, table_of
-from loadtest.target import TargetError, running_service, texts_for, wait_until_ready
-from loadtest.texts import TextsError, load_texts
 
 FAILED = 1
 CANNOT_TEST = 2

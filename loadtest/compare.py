@@ -23,19 +23,19 @@ from typing import Any
 
 import orjson
 
-from loadtest.closed_loop import LoadError
-from loadtest.compare_report import Subject, report_of
-from loadtest.compare_text import TITLE, blocks_of, table_of, verdict_of
-from loadtest.document import html, markdown
+from loadtest.comparison.document import html, markdown
+from loadtest.comparison.quality import answers_of_service
+from loadtest.comparison.report import Subject, report_of
+from loadtest.comparison.requirements import RequirementError, check_locales, parse
+from loadtest.comparison.serving import Bench
+from loadtest.comparison.text import TITLE, blocks_of, table_of, verdict_of
+from loadtest.load.closed_loop import LoadError
+from loadtest.load.target import TargetError, usable_cores
 from loadtest.options import positive, positive_int
-from loadtest.quality import answers_of_service
-from loadtest.requirements import RequirementError, check_locales, parse
-from loadtest.serving import Bench
-from loadtest.target import TargetError, usable_cores
-from service.manifest import Manifest, StudentError, read_manifest
-from training.datasets import DatasetError, load
-from training.files import write_atomically
-from training.records import PARTITIONS, Utterance
+from service.student.manifest import Manifest, StudentError, read_manifest
+from training.data.datasets import DatasetError, load
+from training.data.files import write_atomically
+from training.data.utterances import PARTITIONS, Utterance
 
 Json = dict[str, Any]
 
@@ -142,7 +142,7 @@ def _measure(subjects: Sequence[Subject], utterances: Sequence[Utterance], bench
 
 
 def _write(report: Json, changed: dict[str, list[Json]], out: Path) -> int:
-    from loadtest.compare_figures import draw  # needs matplotlib
+    from loadtest.comparison.figures import draw  # needs matplotlib
 
     blocks = blocks_of(report)
     try:

@@ -20,10 +20,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from loadtest.arms import ArmCounts, ArmsError, Samples, arms_of, ask_prometheus, experiments_in, read, scrape, since
+from loadtest.experiments.arms import (
+    ArmCounts,
+    ArmsError,
+    Samples,
+    arms_of,
+    ask_prometheus,
+    experiments_in,
+    read,
+    scrape,
+    since,
+)
+from loadtest.experiments.verdict import FEWEST_FRICTION, FEWEST_SESSIONS, Comparison, Interval, Plan, compare
 from loadtest.options import positive
-from loadtest.verdict import FEWEST_FRICTION, FEWEST_SESSIONS, Comparison, Interval, Plan, compare
-from service.friction import Outcome, Sign
+from service.experiments.friction import Sign
+from service.http.requests import Outcome
 
 Figures = dict[str, Any]
 

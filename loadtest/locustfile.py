@@ -4,7 +4,7 @@ Usage::
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000  # web page on port 8089
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --headless --users 8 --run-time 30s --rate 200
-    locust -f loadtest/locustfile.py,loadtest/step_load.py --host http://127.0.0.1:8000 --users 32 --rate 800 --steps 4
+    locust -f loadtest/locustfile.py,loadtest/load/step_load.py --host http://127.0.0.1:8000 --rate 800 --steps 4
 
 Locust's own tables round to 1 ms; when a test stops, the project's table with the service's own phases is printed.
 """
@@ -31,13 +31,13 @@ from locust.env import Environment
 from locust.exception import CatchResponseError, StopUser
 from locust.runners import LocalRunner
 
+from loadtest.load.pacing import Pace
+from loadtest.load.recorder import BATCH, CLIENT, SINCE_DUE, SINGLE, Recorder
+from loadtest.load.replies import phases_of, problem_of_reply
+from loadtest.load.report import figures_of, table_of, table_of_steps
+from loadtest.load.target import TargetError, known_locales, texts_for
+from loadtest.load.texts import Selection, Text, TextsError, load_texts, select
 from loadtest.options import Options, add_options
-from loadtest.pacing import Pace
-from loadtest.recorder import BATCH, CLIENT, SINCE_DUE, SINGLE, Recorder
-from loadtest.replies import phases_of, problem_of_reply
-from loadtest.report import figures_of, table_of, table_of_steps
-from loadtest.target import TargetError, known_locales, texts_for
-from loadtest.texts import Selection, Text, TextsError, load_texts, select
 
 log = logging.getLogger("loadtest")
 SESSION_TEXTS = 5  # that a client sends on average, before the user stands for another client

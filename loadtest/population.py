@@ -22,11 +22,11 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
+from loadtest.experiments.users import Answer, Played, Population, PopulationError, ReplyError, play_session
+from loadtest.load.replies import problem_of_reply
+from loadtest.load.target import TargetError, texts_for, wait_until_ready
+from loadtest.load.texts import Text, TextsError
 from loadtest.options import Options, positive, positive_int, share
-from loadtest.replies import problem_of_reply
-from loadtest.target import TargetError, texts_for, wait_until_ready
-from loadtest.texts import Text, TextsError
-from loadtest.users import Answer, Played, Population, PopulationError, ReplyError, play_session
 
 FAILED = 1
 CANNOT_TEST = 2

@@ -22,13 +22,13 @@ from urllib.request import ProxyHandler, build_opener
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest import closed_loop, open_loop
-from loadtest.closed_loop import LoadError, Measured
-from loadtest.floor_report import Figures, machine, versions
+from loadtest.experiments.shadow_report import TARGET, Figures, Round, figures_of_rounds, has_reached, table_of
+from loadtest.load import closed_loop, open_loop
+from loadtest.load.closed_loop import LoadError, Measured
+from loadtest.load.machine import machine, versions
+from loadtest.load.target import TargetError, known_locales, on_cores, running_service, usable_cores
+from loadtest.load.texts import Text, TextsError, load_texts, select
 from loadtest.options import positive, positive_int, share
-from loadtest.shadow_report import TARGET, Round, figures_of_rounds, has_reached, table_of
-from loadtest.target import TargetError, known_locales, on_cores, running_service, usable_cores
-from loadtest.texts import Text, TextsError, load_texts, select
 from service.settings import SHIPPED_STUDENTS
 
 MISSED = 1

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imports take most of a start; `main` does them once a signal in between does no harm
-    from service.channel import Report
+    from service.process.channel import Report
     from service.settings import Settings
 
 BAD_SETTING = 2
@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    from service.cores import choose_workers
-    from service.supervisor import StartError, supervise
+    from service.process.channel import StartError
+    from service.process.cpus import choose_workers
+    from service.process.supervisor import supervise
 
     workers = choose_workers(settings.workers)
     logging.getLogger("service").info("workers: %d (%s)", *workers)
@@ -64,7 +65,7 @@ def _serve(settings: Settings) -> int:
         with bound:
             if workers.number > 1:
                 return supervise(settings, workers.number, bound, greet)
-            from service.worker import serve_alone
+            from service.process.worker import serve_alone
 
             serve_alone(settings, bound, greet)
             return 0

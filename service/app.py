@@ -15,10 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.api import Api
-from service.boundary import GUARDED, Boundary, Endpoint
-from service.call import CALL, Reply
-from service.engine import Engine
+from service.endpoints import Api
 from service.errors import (
     BatchTooLarge,
     BodyTimeout,
@@ -41,12 +38,12 @@ from service.errors import (
     error_body,
     log_fault,
 )
-from service.experiment import ExperimentFile
-from service.keys import ApiKeys
-from service.metrics import FLUSH_SECONDS, Metrics
-from service.page import load_page
-from service.reloading import Reloader
-from service.schemas import (
+from service.experiments.experiment import ExperimentFile
+from service.experiments.routing import Traffic
+from service.http.context import CALL, Reply
+from service.http.keys import ApiKeys
+from service.http.middleware import GUARDED, Boundary, Endpoint
+from service.http.schemas import (
     BatchReply,
     CompareReply,
     DomainReply,
@@ -57,9 +54,12 @@ from service.schemas import (
     NluReply,
     ReloadReply,
 )
+from service.models.registry import Engine
+from service.models.reload import Reloader
+from service.monitoring.metrics import FLUSH_SECONDS, Metrics
+from service.monitoring.tracing import Tracer
+from service.page import load_page
 from service.settings import Settings
-from service.tracing import Tracer
-from service.traffic import Traffic
 
 Answer = Callable[..., Awaitable[Reply]]
 Errors = tuple[type[ServiceError], ...]

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.manifest import StudentError
 from service.settings import SHIPPED_STUDENTS
-from service.student import Student
+from service.student.manifest import StudentError
+from service.student.student import Student
 
 SHIPPED = SHIPPED_STUDENTS / "s"
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.manifest import Manifest, read_manifest
 from service.settings import SHIPPED_STUDENTS
-from service.student import Student
-from training import datasets
-from training.prediction import answers_of_student
-from training.scoring import score_by_locale
+from service.student.manifest import Manifest, read_manifest
+from service.student.student import Student
+from training.data import datasets
+from training.evaluation.scoring import score_by_locale
+from training.models.prediction import answers_of_student
 
 NAMES = ("s", "xs")
 LOCALES = ("de-DE", "fr-FR", "it-IT", "es-ES", "en-US")

@@ -1,262 +1,23 @@
-"""Plain text, one sentence a line: read as a stream, shuffled on disk.
-
-    python -m training.corpus build --generic DIR --task DIR --ratio 7:3 --languages de,fr --tokens N --out FILE.txt.gz
-
-builds a transfer set, the text on which a student imitates its teacher: see `training.transfer`.
-"""
+"""The command ``python -m training.corpus build``: a transfer set, see `training.text.transfer`."""
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import logging
-import re
 import signal
-import struct
 import sys
-import unicodedata
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Sequence
 from dataclasses import fields
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Self
 
-from training.datasets import HUB_PREFIX, DatasetError
-
-SUFFIXES = (".txt", ".txt.gz")
-
-_RECORD = struct.Struct(">QI")  # key, length of the payload
-_BUCKET_BITS = 7  # 128 open files at most: macOS allows 256
-_SPILL_LEVELS = 3
-_BUFFER = 1 << 15
-_TAIL = 2048  # tokens: the end of a budget, where lines are chosen so that they sum up to it
-_HAN_KANA = re.compile(
-    "[\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
-)
-BUCKET_BYTES = 4 << 20  # a larger bucket is split before it is read into memory
-
-
-class CorpusError(ValueError):
-    """Text that can't be used; the message names what was wrong and what is allowed."""
-
-
-def find_files(sources: Sequence[str]) -> list[Path]:
-    """The text files that `sources` name: files, or folders searched through, in order of name.
-
-    Raises:
-        CorpusError: a source does not exist or holds no text file.
-    """
-    files: list[Path] = []
-    for source in sources:
-        path = Path(source)
-        found = sorted(f for f in path.rglob("*") if f.name.endswith(SUFFIXES)) if path.is_dir() else [path]
-        if not found or not all(f.is_file() and f.name.endswith(SUFFIXES) for f in found):
-            raise CorpusError(f"{source}: no text there; allowed: {' or '.join(SUFFIXES)} files, or folders of them")
-        files += found
-    return files
-
-
-def read_lines(sources: Sequence[str]) -> Iterator[str]:
-    """The lines of `sources` that are not blank, one at a time.
-
-    A source is a text file, a folder of them, or `hub:NAME` or `hub:NAME:COLUMN`: the train split of a Hugging Face
-    data set (column "text" by default; with `NAME@REVISION` a branch of it), which is streamed, not downloaded first.
-
-    Raises:
-        CorpusError: a source does not exist, or a file is not UTF-8 or no complete gzip file.
-    """
-    files = {source: find_files([source]) for source in sources if not source.startswith(HUB_PREFIX)}
-    for source in sources:
-        if source.startswith(HUB_PREFIX):
-            lines = _hub_lines(source.removeprefix(HUB_PREFIX))
-        else:
-            lines = chain.from_iterable(map(lines_of_file, files[source]))
-        for line in lines:
-            if text := line.strip():
-                yield text
-
-
-def lines_of_file(file: Path) -> Iterator[str]:
-    """All lines of a text file, blank ones too.
-
-    Raises:
-        CorpusError: the file is not UTF-8 or no complete gzip file.
-    """
-    try:
-        with (
-            gzip.open(file, "rt", encoding="utf-8-sig")
-            if file.suffix == ".gz"
-            else file.open(encoding="utf-8-sig") as stream
-        ):
-            yield from stream
-    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise CorpusError(f"{file}: cannot be read: {error}; allowed: UTF-8 text, gzipped where named .gz") from error
-
-
-def _hub_lines(name: str) -> Iterator[str]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise CorpusError("hub data sets need the extra: pip install 'distilled-nlu[training]'") from error
-    name, _, column = name.partition(":")
-    name, _, revision = name.partition("@")
-    column = column or "text"
-    try:
-        rows: Iterator[dict[str, Any]] = iter(
-            datasets.load_dataset(name, revision=revision or None, split="train", streaming=True)
-        )
-        for row in rows:
-            value = row.get(column)
-            if column not in row or not isinstance(value, str | None):
-                held = ", ".join(key for key, held in row.items() if isinstance(held, str)) or "none"
-                raise CorpusError(f"{HUB_PREFIX}{name}: {column!r} is no column of text; such columns: {held}")
-            yield from (value or "").splitlines()
-    except CorpusError:
-        raise
-    except Exception as error:  # the library raises a family of unrelated types
-        raise CorpusError(f"{HUB_PREFIX}{name}: cannot be read: {type(error).__name__}: {error}") from error
-
-
-def same_text(text: str) -> str:
-    """The form in which lines are compared with each other: NFKC, lower case, single spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
-
-
-def same_utterance(form: str) -> str:
-    """The form in which lines are compared with dev and test utterances: `same_text` without punctuation and symbols.
-
-    Corpora write "Wie spät ist es?" where data sets of requests write "wie spät ist es".
-    """
-    bare = " ".join(re.sub(r"[^\w\s]+|_+", _marks_only, form).split())
-    return bare or form
-
-
-def _marks_only(match: re.Match[str]) -> str:
-    return "".join(c if unicodedata.category(c).startswith("M") else " " for c in match[0])
-
-
-def count_words(texts: Sequence[str]) -> list[int]:
-    """Words between white space; a character of Han or kana is one of its own."""
-    return [len((_HAN_KANA.sub(r" \g<0> ", text) if _HAN_KANA.search(text) else text).split()) for text in texts]
-
-
-class DiskShuffle:
-    """Puts records in order of their 64-bit keys by way of files, in memory that does not grow with their number.
-
-    Records are spilled into bucket files by the key's leading bits. A bucket is then read and sorted at once, or, where
-    it is too large for that, spilled again by the bits that follow. Hashes as keys make it a shuffle. Records of one
-    key come in order of their payloads; with `unique` the first of them only.
-    """
-
-    def __init__(self, folder: Path, *, unique: bool = False, level: int = 1) -> None:
-        folder.mkdir()
-        self._folder, self._unique, self._level = folder, unique, level
-        self._shift = 64 - level * _BUCKET_BITS
-        self._streams: dict[int, IO[bytes]] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        """Close what is open; after an error all of it, as on a full disk the last buffers can't be written either."""
-        for stream in self._streams.values():
-            with suppress(OSError) if error else nullcontext():
-                stream.close()
-
-    def add(self, key: int, payload: bytes) -> None:
-        """Take a record."""
-        bucket = (key >> self._shift) & ((1 << _BUCKET_BITS) - 1)
-        if bucket not in self._streams:
-            self._streams[bucket] = (self._folder / f"{bucket:03}").open("wb", buffering=_BUFFER)
-        write_record(self._streams[bucket], key, payload)
-
-    def drain(self) -> Iterator[tuple[int, bytes]]:
-        """All records in order, once: each bucket is deleted when it has been read."""
-        for stream in self._streams.values():
-            stream.close()
-        for bucket in sorted(self._streams):
-            file = self._folder / f"{bucket:03}"
-            if file.stat().st_size > BUCKET_BYTES and self._level < _SPILL_LEVELS:
-                finer = DiskShuffle(file.with_suffix(".finer"), unique=self._unique, level=self._level + 1)
-                with finer:
-                    for key, payload in read_records(file):
-                        finer.add(key, payload)
-                    file.unlink()
-                    yield from finer.drain()
-            else:
-                records = sorted(_first_of_each(read_records(file)) if self._unique else read_records(file))
-                file.unlink()
-                yield from records
-
-
-def _first_of_each(records: Iterable[tuple[int, bytes]]) -> Iterable[tuple[int, bytes]]:
-    first: dict[int, bytes] = {}
-    for key, payload in records:
-        if key not in first or payload < first[key]:
-            first[key] = payload
-    return first.items()
-
-
-def write_record(stream: IO[bytes], key: int, payload: bytes) -> None:
-    """Append a record to an open file."""
-    stream.write(_RECORD.pack(key, len(payload)) + payload)
-
-
-def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
-    """The records of a file, in its order."""
-    with file.open("rb") as stream:
-        while header := stream.read(_RECORD.size):
-            key, length = _RECORD.unpack(header)
-            yield key, stream.read(length)
-
-
-class Quota:
-    """Takes whole lines, in the order that they come in, until their tokens are `tokens` exactly, if they can be.
-
-    Only the last lines are chosen: from the sums that those seen so far can make (at most `_TAIL`).
-    """
-
-    def __init__(self, tokens: int) -> None:
-        self.left = tokens
-        self._sums = 1  # bit n: some of the lines have n tokens together
-        self._last: dict[int, tuple[int, bytes]] = {}  # of such a sum, the sum before the last line, and that line
-
-    def offer(self, tokens: int, line: bytes) -> list[bytes]:
-        """The lines that are taken now, which may have been offered before."""
-        if self.left > _TAIL:
-            if tokens > self.left - _TAIL // 2 and tokens != self.left:
-                return []
-            self.left -= tokens
-            return [line]
-        if tokens > self.left or not self.left:
-            return []
-        fresh = (self._sums << tokens) & ((2 << self.left) - 1) & ~self._sums
-        self._sums |= fresh
-        while fresh:
-            total = fresh.bit_length() - 1
-            self._last[total] = total - tokens, line
-            fresh ^= 1 << total
-        return self.close() if (self._sums >> self.left) & 1 else []
-
-    def close(self) -> list[bytes]:
-        """The lines that come closest to what is left, when no more are offered."""
-        total = self._sums.bit_length() - 1
-        self.left -= total
-        lines = []
-        while total:
-            total, line = self._last[total]
-            lines.append(line)
-        self._sums = 1
-        return lines
+from training.data.datasets import DatasetError
+from training.text import budgets, transfer
+from training.text.corpus import SUFFIXES, CorpusError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: see `training.transfer`."""
-    from training import budgets, transfer  # they import this module
-
+    """Command line: see `training.text.transfer`."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     given = {f.name: value for f in fields(budgets.TransferSet) if (value := getattr(args, f.name)) is not None}
@@ -296,6 +57,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from training import corpus  # not as __main__: its errors are to be the ones that are caught
-
-    sys.exit(corpus.main())
+    sys.exit(main())

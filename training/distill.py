@@ -25,25 +25,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.manifest import Labels
-from training.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    is_finished,
-    load_checkpoint,
-    load_resume_state,
-    save_resume_state,
-)
-from training.corpus import read_lines
-from training.inheritance import inherit_layers, require_part
-from training.loop import autocast_of, processes
-from training.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
-from training.mapping import LAYER_MAPPINGS
-from training.masked import MaskedBatch, MaskedLanguageModel, masked_loss
-from training.modeling import StudentConfig, StudentModel
-from training.settings import begin, is_untouched, listed, parser_of, report, setting
-from training.sizes import SIZES
-from training.text_run import TextRun, TextSettings
+from service.student.manifest import Labels
+from training.models.checkpoint import Checkpoint, is_finished, load_checkpoint, load_resume_state, save_resume_state
+from training.models.devices import autocast_of, processes
+from training.models.errors import CheckpointError
+from training.models.sizes import SIZES
+from training.models.student import StudentConfig, StudentModel
+from training.objectives.inheritance import inherit_layers, require_part
+from training.objectives.layer_mapping import LAYER_MAPPINGS
+from training.objectives.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
+from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
+from training.runs.settings import begin, is_untouched, listed, parser_of, report, setting
+from training.runs.text_run import TextRun, TextSettings
+from training.text.corpus import read_lines
 
 COMMAND = "training.distill"
 NONE = "none"

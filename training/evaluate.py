@@ -4,7 +4,7 @@
 
 Every metric per locale and as the mean of de, fr, it, es, with 95 % intervals; the table goes to standard error, the
 last line of standard output is one JSON object. `--typed` scores the capitalised and punctuated copy of the partition.
-The tails are subsets of `test` (or of `--of`), see `training.tails`.
+The tails are subsets of `test` (or of `--of`), see `training.evaluation.tails`.
 `accelerate launch -m training.evaluate ...` splits the utterances over several devices.
 """
 
@@ -20,17 +20,18 @@ from typing import Any, cast
 
 from accelerate.utils import gather_object
 
-from service.manifest import MANIFEST_FILE, StudentError
-from service.student import Student
-from training import datasets
-from training.augmentation import typed_copy
-from training.checkpoint import CheckpointError, load_checkpoint, with_heads
-from training.files import write_atomically
-from training.loop import leave, processes
-from training.prediction import answers_of_model, answers_of_student
-from training.records import PARTITIONS, Partition, Utterance
-from training.scoring import Answer, Scorecard
-from training.tails import TAILS, tail_of
+from service.student.manifest import MANIFEST_FILE, StudentError
+from service.student.student import Student
+from training.data import datasets
+from training.data.augmentation import typed_copy
+from training.data.files import write_atomically
+from training.data.utterances import PARTITIONS, Partition, Utterance
+from training.evaluation.scoring import Answer, Scorecard
+from training.evaluation.tails import TAILS, tail_of
+from training.models.checkpoint import load_checkpoint, with_heads
+from training.models.devices import leave, processes
+from training.models.errors import CheckpointError
+from training.models.prediction import answers_of_model, answers_of_student
 
 SHOWN = ("domain_accuracy", "domain_f1", "intent_accuracy", "slot_f1", "slot_f1_strict", "exact_match", "semer", "irer")
 

@@ -24,25 +24,26 @@ from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from service.manifest import Labels
-from training import datasets
-from training.augmentation import typed_copy
-from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.distillation import TeacherTargets, distillation_loss, open_teacher
-from training.encoding import Batch, EpochData, ExampleEncoder
-from training.labels import HEADS, labels_of
-from training.loop import Loop, autocast_of, processes, source_commit
-from training.modeling import ACTIVATIONS, StudentModel, StudentOutput
-from training.objective import hide_pieces, multitask_loss
-from training.outliers import WEIGHT, Outliers, unsureness_loss
-from training.prediction import answers_of_model
-from training.records import Utterance, checksum_of
-from training.scoring import score_by_locale
-from training.settings import begin, file_names, listed, parser_of, report, setting
-from training.sizes import SIZES
-from training.task_model import DEFAULT, encoder_of, model_of, shape_of
-from training.task_text import Unlabelled
-from training.tokenizer import VOCABULARY, special_ids, train_tokenizer, with_variants
+from service.student.manifest import Labels
+from training.data import datasets
+from training.data.augmentation import typed_copy
+from training.data.labels import HEADS, labels_of
+from training.data.utterances import Utterance, checksum_of
+from training.evaluation.scoring import score_by_locale
+from training.models.batches import Batch, EpochData, ExampleEncoder
+from training.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.models.devices import autocast_of, processes
+from training.models.prediction import answers_of_model
+from training.models.sizes import SIZES
+from training.models.student import ACTIVATIONS, StudentModel, StudentOutput
+from training.models.task_model import DEFAULT, encoder_of, model_of, shape_of
+from training.objectives.multitask import hide_pieces, multitask_loss
+from training.objectives.outlier_exposure import WEIGHT, Outliers, unsureness_loss
+from training.objectives.task_distillation import TeacherTargets, distillation_loss, open_teacher
+from training.objectives.task_text import Unlabelled
+from training.runs.loop import Loop, source_commit
+from training.runs.settings import begin, file_names, listed, parser_of, report, setting
+from training.text.tokenizer import VOCABULARY, special_ids, train_tokenizer, with_variants
 
 COMMAND = "training.finetune"
 

@@ -36,18 +36,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training import datasets
-from training.checkpoint import TRAINING_FILE, is_finished, load_checkpoint, with_heads
-from training.files import write_atomically
-from training.ledger import Ledger, Stage
-from training.outcomes import read_json, write_json
-from training.paired import compare
-from training.prediction import answers_of_model
-from training.records import Slot, Utterance
-from training.scheduler import Scheduler
-from training.scoring import Answer, Scorecard
-from training.settings import at_least_one, listed, report
-from training.sources import texts_by_language
+from training.data import datasets
+from training.data.files import write_atomically
+from training.data.utterances import Slot, Utterance
+from training.evaluation.paired import compare
+from training.evaluation.scoring import Answer, Scorecard
+from training.models.checkpoint import TRAINING_FILE, is_finished, load_checkpoint, with_heads
+from training.models.prediction import answers_of_model
+from training.runs.settings import at_least_one, listed, report
+from training.studies.ledger import Ledger, Stage
+from training.studies.outcomes import read_json, write_json
+from training.studies.scheduler import Scheduler
+from training.text.sources import texts_by_language
 
 COMMAND = "training.ladder"
 COMMANDS = ("pretrain", "distill", "finetune")

@@ -23,19 +23,19 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from service.manifest import Labels
-from training import datasets
-from training.checkpoint import Checkpoint, load_checkpoint
-from training.corpus import read_lines
-from training.loop import autocast_of
-from training.masked import MaskedBatch, MaskedLanguageModel, masked_loss
-from training.modeling import StudentConfig, StudentModel
-from training.records import Utterance
-from training.settings import begin, listed, parser_of, report, setting
-from training.sizes import SIZES
-from training.task_model import DEFAULT, shape_of
-from training.text_run import TextRun, TextSettings
-from training.tokenizer import VOCABULARY, load_tokenizer, spread_lines, train_tokenizer, with_variants
+from service.student.manifest import Labels
+from training.data import datasets
+from training.data.utterances import Utterance
+from training.models.checkpoint import Checkpoint, load_checkpoint
+from training.models.devices import autocast_of
+from training.models.sizes import SIZES
+from training.models.student import StudentConfig, StudentModel
+from training.models.task_model import DEFAULT, shape_of
+from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
+from training.runs.settings import begin, listed, parser_of, report, setting
+from training.runs.text_run import TextRun, TextSettings
+from training.text.corpus import read_lines
+from training.text.tokenizer import VOCABULARY, load_tokenizer, spread_lines, train_tokenizer, with_variants
 
 COMMAND = "training.pretrain"
 

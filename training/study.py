@@ -6,7 +6,7 @@
 The first command makes what the recipe asks for (tokenizer, transfer sets, encoders, fine-tuned students, what they
 answer) and skips what is done; started again after an interruption, it goes on from where each stage stood. What each
 stage says stands in RUNS/logs. The second writes `report.md`, `report.json` and the figures from the small files in
-RUNS/results alone. `training.recipe` says what a recipe holds.
+RUNS/results alone. `training.studies.recipe` says what a recipe holds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training import report, stages
-from training.ledger import Ledger
-from training.recipe import read_recipe
-from training.records import PARTITIONS
-from training.scheduler import Scheduler
-from training.settings import at_least_one
-from training.settings import report as finish
+from training.data.utterances import PARTITIONS
+from training.runs.settings import at_least_one
+from training.runs.settings import report as finish
+from training.studies import report, stages
+from training.studies.ledger import Ledger
+from training.studies.recipe import read_recipe
+from training.studies.scheduler import Scheduler
 
 COMMAND = "training.study"
 

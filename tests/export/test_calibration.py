@@ -21,12 +21,12 @@ from export.calibration import (
     profiles,
 )
 from export.observation import Graph, Slots, Texts
-from service.calibration import COMBINE
-from service.decoding import softmax
-from service.manifest import Labels
-from service.student import Student
-from training import datasets
-from training.records import Utterance
+from service.student.calibration import COMBINE
+from service.student.decoding import softmax
+from service.student.manifest import Labels
+from service.student.student import Student
+from training.data import datasets
+from training.data.utterances import Utterance
 
 LABELS = Labels(domain=("a", "b"), intent=("a_x", "a_y", "b_z"), slots=("O", "B-t", "I-t"))
 

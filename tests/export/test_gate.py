@@ -14,9 +14,9 @@ from export import conversion, gate, onnx
 from export.folder import ExportError
 from export.gate import Gate, Loss, Scores, losses
 from export.graph import export_fp32, quantisable_nodes, quantise_int8
-from service.manifest import read_manifest
-from service.student import Student
-from training.checkpoint import load_checkpoint
+from service.student.manifest import read_manifest
+from service.student.student import Student
+from training.models.checkpoint import load_checkpoint
 
 SENTENCES = [[2, 5 + i, 40 + 3 * i, 200 - i] for i in range(8)]
 

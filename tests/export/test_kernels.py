@@ -12,9 +12,9 @@ from onnx import numpy_helper
 from export import kernels, onnx
 from export.graph import SESSION, export_fp32, quantise_int8
 from export.kernels import FUSED, fastest_session, saturates
-from service.manifest import SessionOptions, read_manifest
-from service.student import Student
-from training.checkpoint import load_checkpoint
+from service.student.manifest import SessionOptions, read_manifest
+from service.student.student import Student
+from training.models.checkpoint import load_checkpoint
 
 
 def timed(ratio: dict[str, float]) -> Any:

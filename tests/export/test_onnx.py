@@ -15,10 +15,11 @@ import torch
 
 from export import conversion, onnx
 from export.scope import read_outside
-from service.manifest import Manifest, read_manifest
-from service.student import Student
-from training import datasets, finetune
-from training.checkpoint import load_checkpoint
+from service.student.manifest import Manifest, read_manifest
+from service.student.student import Student
+from training import finetune
+from training.data import datasets
+from training.models.checkpoint import load_checkpoint
 
 
 def test_the_folder_is_what_the_service_loads(student_folder: Path) -> None:

@@ -15,10 +15,10 @@ from export.folder import ExportError
 from export.graph import SESSION, export_fp32, quantise_int8, replace_features
 from export.observation import Texts
 from export.scope import Evidence, auroc, false_rejection, judge, means_by_method, read_outside, threshold_of
-from service.manifest import Labels
-from service.student import open_session
-from training.corpus import CorpusError
-from training.modeling import StudentConfig, StudentModel
+from service.student.manifest import Labels
+from service.student.student import open_session
+from training.models.student import StudentConfig, StudentModel
+from training.text.corpus import CorpusError
 
 LOCALES = ["de-DE", "en-US"]
 scores = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0]), min_size=1, max_size=12).map(np.array)

@@ -14,14 +14,14 @@ from export import onnx, trimming
 from export.folder import ExportError
 from export.graph import SESSION, export_fp32
 from export.trimming import chosen_locales, compare, needed, trim, with_pieces, with_rows
-from service.manifest import Labels
-from service.student import Student, open_session
-from service.tokenization import UNKNOWN, TextEncoder
-from training import datasets
-from training.checkpoint import Checkpoint, load_checkpoint
-from training.modeling import StudentConfig, StudentModel
-from training.prediction import answers_of_model
-from training.tokenizer import SPECIAL_PIECES, special_ids, train_tokenizer
+from service.student.manifest import Labels
+from service.student.student import Student, open_session
+from service.student.tokenization import UNKNOWN, TextEncoder
+from training.data import datasets
+from training.models.checkpoint import Checkpoint, load_checkpoint
+from training.models.prediction import answers_of_model
+from training.models.student import StudentConfig, StudentModel
+from training.text.tokenizer import SPECIAL_PIECES, special_ids, train_tokenizer
 
 SAMPLE = datasets.SAMPLE
 GERMAN, FRENCH = ([u.text for u in datasets.load(str(SAMPLE), [locale]).utterances] for locale in ("de-DE", "fr-FR"))

@@ -13,8 +13,8 @@ import pytest
 from starlette.responses import JSONResponse
 
 from loadtest.__main__ import MISSING_LOCUST, main
-from loadtest.recorder import BATCH, SERVER_PHASES, SINGLE
-from loadtest.target import TargetError, known_locales, running_service, wait_until_ready
+from loadtest.load.recorder import BATCH, SERVER_PHASES, SINGLE
+from loadtest.load.target import TargetError, known_locales, running_service, wait_until_ready
 from tests.loadtest.conftest import LOCALES, Answer, Serve
 from tests.service.conftest import write_student
 

@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from loadtest.compare import command_of, main, subjects_of
-from loadtest.compare_report import RATIOS, front_of, ratios_of, recommendation
-from loadtest.compare_text import TITLE, blocks_of
-from loadtest.document import Bullets, Heading, Paragraph, Picture, Table, html, markdown
-from loadtest.memory import PROC, memory_of
-from loadtest.requirements import choose, parse
-from loadtest.target import ROOT
-from service.manifest import StudentError, read_manifest
+from loadtest.comparison.document import Bullets, Heading, Paragraph, Picture, Table, html, markdown
+from loadtest.comparison.report import RATIOS, front_of, ratios_of, recommendation
+from loadtest.comparison.requirements import choose, parse
+from loadtest.comparison.text import TITLE, blocks_of
+from loadtest.load.memory import PROC, memory_of
+from loadtest.load.target import ROOT
 from service.settings import SHIPPED_STUDENTS
+from service.student.manifest import StudentError, read_manifest
 from tests.service import conftest
 from tests.service.conftest import write_student
-from training.paired import compare, mcnemar
-from training.records import Slot, Utterance
-from training.scoring import Answer, Scorecard
+from training.data.utterances import Slot, Utterance
+from training.evaluation.paired import compare, mcnemar
+from training.evaluation.scoring import Answer, Scorecard
 
 QUICK = ("--rounds", "1", "--seconds", "0.2")
 LOCALES = ("de-DE", "it-IT")

@@ -21,14 +21,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from loadtest.arms import LABELS, ArmCounts, arms_of, parse
 from loadtest.experiment import figures_of, main, verdict_of
-from loadtest.texts import Text, load_texts
-from loadtest.users import Answer, Played, Population, play_session
-from loadtest.verdict import Moments, Plan, compare, holm, more_sessions, p_value_of
-from service.experiment import Experiment, split_key
-from service.friction import MOMENTS, Place, Sessions, Turn
-from service.metrics import Metrics, Tally
+from loadtest.experiments.arms import LABELS, ArmCounts, arms_of, parse
+from loadtest.experiments.users import Answer, Played, Population, play_session
+from loadtest.experiments.verdict import Moments, Plan, compare, holm, more_sessions, p_value_of
+from loadtest.load.texts import Text, load_texts
+from service.experiments.experiment import Experiment, split_key
+from service.experiments.friction import MOMENTS, Place, Sessions, Turn
+from service.monitoring.metrics import Metrics, Tally
 from tests.loadtest.conftest import running
 
 TEXTS = [text for text in load_texts() if text.locale == "de-DE"]

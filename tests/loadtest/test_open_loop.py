@@ -9,8 +9,8 @@ import orjson
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from loadtest.closed_loop import LoadError
-from loadtest.open_loop import Scheduled, measure, moments_of
+from loadtest.load.closed_loop import LoadError
+from loadtest.load.open_loop import Scheduled, measure, moments_of
 from tests.loadtest.conftest import Answer, Serve
 
 BODIES = [orjson.dumps({"text": f"text{number} hallo", "locale": "de-DE"}) for number in range(50)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtest.pacing import Pace
+from loadtest.load.pacing import Pace
 
 
 def test_a_quick_reply_is_waited_out() -> None:

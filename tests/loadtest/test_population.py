@@ -20,10 +20,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from loadtest.experiment import main as compare_arms
+from loadtest.experiments.users import ALIKE, UNLIKE, Ask, GiveUp, Population, PopulationError, Step, likeness, rewrite
+from loadtest.load.texts import Text, load_texts
 from loadtest.population import main
-from loadtest.texts import Text, load_texts
-from loadtest.users import ALIKE, UNLIKE, Ask, GiveUp, Population, PopulationError, Step, likeness, rewrite
-from service.friction import similarity, sketch_of
+from service.experiments.friction import similarity, sketch_of
 from tests.loadtest.conftest import answer_to, running
 from tests.service.conftest import write_student
 from tests.service.server import Server

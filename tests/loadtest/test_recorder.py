@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.recorder import (
+from loadtest.load.recorder import (
     BATCH,
     CLIENT,
     MOST_REASONS,

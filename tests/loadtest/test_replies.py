@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.recorder import SERVER_PHASES
-from loadtest.replies import parse_server_timing, phases_of, problem_of_answer, problem_of_batch, problem_of_reply
+from loadtest.load.recorder import SERVER_PHASES
+from loadtest.load.replies import parse_server_timing, phases_of, problem_of_answer, problem_of_batch, problem_of_reply
 
 TEXT = "füge 👍 hinzu"
 LABEL = {"name": "lists", "confidence": 0.9}

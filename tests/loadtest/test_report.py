@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from loadtest.recorder import BATCH, CLIENT, SINCE_DUE, SINGLE, Recorder
-from loadtest.report import Figures, figures_of, is_success, table_of
-from loadtest.texts import Selection, Text
+from loadtest.load.recorder import BATCH, CLIENT, SINCE_DUE, SINGLE, Recorder
+from loadtest.load.report import Figures, figures_of, is_success, table_of
+from loadtest.load.texts import Selection, Text
 
 SELECTION = Selection([Text("hallo", "de-DE")], ["en-US"])
 

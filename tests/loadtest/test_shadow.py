@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import loadtest.shadow
-from loadtest.closed_loop import Measured
-from loadtest.open_loop import Scheduled
+from loadtest.experiments.shadow_report import Round, figures_of_rounds, has_reached, interval_of, table_of
+from loadtest.load.closed_loop import Measured
+from loadtest.load.open_loop import Scheduled
+from loadtest.load.target import on_cores, usable_cores
 from loadtest.shadow import main
-from loadtest.shadow_report import Round, figures_of_rounds, has_reached, interval_of, table_of
-from loadtest.target import on_cores, usable_cores
 from tests.service.conftest import write_student
 
 QUICK = ("--rounds", "1", "--seconds", "0.3", "--rate", "200")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from loadtest.report import table_of_steps
-from loadtest.target import ROOT
+from loadtest.load.report import table_of_steps
+from loadtest.load.target import ROOT
 from tests.loadtest.conftest import Serve
 
-STEPS = "loadtest/locustfile.py,loadtest/step_load.py"
+STEPS = "loadtest/locustfile.py,loadtest/load/step_load.py"
 
 
 def locust(host: str, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -57,7 +57,7 @@ def test_clients_speak_one_locale_each_and_as_many_as_they_weigh(serve: Serve) -
 import collections
 from loadtest.locustfile import Run
 from loadtest.options import Options
-from loadtest.texts import Selection, Text
+from loadtest.load.texts import Selection, Text
 run = Run()
 texts = [Text("hallo", "de-DE"), Text("bonjour", "fr-FR"), Text("salut", "fr-FR")]
 run.start(Options(locales="de-DE=9,fr-FR"), Selection(texts, []))

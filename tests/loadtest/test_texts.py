@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.texts import Text, TextsError, load_texts, select
+from loadtest.load.texts import Text, TextsError, load_texts, select
 
 TEXTS = [Text("hallo", "de-DE"), Text("bonjour", "fr-FR")]
 

@@ -27,11 +27,11 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import TemplateProcessing
 
 from service.app import create_app
-from service.boundary import Boundary
-from service.manifest import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Manifest, SessionOptions, sha256_of
+from service.http.middleware import Boundary
 from service.settings import Settings
-from service.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Student, golden_answer, open_session
-from service.tokenization import TextEncoder
+from service.student.manifest import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Manifest, SessionOptions, sha256_of
+from service.student.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Student, golden_answer, open_session
+from service.student.tokenization import TextEncoder
 
 DOMAINS = ("alarm", "music", "weather")
 INTENTS = ("alarm_set", "music_play", "weather_query")

@@ -27,7 +27,7 @@ import pytest
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest.target import on_cores, usable_cores
+from loadtest.load.target import on_cores, usable_cores
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from loadtest.target import on_cores
+from loadtest.load.target import on_cores
 from tests.service.server import Load, Server, Taken, hindered, needs_proc, percentile, run, two_cores
 
 pytestmark = [pytest.mark.soak, needs_proc]

@@ -16,13 +16,13 @@ import psutil
 import pytest
 import torch
 
-from service.manifest import Labels
+from service.student.manifest import Labels
 from training import distill, pretrain
-from training.checkpoint import is_finished, load_checkpoint
-from training.losses import HIDDEN_LOSSES
-from training.mapping import LAYER_MAPPINGS
-from training.masked import MaskedBatch, MaskedLanguageModel
-from training.modeling import StudentConfig, StudentModel
+from training.models.checkpoint import is_finished, load_checkpoint
+from training.models.student import StudentConfig, StudentModel
+from training.objectives.layer_mapping import LAYER_MAPPINGS
+from training.objectives.losses import HIDDEN_LOSSES
+from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel
 
 SHORT = ["--size", "xs", "--batch-pieces", "512", "--threads", "1"]
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "training.json"]

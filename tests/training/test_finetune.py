@@ -15,8 +15,9 @@ from torch import Tensor
 
 from export import onnx
 from training import evaluate, finetune
-from training.checkpoint import CheckpointError, load_checkpoint, load_resume_state, save_resume_state
-from training.hub import HubModel
+from training.models.checkpoint import load_checkpoint, load_resume_state, save_resume_state
+from training.models.errors import CheckpointError
+from training.models.hub import HubModel
 
 SHORT = [
     "--size",

@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from export import onnx
-from training import datasets, finetune, pretrain, text_run
-from training.checkpoint import Checkpoint, is_finished, load_checkpoint, load_resume_state
-from training.corpus import CorpusError, read_lines
+from training import finetune, pretrain
+from training.data import datasets
+from training.models.checkpoint import Checkpoint, is_finished, load_checkpoint, load_resume_state
+from training.runs import text_run
+from training.text.corpus import CorpusError, read_lines
 
 SHORT = ["--batch-pieces", "512", "--threads", "1"]
 LAUNCH = f"""{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1

@@ -1,0 +1,200 @@
+"""Servers that start processes of their own: found, stopped for a moment, and gone in the end.
+
+A framework's processes may leave its process group, outlive their parent, or overwrite what they were started with.
+So those count that have the server's mark in their environment, that are in its session, and all that descend from
+such a one. All this reads Linux's ``/proc``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from loadtest.load.target import TargetError, on_cores
+
+PROC = Path("/proc")
+MARK = "LOADTEST_PEER_MARK"
+POLL_SECONDS = 0.05
+STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
+GONE_SECONDS = 10.0  # from SIGKILL to an error
+LAST_LINES = 40
+TELLING = ("error", "exception", "cannot", "failed", "no module")
+ZOMBIE, STOPPED = "Z", "T"
+FREEZE_SECONDS, FREEZE_POLL = 2.0, 0.002
+
+
+class Process(NamedTuple):
+    """A line of ``/proc/PID/stat``, as far as it matters here."""
+
+    pid: int
+    parent: int
+    session: int
+    state: str
+
+
+class Server:
+    """A started server with all its processes."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], mark: str, output: IO[bytes]) -> None:
+        self.name = name
+        self._process = process
+        self._mark = mark
+        self._output = output
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process that was started still runs."""
+        return self._process.poll() is None
+
+    def family(self) -> list[Process]:
+        """The processes that live now."""
+        there = {process.pid: process for process in _processes()}
+        mark = f"{MARK}={self._mark}".encode()
+        ours = {pid for pid, process in there.items() if process.session == self._process.pid or _has(pid, mark)}
+        grows = True
+        while grows:
+            more = {pid for pid, process in there.items() if process.parent in ours} - ours
+            ours |= more
+            grows = bool(more)
+        return [there[pid] for pid in sorted(ours)]
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Meanwhile none of its processes runs: what a server does while it has nothing to do is not others' loss."""
+        self.freeze()
+        try:
+            yield
+        finally:
+            self.thaw()
+
+    def freeze(self) -> None:
+        """Stop its processes for a while; those too that start meanwhile."""
+        deadline = time.monotonic() + FREEZE_SECONDS
+        while time.monotonic() < deadline and any(process.state != STOPPED for process in self.family()):
+            self._send(signal.SIGSTOP)
+            time.sleep(FREEZE_POLL)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._send(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ask it to stop, and kill what is left of it.
+
+        Raises:
+            TargetError: a process outlives even that.
+        """
+        try:
+            self.thaw()
+            if self.is_alive:
+                self._process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+        finally:  # also when Ctrl-C comes twice
+            self._kill()
+
+    def _kill(self) -> None:
+        deadline = time.monotonic() + GONE_SECONDS
+        while left := self.family():
+            self._send(signal.SIGKILL)
+            self._process.poll()
+            if time.monotonic() > deadline:
+                raise TargetError(f"{self.name}: {len(left)} of its processes can't be stopped")
+            time.sleep(POLL_SECONDS)
+        self._process.wait(GONE_SECONDS)
+
+    def last_words(self) -> str:
+        """The line of its output that most likely says what is wrong."""
+        self._output.seek(0)
+        lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines() if line.strip()]
+        return last_words(lines)
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self.family():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
+@contextmanager
+def running(
+    name: str,
+    command: Sequence[str],
+    cores: Collection[int] | None,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Start a server on some cores, in `folder`; in the end all its processes are gone."""
+    mark = secrets.token_hex(8)
+    with (folder / "output.log").open("w+b") as output:
+        with on_cores(cores):  # inherited
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(environment or {}), MARK: mark},
+            )
+        server = Server(name, process, mark, output)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def wait_until(is_ready: Callable[[], str | None], server: Server, patience: float) -> None:
+    """Poll until `is_ready` gives None rather than what is missing.
+
+    Raises:
+        TargetError: it did not within `patience` seconds, or the server ended.
+    """
+    deadline = time.monotonic() + patience
+    while (missing := is_ready()) is not None:
+        if not server.is_alive:
+            raise TargetError(f"{server.name} ended: {server.last_words()}")
+        if time.monotonic() > deadline:
+            raise TargetError(f"{server.name}: {missing}, after {patience:g} s; it said: {server.last_words()}")
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does, so that no server is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """Of what a program said, the last line that tells of an error, or else the last."""
+    recent = lines[-LAST_LINES:]
+    telling = [line for line in recent if any(word in line.lower() for word in TELLING)]
+    return (telling or list(recent) or ["nothing"])[-1]
+
+
+def _processes() -> Iterator[Process]:
+    for entry in os.scandir(PROC):
+        if not entry.name.isdecimal():
+            continue
+        with suppress(OSError, ValueError, IndexError):  # it may have ended
+            _, _, rest = (PROC / entry.name / "stat").read_text(errors="replace").rpartition(")")
+            fields = rest.split()
+            if fields[0] != ZOMBIE:
+                yield Process(int(entry.name), int(fields[1]), int(fields[3]), fields[0])
+
+
+def _has(pid: int, mark: bytes) -> bool:
+    try:
+        return mark in (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False

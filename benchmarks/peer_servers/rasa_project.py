@@ -1,0 +1,209 @@
+"""A Rasa project that is trained on a data set, for ``python -m benchmarks.rasa``.
+
+Rasa's own defaults throughout: the pipeline is the one that its configuration comes with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
+
+import orjson
+
+from benchmarks.peer_servers.answers import free_port
+from benchmarks.peer_servers.processes import Server, running, wait_until
+from loadtest.load.closed_loop import LoadError
+from loadtest.load.target import TargetError
+from training.data.datasets import row_of
+from training.data.files import write_atomically
+from training.data.utterances import Slot, Utterance, checksum_of
+from training.evaluation.scoring import Answer
+
+PATH = "/model/parse"
+EPOCHS = 100  # Rasa's default
+UNSURE = "nlu_fallback"  # the intent that stands for "not sure enough"; what it would have been comes after it
+REPLY_SECONDS = 60.0
+OK = 200
+CONFIGURATION, DATA, UTTERANCES, MADE, MODEL = "config.yml", "nlu.json", "utterances.jsonl", "made.json", "nlu"
+QUIET = {"RASA_TELEMETRY_ENABLED": "false", "TF_CPP_MIN_LOG_LEVEL": "2", "SQLALCHEMY_SILENCE_UBER_WARNING": "1"}
+
+Json = dict[str, Any]
+_opener = build_opener(ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with what Rasa is trained on, and in the end its model.
+
+    Attributes:
+        folder: of the project.
+        python: an interpreter that has Rasa.
+        locale: of the utterances.
+        epochs: passes over them.
+    """
+
+    folder: Path
+    python: Path
+    locale: str
+    epochs: int = EPOCHS
+
+    @property
+    def model(self) -> Path:
+        """Rasa's model, a tarball."""
+        return self.folder / "models" / f"{MODEL}.tar.gz"
+
+    def train(self, utterances: Sequence[Utterance], others: Sequence[Utterance], rasa: str) -> Json:
+        """Train, unless it was done; what Rasa says goes to standard error. Returns {"seconds": of training, ...}.
+
+        The utterances, and the `others` that Rasa has no use for, are also written in the project's own format.
+
+        Raises:
+            TargetError: the folder holds a model that was made otherwise, or training failed.
+        """
+        asked = {"rasa": rasa, "locale": self.locale, "epochs": self.epochs, "train": checksum_of(utterances)}
+        record = self.folder / MADE
+        if self.model.is_file() and record.is_file():
+            made: Json = json.loads(record.read_text())
+            if changed := [name for name, value in asked.items() if made.get(name) != value]:
+                raise TargetError(
+                    f"{self.folder}: holds a model of another {', '.join(changed)}; choose another --project"
+                )
+            return made
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / DATA).write_bytes(orjson.dumps(training_data(utterances), option=orjson.OPT_INDENT_2))
+        rows = (orjson.dumps(row_of(one)) + b"\n" for one in (*utterances, *others))
+        (self.folder / UTTERANCES).write_bytes(b"".join(rows))
+        configuration = configuration_of(self.locale, self.epochs)  # JSON is YAML
+        (self.folder / CONFIGURATION).write_bytes(orjson.dumps(configuration, option=orjson.OPT_INDENT_2))
+        command = [str(self.python), "-m", "rasa", "train", "nlu", "--nlu", DATA, "--config", CONFIGURATION]
+        began = time.perf_counter()
+        done = subprocess.run(
+            [*command, "--out", "models", "--fixed-model-name", MODEL],
+            cwd=self.folder,
+            env={**os.environ, **QUIET},
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode or not self.model.is_file():
+            raise TargetError(f"Rasa's training failed with exit code {done.returncode}; it said why above")
+        made = {**asked, "seconds": round(time.perf_counter() - began, 1)}
+        write_atomically(record, (json.dumps(made, indent=1) + "\n").encode())
+        return made
+
+    @contextmanager
+    def serving(self, cores: Collection[int] | None, patience: float) -> Iterator[tuple[str, Server, float]]:
+        """Rasa's server; yields its URL, its processes, and the seconds that it took until it answered.
+
+        Raises:
+            TargetError: it did not start.
+        """
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        command = [str(self.python), "-m", "rasa", "run", "--enable-api", "--model", str(self.model.resolve())]
+        began = time.perf_counter()
+        with running(
+            "Rasa", [*command, "--interface", "127.0.0.1", "--port", str(port)], cores, self.folder, QUIET
+        ) as server:
+            wait_until(lambda: _missing(url), server, patience)
+            yield url, server, time.perf_counter() - began
+
+
+def training_data(utterances: Sequence[Utterance]) -> Json:
+    """Utterances in Rasa's JSON format, where entities have character offsets and texts need no escapes."""
+    examples = [
+        {
+            "text": one.text,
+            "intent": one.intent,
+            "entities": [{"start": s.start, "end": s.end, "value": one.value(s), "entity": s.name} for s in one.slots],
+        }
+        for one in utterances
+    ]
+    return {"rasa_nlu_data": {"common_examples": examples}}
+
+
+def configuration_of(locale: str, epochs: int) -> Json:
+    """Rasa's default pipeline, in a language."""
+    return {
+        "recipe": "default.v1",
+        "assistant_id": "compared",
+        "language": locale.split("-")[0],
+        "pipeline": [
+            {"name": "WhitespaceTokenizer"},
+            {"name": "RegexFeaturizer"},
+            {"name": "LexicalSyntacticFeaturizer"},
+            {"name": "CountVectorsFeaturizer"},
+            {"name": "CountVectorsFeaturizer", "analyzer": "char_wb", "min_ngram": 1, "max_ngram": 4},
+            {"name": "DIETClassifier", "epochs": epochs, "constrain_similarities": True},
+            {"name": "EntitySynonymMapper"},
+            {"name": "ResponseSelector", "epochs": epochs, "constrain_similarities": True},
+            {"name": "FallbackClassifier", "threshold": 0.3, "ambiguity_threshold": 0.1},
+        ],
+    }
+
+
+def body_of(text: str) -> bytes:
+    """A request."""
+    return orjson.dumps({"text": text})
+
+
+def answer_of(content: bytes) -> Answer:
+    """What a reply says; where Rasa is not sure, the intent that it holds most likely. Raises LoadError for no answer.
+
+    Rasa has no domains.
+    """
+    try:
+        reply = orjson.loads(content)
+        ranked = [reply["intent"], *reply.get("intent_ranking", [])]
+        intent = next((one["name"] for one in ranked if one["name"] != UNSURE), None)
+        slots = sorted((Slot(one["entity"], one["start"], one["end"]) for one in reply["entities"]), key=_start)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LoadError(f"Rasa's reply holds no answer ({type(error).__name__}: {error})") from None
+    return Answer(None, intent, tuple(slots))
+
+
+def _start(slot: Slot) -> int:
+    return slot.start
+
+
+def problem_of(_body: bytes, status: int, content: bytes) -> str | None:
+    """What is wrong with a reply, or None; never repeats a text."""
+    if status != OK:
+        return f"HTTP {status}"
+    try:
+        answer_of(content)
+    except LoadError as error:
+        return str(error)
+    return None
+
+
+def answers_of(url: str, utterances: Sequence[Utterance]) -> Iterator[Answer]:
+    """Ask about each utterance; yields the answers in their order. Raises LoadError."""
+    for utterance in utterances:
+        yield answer_of(_ask(url, utterance.text))
+
+
+def _ask(url: str, text: str) -> bytes:
+    request = Request(url + PATH, body_of(text), {"content-type": "application/json"})
+    try:
+        with _opener.open(request, timeout=REPLY_SECONDS) as reply:
+            content: bytes = reply.read()
+    except OSError as error:
+        raise LoadError(f"Rasa can't be asked ({getattr(error, 'reason', error)})") from None
+    return content
+
+
+def _missing(url: str) -> str | None:
+    """What it lacks to be ready: it answers without its model too, but names no intent then."""
+    try:
+        answer = answer_of(_ask(url, "x"))
+    except LoadError as error:
+        return str(error)
+    return None if answer.intent else "no model is loaded"

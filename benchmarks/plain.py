@@ -1,0 +1,89 @@
+"""A student behind an ordinary FastAPI application: what `python -m benchmarks.floor` compares the service with.
+
+Written as most people would: a pydantic model in, a pydantic model out, uvicorn with uvloop and httptools. Nothing in
+it is slow on purpose, and what would only cost time (an access log, metrics) is left out.
+
+    python -m benchmarks.plain [--student DIR] [--host 127.0.0.1] [--port 8000]
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.ask import SHIPPED
+from service.http.requests import NluRequest
+from service.http.schemas import HealthReply, Label, ModelIdentity, NluReply, PhaseTimes, Slot
+from service.student.manifest import StudentError
+from service.student.student import Student
+
+BAD_STUDENT = 2
+
+
+def create_app(student: Student) -> FastAPI:
+    """An application that answers ``POST /v1/nlu`` like the service."""
+    app = FastAPI()
+    manifest = student.manifest
+    identity = ModelIdentity(name=manifest.name, precision=manifest.precision, digest=manifest.digest)
+
+    @app.post("/v1/nlu")
+    async def nlu(body: NluRequest) -> NluReply:
+        began = time.perf_counter()
+        found = student.predict(body.text)
+        tokenize, inference, decode = (1000 * seconds for seconds in found.phases)
+        return NluReply(
+            domain=Label(name=found.domain[0].name, confidence=found.domain[0].confidence) if found.domain else None,
+            intent=Label(name=found.intent[0].name, confidence=found.intent[0].confidence) if found.intent else None,
+            slots=None if found.slots is None else [Slot(**slot._asdict()) for slot in found.slots],
+            in_scope=None,
+            locale=body.locale,
+            truncated=found.truncated,
+            cached=False,
+            model=identity,
+            request_id=secrets.token_hex(8),
+            timings_ms=PhaseTimes(
+                queue=0,
+                tokenize=tokenize,
+                inference=inference,
+                decode=decode,
+                total=1000 * (time.perf_counter() - began),
+            ),
+        )
+
+    @app.get("/readyz")
+    async def ready() -> HealthReply:
+        return HealthReply(status="ready")
+
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plain", description="A student in a plain application.")
+    parser.add_argument("--student", type=Path, default=SHIPPED, metavar="DIR", help="student folder (the shipped one)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    arguments = parser.parse_args(argv)
+    try:
+        student = Student.load(arguments.student)
+    except StudentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_STUDENT
+    student.warm_up()
+    app = create_app(student)
+    uvicorn.run(
+        app, host=arguments.host, port=arguments.port, loop="uvloop", http="httptools", ws="none", log_level="warning",
+        access_log=False,
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

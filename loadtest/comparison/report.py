@@ -1,0 +1,204 @@
+"""The report of ``python -m loadtest.compare``: figures from rounds, differences, and which student to take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from loadtest.comparison.requirements import Requirement, choose
+from loadtest.load.machine import machine, versions
+from service.student.manifest import Manifest, StudentError
+from training.data.utterances import Utterance
+from training.evaluation.paired import changes, compare
+from training.evaluation.scoring import Answer, Scorecard, interval
+
+Json = dict[str, Any]
+
+FRONT, LOCALES, PHASES = "front", "locales", "phases"  # the pictures
+SHOWN_PHASES = ("queue", "tokenize", "inference", "decode")
+JUDGES = ("exact_match", "intent_accuracy", "domain_f1", "slot_f1")  # the first that all students have
+TITLES = {
+    "exact_match": "exact match",
+    "intent_accuracy": "intent accuracy",
+    "slot_f1": "slot F1",
+    "domain_f1": "domain F1",
+}
+RATIOS = ("p50_ms", "p99_ms", "throughput_per_second", "sustained_per_second", "start_seconds", "memory_mb")
+LISTED = 10  # changed utterances in the report; the file beside it has all
+
+
+@dataclass
+class Subject:
+    """A student that is compared, and what was found of it."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+    answers: list[Answer] = field(default_factory=list)
+    rounds: list[Json] = field(default_factory=list)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of all files of its folder."""
+        return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+
+
+def cost_of(rounds: Sequence[Json], disk_bytes: int) -> Json:
+    """What serving costs, medians of the rounds; `range` holds the least and most of them."""
+    cost: Json = {"disk_mb": round(disk_bytes / 1e6, 2)}
+    for name in [name for name in rounds[0] if name != "phases"]:
+        values = [found[name] for found in rounds]
+        cost[name] = None if None in values else round(median(values), 4)
+    cost["phases"] = {
+        phase: {name: round(median(found["phases"][phase][name] for found in rounds), 4) for name in told}
+        for phase, told in rounds[0]["phases"].items()
+    }
+    cost["range"] = {
+        name: [min(found[name] for found in rounds), max(found[name] for found in rounds)]
+        for name in RATIOS
+        if cost[name] is not None
+    }
+    return cost
+
+
+def ratios_of(rounds: Sequence[Json], first: Sequence[Json]) -> Json:
+    """Figures relative to those of the first student: the ratio within each round, then the median of the rounds."""
+    ratios = {}
+    for name in RATIOS:
+        pairs = [(own[name], other[name]) for own, other in zip(rounds, first, strict=True)]
+        whole = all(own and other for own, other in pairs)
+        ratios[name] = round(median(own / other for own, other in pairs), 3) if whole else None
+    return ratios
+
+
+def judge_of(students: Mapping[str, Json]) -> str:
+    """The metric by which students are compared: the first of `JUDGES` that all of them have.
+
+    Raises:
+        StudentError: there is none.
+    """
+    for name in JUDGES:
+        if all(name in student["quality"]["mean"] for student in students.values()):
+            return name
+    raise StudentError("the students have no head in common that the data has labels for; nothing can be compared")
+
+
+def front_of(students: Mapping[str, Json], metric: str) -> set[str]:
+    """The Pareto front: students of which no other is both as good and as fast, and better in one of the two."""
+    points = {name: (s["quality"]["mean"][metric][0], -s["cost"]["p50_ms"]) for name, s in students.items()}
+    return {
+        name
+        for name, own in points.items()
+        if not any(all(b >= a for a, b in zip(own, other, strict=True)) and other != own for other in points.values())
+    }
+
+
+def recommendation(report: Json) -> str:
+    """Which student to take, and what the smaller ones on the front would save and cost."""
+    students, metric = report["students"], report["judged_by"]
+    best = max(students, key=lambda name: students[name]["quality"]["mean"][metric][0])
+    if len(students) == 1:
+        return f"Only {best} was measured; name others to compare it with."
+    title, to_best = TITLES[metric], report["to_best"]
+    level = [name for name in students if name != best and to_best[name][2] >= 0]
+    smallest = min([best, *level], key=lambda name: float(students[name]["cost"]["disk_mb"]))
+    told = f"{best} is the most accurate ({students[best]['quality']['mean'][metric][0]:.1f} % {title})."
+    if smallest != best:
+        told += (
+            f" {smallest} is smaller, and not shown to be worse ({signed(to_best[smallest])} points): take {smallest}."
+        )
+    for name in sorted(students, key=lambda name: students[name]["cost"]["p50_ms"]):
+        if name in (best, smallest) or not students[name]["is_on_front"]:
+            continue
+        own, other = students[name], students[best]
+        told += (
+            f" {name} takes {ratios_of(own['rounds'], other['rounds'])['p50_ms']:.2f} of {best}'s time and "
+            f"{own['cost']['disk_mb'] / other['cost']['disk_mb']:.2f} of its disk, for {signed(to_best[name])} points "
+            f"of {title}: take it where that is good enough."
+        )
+    if worse := [name for name in students if not students[name]["is_on_front"]]:
+        told += f" Another is both faster and as accurate as {', '.join(worse)}."
+    return told
+
+
+def has_all(report: Json, metric: str) -> bool:
+    """Whether all students have a metric."""
+    return all(metric in student["quality"]["mean"] for student in report["students"].values())
+
+
+def signed(found: Sequence[float]) -> str:
+    """A difference with its interval."""
+    value, low, high = found
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def report_of(
+    subjects: Sequence[Subject], utterances: Sequence[Utterance], required: Sequence[Requirement], with_texts: bool
+) -> tuple[Json, dict[str, list[Json]]]:
+    """What was found of students that were asked and measured, and by file the answers that changed from the first's.
+
+    Without texts there are no such files, and the report holds no utterance.
+
+    Raises:
+        StudentError: no metric can be had of all of them.
+    """
+    cards = {subject.name: Scorecard.of(utterances, subject.answers) for subject in subjects}
+    students = {subject.name: _student(subject, cards[subject.name], subjects[0]) for subject in subjects}
+    metric = judge_of(students)
+    front = front_of(students, metric)
+    for name, student in students.items():
+        student["is_on_front"] = name in front
+    best = cards[max(students, key=lambda name: students[name]["quality"]["mean"][metric][0])]
+    first, comparisons, changed = subjects[0], [], {}
+    for subject in subjects[1:]:
+        found = list(changes(utterances, subject.answers, first.answers))
+        file = f"changed-{subject.name.replace('/', '-')}.jsonl" if with_texts else None
+        if file:
+            changed[file] = found
+        comparisons.append(
+            {
+                "student": subject.name,
+                "baseline": first.name,
+                **compare(cards[subject.name], cards[first.name]),
+                "changed": len(found),
+                "utterances": len(utterances),
+                "file": file,
+                "examples": found[:: max(1, len(found) // LISTED)][:LISTED] if with_texts else [],
+            }
+        )
+    report: Json = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "students": students,
+        "judged_by": metric,
+        "to_best": {name: _difference(card, best, metric) for name, card in cards.items()},
+        "comparisons": comparisons,
+        "required": choose(students, required) if required else None,
+        "utterances": cards[first.name].sizes,
+        "mean_over": cards[first.name].over,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    return report | {"recommendation": recommendation(report)}, changed
+
+
+def _student(subject: Subject, card: Scorecard, first: Subject) -> Json:
+    manifest, scored = subject.manifest, card.report()
+    return {
+        "size": manifest.size,
+        "precision": manifest.precision,
+        "digest": manifest.digest,
+        "parameters": manifest.architecture.parameters,
+        "quality": {"locales": scored["locales"], "mean": scored["mean"]},
+        "cost": cost_of(subject.rounds, subject.disk_bytes),
+        "to_first": ratios_of(subject.rounds, first.rounds),
+        "rounds": subject.rounds,
+    }
+
+
+def _difference(card: Scorecard, other: Scorecard, metric: str) -> list[float]:
+    resampled = interval(card.mean_samples()[metric] - other.mean_samples()[metric])
+    return [round(value, 3) for value in (card.mean()[metric] - other.mean()[metric], *resampled)]

@@ -1,0 +1,192 @@
+"""The report of ``python -m loadtest.compare`` for people: blocks of text, tables and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loadtest.comparison.document import Block, Bullets, Heading, Paragraph, Picture, Table
+from loadtest.comparison.report import FRONT, LOCALES, PHASES, SHOWN_PHASES, TITLES, has_all, signed
+
+Json = dict[str, Any]
+
+TITLE = "Which student is good enough?"
+
+
+def blocks_of(report: Json) -> list[Block]:
+    """The report for people."""
+    metric = report["judged_by"]
+    blocks: list[Block] = [Paragraph(report["recommendation"])]
+    if report["required"]:
+        blocks += [Paragraph(verdict_of(report["required"]))]
+    blocks += [
+        _accuracy(report),
+        _cost(report),
+        Picture(f"{FRONT}.svg", "Accuracy against latency, with the Pareto front"),
+        Heading("By locale"),
+        _by_locale(report),
+        Picture(f"{LOCALES}.svg", f"{TITLES[metric].capitalize()} by locale"),
+        Heading("Where the time goes"),
+        _phases(report),
+        Picture(f"{PHASES}.svg", "Medians of the phases of a request"),
+    ]
+    for comparison in report["comparisons"]:
+        blocks += _differences(comparison)
+    return [*blocks, *_how(report)]
+
+
+def verdict_of(required: Json) -> str:
+    """Whether a student fits what was required, in a sentence."""
+    bounds = ", ".join(required["requirements"])
+    why = "; ".join(f"{name}: {', '.join(problems)}" for name, problems in required["misfits"].items())
+    if required["fits"]:
+        return f"The smallest student with {bounds} is {required['fits']}." + (f" Not: {why}." if why else "")
+    return f"No student has {bounds}. {why}."
+
+
+def table_of(report: Json) -> str:
+    """Accuracy and cost for a terminal."""
+    return "\n\n".join(_plain(table) for table in (_accuracy(report), _cost(report)))
+
+
+def _plain(table: Table) -> str:
+    lines = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _accuracy(report: Json) -> Table:
+    shown = _shown(report)
+    rows = [
+        [_marked(name, student), f"{student['cost']['disk_mb']:.1f} MB"]
+        + [_with_margin(student["quality"]["mean"][metric]) for metric in shown]
+        for name, student in report["students"].items()
+    ]
+    return Table(["student", "on disk", *(TITLES[metric] for metric in shown)], rows)
+
+
+def _cost(report: Json) -> Table:
+    bound = f"texts/s, p99 ≤ {report['measured']['bound_ms']:g} ms"
+    header = ["student", "p50", "p99", bound, "texts/s, 32 connections", "memory", "start"]
+    forms = {
+        "p50_ms": "{:.2f} ms",
+        "p99_ms": "{:.2f} ms",
+        "sustained_per_second": "{:.0f}",
+        "throughput_per_second": "{:.0f}",
+        "memory_mb": "{:.0f} MB",
+        "start_seconds": "{:.2f} s",
+    }
+    rows = [
+        [_marked(name, student), *(_beside(student, figure, form) for figure, form in forms.items())]
+        for name, student in report["students"].items()
+    ]
+    return Table(header, rows)
+
+
+def _marked(name: str, student: Json) -> str:
+    return name + (" *" if student["is_on_front"] else "")
+
+
+def _beside(student: Json, figure: str, form: str) -> str:
+    found, ratio = student["cost"][figure], student["to_first"][figure]
+    if found is None:
+        return "none" if figure == "sustained_per_second" else "-"
+    return form.format(found) + (f" (x {ratio:.2f})" if ratio else "")
+
+
+def _shown(report: Json) -> list[str]:
+    return [metric for metric in TITLES if has_all(report, metric)]
+
+
+def _with_margin(found: Sequence[float]) -> str:
+    value, low, high = found
+    return f"{value:.1f} ± {(high - low) / 2:.1f}"
+
+
+def _by_locale(report: Json) -> Table:
+    students, shown = report["students"].values(), _shown(report)
+    rows = [
+        [
+            locale,
+            *(" / ".join(f"{s['quality']['locales'][locale][metric][0]:.1f}" for s in students) for metric in shown),
+        ]
+        for locale in report["utterances"]
+    ]
+    means = [" / ".join(f"{s['quality']['mean'][metric][0]:.1f}" for s in students) for metric in shown]
+    header = [" / ".join(report["students"]), *(TITLES[metric] for metric in shown)]
+    return Table(header, [*rows, [f"mean of {', '.join(report['mean_over'])}", *means]])
+
+
+def _phases(report: Json) -> Table:
+    students = report["students"]
+    rows = []
+    for phase in (*SHOWN_PHASES, "total"):
+        told = [student["cost"]["phases"].get(phase) for student in students.values()]
+        rows.append([phase, *("-" if one is None else _three(one) for one in told)])
+    rows.append(["the client", *(_three(student["cost"]) for student in students.values())])
+    return Table(["p50 / p95 / p99 in ms", *students], rows)
+
+
+def _three(told: Json) -> str:
+    return " / ".join(f"{told[f'p{percent}_ms']:.3f}" for percent in (50, 95, 99))
+
+
+def _differences(comparison: Json) -> list[Block]:
+    name, baseline = comparison["student"], comparison["baseline"]
+    rows = []
+    for locale, found in {**comparison["locales"], "mean": comparison["mean"]}.items():
+        pairs = comparison["exact_match"].get(locale)
+        test = f"+{pairs['gained']} -{pairs['lost']}, p = {pairs['p_value']:.2g}" if pairs else ""
+        rows.append([locale, *(signed(found[metric]) for metric in TITLES if metric in found), test])
+    header = ["", *(TITLES[metric] for metric in TITLES if metric in comparison["mean"]), "exact match, utterances"]
+    blocks: list[Block] = [
+        Heading(f"{name} against {baseline}"),
+        Paragraph(
+            "Differences in points with 95 % intervals on the same utterances; utterances that only one of the two "
+            "answers right, with McNemar's exact test."
+        ),
+        Table(header, rows),
+        Paragraph(
+            f"{comparison['changed']} of {comparison['utterances']} answers changed"
+            + (f"; all of them stand in {comparison['file']}." if comparison["changed"] and comparison["file"] else ".")
+        ),
+    ]
+    if comparison["examples"]:
+        texts = [[one["locale"], one["text"], *map(_answer, (one["expected"], one["before"], one["now"]))]
+                 for one in comparison["examples"]]  # fmt: skip
+        blocks.append(Table(["locale", "text", "expected", baseline, name], texts, is_text=True))
+    return blocks
+
+
+def _answer(told: Json) -> str:
+    labels = " / ".join(label for label in (told["domain"], told["intent"]) if label)
+    return "; ".join([*([labels] if labels else ()), *(told["slots"] or ())]) or "-"
+
+
+def _how(report: Json) -> list[Block]:
+    measured, machine = report["measured"], report["machine"]
+    size, over = sum(report["utterances"].values()), ", ".join(report["mean_over"])
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    first = next(iter(report["students"]))
+    items = [
+        f"{report['date']}, {machine['cpu']}, {machine['cores']} cores; {versions}.",
+        f"Accuracy: {size} utterances, {report['partition']} of {report['data']}, asked through HTTP; slot F1 as "
+        f"MASSIVE scores it; ± is half of a 95 % interval. The mean is that of {over}.",
+        f"Latency: {measured['rounds']} rounds in which the students take turns, each behind a service of its own (one "
+        f"worker on one core, no answer cache), {measured['seconds']:g} s a measurement; medians of the rounds, of one "
+        f"connection. In brackets the ratio to {first}, taken within each round.",
+        f"texts/s: requests of one text at random moments; the highest rate at which the 99th percentile stays within "
+        f"{measured['bound_ms']:g} ms, by bisection.",
+        "* is on the Pareto front: no other student is both as accurate and as fast.",
+    ]
+    if report["left_out"]:
+        items.append(f"Not compared, as not all students know them: {', '.join(report['left_out'])}.")
+    if report["warning"]:
+        items.append(report["warning"])
+    return [Heading("How it was measured"), Paragraph(report["command"], is_code=True), Bullets(items)]

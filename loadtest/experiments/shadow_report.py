@@ -1,0 +1,102 @@
+"""The figures of ``python -m loadtest.shadow``: latencies without and with the shadow, and their ratios."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from loadtest.load.closed_loop import Measured
+from loadtest.load.open_loop import Scheduled
+
+Figures = dict[str, Any]
+
+TARGET = 1.05  # of the p99 with the shadow to that without
+PERCENTS = (50, 99)
+RESAMPLES = 10_000
+LATE_SECONDS = 0.25e-3  # of the load generator, for one request of a hundred: with more, other work disturbs it
+MICRO = 1e6
+WIDTH = 28
+
+
+class Round(NamedTuple):
+    """Two measurements of one load, without and with the shadow; how many texts it answered, and how many it dropped.
+
+    The numbers hold for the warm-up, too.
+    """
+
+    off: Measured
+    on: Measured
+    done: int
+    dropped: int
+
+    def ratio(self, percent: float) -> float:
+        """The latency with the shadow to that without it."""
+        return self.on.percentile(percent) / self.off.percentile(percent)
+
+    def __str__(self) -> str:
+        off, on = (MICRO * found.percentile(99) for found in (self.off, self.on))
+        ratio = f"p99 {off:.0f} µs without, {on:.0f} µs with it: x {self.ratio(99):.3f}"
+        return f"{ratio}; {self.done} done, {self.dropped} dropped"
+
+
+def figures_of_rounds(rounds: Sequence[Round]) -> Figures:
+    """The figures of one load: times in microseconds, ratios as medians of the rounds with 95 % intervals."""
+    figures: Figures = {
+        "per_second": round(median(found.off.per_second for found in rounds), 1),
+        "done": sum(found.done for found in rounds),
+        "dropped": sum(found.dropped for found in rounds),
+    }
+    for percent in PERCENTS:
+        ratios = [found.ratio(percent) for found in rounds]
+        figures |= {
+            f"p{percent}_off_us": round(MICRO * median(found.off.percentile(percent) for found in rounds), 1),
+            f"p{percent}_on_us": round(MICRO * median(found.on.percentile(percent) for found in rounds), 1),
+            f"p{percent}_ratio": round(median(ratios), 4),
+            f"p{percent}_interval": interval_of(ratios),
+            f"p{percent}_ratios": [round(ratio, 4) for ratio in ratios],
+        }
+    late = [np.percentile(side.lateness, 99) for found in rounds for side in found[:2] if isinstance(side, Scheduled)]
+    return figures | ({"late_us": round(MICRO * float(median(late)), 1)} if late else {})
+
+
+def interval_of(ratios: Sequence[float]) -> tuple[float, float]:
+    """Where the median of as many other rounds would lie, in 95 of 100 cases, as far as these can tell (bootstrap)."""
+    samples = np.random.default_rng(0).choice(np.asarray(ratios), (RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(samples, 1), (2.5, 97.5))
+    return round(float(low), 4), round(float(high), 4)
+
+
+def has_reached(figures: Figures) -> bool:
+    """Whether the p99 stays within the target at each load."""
+    return all(load["p99_ratio"] <= TARGET for load in figures["loads"].values())
+
+
+def table_of(figures: Figures) -> str:
+    """The figures for people."""
+    measured = figures["measured"]
+    lines = [
+        f"{figures['primary']}, shadowed by {figures['shadow']}, {figures['share']:.3g} of the texts; "
+        f"{measured['rounds']} rounds of {measured['seconds']:g} s",
+        f"{'':<{WIDTH}}{'off':>12}{'on':>12}{'ratio':>9}   95 %",
+    ]
+    for name, load in figures["loads"].items():
+        lines.append(
+            f"{name}, {load['per_second']:.0f} /s".ljust(WIDTH) + f"{load['done']:>12} done, {load['dropped']} dropped"
+        )
+        for percent in PERCENTS:
+            off, on, ratio = (load[f"p{percent}_{of}"] for of in ("off_us", "on_us", "ratio"))
+            low, high = load[f"p{percent}_interval"]
+            row = f"  p{percent}".ljust(WIDTH) + f"{off:>9.1f} µs{on:>9.1f} µs" + f"x {ratio:.3f}".rjust(9)
+            lines.append(f"{row}   {low:.3f} to {high:.3f}{_verdict(figures, ratio) if percent == 99 else ''}")
+        if load.get("late_us", 0) > MICRO * LATE_SECONDS:
+            lines.append(
+                f"  NOISY: other work held up the load generator by {load['late_us']:.0f} µs; repeat when it is idle"
+            )
+    return "\n".join(lines)
+
+
+def _verdict(figures: Figures, ratio: float) -> str:
+    return f"   target <= {TARGET:.2f}: {'reached' if ratio <= TARGET else 'MISSED'}" if "target" in figures else ""

@@ -1,0 +1,78 @@
+"""Locust without its web page, as subprocesses: it patches sockets and threads of the process that imports it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from loadtest.load.recorder import Recorder
+from loadtest.load.target import ROOT
+from loadtest.options import Options
+
+LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
+SPARE_SECONDS = 60.0  # for locust to start and stop on a busy machine
+
+
+class LocustError(Exception):
+    """Locust itself failed; the message holds what it said."""
+
+
+def run_locust(host: str, users: int, seconds: int, processes: int, options: Options) -> Recorder:
+    """Run the load test of `locustfile` and return what it recorded.
+
+    Users and rate are split over the processes. Locust's own way of doing that, a master with workers, ends before
+    the last replies are in.
+
+    Raises:
+        LocustError: a process brought no record.
+    """
+    limit = seconds + options.reply_timeout + SPARE_SECONDS
+    with tempfile.TemporaryDirectory(prefix="loadtest-") as folder:
+        started: list[subprocess.Popen[bytes]] = []
+        try:
+            for number, share in enumerate(_split(users, processes)):
+                mine = dataclasses.replace(options, rate=options.rate * share / users)
+                started.append(_start(Path(folder) / str(number), host, share, seconds, mine))
+            for process in started:
+                process.wait(limit)
+        except subprocess.TimeoutExpired:
+            raise LocustError(f"locust did not end within {limit:g} s") from None
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        whole = Recorder()
+        for number in range(len(started)):
+            whole.merge(_read(Path(folder) / str(number)))
+    return whole
+
+
+def _start(files: Path, host: str, users: int, seconds: int, options: Options) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", host, "--headless", "--only-summary"]
+    command += ["--users", str(users), "--spawn-rate", str(users), "--run-time", f"{seconds}s", "--loglevel", "WARNING"]
+    command += ["--record", str(files.with_suffix(".json")), *options.flags()]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]  # so that it can import this package from any folder
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    with files.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, env=environment
+        )
+
+
+def _read(files: Path) -> Recorder:
+    record = files.with_suffix(".json")
+    if not record.is_file():  # locust's exit code says no more: it is 1 as soon as one request failed
+        said = files.with_suffix(".log").read_text(errors="replace").strip()
+        raise LocustError(f"locust brought no record: {said[-2000:]}")
+    return Recorder.load(json.loads(record.read_text()))
+
+
+def _split(users: int, processes: int) -> list[int]:
+    """Users per process, none of them idle: 8 users for 3 processes are 3, 3 and 2."""
+    processes = min(processes, users)
+    return [users // processes + (number < users % processes) for number in range(processes)]

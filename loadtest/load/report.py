@@ -1,0 +1,105 @@
+"""The figures of a load test, as one JSON object and as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from loadtest.load.recorder import BATCH, CLIENT, SERVER_PHASES, SINCE_DUE, SINGLE, Recorder
+from loadtest.load.texts import Selection
+
+Figures = dict[str, Any]
+
+COLUMNS = ("count", "per_second", "mean", "p50", "p90", "p95", "p99", "max")
+HEADINGS = ("count", "req/s", "mean", "p50", "p90", "p95", "p99", "max ms")
+ROWS = (CLIENT, SINCE_DUE, *SERVER_PHASES)
+KEPT_UP = 0.98  # of the asked rate; less means that the service, or the load generator, could not follow
+
+
+def figures_of(recorder: Recorder, selection: Selection, *, host: str, users: int, asked_rate: float) -> Figures:
+    """What a load test found. Durations are in milliseconds; the achieved rate counts valid replies only."""
+    seconds, failures = recorder.seconds, recorder.failures.total()
+    achieved = (recorder.requests - failures) / seconds if seconds else 0.0
+    rows: dict[str, dict[str, float]] = {}
+    for name in sorted(recorder.rows, key=_place):
+        summary = recorder.rows[name].summary()
+        rows[name] = {
+            "count": summary.size,
+            "per_second": round(summary.size / seconds, 2) if seconds else 0.0,
+            **{column: round(getattr(summary, column), 3) for column in COLUMNS[2:]},
+        }
+    return {
+        "host": host,
+        "users": users,
+        "locales": selection.locales,
+        "locales_left_out": selection.left_out,
+        "seconds": round(seconds, 3),
+        "requests": recorder.requests,
+        "failures": failures,
+        "failure_reasons": dict(recorder.failures.most_common()),
+        "texts_per_second": round(recorder.texts / seconds, 2) if seconds else 0.0,
+        "asked_rate": asked_rate or None,
+        "achieved_rate": round(achieved, 2),
+        "kept_up": achieved >= KEPT_UP * asked_rate if asked_rate else None,
+        "rows": rows,
+    }
+
+
+def is_success(figures: Figures) -> bool:
+    """Whether there were requests, and each had a valid reply."""
+    return bool(figures["requests"] > 0 and figures["failures"] == 0)
+
+
+def table_of(figures: Figures) -> str:
+    """The figures for people to read."""
+    left_out = ", ".join(figures["locales_left_out"])
+    lines = [
+        f"{figures['host']}: {figures['users']} users, {figures['seconds']:.1f} s, texts in "
+        f"{', '.join(figures['locales'])}" + (f" (left out: {left_out})" if left_out else ""),
+        "",
+    ]
+    if figures["rows"]:
+        lines.append(f"{'':<18}" + "".join(f"{heading:>10}" for heading in HEADINGS))
+    for kind in (SINGLE, BATCH):
+        rows = [_row(name, row) for name, row in figures["rows"].items() if name.startswith(kind)]
+        lines += [*rows, ""] if rows else []
+    return "\n".join([*lines, *_summary(figures)])
+
+
+def table_of_steps(steps: Sequence[Figures]) -> str:
+    """A load that grew, a line a step: at which rate the service stops to follow, and what the client waits then."""
+    lines = [
+        f"{'users':>6}" + "".join(f"{name:>12}" for name in ("asked/s", "achieved/s", "failures", "p50 ms", "p99 ms"))
+    ]
+    for step in steps:
+        waited = step["rows"].get(f"{SINGLE} {SINCE_DUE}") or step["rows"].get(f"{SINGLE} {CLIENT}")
+        asked = "-" if step["asked_rate"] is None else f"{step['asked_rate']:.1f}"
+        times = [f"{waited[name]:.2f}" if waited else "-" for name in ("p50", "p99")]
+        cells = (asked, f"{step['achieved_rate']:.1f}", str(step["failures"]), *times)
+        late = "" if step["kept_up"] in (True, None) else "  not kept up"
+        lines.append(f"{step['users']:>6}" + "".join(f"{cell:>12}" for cell in cells) + late)
+    return "\n".join(lines)
+
+
+def _row(name: str, row: dict[str, float]) -> str:
+    return f"{name:<18}{row['count']:>10}" + "".join(f"{row[column]:>10.2f}" for column in COLUMNS[1:])
+
+
+def _summary(figures: Figures) -> list[str]:
+    lines = [f"failures: {figures['failures']} of {figures['requests']} requests"]
+    lines += [f"  {count} x {reason}" for reason, count in figures["failure_reasons"].items()]
+    achieved, texts = f"{figures['achieved_rate']:.2f}/s", f"{figures['texts_per_second']:.2f} texts/s"
+    asked = figures["asked_rate"]
+    if asked is None:
+        return [*lines, f"rate: {achieved} ({texts}), as fast as replies came"]
+    share = figures["achieved_rate"] / asked
+    lines.append(f"rate: asked {asked:.2f}/s, achieved {achieved}, {share:.1%} of it ({texts})")
+    if not figures["kept_up"] and not figures["failures"]:
+        lines.append("The asked rate was not reached: more users are needed, or the service or this machine is full.")
+    return lines
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    """Single before batch, and the phases in the order in which they pass."""
+    kind, _, row = name.partition(" ")
+    return kind != SINGLE, ROWS.index(row) if row in ROWS else len(ROWS), name

@@ -1,0 +1,244 @@
+"""Experiments: which student answers whom, so that two of them can be compared on users.
+
+An experiment file is TOML, and read again when it changes, so weights move without a restart::
+
+    name = "xs-for-s"             # another name shuffles the clients anew
+    [arms.control]
+    model = "s"
+    weight = 90
+    [arms.candidate]
+    model = "xs"
+    weight = 10
+    [shadow]                      # if any: a second student, whose answers are compared and not sent
+    model = "m"
+    share = 0.1                   # of the texts answered, 0 to 1
+    [friction]                    # if any: what counts as a sign that an answer went wrong; here with the defaults
+    rephrase_seconds = 30         # another similar text of the session within so long is a rephrase
+    similarity = 0.5              # of two texts' sketches (`friction.similarity`) from which on they are similar
+    confidence = 0.3              # an intent less sure than this is a sign
+    session_seconds = 300         # a session ends after so long without a text
+
+A client stays in its arm: the arm is a pure function of the experiment's name, its weights and the client's key. It is
+the same in each process and after a restart, and nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import tomllib
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from service.monitoring.metrics import NONE
+from service.watched_file import FileKind, WatchedFile
+
+MOST_BYTES = 1 << 16
+MOST_WEIGHT = 1e6
+LONGEST_SECONDS = 86_400
+BITS = 53  # of a digest that make a number in [0, 1): as many as a float holds exactly
+
+
+class ExperimentError(ValueError):
+    """An experiment file that can't be used; the message is one sentence, names file and field, and what is allowed."""
+
+
+def _allowed(what: str) -> WrapValidator:
+    """Refuse what does not fit by saying what would."""
+
+    def check(value: Any, fits: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return fits(value)
+        except ValidationError:
+            raise ValueError(f"should be {what}") from None
+
+    return WrapValidator(check)
+
+
+def _between(low: float, high: float) -> tuple[Any, WrapValidator]:
+    return Field(ge=low, le=high, allow_inf_nan=False), _allowed(f"a number from {low:g} to {high:.10g}")
+
+
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    _allowed("1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"),
+]
+Weight = Annotated[float, *_between(0, MOST_WEIGHT)]
+Share = Annotated[float, *_between(0, 1)]
+Seconds = Annotated[float, *_between(1, LONGEST_SECONDS)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Arm(_Strict):
+    """One side of an experiment: the student that answers, and its part of the clients in proportion to the others'."""
+
+    model: Name
+    weight: Weight
+
+
+class Shadow(_Strict):
+    """A student that answers a share of the texts, too, and is never heard by clients."""
+
+    model: Name
+    share: Share
+
+
+class FrictionRules(_Strict):
+    """What counts as a sign that an answer went wrong."""
+
+    rephrase_seconds: Seconds = 30.0
+    similarity: Share = 0.5
+    confidence: Share = 0.3
+    session_seconds: Seconds = 300.0
+
+
+class Experiment(_Strict):
+    """An experiment: arms, a shadow, or both."""
+
+    name: Name = "experiment"
+    arms: dict[Name, Arm] = {}
+    shadow: Shadow | None = None
+    friction: FrictionRules = FrictionRules()
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> Self:
+        if not self.arms and self.shadow is None:
+            raise ValueError("holds neither arms nor a shadow; it should have a table [arms.NAME], [shadow], or both")
+        if NONE in self.arms or self.name == NONE:
+            raise ValueError(f"an experiment or arm should not be named {NONE!r}: metrics call so what is in no arm")
+        if self.arms and not any(arm.weight for arm in self.arms.values()):
+            raise ValueError("arms: the weights are all 0; one of them should be larger")
+        return self
+
+    def arm_of(self, key: bytes) -> str | None:
+        """The name of the arm of a client, None without arms. Never raises, and takes a microsecond or two.
+
+        The digest of experiment and key is a number in [0, 1), which the arms share out in the order of the file, each
+        as much as its weight of all. So only the clients between the old and the new border move when weight goes from
+        one arm to its neighbour. An arm of weight 0 gets nobody.
+
+        `key` should be `split_key`.
+        """
+        if not self.arms:
+            return None
+        digest = hashlib.blake2b(self._salt + key, digest_size=8).digest()
+        place = (int.from_bytes(digest) >> (64 - BITS)) / (1 << BITS)
+        return self._names[bisect_right(self._borders, place)]
+
+    @cached_property
+    def _salt(self) -> bytes:
+        return self.name.encode() + b"\0"
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return list(self.arms)
+
+    @cached_property
+    def _borders(self) -> list[float]:
+        """Where each arm but the last ends."""
+        ends = list(accumulate(arm.weight for arm in self.arms.values()))
+        return [end / ends[-1] for end in ends[:-1]]
+
+
+NOTHING = Experiment.model_construct()  # what no file may say: neither arms nor a shadow
+
+
+def split_key(client_key: bytes | None, request_id: str) -> bytes:
+    """What decides on the arm: the key of the client, or the request's id where it brings none or an empty one."""
+    return client_key or request_id.encode()
+
+
+class ExperimentFile:
+    """The experiment of a file, read again when the file changes, as `WatchedFile` does.
+
+    Usage::
+
+        file = ExperimentFile(Path("experiment.toml"))
+        file.current.arm_of(split_key(client_key, request_id))
+
+    Args:
+        path: of the file.
+        clock: gives seconds that never go back.
+        patient: begin without arms and shadow where the file can't be used, until it can.
+
+    Raises:
+        ExperimentError: the file can't be used, and it is not `patient`.
+    """
+
+    __slots__ = ("_file",)
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, *, patient: bool = False) -> None:
+        self._file = WatchedFile(path, EXPERIMENT_FILE, clock, meanwhile=NOTHING if patient else None)
+
+    @property
+    def current(self) -> Experiment:
+        """The experiment that is valid now. Never raises; cheap but for one look at the file each second."""
+        return self._file.current
+
+
+def _parse(text: str, named: str) -> Experiment:
+    try:
+        return Experiment.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ExperimentError(f"{named} is not TOML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ExperimentError(f"{named} is nested too deeply") from None
+    except ValidationError as error:
+        raise ExperimentError(f"{named}{_complaint(error)}") from None
+    except ValueError:  # of the language: a whole number of thousands of digits
+        raise ExperimentError(f"{named} holds a number that is too large") from None
+
+
+def _complaint(error: ValidationError) -> str:
+    """The first thing that is wrong, to follow the name of the file."""
+    first = error.errors(include_url=False)[0]
+    place = [part for part in first["loc"] if part != "[key]"]
+    where = ".".join(part if isinstance(part, str) and part.isprintable() else repr(part) for part in place)
+    if first["type"] == "extra_forbidden":
+        *parents, _ = place
+        return f": {where} is unknown; allowed are {', '.join(_fields_at(parents))}"
+    if first["type"] == "missing":
+        return f": {where} is missing"
+    if first["type"] in ("model_type", "dict_type"):
+        return f": {where} should be a table"
+    message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    return f": {where}{' ' if message.startswith('should') else ': '}{message}" if where else f": {message}"
+
+
+def _fields_at(parents: list[Any]) -> list[str]:
+    tables: dict[str, type[BaseModel]] = {"arms": Arm, "shadow": Shadow, "friction": FrictionRules}
+    return list((tables[parents[0]] if parents else Experiment).model_fields)
+
+
+def _summary(experiment: Experiment) -> str:
+    arms = ", ".join(f"{name} {arm.model} {arm.weight:g}" for name, arm in experiment.arms.items()) or "none"
+    shadow = f"{experiment.shadow.model} {experiment.shadow.share:g}" if experiment.shadow else "none"
+    return f"experiment {experiment.name}, arms: {arms}; shadow: {shadow}"
+
+
+EXPERIMENT_FILE = FileKind(
+    name="experiment file",
+    error=ExperimentError,
+    parse=_parse,
+    summary=_summary,
+    kept="the experiment goes on as it was",
+    most_bytes=MOST_BYTES,
+)

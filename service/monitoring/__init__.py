@@ -1,0 +1,4 @@
+"""Metrics, drift and tracing: what the service tells about itself.
+
+Imports `service.student` and `service.errors`.
+"""

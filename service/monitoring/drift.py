@@ -1,0 +1,174 @@
+"""Drift: how far recent answers differ from those that a student gave on the labelled texts of its export.
+
+In each locale of which the manifest holds a profile, a window over the last `WINDOW` answers is compared with it: their
+domains, and how sure the student was. The measure is the population stability index of credit scoring,
+``sum((p - q) * ln(p / q))``, which is Jeffreys' divergence of the two distributions. By custom there is nothing to see
+below 0.1, and something has shifted above 0.25.
+
+Without any drift it is about ``(bins - 1) * (1 / answers + 1 / texts)``, by chance alone (Yurdakul, "Statistical
+Properties of Population Stability Index", 2018). So bins are few, and nothing is said until this is below `MOST_NOISE`.
+
+No text is kept, only the numbers of bins.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+
+from prometheus_client import Gauge
+
+from service.student.manifest import PROFILE_BINS, Manifest
+
+WINDOW = 2000
+LEAST_ANSWERS = 300
+MOST_NOISE = 0.1  # where the index of a sample without drift is expected higher, it is not given
+LEAST_SHARE = 0.05  # of the profile in each part of the confidences but the least sure
+
+
+def confidence_bin(confidence: float) -> int:
+    """Which of the `PROFILE_BINS` equal bins of 0 to 1 a confidence lies in; a border belongs to the bin above it."""
+    return min(int(confidence * PROFILE_BINS), PROFILE_BINS - 1)
+
+
+def stability_index(shares: Sequence[float], texts: int, counts: Sequence[int]) -> float:
+    """The population stability index of counts against the shares that the same bins had among so many texts.
+
+    Both are mixed with as much of the uniform distribution as one half more in each bin of the smaller sample would be.
+    That keeps it finite where a bin is empty, at zero where the distributions are equal, and from mistaking two samples
+    of unequal size for different ones.
+
+    Args:
+        shares: of each bin, with sum 1.
+        texts: that the shares are of.
+        counts: of each bin, not all of them 0.
+    """
+    answers = sum(counts)
+    halves = len(counts) / 2
+    kept = 1 - halves / (min(answers, texts) + halves)
+    uniform = (1 - kept) / len(counts)
+    index = 0.0
+    for share, count in zip(shares, counts, strict=True):
+        expected = kept * share + uniform
+        found = kept * count / answers + uniform
+        index += (found - expected) * math.log(found / expected)
+    return index
+
+
+def answers_needed(bins: int, texts: int) -> int | None:
+    """How many answers it takes until chance alone makes less than `MOST_NOISE`.
+
+    None if more than the window holds, or if there is but one bin: then nothing can differ.
+    """
+    room = MOST_NOISE / (bins - 1) - 1 / texts if bins > 1 else 0.0
+    if room < 1 / WINDOW:
+        return None
+    return max(LEAST_ANSWERS, math.ceil(1 / room))
+
+
+def parts_of_confidence(shares: Sequence[float]) -> list[int]:
+    """For each bin of a profile, which part it belongs to when neighbours with little in them are put together.
+
+    From the surest downwards a part takes in neighbours until it holds `LEAST_SHARE` of the profile; the last one is
+    what is left. Most answers are sure ones, so of twenty equal bins many would hold next to nothing but noise.
+    """
+    parts = []
+    part, held = 0, 0.0
+    for share in reversed(shares):
+        if held >= LEAST_SHARE:
+            part, held = part + 1, 0.0
+        parts.append(part)
+        held += share
+    return parts[::-1]
+
+
+class Window:
+    """The bins that the last `WINDOW` answers fell into, beside the shares that these should have. Memory is bounded.
+
+    Args:
+        shares: of each bin in the profile; they need not sum to 1.
+        texts: that the profile is of.
+        parts: for each bin, the number of the one that it is part of; each stands for itself if left out.
+    """
+
+    __slots__ = ("_added", "_counts", "_last", "_needed", "_parts", "_shares", "_texts")
+
+    def __init__(self, shares: Sequence[float], texts: int, parts: Sequence[int] | None = None) -> None:
+        self._parts = range(len(shares)) if parts is None else parts
+        self._texts = texts
+        self._shares = [0.0] * (max(self._parts) + 1)
+        whole = math.fsum(shares)
+        for part, share in zip(self._parts, shares, strict=True):
+            self._shares[part] += share / whole
+        self._counts = [0] * len(self._shares)
+        self._needed = answers_needed(len(self._shares), texts)
+        self._last = array("H", bytes(2 * WINDOW))
+        self._added = 0
+
+    def add(self, number: int) -> None:
+        """Record an answer by the number of its bin."""
+        part = self._parts[number]
+        place = self._added % WINDOW
+        if self._added >= WINDOW:
+            self._counts[self._last[place]] -= 1
+        self._last[place] = part
+        self._counts[part] += 1
+        self._added += 1
+
+    @property
+    def index(self) -> float | None:
+        """The index of the answers in the window; None while they are too few, or where the profile is of too few."""
+        if self._needed is None or self._added < self._needed:
+            return None
+        return stability_index(self._shares, self._texts, self._counts)
+
+
+class Drift:
+    """The windows of one student, and the gauges that tell of them.
+
+    Usage::
+
+        drift = Drift(metrics.drift, manifest)
+        domains = drift.window_of_domains("de-DE")  # None without a profile
+        domains.add(3)
+        drift.publish()  # now and then
+        drift.withdraw()  # when the student is replaced
+    """
+
+    def __init__(self, gauge: Gauge, manifest: Manifest) -> None:
+        self._gauge = gauge
+        self._name = manifest.name
+        self._domains = manifest.labels.domain
+        self._profiles = manifest.calibration.profile if manifest.calibration else {}
+        self._windows: dict[tuple[str, str], Window] = {}
+
+    def window_of_domains(self, locale: str) -> Window | None:
+        """A new window of the domains answered in a locale, by their numbers; None without a profile."""
+        profile = self._profiles.get(locale)
+        shares = [profile.domains.get(name, 0.0) for name in self._domains] if profile else []
+        if profile is None or not any(shares):
+            return None
+        window = self._windows[locale, "domain"] = Window(shares, profile.texts)
+        return window
+
+    def window_of_confidence(self, locale: str) -> Window | None:
+        """A new window of the confidences in a locale, by their `confidence_bin`; None without a profile."""
+        profile = self._profiles.get(locale)
+        if profile is None or not any(profile.confidence):
+            return None
+        window = Window(profile.confidence, profile.texts, parts_of_confidence(profile.confidence))
+        self._windows[locale, "confidence"] = window
+        return window
+
+    def publish(self) -> None:
+        """Set the gauges of the windows that have something to say."""
+        for (locale, of), window in self._windows.items():
+            if (index := window.index) is not None:
+                self._gauge.labels(self._name, locale, of).set(index)
+
+    def withdraw(self) -> None:
+        """Set the gauges to zero: where several processes count, a series can't be taken back."""
+        for (locale, of), window in self._windows.items():
+            if window.index is not None:
+                self._gauge.labels(self._name, locale, of).set(0)

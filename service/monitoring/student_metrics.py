@@ -1,0 +1,139 @@
+"""What is counted of each text that a student answers: names of labels and numbers, never the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from prometheus_client import Counter, Histogram
+
+from service.monitoring.drift import Drift, Window, confidence_bin
+from service.monitoring.metrics import NONE, Metrics, Tally
+from service.monitoring.timings import Timings
+from service.student.decoding import Ranked
+from service.student.manifest import Manifest
+from service.student.student import Prediction
+
+
+class StudentMeters:
+    """The metrics of one student, with label children looked up once: a look-up costs more than counting."""
+
+    def __init__(self, metrics: Metrics, manifest: Manifest) -> None:
+        name = manifest.name
+        self._metrics = metrics
+        self._manifest = manifest
+        self._drift = Drift(metrics.drift, manifest)
+        self._locales: dict[str, _LocaleMeters] = {}
+        self._phases = [metrics.phase_seconds.labels(name, phase) for phase in Timings._fields[:4]]
+        self._look_ups = [metrics.cache.labels(name, outcome) for outcome in ("miss", "hit")]
+        self._info = metrics.model_info.labels(name, manifest.precision, manifest.digest, manifest.size)
+        self.batch_size = metrics.batch_size.labels(name)
+
+    def is_loaded(self, loaded: bool) -> None:
+        """Record that the student serves, or that it no longer does."""
+        self._info.set(int(loaded))
+        if loaded:
+            self._metrics.start_updating(self._drift.publish)
+        else:
+            self._metrics.stop_updating(self._drift.publish)
+            self._drift.withdraw()
+
+    def count_look_up(self, *, hit: bool) -> None:
+        """Record that an answer was sought among the remembered ones."""
+        self._look_ups[hit].inc()
+
+    def count(self, tally: Tally, locale: str, prediction: Prediction, timings: Timings, remembered: bool) -> None:
+        """Record one answered text. A remembered answer has no phases of its own."""
+        if not remembered:
+            for phase, seconds in zip(self._phases, timings, strict=False):
+                tally.observe(phase, seconds)
+        meters = self._locales.get(locale)
+        if meters is None:
+            meters = self._locales[locale] = _LocaleMeters(self._metrics, self._manifest, self._drift, locale)
+        meters.count(tally, prediction)
+
+
+class _LocaleMeters:
+    """The metrics of one student in one locale. Made when the locale is first asked for: there may be many."""
+
+    __slots__ = ("_domain", "_intent", "_out_of_scope", "_pieces", "_truncated", "_unknown", "_without_domain")
+
+    def __init__(self, metrics: Metrics, manifest: Manifest, drift: Drift, locale: str) -> None:
+        place = manifest.name, locale
+        self._pieces = metrics.pieces.labels(*place)
+        self._truncated = metrics.truncated.labels(*place)
+        self._unknown = metrics.unknown_tokens.labels(*place)
+        scope = manifest.calibration.scope if manifest.calibration else None
+        judged = scope is not None and locale in scope.thresholds
+        self._out_of_scope = metrics.out_of_scope.labels(*place) if judged else None  # else 0 would say that none was
+        domains, intents = manifest.labels.domain, manifest.labels.intent
+        self._without_domain = None if domains else metrics.predictions.labels(*place, NONE)
+        self._domain = self._intent = None
+        sureness = drift.window_of_confidence(locale)  # of intents where there are any, as in the profile
+        if domains:
+            confidence, mix = metrics.confidence.labels(*place, "domain"), drift.window_of_domains(locale)
+            counter = partial(metrics.predictions.labels, *place)
+            self._domain = _LabelMeters(domains, counter, confidence, mix, None if intents else sureness)
+        if intents:
+            confidence = metrics.confidence.labels(*place, "intent")
+            self._intent = _LabelMeters(intents, partial(metrics.intents.labels, *place), confidence, None, sureness)
+
+    def count(self, tally: Tally, prediction: Prediction) -> None:
+        """Record one answered text."""
+        tally.observe(self._pieces, prediction.pieces)
+        if prediction.truncated:
+            tally.add(self._truncated, 1)
+        if prediction.unknown:
+            tally.add(self._unknown, prediction.unknown)
+        if prediction.in_scope is False and self._out_of_scope is not None:
+            tally.add(self._out_of_scope, 1)
+        if self._without_domain is not None:
+            tally.add(self._without_domain, 1)
+        if prediction.domain and self._domain is not None:
+            self._domain.count(tally, prediction.domain[0], filtered=prediction.kept_domains is not None)
+        if prediction.intent and self._intent is not None:
+            self._intent.count(tally, prediction.intent[0], filtered=prediction.kept_intents is not None)
+
+
+class _LabelMeters:
+    """What is counted of the best label of one head.
+
+    Args:
+        names: of all labels.
+        counter: makes the counter of one.
+        confidence: the histogram of their confidence.
+        mix: the window of labels, if their drift is measured.
+        sureness: the window of confidences, if their drift is measured.
+    """
+
+    __slots__ = ("_confidence", "_counter", "_known", "_mix", "_names", "_sureness")
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        counter: Callable[[str], Counter],
+        confidence: Histogram,
+        mix: Window | None,
+        sureness: Window | None,
+    ) -> None:
+        self._names = names
+        self._counter = counter
+        self._confidence = confidence
+        self._mix = mix
+        self._sureness = sureness
+        self._known: dict[str, tuple[Counter, int]] = {}
+
+    def count(self, tally: Tally, best: Ranked, *, filtered: bool) -> None:
+        """Record a label. The best of a few allowed ones says little of the traffic, and is surer than it should be."""
+        name, confidence = best
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = self._counter(name), self._names.index(name)
+        tally.add(known[0], 1)
+        if filtered:
+            return
+        tally.observe(self._confidence, confidence)
+        if self._mix is not None:
+            self._mix.add(known[1])
+        if self._sureness is not None:
+            self._sureness.add(confidence_bin(confidence))

@@ -1,0 +1,161 @@
+"""Optional tracing: a span for each request and one for each of its phases, sent by OpenTelemetry over OTLP/HTTP.
+
+The spans are made once a request is over, from durations that the service measures anyway. They hold names that the
+server knows, numbers and the request id; **never the text of a request, nor anything that was read out of it**.
+
+OpenTelemetry is imported by `Tracer.start` only, because the base install has no SDK.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+    from service.http.context import Call
+    from service.monitoring.timings import Timings
+
+Headers = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
+
+SERVICE = "distilled-nlu"
+PHASES = ("queue", "tokenize", "inference", "decode")
+METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
+OTHER_METHOD = "_OTHER"  # semantic conventions of HTTP spans: what stands for a method that is not known
+LONGEST_TRACEPARENT = 512  # the propagator logs longer ones, each time
+# variable -> what is supported; the SDK reads most of them itself, but these would be ignored without a word
+SUPPORTED = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+}
+
+
+class TracingError(Exception):
+    """Tracing was asked for and can't start; the message is one sentence for the person who asked."""
+
+
+class Tracer:
+    """Makes and sends the spans of one process; see the module.
+
+    The tracer provider is its own and not OpenTelemetry's global one: with that set, FastAPI would trace by itself,
+    raw paths and messages of exceptions included.
+
+    Usage::
+
+        tracer = Tracer.start()
+        tracer.record(call, scope["headers"], call.status)  # once for each request, when it is over
+        tracer.shutdown()
+    """
+
+    def __init__(self, provider: TracerProvider) -> None:
+        from opentelemetry import trace
+        from opentelemetry.context import Context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._provider = provider
+        self._tracer = provider.get_tracer(SERVICE)
+        self._trace = trace
+        self._no_parent = Context()
+        self._propagator = TraceContextTextMapPropagator()
+        self._failed = trace.Status(trace.StatusCode.ERROR)
+
+    @classmethod
+    def start(cls, processor: SpanProcessor | None = None) -> Tracer:
+        """Start tracing as the standard ``OTEL_*`` variables say; call it in the process that serves.
+
+        Spans go through `processor`, which by default sends them in batches from a thread of its own. A collector that
+        can't be reached delays no request: spans are dropped, and the SDK logs that.
+
+        Raises:
+            TracingError: the packages are missing, or a variable asks for something that is not supported.
+        """
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        except ImportError:
+            raise TracingError(
+                "tracing needs packages that are not installed: pip install 'distilled-nlu[tracing]'"
+            ) from None
+        _refuse_unsupported()
+        try:
+            named = OTELResourceDetector().detect().attributes.get("service.name")
+            provider = TracerProvider(resource=Resource.create({"service.name": named or SERVICE}))
+            provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
+        except (ValueError, RuntimeError) as error:  # the SDK's refusals of what a variable says
+            raise TracingError(f"tracing cannot start: {error}") from None
+        return cls(provider)
+
+    def record(self, call: Call, headers: Headers, status: int) -> None:
+        """Make the spans of a request that ends now; never raises, and sends nothing itself.
+
+        The child spans are laid end to end from the request's arrival. Those of a batch are sums over its texts, and
+        those of an answer that was remembered may be empty.
+
+        Args:
+            call: the request, with `began` and `timings` in seconds.
+            headers: those of its ASGI scope, of which only ``traceparent`` is read.
+            status: of the reply; 0 if none was sent.
+        """
+        end = time.time_ns()
+        # One reading of the wall clock for all times of a request. One at the start of the process would go wrong when
+        # the clock is set or the machine sleeps.
+        begin = end - round((time.perf_counter() - call.began) * 1e9)
+        method = call.method if call.method in METHODS else OTHER_METHOD
+        attributes: dict[str, str | int] = {
+            "http.request.method": method,
+            "nlu.model": call.model,
+            "nlu.request_id": call.request_id,
+        }
+        name = "HTTP" if method == OTHER_METHOD else method
+        if call.endpoint.startswith("/"):  # one of ours, not the name that stands for all others
+            attributes["http.route"] = call.endpoint
+            name = f"{name} {call.endpoint}"
+        if status:  # none where the client left before the reply
+            attributes["http.response.status_code"] = status
+        span = self._tracer.start_span(
+            name, self._parent(headers), self._trace.SpanKind.SERVER, attributes, start_time=begin
+        )
+        if not span.is_recording():
+            return
+        if status >= 500:
+            span.set_status(self._failed)
+        if call.timings is not None:
+            self._record_phases(call.timings, self._trace.set_span_in_context(span, self._no_parent), begin)
+        span.end(end)
+
+    def shutdown(self, seconds: float = 5.0) -> None:
+        """Send what is left; blocks, but no longer than `seconds`: the SDK itself would wait half a minute."""
+        waiting = threading.Thread(target=self._provider.shutdown, daemon=True)
+        waiting.start()
+        waiting.join(seconds)
+
+    def _record_phases(self, timings: Timings, parent: Context, begin: int) -> None:
+        for phase in PHASES:
+            end = begin + round(getattr(timings, phase) * 1e9)
+            self._tracer.start_span(phase, parent, start_time=begin).end(end)
+            begin = end
+
+    def _parent(self, headers: Headers) -> Context:
+        """The remote parent that a W3C ``traceparent`` names, or none where it is not valid.
+
+        ``tracestate`` is left alone: it can hold anything, and would be sent along with our spans.
+        """
+        given = dict(headers).get(b"traceparent")
+        if given is None or len(given) > LONGEST_TRACEPARENT:
+            return self._no_parent
+        return self._propagator.extract({"traceparent": given.decode("latin-1")}, self._no_parent)
+
+
+def _refuse_unsupported() -> None:
+    for variable, supported in SUPPORTED.items():
+        value = os.environ.get(variable, "").strip()
+        if value not in ("", supported):
+            raise TracingError(f"{variable}={value} is not supported: it must be {supported}, or left out")

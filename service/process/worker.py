@@ -1,0 +1,226 @@
+"""A process that serves: alone, or as one of several under a supervisor (``python -m service.process.worker TASK``)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from service.app import create_app
+from service.experiments.experiment import ExperimentError
+from service.http.connection import Connection
+from service.http.keys import KeysError
+from service.http.middleware import Boundary
+from service.models.registry import Engine
+from service.monitoring.metrics import SHARED_FOLDER, count_as
+from service.monitoring.tracing import TracingError
+from service.process.channel import Channel, Greet, Json, Report, StartError
+from service.settings import Settings
+from service.student.manifest import StudentError
+
+KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of common proxies: one that reuses a connection we close answers 502
+FIRST_REQUEST_SECONDS = 1.0  # that a new connection has, once the service stops, to send the request it was made for
+TICK_SECONDS = 0.01
+REFUSED = 1
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but for how it begins and how it ends.
+
+    SIGTERM: not ready any more, but answering for `Settings.drain_delay` seconds, until load balancers have noticed.
+    Then the socket closes and what is in flight is finished, for `Settings.drain_seconds` at most. SIGINT or a second
+    SIGTERM cuts the delay short, a second SIGINT drops what is in flight. A server whose students are still loading
+    leaves at once; a `patient` one doesn't listen until they are loaded, since others serve meanwhile.
+    """
+
+    def __init__(self, app: Boundary, settings: Settings, *, supervised: bool = False, patient: bool = False) -> None:
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # nothing here asks for the client's address
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=settings.drain_seconds,
+        )
+        super().__init__(config)
+        self._listening = asyncio.Event()
+        self._engine: Engine = app.state.engine
+        self._loaded: asyncio.Event = app.state.loaded
+        self._delay = settings.drain_delay
+        self._supervised = supervised
+        self._patient = patient
+        self._interrupted = False
+        self._known: set[Any] = set()  # connections from before the stop
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve on bound sockets until told to stop."""
+        await super().serve(sockets)
+        if not self._loaded.is_set():  # a thread still loads students: nothing can stop it and nobody needs its work
+            os._exit(0)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen."""
+        await super().startup(sockets=[])
+        while self._patient and not self._loaded.is_set() and not self.should_exit:
+            await asyncio.sleep(TICK_SECONDS)
+        loop = asyncio.get_running_loop()
+        for listener in sockets or []:
+            self.servers.append(await loop.create_server(self._protocol, sock=listener, backlog=self.config.backlog))
+        self._listening.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening without losing a connection, then finish what is in flight."""
+        for connection in self._stop_listening(sockets or []):
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        for _ in range(2):  # turns of the loop, in which requests that have arrived are read: they are in flight then
+            await asyncio.sleep(0)
+        deadline = time.monotonic() + FIRST_REQUEST_SECONDS
+        while self._expects_requests() and not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(TICK_SECONDS)
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take signals through the event loop, and don't raise them again afterwards: a stop is exit code 0."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number)
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Begin to stop, or hurry if that has begun."""
+        begun, self._engine.draining = self._engine.draining, True
+        if not begun:
+            self._known = set(self.server_state.connections)
+        if not self._loaded.is_set():
+            self.should_exit = self.force_exit = True
+        elif sig == signal.SIGINT:
+            self.force_exit = self._interrupted
+            self.should_exit = self._interrupted = True
+        elif not begun:
+            asyncio.get_running_loop().call_later(self._delay, setattr, self, "should_exit", True)
+        elif not self._supervised:  # else every process may have been sent the SIGTERM that the supervisor passes on
+            self.should_exit = True
+
+    async def report(self) -> Report:
+        """What is served, once it is."""
+        await self._listening.wait()
+        await self._loaded.wait()
+        return Report(students=list(self._engine.students), reasons=self._engine.reasons_not_ready())
+
+    def _protocol(self) -> asyncio.Protocol:
+        """What talks to one client; as uvicorn makes it for connections that it accepts itself."""
+        kind: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        return made
+
+    def _stop_listening(self, sockets: Sequence[socket.socket]) -> list[socket.socket]:
+        """Close the sockets. Returns the connections that waited to be accepted, which the kernel would have reset."""
+        held = [listener.dup() for listener in sockets if self.servers]
+        for server in self.servers:
+            server.close()
+        waiting = []
+        for listener in held:  # with no turn of the loop between the last connection and the end
+            with listener, suppress(OSError):
+                while True:
+                    waiting.append(listener.accept()[0])
+        return waiting
+
+    def _expects_requests(self) -> bool:
+        """Is there a connection made since the stop began whose first request has not arrived."""
+        new: set[Any] = self.server_state.connections - self._known
+        return any(connection.exchange is None for connection in new)
+
+
+def serve_alone(settings: Settings, listener: socket.socket, greet: Greet) -> None:
+    """Serve in this process until SIGTERM or SIGINT; `greet` is called with what is served once students are loaded.
+
+    Raises:
+        StartError: there are no students to serve, or a setting's file or package is no good.
+    """
+    app = _create_app(settings)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(Server(app, settings), listener, lambda report: greet([report])))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve as one of several until the supervisor says stop, or dies. Returns the exit code."""
+    task = json.loads((sys.argv[1:] if argv is None else argv)[0])
+    settings = Settings(**task["settings"])
+    logging.basicConfig(
+        level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)s {task['name']} %(name)s: %(message)s"
+    )
+    count_as(task["name"])
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_work(settings, task))
+
+
+async def _work(settings: Settings, task: Json) -> int:
+    channel = await Channel.open(socket.socket(fileno=task["channel"]))
+    try:
+        app = _create_app(settings, patient=task["patient"])
+        listener = _join(task["family"], tuple(task["address"]))
+    except (StartError, OSError) as error:
+        channel.tell(refused=str(error))
+        await channel.close()
+        return REFUSED
+    reload_alone = app.state.reload
+
+    async def reload() -> Json:
+        await app.state.loaded.wait()
+        outcome: Json = await reload_alone()
+        return outcome
+
+    app.state.reload = channel.reload
+    server = Server(app, settings, supervised=True, patient=task["patient"])
+    conversation = asyncio.create_task(channel.converse(reload))
+    conversation.add_done_callback(lambda _: server.handle_exit(signal.SIGTERM))
+    await _serve(server, listener, lambda report: channel.tell(loaded=report))
+    app.metrics.flush()  # others may go on, and answer for this process
+    if conversation.done():  # the supervisor has died and can't tidy up
+        shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
+    return 0
+
+
+def _create_app(settings: Settings, *, patient: bool = False) -> Boundary:
+    try:
+        return create_app(settings, patient=patient)
+    except (StudentError, KeysError, ExperimentError, TracingError) as error:
+        raise StartError(error) from None
+
+
+async def _serve(server: Server, listener: socket.socket, tell: Callable[[Report], None]) -> None:
+    async def tell_when_loaded() -> None:
+        tell(await server.report())
+
+    telling = asyncio.create_task(tell_when_loaded())
+    await server.serve(sockets=[listener])
+    telling.cancel()
+
+
+def _join(family: int, address: tuple[Any, ...]) -> socket.socket:
+    """A socket of this process's own at an address that others listen at too."""
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+        listener.setsockopt(socket.SOL_SOCKET, option, 1)
+    listener.bind(address)
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Logits to labels: softmax, ranking, and slot spans from BIO tags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.student.manifest import OUTSIDE
+
+FloatArray = NDArray[np.float32]
+
+
+class Ranked(NamedTuple):
+    """A label and its probability in 0..1."""
+
+    name: str
+    confidence: float
+
+
+class Span(NamedTuple):
+    """A slot: `text[start:end] == value`, in code points of the raw text; confidence in 0..1."""
+
+    name: str
+    value: str
+    start: int
+    end: int
+    confidence: float
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Softmax over the last axis, any shape, stable for large logits."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: FloatArray = shifted / shifted.sum(axis=-1, keepdims=True)
+    return result
+
+
+def best(logits: FloatArray, names: Sequence[str], scale: float = 1.0) -> Ranked:
+    """The most probable label of logits [labels] with its probability in ``softmax(logits * scale)``.
+
+    As `rank`, but cheaper.
+    """
+    top = int(logits.argmax())
+    return Ranked(names[top], 1.0 / float(np.add.reduce(np.exp((logits - logits[top]) * scale))))
+
+
+def rank(logits: FloatArray, names: Sequence[str], scale: float, top_k: int) -> list[Ranked]:
+    """The `top_k` most probable labels of logits [labels], best first, with their probabilities; see `best`."""
+    order = np.argsort(-logits, kind="stable")[:top_k]
+    shares = np.exp((logits - logits[order[0]]) * scale)
+    total = float(np.add.reduce(shares))
+    return [Ranked(names[i], float(shares[i]) / total) for i in order]
+
+
+def spans_of_tags(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Slot spans as (name, first word, word after the last) from one BIO tag a word.
+
+    An "I-x" that continues no "x" begins a new span, as conlleval reads it.
+    """
+    spans: list[tuple[str, int, int]] = []
+    name, begin = "", 0
+    for i, tag in enumerate([*tags, OUTSIDE]):
+        if name and (tag == OUTSIDE or tag[0] == "B" or tag[2:] != name):
+            spans.append((name, begin, i))
+            name = ""
+        if tag != OUTSIDE and not name:
+            name, begin = tag[2:], i
+    return spans
+
+
+def decode_slots(
+    text: str,
+    words: Sequence[tuple[int, int]],
+    logits: FloatArray,
+    tags: Sequence[str],
+    scale: float = 1.0,
+    combine: Callable[[Iterable[float]], float] = min,
+) -> list[Span]:
+    """Slots of a text from the tag logits of its words.
+
+    Args:
+        text: the raw text.
+        words: (start, end) of each word in `text`.
+        logits: [words, tags], read at each word's first piece.
+        tags: tag names in the order of the logits.
+        scale: what the logits are multiplied by for confidences.
+        combine: a slot's confidence from those of its words.
+
+    Returns:
+        Spans in order of `start`, not overlapping.
+    """
+    chosen = logits.argmax(axis=-1).tolist()
+    if not any(chosen):  # tag 0 is O
+        return []
+    found = []
+    last_end = 0
+    for name, first, after in spans_of_tags([tags[i] for i in chosen]):
+        start, end = max(words[first][0], last_end), words[after - 1][1]
+        while start < end and text[start].isspace():  # behind a character whose other word ended the last span
+            start += 1
+        if start >= end:  # two words made from one raw character, such as a fraction sign
+            continue
+        sure = combine(best(logits[word], tags, scale).confidence for word in range(first, after))
+        found.append(Span(name, text[start:end], start, end, sure))
+        last_end = end
+    return found

@@ -1,0 +1,496 @@
+"""Friction: what counts as a sign, whose turn it counts for, and that neither text nor key is kept."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import pickle
+import timeit
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtest.load.texts import load_texts
+from service.experiments.experiment import Experiment
+from service.experiments.friction import (
+    MOMENTS,
+    REQUEST_SECONDS,
+    Noted,
+    Place,
+    Sessions,
+    Turn,
+    grams_of,
+    similarity,
+    sketch_of,
+)
+from service.monitoring.metrics import Metrics, Tally
+
+LIGHT, LIGHT_AGAIN, WEATHER = "mach das licht aus", "mach bitte das licht aus", "wie wird morgen das wetter"
+SALT = "0123456789abcdef"
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def experiment_of(name: str = "test", **rules: float) -> Experiment:
+    arms = {"control": {"model": "s", "weight": 1}, "candidate": {"model": "xs", "weight": 1}}
+    return Experiment.model_validate({"name": name, "arms": arms, "friction": rules})
+
+
+EXPERIMENT = experiment_of()
+CONTROL = Place("test", "control", "s")
+NOWHERE = Place()
+
+
+class Bench:
+    """Sessions with metrics and a clock of their own, and turns with a default for everything."""
+
+    def __init__(self, **limits: int) -> None:
+        self.clock = Clock()
+        self.metrics = Metrics()
+        self.sessions = Sessions(self.metrics, self.clock, **limits)
+        self.ids = (f"request-{number}" for number in itertools.count())
+
+    def say(self, text: str = WEATHER, key: bytes | None = b"me", arm: str = "control", **more: Any) -> str:
+        request_id = more.pop("request_id", None) or next(self.ids)
+        experiment = more.pop("experiment", EXPERIMENT)
+        model = experiment.arms[arm].model
+        given = {"confidence": 0.9, "in_scope": True, "seconds": 0.001} | more
+        tally = Tally()
+        self.sessions.count(tally, Turn(experiment, arm, model, request_id, key, text, **given))
+        tally.hand_over()
+        return request_id
+
+    def tell(self, request_id: str, outcome: Any = "abandoned", elsewhere: Place = NOWHERE) -> Noted:
+        return self.sessions.feedback(request_id, outcome, elsewhere)
+
+    def signs(self, arm: str = "control") -> dict[str, float]:
+        return {labels["sign"]: value for labels, value in self.samples("nlu_friction_total") if labels["arm"] == arm}
+
+    def moments(self, arm: str = "control", experiment: str = "test") -> tuple[float, ...]:
+        found = {
+            labels["moment"]: value
+            for labels, value in self.samples("nlu_session_moments_total")
+            if (labels["arm"], labels["experiment"]) == (arm, experiment)
+        }
+        return tuple(found.get(moment, 0.0) for moment in MOMENTS)
+
+    def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
+        return [
+            (sample.labels, sample.value)
+            for family in self.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name
+        ]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_turn_counts_for_its_arm_and_model(bench: Bench) -> None:
+    bench.say(key=None)
+    bench.say(arm="candidate", seconds=0.5)
+
+    assert bench.samples("nlu_turns_total") == [
+        ({"experiment": "test", "arm": "control", "model": "s"}, 1),
+        ({"experiment": "test", "arm": "candidate", "model": "xs"}, 1),
+    ]
+    assert {labels["arm"]: value for labels, value in bench.samples("nlu_turn_seconds_sum")} == {
+        "control": 0.001,
+        "candidate": 0.5,
+    }
+    assert bench.signs() == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "signs"),
+    [
+        ({}, {}),
+        ({"in_scope": False}, {"out_of_scope": 1}),
+        ({"in_scope": False, "confidence": 0.1}, {"out_of_scope": 1}),
+        ({"confidence": 0.29}, {"low_confidence": 1}),
+        ({"in_scope": None, "confidence": 0.29}, {"low_confidence": 1}),
+        ({"confidence": 0.3}, {}),
+        ({"confidence": None, "in_scope": None}, {}),
+    ],
+)
+def test_an_unsure_answer_is_a_sign_at_once(bench: Bench, answer: dict[str, Any], signs: dict[str, int]) -> None:
+    bench.say(key=None, **answer)
+
+    assert bench.signs() == signs
+
+
+def test_saying_it_again_is_a_sign_for_the_turn_before(bench: Bench) -> None:
+    bench.say(LIGHT)
+    bench.clock.now += 29.9
+    bench.say(LIGHT_AGAIN)
+    bench.say(WEATHER)
+    bench.sessions.close_all()
+
+    assert bench.signs() == {"rephrase": 1}
+    assert bench.moments() == (1, 3, 1, 9, 1, 3)
+
+
+def test_something_else_something_later_or_someone_else_is_none(bench: Bench) -> None:
+    bench.say(LIGHT)
+    bench.say(WEATHER)
+    bench.say(LIGHT)
+    bench.clock.now += 30
+    bench.say(LIGHT)
+    bench.say(LIGHT, key=b"other")
+    bench.say(LIGHT, key=None)
+    bench.say(LIGHT, key=None)
+    bench.say(LIGHT, key=b"")
+
+    assert bench.signs() == {}
+    assert len(bench.sessions) == 2
+
+
+def test_the_rules_are_the_experiments(bench: Bench) -> None:
+    strict = experiment_of(similarity=0.99, confidence=0.95, rephrase_seconds=5, session_seconds=10)
+    bench.say(LIGHT, experiment=strict, confidence=0.96)
+    bench.say(LIGHT_AGAIN, experiment=strict, confidence=0.96)
+    assert bench.signs() == {}
+    bench.say(WEATHER, experiment=strict, confidence=0.94)
+    assert bench.signs() == {"low_confidence": 1}
+
+    bench.clock.now += 10.1
+    bench.sessions.close_idle()
+    assert bench.moments() == (1, 3, 1, 9, 1, 3)
+
+
+def test_a_turn_counts_once_whatever_is_wrong_with_it(bench: Bench) -> None:
+    bench.say(LIGHT, in_scope=False, confidence=0.1)
+    told = bench.say(LIGHT)  # which makes the turn before a rephrased one, too
+    bench.tell(told)
+    bench.say(LIGHT)
+
+    assert bench.signs() == {"out_of_scope": 1, "abandoned": 1}
+
+
+def test_a_session_ends_after_silence(bench: Bench) -> None:
+    bench.say()
+    bench.clock.now += 300
+    bench.sessions.close_idle()
+    assert len(bench.sessions) == 1
+    bench.say()
+
+    bench.clock.now += 300.1
+    bench.sessions.close_idle()
+    assert len(bench.sessions) == 0
+    assert bench.moments() == (1, 2, 0, 4, 0, 0)
+
+    bench.say()
+    bench.clock.now += 300.1
+    bench.say()  # without anyone having closed the one before
+    assert bench.moments() == (2, 3, 0, 5, 0, 0)
+
+
+def test_a_client_that_changes_its_arm_begins_a_new_session(bench: Bench) -> None:
+    bench.say(LIGHT)
+    bench.say(LIGHT_AGAIN, arm="candidate")  # and still tells that the turn before went wrong
+    bench.say(WEATHER, arm="candidate", experiment=experiment_of("next"))
+    bench.sessions.close_all()
+
+    assert bench.moments() == (1, 1, 1, 1, 1, 1)
+    assert bench.moments("candidate") == (1, 1, 0, 1, 0, 0)
+    assert bench.moments("candidate", "next") == (1, 1, 0, 1, 0, 0)
+    assert bench.signs() == {"rephrase": 1}
+
+
+def test_the_oldest_session_closes_for_a_new_one() -> None:
+    bench = Bench(most_sessions=2)
+    for key in (b"a", b"b", b"a", b"c"):
+        bench.say(key=key)
+
+    assert len(bench.sessions) == 2
+    assert bench.moments() == (1, 1, 0, 1, 0, 0)  # of b, which spoke longest ago
+    bench.sessions.close_all()
+    assert bench.moments() == (3, 4, 1, 6, 1, 2)  # a said the same again
+
+
+def test_feedback_counts_for_the_turn_that_is_remembered(bench: Bench) -> None:
+    asked = bench.say(arm="candidate")
+
+    noted = bench.tell(asked, "accepted", CONTROL)
+
+    assert noted == Noted(Place("test", "candidate", "xs"), remembered=True, repeated=False)
+    assert bench.samples("nlu_feedback_total") == [
+        ({"experiment": "test", "arm": "candidate", "model": "xs", "outcome": "accepted"}, 1)
+    ]
+    assert bench.signs("candidate") == {}
+
+
+def test_the_first_word_counts(bench: Bench) -> None:
+    asked = bench.say()
+
+    assert not bench.tell(asked, "corrected").repeated
+    assert bench.tell(asked, "abandoned") == Noted(CONTROL, remembered=True, repeated=True)
+    assert [value for _, value in bench.samples("nlu_feedback_total")] == [1]
+    assert bench.signs() == {}
+
+
+def test_giving_up_is_a_sign_even_after_the_session(bench: Bench) -> None:
+    first, second = bench.say(LIGHT), bench.say(WEATHER)
+    bench.tell(first)
+    bench.sessions.close_all()
+    assert bench.moments() == (1, 2, 1, 4, 1, 2)
+
+    bench.tell(second)
+
+    assert bench.signs() == {"abandoned": 2}
+    assert bench.moments() == (1, 2, 2, 4, 4, 4)
+
+
+def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: Bench) -> None:
+    turn = Turn(EXPERIMENT, "control", "s", "late", None, LIGHT, 0.9, True, 0.001)
+    bench.metrics.defer(bench.sessions.count, turn)
+
+    assert bench.tell("late").remembered
+    assert bench.signs() == {"abandoned": 1}
+
+
+def test_sessions_of_deferred_turns_are_closed_in_the_end(bench: Bench) -> None:
+    bench.metrics.defer(bench.sessions.count, Turn(EXPERIMENT, "control", "s", "x", b"me", LIGHT, 0.9, True, 0.001))
+    bench.sessions.close_all()
+
+    assert bench.moments() == (1, 1, 0, 1, 0, 0)
+
+
+@pytest.mark.parametrize("place", [Place("test", "control", "s"), Place()])
+def test_feedback_on_a_turn_of_another_process_counts_where_the_client_says(bench: Bench, place: Place) -> None:
+    assert bench.tell("elsewhere", elsewhere=place) == Noted(place, remembered=False, repeated=False)
+    assert bench.tell("elsewhere", elsewhere=place) == Noted(place, remembered=False, repeated=True)
+    assert bench.samples("nlu_feedback_total") == [({**place._asdict(), "outcome": "abandoned"}, 1)]
+    assert bench.signs("control") == bench.signs("candidate") == {}
+
+
+def test_series_of_an_expected_arm_begin_with_zero(bench: Bench) -> None:
+    bench.sessions.expect(CONTROL)
+
+    for name in ("turns", "friction", "feedback", "session_moments"):
+        found = bench.samples(f"nlu_{name}_total")
+        assert found
+        assert {value for _, value in found} == {0}
+    assert bench.moments() == (0,) * len(MOMENTS)
+
+
+def test_turns_are_forgotten_by_number_and_by_time() -> None:
+    bench = Bench(most_requests=2)
+    first, second, third = bench.say(), bench.say(), bench.say()
+    assert [bench.tell(asked).remembered for asked in (first, second, third)] == [False, True, True]
+
+    bench.clock.now += REQUEST_SECONDS + 1
+    assert bench.tell(third) == Noted(NOWHERE, remembered=False, repeated=False)
+
+
+def test_rephrases_are_similar_and_other_requests_are_not() -> None:
+    for one, other in [
+        (LIGHT, LIGHT_AGAIN),
+        (LIGHT, f"  {LIGHT.upper()}\n"),
+        ("spiel musik", "spiel bitte musik"),
+        ("weck mich um neun", "weck mich um neun uhr"),
+        ("stell den wecker auf sieben uhr morgen", "stell den wecker morgen auf sieben uhr"),
+        ("joue de la musique", "joue de la musique s'il te plaît"),
+    ]:
+        assert similarity(sketch_of(one, SALT), sketch_of(other, SALT)) >= 0.5
+    texts = [text.text for text in load_texts()]
+    pairs = [(sketch_of(one, SALT), sketch_of(other, SALT)) for one, other in zip(texts, texts[7:], strict=False)]
+    assert sum(similarity(*pair) >= 0.5 for pair in pairs) <= len(pairs) / 200
+
+
+def test_long_texts_do_not_all_look_alike() -> None:
+    words = [text.text for text in load_texts()]
+    one, other = " ".join(words[:200]), " ".join(words[300:500])
+
+    assert similarity(sketch_of(one, SALT), sketch_of(other, SALT)) < 0.4
+
+
+@given(text=st.text(max_size=60), other=st.text(max_size=60))
+def test_a_sketch_is_about_the_grams_it_is_made_of(text: str, other: str) -> None:
+    one, two = sketch_of(text, SALT), sketch_of(other, SALT)
+
+    assert one.bit_length() <= 512
+    assert one.bit_count() <= len(set(grams_of(text)))
+    assert similarity(one, one) == (1.0 if text.split() else 0.0)
+    assert similarity(one, two) == similarity(two, one)
+    assert 0 <= similarity(one, two) <= 1
+    assert sketch_of(f"\t{text.upper()} ", SALT) == sketch_of(f" {text.upper()}", SALT)
+
+
+def test_a_sketch_costs_microseconds() -> None:
+    text = "mach bitte das licht in der küche aus, x"
+
+    seconds = min(timeit.repeat(lambda: sketch_of(text, SALT), number=500, repeat=9)) / 500
+
+    assert seconds < 100e-6  # of a machine that is busy; idle it takes less than ten
+
+
+def test_neither_text_nor_key_nor_request_id_is_kept(bench: Bench) -> None:
+    marker, key = "geheimnis vom zahnarzt", b"client-of-anna-0815"
+    asked = bench.say(marker, key=key, request_id="id-0123456789abcdef")
+    bench.say(f"{marker} bitte", key=key)
+    bench.tell(asked)
+    bench.tell("elsewhere-0815")
+
+    state = {name: value for name, value in vars(bench.sessions).items() if name not in ("_metrics", "_clock")}
+    kept = [*_strings_reachable_from(list(state.values())), bench.metrics.exposition()]
+    for secret in (marker, "zahnarzt", key.decode(), asked, "elsewhere-0815"):
+        assert not any(secret.encode() in found for found in kept)
+    sessions = [value for value in state.values() if isinstance(value, dict)]
+    assert marker.encode() not in pickle.dumps([list(found) for found in sessions])
+    assert len(kept) > 4
+
+
+def test_two_processes_share_no_digest(bench: Bench) -> None:
+    other = Bench()
+    bench.say(request_id="same")
+    other.say(request_id="same")
+
+    digests = [
+        set(_strings_reachable_from([made.sessions._sessions, made.sessions._answered])) for made in (bench, other)
+    ]
+    assert not {found for found in digests[0] & digests[1] if len(found) == 16}
+
+
+def _strings_reachable_from(roots: list[object]) -> Iterator[bytes]:
+    waiting, seen = roots, set()
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen or isinstance(found, type) or type(found).__module__.startswith("prometheus_client"):
+            continue
+        seen.add(id(found))
+        if isinstance(found, (str, bytes)):
+            yield found if isinstance(found, bytes) else found.encode(errors="surrogatepass")
+        waiting.extend(gc.get_referents(found))
+
+
+# What a straightforward reader of a log would count.
+
+KEYS = (b"anna", b"ben", None)
+TEXTS = (LIGHT, LIGHT_AGAIN, WEATHER, "spiel etwas von bach")
+GROUPS = (0, 0, 1, 2)  # which of the texts are similar
+
+
+@dataclass
+class Logged:
+    """A turn in the log."""
+
+    time: float
+    key: bytes | None
+    arm: str
+    group: int
+    sign: str | None
+    session: int | None = None
+
+
+@dataclass
+class Recount:
+    """Sessions and friction by the plain rules, over a log of everything."""
+
+    log: list[Logged] = field(default_factory=list)
+    sessions: int = 0
+
+    def say(self, turn: Logged) -> None:
+        before = next((old for old in reversed(self.log) if turn.key and old.key == turn.key), None)
+        if before is not None:
+            silence = turn.time - before.time
+            if silence < 30 and before.group == turn.group:
+                before.sign = before.sign or "rephrase"
+            if silence <= 300 and before.arm == turn.arm:
+                turn.session = before.session
+        if turn.key and turn.session is None:
+            self.sessions += 1
+            turn.session = self.sessions
+        self.log.append(turn)
+
+    def moments(self, arm: str) -> tuple[int, ...]:
+        found = {turn.session for turn in self.log if turn.arm == arm and turn.session}
+        sizes = [[turn for turn in self.log if turn.session == session] for session in found]
+        pairs = [(len(turns), sum(turn.sign is not None for turn in turns)) for turns in sizes]
+        terms = [(1, t, f, t * t, f * f, t * f) for t, f in pairs]
+        return tuple(sum(column) for column in zip(*terms, strict=True)) or (0,) * 6
+
+    def signs(self, arm: str) -> Counter[str]:
+        return Counter(turn.sign for turn in self.log if turn.arm == arm and turn.sign)
+
+
+says = st.tuples(
+    st.just("say"),
+    st.integers(0, len(KEYS) - 1),
+    st.integers(0, len(TEXTS) - 1),
+    st.sampled_from(["control", "control", "candidate"]),
+    st.sampled_from([None, None, None, "out_of_scope", "low_confidence"]),
+)
+tells = st.tuples(st.just("tell"), st.integers(0, 50), st.sampled_from(["accepted", "abandoned"]))
+waits = st.tuples(st.just("wait"), st.sampled_from([0.0, 5.0, 29.0, 31.0, 299.0, 301.0]))
+events = st.lists(st.one_of(says, says, tells, waits, st.just(("close idle",))), max_size=40)
+
+
+@settings(max_examples=200)
+@given(events=events)
+def test_moments_and_signs_are_those_of_a_recount(events: list[tuple[Any, ...]]) -> None:
+    bench, recount = Bench(), Recount()
+    asked: list[tuple[str, float]] = []
+    told: set[int] = set()
+    for kind, *details in events:
+        if kind == "wait":
+            bench.clock.now += details[0]
+        elif kind == "close idle":
+            bench.sessions.close_idle()
+        elif kind == "say":
+            key, text, arm, sign = details
+            answer = {"in_scope": sign != "out_of_scope", "confidence": 0.1 if sign == "low_confidence" else 0.9}
+            recount.say(Logged(bench.clock.now, KEYS[key], arm, GROUPS[text], sign))
+            asked.append((bench.say(TEXTS[text], key=KEYS[key], arm=arm, **answer), bench.clock.now))
+        elif asked:
+            place = details[0] % len(asked)
+            request_id, when = asked[place]
+            noted = bench.tell(request_id, details[1])
+            assert noted.remembered == (bench.clock.now - when <= REQUEST_SECONDS)
+            if noted.remembered and place not in told and details[1] == "abandoned":
+                recount.log[place].sign = recount.log[place].sign or "abandoned"
+            told.add(place)
+    bench.sessions.close_all()
+
+    for arm in ("control", "candidate"):
+        assert bench.moments(arm) == recount.moments(arm)
+        assert bench.signs(arm) == recount.signs(arm)
+
+
+@given(
+    turns=st.lists(st.tuples(st.binary(max_size=3), st.text(max_size=6), st.floats(0, 400)), max_size=60),
+    most=st.integers(1, 5),
+)
+def test_memory_is_bounded_whatever_comes(turns: list[tuple[bytes, str, float]], most: int) -> None:
+    bench = Bench(most_sessions=most, most_requests=most)
+    for key, text, silence in turns:
+        bench.clock.now += silence
+        bench.tell(bench.say(text, key=key))
+        bench.tell(f"elsewhere {text}")
+        entries = sum(len(list(_entries(part))) for part in vars(bench.sessions).values())
+        assert entries <= 4 * most + 1
+    bench.sessions.close_all()
+
+    assert len(bench.sessions) == 0
+    assert bench.moments()[1] == sum(bool(key) for key, *_ in turns)
+
+
+def _entries(part: Any) -> Iterator[object]:
+    """What a part of the sessions holds for each client or request; the children of metrics, one here, count, too."""
+    held = getattr(part, "_entries", part)
+    yield from held if isinstance(held, dict) else ()

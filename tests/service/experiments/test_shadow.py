@@ -1,0 +1,468 @@
+"""A second student in the shadow of replies: what is counted, what is dropped, and that nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import service.experiments.shadow as shadowing
+from service.experiments.shadow import MOST_WAITING, Shadow
+from service.models.registry import Engine, Loaded
+from service.monitoring.metrics import Metrics
+from service.settings import Settings
+from service.student.decoding import Ranked, Span
+from service.student.student import Prediction, Question, Student
+
+TEXT = "weck mich am freitag um neun"
+BODY = {"text": TEXT, "locale": "de-DE"}
+TASKS = ("domain", "intent", "slots")
+PATIENCE = 10.0
+Scenario = Callable[[Shadow], Coroutine[Any, Any, Any]]
+
+
+class Text(str):
+    """A text of which one can tell whether anybody still holds it."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Second(Student):
+    """A student that notes what it is asked, and may be told what to say, to fail, or to wait."""
+
+    def __init__(self, student: Student) -> None:
+        self.__dict__.update(student.__dict__)
+        self.asked: list[Question] = []
+        self.threads: set[str] = set()
+        self.says: Prediction | None = None
+        self.stumbles_over = ""
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+
+    def predict_each(self, questions: Any) -> Any:
+        self.asked += [question._replace(text=str(question.text)) for question in questions]
+        self.threads.add(threading.current_thread().name)
+        self.may_go_on.wait(PATIENCE)
+        if any(question.text == self.stumbles_over for question in questions):
+            raise RuntimeError(questions[0].text)
+        return super().predict_each(questions) if self.says is None else [self.says for _ in questions]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GATHER_SECONDS", "LOOK_SECONDS", "FAULT_SECONDS"):
+        monkeypatch.setattr(shadowing, name, 0.001)
+
+
+@pytest.fixture(scope="module")
+def engine(students: Path) -> Engine:
+    engine = Engine(Settings(students=students), Metrics())
+    engine.adopt(engine.prepare())
+    return engine
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def primary(engine: Engine) -> Loaded:
+    return engine.students["s"]
+
+
+@pytest.fixture
+def second(engine: Engine) -> Second:
+    return Second(engine.students["german"].student)
+
+
+@pytest.fixture
+def loaded(engine: Engine, second: Second) -> Loaded:
+    return engine.students["german"]._replace(student=second)
+
+
+def run(engine: Any, metrics: Metrics, scenario: Scenario) -> Any:
+    async def act() -> Any:
+        shadow = Shadow(engine, metrics)
+        try:
+            return await scenario(shadow)
+        finally:
+            shadow.close()
+            metrics.flush()
+
+    return asyncio.run(act())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def counted(metrics: Metrics) -> dict[tuple[str, str], float]:
+    """How many texts were counted, by task and agreement; it must be those of `s` and `german`."""
+    metrics.flush()
+    found = {}
+    for sample in next(iter(metrics.shadow.collect())).samples:
+        assert (sample.labels["primary"], sample.labels["shadow"]) == ("s", "german")
+        found[sample.labels["task"], sample.labels["agreement"]] = sample.value
+    return found
+
+
+def dropped(metrics: Metrics) -> float:
+    metrics.flush()
+    return metrics.registry.get_sample_value("nlu_shadow_dropped_total", {"shadow": "german"}) or 0.0
+
+
+def done(metrics: Metrics) -> float:
+    return sum(value for (task, _), value in counted(metrics).items() if task == "exact")
+
+
+def test_agreement_is_counted_by_task(
+    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded
+) -> None:
+    question = Question(TEXT, "de-DE", top_k=3)
+
+    async def scenario(shadow: Shadow) -> None:
+        shadow.offer(primary, loaded, question, primary.student.predict_each([question])[0])
+        await until(lambda: done(metrics) == 1)
+
+    run(engine, metrics, scenario)
+
+    assert counted(metrics) == {(task, "same"): 1 for task in (*TASKS, "exact")}
+    assert second.asked == [Question(TEXT, "de-DE", top_k=1)]
+    assert "MainThread" not in second.threads
+    assert dropped(metrics) == 0
+
+
+def label(names: str) -> st.SearchStrategy[list[Ranked] | None]:
+    ranked = st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)
+    return st.none() | ranked.map(lambda found: [Ranked(name, 0.5) for name in found])
+
+
+SPANS = st.builds(
+    lambda name, start, length, sure: Span(name, "x" * length, start, start + length, sure),
+    st.sampled_from("ab"),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.floats(0, 1),
+)
+PREDICTIONS = st.builds(
+    lambda domain, intent, slots: Prediction(domain, intent, slots, False, 0, 3, None, None, None, (0.0, 0.0, 0.0)),
+    label("ab"),
+    label("cd"),
+    st.none() | st.lists(SPANS, max_size=3),
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(PREDICTIONS, PREDICTIONS), min_size=1, max_size=5))
+def test_any_two_predictions_are_compared_in_the_tasks_that_both_have(
+    engine: Any, primary: Loaded, pairs: list[tuple[Prediction, Prediction]]
+) -> None:
+    metrics = Metrics()
+    seconds = [Second(engine.students["german"].student) for _ in pairs]
+
+    async def scenario(shadow: Shadow) -> None:
+        for (first, other), second in zip(pairs, seconds, strict=True):
+            second.says = other
+            shadow.offer(primary, engine.students["german"]._replace(student=second), Question(TEXT), first)
+        await until(lambda: shadow.waiting == 0)
+
+    run(engine, metrics, scenario)
+
+    expected: dict[tuple[str, str], float] = {}
+    for first, other in pairs:
+        agree = {task: _said(first, task) == _said(other, task) for task in TASKS
+                 if getattr(first, task) is not None and getattr(other, task) is not None}  # fmt: skip
+        if agree:
+            agree["exact"] = all(agree.values())
+        for task, same in agree.items():
+            key = (task, "same" if same else "different")
+            expected[key] = expected.get(key, 0) + 1
+    assert counted(metrics) == expected
+
+
+def _said(prediction: Prediction, task: str) -> Any:
+    if task == "slots":
+        return sorted({(slot.name, slot.start, slot.end) for slot in prediction.slots or ()})
+    return getattr(prediction, task)[0].name
+
+
+@pytest.mark.parametrize(
+    "question",
+    [Question(TEXT, "de-DE", domains=(0,)), Question(TEXT, "de-DE", intents=(0, 1)), Question(TEXT, "it-IT")],
+)
+def test_what_cannot_be_compared_is_neither_run_nor_counted(
+    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded, question: Question
+) -> None:
+    async def scenario(shadow: Shadow) -> None:
+        shadow.offer(primary, loaded, question, primary.student.predict(TEXT))
+        assert shadow.waiting == 0
+        await asyncio.sleep(0.02)
+
+    run(engine, metrics, scenario)
+
+    assert (second.asked, counted(metrics), dropped(metrics)) == ([], {}, 0)
+
+
+def test_student_is_not_compared_with_itself(engine: Any, metrics: Metrics, primary: Loaded) -> None:
+    async def scenario(shadow: Shadow) -> int:
+        shadow.offer(primary, primary, Question(TEXT, "de-DE"), primary.student.predict(TEXT))
+        return shadow.waiting
+
+    assert run(engine, metrics, scenario) == 0
+
+
+def test_students_without_a_head_in_common_are_not_compared(
+    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded
+) -> None:
+    def with_labels(of: Any, **kept: Any) -> Any:
+        none = dict.fromkeys(("domain", "intent", "slots"), ())
+        labels = of.manifest.labels.model_copy(update={**none, **kept})
+        of.manifest = of.manifest.model_copy(update={"labels": labels})
+        return of
+
+    router = primary._replace(student=with_labels(Second(primary.student), domain=("alarm",)))
+    with_labels(second, intent=("alarm_set",))
+
+    async def scenario(shadow: Shadow) -> int:
+        shadow.offer(router, loaded, Question(TEXT, "de-DE"), primary.student.predict(TEXT))
+        return shadow.waiting
+
+    assert run(engine, metrics, scenario) == 0
+    assert dropped(metrics) == 0
+
+
+def offer(shadow: Shadow, primary: Loaded, loaded: Loaded, number: int = 1, text: str = TEXT) -> None:
+    prediction = primary.student.predict(TEXT)
+    for _ in range(number):
+        shadow.offer(primary, loaded, Question(text, "de-DE"), prediction)
+
+
+@pytest.mark.parametrize("busy", ["s", "german"])
+def test_nothing_runs_while_any_student_has_something_to_do(
+    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded, busy: str
+) -> None:
+    async def scenario(shadow: Shadow) -> None:
+        with engine.students[busy].lane.admit(1):
+            offer(shadow, primary, loaded, 3)
+            await asyncio.sleep(0.05)
+            assert second.asked == []
+        await until(lambda: done(metrics) == 3)
+
+    run(engine, metrics, scenario)
+
+    assert dropped(metrics) == 0
+
+
+def test_visit_ends_with_the_first_request(
+    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded
+) -> None:
+    second.may_go_on.clear()
+
+    async def scenario(shadow: Shadow) -> None:
+        offer(shadow, primary, loaded, 3)
+        await until(lambda: len(second.asked) == 1)
+        with engine.students["s"].lane.admit(1):  # one comes in
+            second.may_go_on.set()
+            await until(lambda: done(metrics) == 1)
+            await asyncio.sleep(0.05)
+            assert len(second.asked) == 1
+        await until(lambda: done(metrics) == 3)
+
+    run(engine, metrics, scenario)
+
+
+def test_thread_looks_again_before_it_begins(
+    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded
+) -> None:
+    looks: list[str] = []
+
+    class Fickle:
+        @property
+        def is_idle(self) -> bool:
+            looks.append(threading.current_thread().name)
+            return looks[-1] == "MainThread" or looks.count(looks[-1]) > 3
+
+    fickle = SimpleNamespace(students={"s": primary._replace(lane=Fickle())})  # type: ignore[arg-type]
+
+    async def scenario(shadow: Shadow) -> None:
+        offer(shadow, primary, loaded)
+        await until(lambda: done(metrics) == 1)
+
+    run(fickle, metrics, scenario)
+
+    assert looks[:2] == ["MainThread", "shadow_0"]
+    assert looks.count("shadow_0") == 4
+    assert len(second.asked) == 1
+
+
+def test_what_finds_no_time_is_dropped_and_counted(
+    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadowing, "MOST_SECONDS", 0.03)
+
+    async def scenario(shadow: Shadow) -> None:
+        with engine.students["s"].lane.admit(1):
+            offer(shadow, primary, loaded, 3)
+            await until(lambda: shadow.waiting == 0)
+
+    run(engine, metrics, scenario)
+
+    assert (second.asked, counted(metrics), dropped(metrics)) == ([], {}, 3)
+
+
+def test_only_so_many_wait(engine: Any, metrics: Metrics, primary: Loaded, loaded: Loaded) -> None:
+    async def scenario(shadow: Shadow) -> None:
+        with engine.students["s"].lane.admit(1):
+            offer(shadow, primary, loaded, MOST_WAITING + 5)
+            assert shadow.waiting == MOST_WAITING
+            assert dropped(metrics) == 5
+        await until(lambda: shadow.waiting == 0)
+
+    run(engine, metrics, scenario)
+
+    assert (done(metrics), dropped(metrics)) == (MOST_WAITING, 5)
+
+
+def test_failure_is_logged_without_the_text_and_the_next_one_is_tried(
+    engine: Any,
+    metrics: Metrics,
+    primary: Loaded,
+    second: Second,
+    loaded: Loaded,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    second.stumbles_over = marked = "zebra im wetter"
+
+    async def scenario(shadow: Shadow) -> None:
+        for text in (TEXT, marked, TEXT):
+            offer(shadow, primary, loaded, text=text)
+        await until(lambda: shadow.waiting == 0)
+
+    run(engine, metrics, scenario)
+
+    assert [question.text for question in second.asked] == [TEXT, marked, TEXT]
+    assert (done(metrics), dropped(metrics)) == (2, 0)
+    assert "request (shadow) failed: RuntimeError at " in caplog.text
+    assert "zebra" not in caplog.text
+
+
+def test_stop_waits_for_nothing(
+    engine: Any,
+    metrics: Metrics,
+    primary: Loaded,
+    second: Second,
+    loaded: Loaded,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    second.may_go_on.clear()
+
+    async def scenario(shadow: Shadow) -> float:
+        offer(shadow, primary, loaded, 3)
+        await until(lambda: len(second.asked) == 1)
+        began = time.perf_counter()
+        shadow.close()
+        offer(shadow, primary, loaded)
+        return time.perf_counter() - began
+
+    took = run(engine, metrics, scenario)  # the loop is closed by now, and the text still runs
+    second.may_go_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("shadow"):
+            thread.join(PATIENCE)
+
+    assert took < 0.1
+    assert len(second.asked) == 1
+    assert (counted(metrics), dropped(metrics)) == ({}, 3)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("fate", ["done", "dropped", "failed", "closed"])
+def test_nobody_holds_the_text_afterwards(
+    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded, fate: str, monkeypatch: Any
+) -> None:
+    text = Text("wetter in berlin am freitag")
+    held = weakref.ref(text)
+    question = Question(text, "de-DE")
+    prediction = primary.student.predict(str(text))
+    second.stumbles_over = str(text) if fate == "failed" else ""
+    monkeypatch.setattr(shadowing, "MOST_SECONDS", 0.01 if fate == "dropped" else PATIENCE)
+    del text
+
+    async def scenario(shadow: Shadow) -> None:
+        nonlocal question
+        with engine.students["s"].lane.admit(1):
+            shadow.offer(primary, loaded, question, prediction)
+            del question
+            assert held() is not None
+            await asyncio.sleep(0.05)
+        if fate == "closed":
+            shadow.close()
+        await until(lambda: shadow.waiting == 0)
+        await until(lambda: gc.collect() >= 0 and held() is None)
+
+    run(engine, metrics, scenario)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    file = tmp_path / "experiment.toml"
+    file.write_text('[shadow]\nmodel = "german"\nshare = 1.0\n')
+    return file
+
+
+def test_service_shadows_what_it_has_answered(make_client: Any, experiment: Path) -> None:
+    client = make_client(experiment_file=experiment)
+
+    replies = [client.post("/v1/nlu", json=BODY).json() for _ in range(5)]
+    client.post("/v1/nlu", json={**BODY, "locale": "it-IT"})  # the shadow does not know it
+    client.post("/v1/nlu", json={**BODY, "model": "german"})
+    _wait(lambda: client.metric("nlu_shadow_total", task="exact") >= 5)
+
+    assert {reply["model"]["name"] for reply in replies} == {"s"}
+    assert client.metric("nlu_shadow_total", primary="s", shadow="german", task="intent", agreement="same") == 5
+    assert client.metric("nlu_shadow_total", agreement="different") == 0
+    assert client.metric("nlu_shadow_dropped_total") == 0
+    assert client.metric("nlu_predictions_total", model="german") == 1  # what users were told
+    assert client.metric("nlu_phase_seconds_count", model="german", phase="inference") == 1
+
+
+def test_replies_do_not_wait_for_a_shadow_that_hangs_or_fails(
+    make_client: Any, experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make_client(experiment_file=experiment)
+    engine = client.app.state.engine
+    second = Second(engine.students["german"].student)
+    second.may_go_on.clear()
+    monkeypatch.setitem(engine.students, "german", engine.students["german"]._replace(student=second))
+
+    statuses = [client.post("/v1/nlu", json=BODY).status_code]
+    _wait(lambda: len(second.asked) == 1)
+    statuses += [client.post("/v1/nlu", json=BODY).status_code for _ in range(3)]
+    assert len(second.asked) == 1
+    second.stumbles_over = TEXT
+    second.may_go_on.set()
+    _wait(lambda: len(second.asked) > 1)
+    statuses.append(client.post("/v1/nlu", json=BODY).status_code)
+
+    assert statuses == [200] * 5
+    assert client.metric("nlu_shadow_total") == 0
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

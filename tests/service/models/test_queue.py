@@ -1,0 +1,266 @@
+"""Admission: permits, turns, deadlines, clients who leave, and where texts run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from service.errors import ClientLeft, DeadlinePassed, Overloaded
+from service.http.context import Call
+from service.models.queue import GROUP_SECONDS, INLINE_SECONDS, MOST_INLINE_SECONDS, Lane, place
+from service.student.student import Question, Student
+
+QUICK = INLINE_SECONDS / 2
+SLOW = INLINE_SECONDS * 2
+TEXT = "weck mich am freitag"
+Scenario = Callable[[Lane], Coroutine[Any, Any, Any]]
+
+
+async def _silence() -> Any:
+    await asyncio.Event().wait()
+
+
+async def _gone() -> Any:
+    return {"type": "http.disconnect"}
+
+
+def make_call(receive: Callable[[], Awaitable[Any]] = _silence) -> Call:
+    return Call({"type": "http", "method": "POST", "headers": []}, receive, "/v1/nlu")
+
+
+class Watched(Student):
+    """A student that notes what it is asked, and may be made to fail."""
+
+    def __init__(self, student: Student) -> None:
+        self.__dict__.update(student.__dict__)
+        self.groups: list[list[str]] = []
+        self.fails = False
+        self.stumbles_over = ""
+
+    def predict_each(self, texts: Any) -> Any:
+        self.groups.append([question.text for question in texts])
+        if self.fails or any(text == self.stumbles_over for text, *_ in texts):
+            raise RuntimeError("no")
+        return super().predict_each(texts)
+
+
+@pytest.fixture
+def watched(student: Student) -> Watched:
+    return Watched(student)
+
+
+def run(watched: Student, scenario: Scenario, *, permits: int = 8, seconds: float = QUICK) -> Any:
+    async def act() -> Any:
+        lane = Lane(watched, permits, seconds)
+        lane.place(in_thread=seconds == SLOW)
+        return await scenario(lane)
+
+    return asyncio.run(act())
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_answer_is_the_students(watched: Watched, seconds: float) -> None:
+    answer = run(watched, lambda lane: lane.predict(make_call(), Question(TEXT, top_k=2)), seconds=seconds)
+
+    assert answer[:-1] == watched.predict(TEXT, 2)[:-1]
+
+
+def test_permits_are_bounded_and_come_back(watched: Watched) -> None:
+    async def scenario(lane: Lane) -> None:
+        with lane.admit(5), lane.admit(3):
+            with pytest.raises(Overloaded) as full:
+                lane.admit(1)
+            assert int(full.value.headers["retry-after"]) >= 1
+        assert lane.free == 8
+        with lane.admit(8) as permits:
+            permits.give_back(2)
+            assert lane.free == 2
+        assert lane.free == 8
+
+    run(watched, scenario)
+
+
+def test_permits_come_back_after_a_failure(watched: Watched) -> None:
+    async def scenario(lane: Lane) -> int:
+        with pytest.raises(ValueError, match="anything"), lane.admit(3):
+            raise ValueError("anything")
+        return lane.free
+
+    assert run(watched, scenario) == 8
+
+
+def test_texts_that_wait_are_answered_in_order_and_in_bounded_groups(watched: Watched) -> None:
+    most = int(GROUP_SECONDS / QUICK)
+    texts = [f"wetter {number}" for number in range(3 * most)]
+
+    async def scenario(lane: Lane) -> Any:
+        return await asyncio.gather(*(lane.predict(make_call(), Question(text, top_k=1)) for text in texts))
+
+    answers = run(watched, scenario)
+
+    assert [text for group in watched.groups for text in group] == texts
+    assert len(watched.groups[0]) == 1  # nobody was before it
+    assert max(map(len, watched.groups)) == most
+    assert [answer[:-1] for answer in answers] == [watched.predict(text)[:-1] for text in texts]
+
+
+def test_sockets_are_looked_at_between_groups(watched: Watched) -> None:
+    async def scenario(lane: Lane) -> list[int]:
+        looks = []
+        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(100)]
+        while not all(task.done() for task in asking):
+            await asyncio.sleep(0)
+            looks.append(len(watched.groups))
+        return looks
+
+    looks = run(watched, scenario)
+
+    assert all(after - before <= 1 for before, after in pairwise(looks))
+
+
+def test_slow_student_does_not_hold_up_the_loop(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(watched, "logits", lambda encoded: (released.wait(10), Student.logits(watched, encoded))[1])
+
+    async def scenario(lane: Lane) -> Any:
+        asking = asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not asking.done()  # and yet this runs
+        released.set()
+        return await asking
+
+    assert run(watched, scenario, seconds=SLOW).domain[0].name == "alarm"
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> None:
+    async def scenario(lane: Lane) -> Any:
+        late = make_call()
+        late.deadline = time.perf_counter() - 1
+        return await asyncio.gather(
+            *(lane.predict(call, Question(TEXT, top_k=1)) for call in (make_call(), late, make_call())),
+            return_exceptions=True,
+        )
+
+    first, dropped, last = run(watched, scenario, seconds=seconds)
+
+    assert isinstance(dropped, DeadlinePassed)
+    assert first.domain == last.domain
+    assert sum(map(len, watched.groups)) == 2
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_client_who_left_while_waiting_costs_no_work(watched: Watched, seconds: float) -> None:
+    async def scenario(lane: Lane) -> Any:
+        calls = (make_call(), make_call(_gone), make_call())
+        return await asyncio.gather(
+            *(lane.predict(call, Question(TEXT, top_k=1)) for call in calls), return_exceptions=True
+        )
+
+    first, left, last = run(watched, scenario, seconds=seconds)
+
+    assert isinstance(left, ClientLeft)
+    assert first.domain == last.domain
+    assert sum(map(len, watched.groups)) == 2
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_failure_is_told_to_those_it_struck_and_the_lane_goes_on(watched: Watched, seconds: float) -> None:
+    async def scenario(lane: Lane) -> Any:
+        watched.fails = True
+        struck = await asyncio.gather(
+            *(lane.predict(make_call(), Question(TEXT, top_k=1)) for _ in range(3)), return_exceptions=True
+        )
+        watched.fails = False
+        return struck, await lane.predict(make_call(), Question(TEXT, top_k=1))
+
+    struck, after = run(watched, scenario, seconds=seconds)
+
+    assert [type(error) for error in struck] == [RuntimeError] * 3
+    assert after.domain[0].name == "alarm"
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_text_that_fails_does_not_spoil_its_group(watched: Watched, seconds: float) -> None:
+    watched.stumbles_over = "wetter"
+
+    async def scenario(lane: Lane) -> Any:
+        texts = (TEXT, "musik", "wetter", TEXT)
+        return await asyncio.gather(
+            *(lane.predict(make_call(), Question(text, top_k=1)) for text in texts), return_exceptions=True
+        )
+
+    answers = run(watched, scenario, seconds=seconds)
+
+    assert [isinstance(answer, RuntimeError) for answer in answers] == [False, False, True, False]
+    assert answers[1].domain[0].name == "music"
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
+def test_cancelled_request_leaves_its_place(watched: Watched, seconds: float) -> None:
+    async def scenario(lane: Lane) -> Any:
+        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(4)]
+        await asyncio.sleep(0)
+        asking[2].cancel()
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    answers = run(watched, scenario, seconds=seconds)
+
+    assert [isinstance(answer, BaseException) for answer in answers] == [False, False, True, False]
+
+
+def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
+    texts = [f"{word} am {day} um {number}" for number in range(84) for word in ("wetter", "musik", "weck")
+             for day in ("freitag", "morgen", "neun", "x")]  # fmt: skip
+
+    async def scenario(lane: Lane) -> Any:
+        async def ask(text: str) -> Any:
+            return text, (await lane.predict(make_call(), Question(text, top_k=3)))[:-1]
+
+        return await asyncio.gather(*(ask(text) for text in texts))
+
+    assert len(texts) >= 1000
+    for text, answer in run(watched, scenario):
+        assert answer == watched.predict(text, 3)[:-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "in_thread"),
+    [
+        ([QUICK], [False]),
+        ([SLOW], [False]),  # nobody is held up
+        ([QUICK, QUICK / 3], [False, False]),
+        ([QUICK, SLOW], [False, True]),
+        ([SLOW, 2 * SLOW], [False, True]),
+        ([2 * MOST_INLINE_SECONDS], [True]),
+    ],
+)
+def test_slow_students_run_in_threads_beside_quicker_ones(
+    student: Student, seconds: list[float], in_thread: list[bool]
+) -> None:
+    lanes = [Lane(student, 8, each) for each in seconds]
+
+    place(lanes)
+
+    assert [lane.in_thread for lane in lanes] == in_thread
+
+
+def test_lane_may_be_moved_while_texts_wait(watched: Watched) -> None:
+    async def scenario(lane: Lane) -> Any:
+        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(60)]
+        for number in range(20):
+            await asyncio.sleep(0)
+            lane.place(in_thread=number % 2 == 0)
+        return await asyncio.gather(*asking)
+
+    answers = run(watched, scenario)
+
+    assert {answer[:1][0][0].name for answer in answers} == {"alarm"}
+    assert sum(map(len, watched.groups)) == 60

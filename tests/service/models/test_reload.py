@@ -1,0 +1,210 @@
+"""Students are replaced while others answer, and a bad one replaces none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.http.schemas import ReloadReply
+from service.models import reload as reloading
+
+BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
+KEY = {"x-api-key": "a-key-of-many-characters"}
+
+
+@pytest.fixture
+def serve(make_client: Any, folder: Path, tmp_path: Path) -> Any:
+    """An application with `folder`'s student and keys, so that reloads are allowed."""
+    (tmp_path / "keys").write_text(KEY["x-api-key"])
+
+    def make(**settings: Any) -> Any:
+        return make_client(folder.parent, api_keys_file=tmp_path / "keys", **settings)
+
+    return make
+
+
+def ask(client: Any, **more: Any) -> Any:
+    return client.post("/v1/nlu", json={**BODY, **more}, headers=KEY)
+
+
+def reload(client: Any) -> Any:
+    return client.post("/v1/models/reload", headers=KEY)
+
+
+def changed(folder: Path, edit: Any) -> None:
+    """Make another version of a student: it says music_play where it said alarm_set."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    intents = manifest["labels"]["intent"]
+    edit(folder, "labels.intent", ["x_" + intent for intent in intents])
+    edit(folder, "golden", [{**golden, "intent": "x_" + golden["intent"]} for golden in manifest["golden"]])
+
+
+def test_new_version_serves_after_a_reload(serve: Any, folder: Path, edit: Any) -> None:
+    client = serve()
+    before = ask(client).json()["intent"]["name"]
+    changed(folder, edit)
+
+    outcome = ReloadReply.model_validate_json(reload(client).content)
+
+    assert [(student.name, student.change) for student in outcome.students] == [("s", "loaded")]
+    assert (before, ask(client).json()["intent"]["name"]) == ("alarm_set", "x_alarm_set")
+    assert client.metric("nlu_reloads_total", outcome="done") == 1
+
+
+def test_what_did_not_change_is_not_loaded_again(serve: Any) -> None:
+    client = serve()
+    loaded = client.app.state.engine.students["s"]
+
+    outcome = reload(client).json()
+
+    assert outcome["students"][0]["change"] == "unchanged"
+    assert client.app.state.engine.students["s"] is loaded
+
+
+def test_students_come_and_go(serve: Any, folder: Path, students: Path) -> None:
+    client = serve()
+    shutil.copytree(students / "german", folder.with_name("german"))
+    came = reload(client).json()
+    answered = ask(client, model="german").status_code
+    shutil.rmtree(folder.with_name("german"))
+    went = reload(client).json()
+
+    assert [(student["name"], student["change"]) for student in came["students"]] == [
+        ("german", "loaded"),
+        ("s", "unchanged"),
+    ]
+    assert answered == 200
+    assert {"name": "german", "digest": None, "change": "dropped"} in went["students"]
+    assert ask(client, model="german").status_code == 404
+    assert client.metric("nlu_model_info", model="german") == 0
+    assert client.metric("nlu_model_info", model="s") == 1
+
+
+def test_bad_new_version_keeps_the_old_one_serving(serve: Any, folder: Path) -> None:
+    client = serve()
+    (folder / "model.onnx").write_bytes(b"no graph")
+
+    refused = reload(client)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "reload_refused")
+    assert f"{folder}: model.onnx has sha256" in refused.json()["error"]["message"]
+    assert ask(client).json()["intent"]["name"] == "alarm_set"
+    assert client.get("/readyz").status_code == 200
+    assert client.get("/v1/models", headers=KEY).json()["refused"]
+    assert client.metric("nlu_reloads_total", outcome="refused") == 1
+
+
+def test_service_serves_on_when_the_folder_is_gone(serve: Any, folder: Path) -> None:
+    client = serve()
+    shutil.rmtree(folder.parent)
+
+    assert reload(client).status_code == 409
+    assert ask(client).status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_bad_folder_that_comes_later_does_not_turn_the_service_away(serve: Any, folder: Path) -> None:
+    client = serve()
+    folder.with_name("half-copied").mkdir()
+
+    assert reload(client).status_code == 409
+    assert client.get("/readyz").status_code == 200
+
+
+def test_bad_folder_of_the_start_is_waited_for(serve: Any, folder: Path, students: Path) -> None:
+    folder.with_name("german").mkdir()
+    client = serve()
+    before = client.get("/readyz").status_code
+    shutil.copytree(students / "german", folder.with_name("german"), dirs_exist_ok=True)
+
+    assert before == 503
+    assert reload(client).status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_reload_needs_keys_to_be_configured(client: Any) -> None:
+    refused = client.post("/v1/models/reload")
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
+
+
+def test_reload_empties_the_cache(serve: Any, folder: Path, edit: Any) -> None:
+    client = serve(cache_entries=10)
+    ask(client)
+    changed(folder, edit)
+    reload(client)
+
+    answer = ask(client).json()
+
+    assert (answer["cached"], answer["intent"]["name"]) == (False, "x_alarm_set")
+
+
+def test_watched_folder_is_reloaded_when_it_changes(
+    serve: Any, folder: Path, edit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloading, "WATCH_SECONDS", 0.01)
+    client = serve(watch=True)
+
+    changed(folder, edit)
+
+    client.call(_until, lambda: "x_" in client.app.state.engine.default.student.manifest.labels.intent[0])
+    assert ask(client).json()["intent"]["name"] == "x_alarm_set"
+
+
+def test_watcher_survives_a_bad_version(serve: Any, folder: Path, edit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reloading, "WATCH_SECONDS", 0.01)
+    client = serve(watch=True)
+    graph = (folder / "model.onnx").read_bytes()
+
+    (folder / "model.onnx").write_bytes(b"no graph")
+    client.call(_until, lambda: bool(client.app.state.engine.refused))
+    assert ask(client).json()["intent"]["name"] == "alarm_set"
+    (folder / "model.onnx").write_bytes(graph)
+    changed(folder, edit)
+
+    client.call(_until, lambda: "x_" in client.app.state.engine.default.student.manifest.labels.intent[0])
+    assert client.app.state.engine.refused == []
+
+
+def test_fifty_reloads_under_load_fail_nobody_and_do_not_grow(serve: Any, folder: Path) -> None:
+    client = serve()
+
+    async def ask_for_ever(stop: asyncio.Event, statuses: list[int]) -> None:
+        while not stop.is_set():
+            statuses.append((await client._http.post("/v1/nlu", json=BODY, headers=KEY)).status_code)
+
+    async def reload_fifty_times() -> tuple[list[int], list[str], list[int]]:
+        stop, statuses, changes, sizes = asyncio.Event(), [], [], []
+        asking = [asyncio.create_task(ask_for_ever(stop, statuses)) for _ in range(4)]
+        for number in range(50):
+            os.utime(folder / "manifest.json", ns=(number, number))  # looks new, so that it is loaded again
+            outcome = (await client._http.post("/v1/models/reload", headers=KEY)).json()
+            changes.append(outcome["students"][0]["change"])
+            sizes.append(_resident_bytes())
+        stop.set()
+        await asyncio.gather(*asking)
+        return statuses, changes, sizes
+
+    statuses, changes, sizes = client.call(reload_fifty_times)
+
+    assert changes == ["loaded"] * 50
+    assert set(statuses) == {200}
+    assert len(statuses) > 50
+    assert sizes[-1] - sizes[9] < 16 << 20  # 40 reloads of a student that takes some MiB
+
+
+async def _until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

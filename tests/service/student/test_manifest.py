@@ -1,0 +1,81 @@
+"""The student folder's manifest: what it must say, and that nothing about it is taken on trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.student.manifest import StudentError, read_manifest
+
+
+def test_reads_a_good_folder(folder: Path) -> None:
+    manifest = read_manifest(folder)
+
+    assert manifest.name == "s"
+    assert manifest.labels.heads == ("domain", "intent", "slots")
+    assert manifest.files["model.onnx"].sha256.startswith(manifest.digest)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "tokenizer.json"])
+def test_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+
+    with pytest.raises(StudentError, match=f"{folder.name}: .*{name}"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
+def test_changed_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"changed")
+
+    with pytest.raises(StudentError, match=f"{folder.name}: {name} has sha256"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("schema_version", 2, "schema_version"),
+        ("surplus", 1, "surplus"),
+        ("name", "../s", "name"),
+        ("precision", "int4", "precision"),
+        ("locales", [], "locales"),
+        ("golden", [], "golden"),
+        ("max_length", 1, "max_length"),
+        ("labels.domain", ["a", "a"], "labels.domain holds a name twice"),
+        ("labels.slots", ["B-date"], "labels.slots must begin with 'O'"),
+        ("labels.slots", ["O", "date"], "'date' is no BIO tag"),
+        ("files", {}, "files names no model.onnx"),
+        ("files.../x", {"sha256": "0" * 64, "bytes": 1}, "is not a plain file name"),
+    ],
+)
+def test_field_that_does_not_fit_is_named(folder: Path, edit: Any, path: str, value: Any, named: str) -> None:
+    edit(folder, path, value) if path != "files.../x" else _add_file(folder, "../x", value, edit)
+
+    with pytest.raises(StudentError) as caught:
+        read_manifest(folder)
+
+    assert str(folder) in str(caught.value)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
+def test_manifest_that_is_no_object_is_refused(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content, encoding="latin-1")
+
+    with pytest.raises(StudentError, match=r"manifest\.json does not fit schema version 1"):
+        read_manifest(folder)
+
+
+def test_student_without_a_head_is_refused(folder: Path, edit: Any) -> None:
+    edit(folder, "labels", {})
+
+    with pytest.raises(StudentError, match="at least one head"):
+        read_manifest(folder)
+
+
+def _add_file(folder: Path, name: str, entry: Any, edit: Any) -> None:
+    files = {file: entry.model_dump() for file, entry in read_manifest(folder).files.items()}
+    edit(folder, "files", {**files, name: entry})

@@ -1,0 +1,81 @@
+"""The shipped int8 student gives a text the same answer whatever else is asked at the time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from loadtest.load.texts import load_texts
+from service.app import create_app
+from service.settings import SHIPPED_STUDENTS, Settings
+from tests.service.conftest import Client
+
+LONG = " ".join(["wecker", "und", "musik", "morgen", "um", "neun"] * 84)  # 504 words
+SAID = ("domain", "intent", "slots", "ranking", "truncated")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Iterator[Client]:
+    with Client(create_app(Settings(students=SHIPPED_STUDENTS, permits=4096, max_batch=64))) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def bodies(shipped: Client) -> list[dict[str, Any]]:
+    """Texts in every locale of the student, in an order of their own."""
+    known = shipped.get("/v1/models").json()["models"][0]["locales"]
+    texts = [text for text in load_texts() if text.locale in known]
+    random.Random(3).shuffle(texts)
+    return [{"text": text.text, "locale": text.locale, "top_k": 5} for text in texts[:64]]
+
+
+@pytest.fixture(scope="module")
+def alone(shipped: Client, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [shipped.post("/v1/nlu", json=body).json() for body in bodies]
+
+
+def check(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Identical, scores included: each text has a run of its own, so nothing is left to a tolerance."""
+    assert [[answer[key] for key in SAID] for answer in found] == [[answer[key] for key in SAID] for answer in expected]
+
+
+def test_in_a_batch_of_64(shipped: Client, bodies: Any, alone: Any) -> None:
+    check(shipped.post("/v1/nlu/batch", json={"items": bodies}).json()["results"], alone)
+
+
+def test_beside_a_neighbour_of_500_words(shipped: Client, bodies: Any, alone: Any) -> None:
+    neighbour = {"text": LONG, "locale": "de-DE"}
+    items = [item for body in bodies[:31] for item in (neighbour, body)]
+
+    results = shipped.post("/v1/nlu/batch", json={"items": items}).json()["results"]
+
+    check(results[1::2], alone[:31])
+    assert all(result["truncated"] for result in results[::2])
+
+
+def test_among_a_thousand_interleaved_requests(shipped: Client, bodies: Any, alone: Any) -> None:
+    order = [number for _ in range(16) for number in range(len(bodies))]
+    random.Random(5).shuffle(order)
+
+    async def ask() -> list[Any]:
+        sent = [shipped._http.post("/v1/nlu", json=bodies[number]) for number in order]
+        return [reply.json() for reply in await asyncio.gather(*sent)]
+
+    assert len(order) > 1000
+    check(shipped.call(ask), [alone[number] for number in order])
+
+
+def test_in_sixteen_threads(shipped: Client, bodies: Any) -> None:
+    student = shipped.app.state.engine.default.student
+    texts = [body["text"] for body in bodies] * 4
+    one_by_one = [student.predict(text, 5)[:-1] for text in texts]
+
+    with ThreadPoolExecutor(16) as threads:
+        together = list(threads.map(lambda text: student.predict(text, 5)[:-1], texts))
+
+    assert together == one_by_one

@@ -1,0 +1,79 @@
+"""Remembered words: a text made up of them is tokenised exactly as if nothing was remembered."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loadtest.load.texts import load_texts
+from service.settings import SHIPPED_STUDENTS
+from service.student import tokenization
+from service.student.student import Student
+from service.student.tokenization import PLAIN, WORD_BY_WORD, TextEncoder, pipeline_of
+from training.text.tokenizer import new_tokenizer
+
+LETTERS = st.text(st.characters(categories=["Lu", "Ll", "Lo", "Lt", "Lm"]), min_size=1, max_size=8)
+WORDS = (
+    st.sampled_from(
+        ["Weck", "mich", "l'heure", "réveille-moi", "dell'", "İstanbul", "ﬁn", "ẞ", "ΟΔΟΣ", "你好", "한국어"]
+    )
+    | st.sampled_from(
+        ["น้ำ", "e\u0301", "naïve", "K", "ſ", "ª", "Ǆ", "㍿", "ー", "a-b-c", "o'o", "'", "-", "7", "9:30", "p.m."]
+    )
+    | LETTERS
+)
+TEXTS = st.lists(WORDS, max_size=10).flatmap(
+    lambda words: st.sampled_from([" ", " ", " ", "  ", "\u00a0", "\t"]).map(lambda space: space.join(words))
+)
+ANY = settings(deadline=None, max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return Student.load(SHIPPED_STUDENTS / "s").encoder
+
+
+def test_the_projects_own_tokenizers_are_read_word_by_word(encoder: TextEncoder) -> None:
+    assert pipeline_of(new_tokenizer()) == pipeline_of(encoder.tokenizer) == WORD_BY_WORD
+
+
+@ANY
+@given(text=TEXTS)
+def test_any_text_is_tokenised_as_without_memory(encoder: TextEncoder, text: str) -> None:
+    assert encoder.encode(text) == encoder.encode_whole(text)
+    assert encoder.encode(text) == encoder.encode_whole(text)  # now remembered
+
+
+def test_what_people_say_is_tokenised_as_without_memory(encoder: TextEncoder) -> None:
+    texts = [text.text for text in load_texts()]
+    texts += [" ".join(texts[:5]), texts[0].upper(), texts[0].title()]
+
+    assert [encoder.encode(text) for text in texts] == [encoder.encode_whole(text) for text in texts]
+    assert sum(PLAIN.fullmatch(text) is not None for text in texts) > len(texts) / 2
+
+
+def test_other_tokenizers_remember_nothing(student: Student) -> None:
+    encoder = student.encoder
+
+    assert pipeline_of(encoder.tokenizer) != WORD_BY_WORD
+    assert encoder.encode("wetter in berlin") == encoder.encode_whole("wetter in berlin")
+    assert encoder._remembered is None
+
+
+def test_memory_is_bounded_and_holds_words_of_letters_only(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenization, "MOST_WORDS", 5)
+    kept = encoder._remembered
+    assert kept is not None
+    kept.clear()
+
+    for number in range(20):
+        encoder.encode(f"meine nummer ist {number}4711")
+        encoder.encode("das wort " + "abcdefghijklmnopqrst"[number] * 3)
+    encoder.encode("x" * 1000)
+
+    assert 0 < len(kept) <= 5
+    assert max(map(len, kept)) <= tokenization.LONGEST_WORD
+    assert all(word.isalpha() for word in kept)

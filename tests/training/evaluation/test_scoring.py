@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from seqeval.metrics import f1_score as seqeval_f1
+from sklearn.metrics import f1_score as sklearn_f1
+
+from training.data.annotation import parse
+from training.data.utterances import Utterance
+from training.evaluation.scoring import (
+    Answer,
+    Scores,
+    count_spans,
+    f1,
+    interval,
+    macro_f1,
+    massive_spans,
+    mean_over_locales,
+    reference_words,
+    score_by_locale,
+    semantic_errors,
+    strict_spans,
+)
+
+TAGS = ["O", "B-x", "I-x", "B-y", "I-y"]
+tag_pairs = st.lists(
+    st.lists(st.tuples(st.sampled_from(TAGS), st.sampled_from(TAGS)), min_size=1, max_size=8), min_size=1, max_size=5
+)
+
+
+def utterance(annotated: str, intent: str = "i", domain: str = "d", id_: str = "1", locale: str = "de-DE") -> Utterance:
+    text, slots = parse(annotated)
+    return Utterance(id_, text, locale, "dev", domain, intent, slots)
+
+
+def answer(annotated: str, intent: str = "i", domain: str = "d") -> Answer:
+    return Answer(domain, intent, parse(annotated)[1])
+
+
+@given(tag_pairs)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_strict_slot_f1_is_that_of_seqeval(sentences: list[list[tuple[str, str]]]) -> None:
+    expected = [[pair[0] for pair in sentence] for sentence in sentences]
+    found = [[pair[1] for pair in sentence] for sentence in sentences]
+
+    counts = np.sum(
+        [count_spans(strict_spans(e), strict_spans(f)) for e, f in zip(expected, found, strict=True)], axis=0
+    )
+
+    if counts[1] + counts[2]:  # seqeval calls nothing found of nothing 0, this project 1
+        assert f1(*counts) == pytest.approx(seqeval_f1(expected, found, zero_division=0))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+def test_macro_f1_is_that_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    array = np.array(pairs)
+
+    assert macro_f1(array, 4) == pytest.approx(sklearn_f1(array[:, 0], array[:, 1], average="macro", zero_division=0))
+
+
+def test_massive_scoring_merges_adjacent_slots_of_one_type() -> None:
+    tags = ["B-x", "B-x", "O", "I-x", "B-y"]
+
+    assert strict_spans(tags) == [("x", 0, 1), ("x", 1, 2), ("x", 3, 4), ("y", 4, 5)]
+    assert massive_spans(tags) == [("x", 0, 2), ("x", 3, 4), ("y", 4, 5)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "intent", "errors"),
+    [
+        ("um [time : neun] [date : morgen]", "um [time : neun] [date : morgen]", "i", (0, 3)),
+        ("um [time : neun] [date : morgen]", "um [time : neun] morgen", "i", (1, 3)),  # deletion
+        ("um neun [date : morgen]", "um [time : neun] [date : morgen]", "i", (1, 2)),  # insertion
+        ("um [time : neun uhr] auf", "um [time : neun] uhr auf", "i", (1, 2)),  # substitution
+        ("um [time : neun] uhr", "um [date : neun] uhr", "i", (2, 2)),  # another slot: deletion and insertion
+        ("um [time : neun] uhr", "um [time : neun] uhr", "other", (1, 2)),  # intent
+        ("ja", "[x : ja]", "other", (2, 1)),
+    ],
+)
+def test_semer_counts_by_hand(expected: str, found: str, intent: str, errors: tuple[int, int]) -> None:
+    assert semantic_errors(utterance(expected), answer(found, intent)) == errors
+
+
+def test_every_metric_by_hand() -> None:
+    references = [
+        utterance("wecker um [time : neun]", "alarm_set", "alarm"),
+        utterance("spiel [genre : jazz] [genre : musik]", "play_music", "play"),
+        utterance("wie wird das wetter", "weather_query", "weather"),
+        utterance("stopp", "audio_stop", "audio"),
+    ]
+    answers = [
+        answer("wecker um [time : neun]", "alarm_set", "alarm"),
+        answer("spiel [genre : jazz musik]", "play_music", "play"),
+        answer("wie [date : wird] das wetter", "weather_query", "weather"),
+        answer("stopp", "play_music", "play"),
+    ]
+
+    metrics = Scores(references, answers).metrics()
+
+    assert metrics["domain_accuracy"] == metrics["intent_accuracy"] == 75
+    assert metrics["icer"] == 25
+    assert metrics["domain_f1"] == pytest.approx(100 * (1 + 2 / 3 + 1 + 0) / 4)
+    assert metrics["slot_f1"] == pytest.approx(100 * 2 * 2 / (3 + 2))  # merged: time and genre right, date surplus
+    assert metrics["slot_f1_strict"] == pytest.approx(100 * 2 * 1 / (3 + 3))
+    assert metrics["exact_match"] == 50
+    assert metrics["irer"] == 50
+    # genre: one substitution and one deletion; date: insertion; one intent; 3 reference slots + 4 utterances
+    assert metrics["semer"] == pytest.approx(100 * 4 / 7)
+
+
+def test_a_model_without_a_head_has_no_metrics_of_it() -> None:
+    metrics = Scores([utterance("ja", domain="a")], [Answer(domain="a")]).metrics()
+
+    assert set(metrics) == {"domain_accuracy", "domain_f1"}
+
+
+def test_utterances_without_a_label_count_for_none_of_its_metrics() -> None:
+    labelled, unlabelled = utterance("um [time : neun]"), Utterance("2", "ja", "de-DE", "dev")
+
+    metrics = Scores([labelled, unlabelled], [answer("um [time : neun]"), answer("ja")]).metrics()
+
+    assert metrics["intent_accuracy"] == metrics["domain_f1"] == metrics["exact_match"] == 100
+    assert metrics["semer"] == metrics["irer"] == 0
+
+
+def test_a_domain_that_is_only_predicted_lowers_macro_f1() -> None:
+    references = [utterance("ja", domain="a"), utterance("ja", domain="a")]
+
+    metrics = Scores(references, [Answer(domain="a"), Answer(domain="b")]).metrics()
+
+    assert metrics["domain_f1"] == pytest.approx(100 * (2 / 3 + 0) / 2)
+
+
+def test_words_are_tokens_between_spaces_or_characters() -> None:
+    assert reference_words(" weck  mich", "de-DE") == [(1, 5), (7, 11)]
+    assert reference_words("金 曜", "ja-JP") == [(0, 1), (2, 3)]
+
+
+def test_an_interval_holds_the_value_and_shrinks_with_the_sample() -> None:
+    def width(count: int) -> float:
+        references = [utterance("ja", domain="a" if i % 2 else "b") for i in range(count)]
+        scores = Scores(references, [Answer(domain="a")] * count)
+        low, high = interval(scores.resampled()["domain_accuracy"])
+        assert low < 50 < high
+        return high - low
+
+    assert width(400) < width(50) < 40
+
+
+def test_the_mean_is_that_of_german_french_italian_spanish() -> None:
+    values = {"de-DE": {"m": 1.0}, "fr-FR": {"m": 2.0}, "it-IT": {"m": 3.0}, "es-ES": {"m": 6.0}, "en-US": {"m": 99.0}}
+
+    assert mean_over_locales(values) == {"m": 3.0}
+    assert mean_over_locales({"en-US": {"m": 99.0}}) == {"m": 99.0}
+
+
+def test_scores_by_locale() -> None:
+    references = [utterance("ja", locale="de-DE"), utterance("oui", locale="fr-FR")]
+
+    scores = score_by_locale(references, [answer("ja"), answer("oui", intent="other")])
+
+    assert [scores[locale]["intent_accuracy"] for locale in ("de-DE", "fr-FR", "mean")] == [100, 0, 50]
+
+
+def test_unequal_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 references and 0 answers"):
+        Scores([utterance("ja")], [])

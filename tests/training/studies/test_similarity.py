@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from service.student.manifest import Labels
+from service.student.tokenization import TextEncoder
+from training.data import datasets
+from training.models.student import StudentConfig, StudentModel
+from training.studies.similarity import (
+    divergence,
+    masked_word_accuracy,
+    piece_counts,
+    pseudo_perplexity,
+    sample_of_pieces,
+)
+from training.text.tokenizer import special_ids, train_tokenizer
+
+TEXTS = ["weck mich am freitag um neun uhr auf", "wie wird das wetter", "licht"]
+UNREADABLE = "licht ☺"  # its last word has no piece
+counts = st.lists(st.integers(0, 50), min_size=6, max_size=6).filter(any).map(np.array)
+
+
+@pytest.fixture(scope="module")
+def encoder(sample: Path) -> TextEncoder:
+    texts = [u.text for u in datasets.load(str(sample), ["de-DE"]).part("train")]
+    return TextEncoder(train_tokenizer(texts, 300), 64)
+
+
+@pytest.fixture(scope="module")
+def model(encoder: TextEncoder) -> StudentModel:
+    torch.manual_seed(0)
+    config = StudentConfig.of_size("xs", Labels(), vocab_size=encoder.tokenizer.get_vocab_size(), masked=True)
+    return StudentModel(config).eval()
+
+
+@given(counts, counts)
+def test_divergence_is_symmetric_between_0_and_1_bit(first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
+    assert divergence(first, second) == pytest.approx(divergence(second, first))
+    assert -1e-9 <= divergence(first, second) <= 1 + 1e-9
+    assert divergence(first, 3 * first) == pytest.approx(0)
+
+
+def test_divergence_of_a_hand_computed_case() -> None:
+    # p = (1/2, 1/2), q = (1, 0): middle (3/4, 1/4)
+    expected = (0.5 * math.log2(0.5 / 0.75) + 0.5 * math.log2(0.5 / 0.25) + math.log2(1 / 0.75)) / 2
+
+    assert divergence(np.array([1, 1]), np.array([5, 0])) == pytest.approx(expected)
+    assert divergence(np.array([1, 0]), np.array([0, 1])) == pytest.approx(1)
+
+
+def test_a_text_without_pieces_has_neither_distribution_nor_perplexity(
+    model: StudentModel, encoder: TextEncoder
+) -> None:
+    with pytest.raises(ValueError, match="no distribution"):
+        divergence(np.zeros(3), np.ones(3))
+    with pytest.raises(ValueError, match="no perplexity"):
+        pseudo_perplexity(model, encoder, [])
+
+
+def test_pieces_are_counted_without_special_ones(encoder: TextEncoder) -> None:
+    found = piece_counts(encoder.tokenizer, TEXTS)
+
+    assert found.sum() == sum(len(encoder.encode(text).ids) - 1 for text in TEXTS)
+    assert found[list(special_ids(encoder.tokenizer).protected)].sum() <= found[1]  # unknown pieces alone
+
+
+def test_a_sample_holds_as_many_pieces_as_asked_and_no_text_twice(encoder: TextEncoder) -> None:
+    texts = [f"{text} {i}" for text in TEXTS for i in range(20)]
+
+    chosen = sample_of_pieces(encoder.tokenizer, texts, 100, seed=1)
+
+    assert len(set(chosen)) == len(chosen)
+    longest = max(piece_counts(encoder.tokenizer, [text]).sum() for text in texts)
+    assert 100 <= piece_counts(encoder.tokenizer, chosen).sum() < 100 + longest
+    assert chosen == sample_of_pieces(encoder.tokenizer, texts, 100, seed=1)
+
+
+def test_pseudo_perplexity_is_that_of_hiding_one_piece_after_the_other(
+    model: StudentModel, encoder: TextEncoder
+) -> None:
+    mask = special_ids(encoder.tokenizer).mask
+    losses = []
+    for text in TEXTS:
+        ids = encoder.encode(text).ids
+        for position in range(1, len(ids)):
+            shown = [*ids[:position], mask, *ids[position + 1 :]]
+            with torch.inference_mode():
+                hidden = model(torch.tensor([shown])).last_hidden_state[0, [position]]
+                losses.append(
+                    float(functional.cross_entropy(model.piece_logits(hidden), torch.tensor([ids[position]])))
+                )
+
+    assert pseudo_perplexity(model, encoder, TEXTS) == pytest.approx(math.exp(np.mean(losses)), rel=0.02)
+
+
+def test_a_model_that_knows_everything_finds_every_word(encoder: TextEncoder) -> None:
+    class Knowing(torch.nn.Module):
+        """Answers with what was hidden, which it was told before."""
+
+        def __init__(self, wrong: int | None = None) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.wrong = wrong
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> object:
+            known = [encoder.encode(text).ids for text in (*TEXTS, UNREADABLE)]
+            rows = []
+            for ids, there in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):
+                shown = ids[: sum(there)]
+                fitting = [
+                    k for k in known if len(k) == len(shown) and all(a in (b, 3) for a, b in zip(shown, k, strict=True))
+                ]
+                rows.append(fitting[0] + [0] * (len(ids) - len(shown)))
+            states = torch.tensor(rows)[:, :, None].float()
+            return type("Output", (), {"last_hidden_state": states})
+
+        def piece_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            ids = hidden[:, 0].long()
+            if self.wrong is not None:
+                ids = torch.where(ids == self.wrong, ids + 1, ids)
+            return functional.one_hot(ids, encoder.tokenizer.get_vocab_size() + 1).float()
+
+    right, asked = masked_word_accuracy(Knowing(), encoder, TEXTS, share=1.0)
+    assert right == asked == sum(len(text.split()) for text in TEXTS)
+
+    unknown = special_ids(encoder.tokenizer).unknown
+    assert masked_word_accuracy(Knowing(unknown), encoder, [UNREADABLE], share=1.0) == (1, 2)
+
+    some_piece = encoder.encode("licht").ids[-1]
+    right, asked = masked_word_accuracy(Knowing(some_piece), encoder, TEXTS, share=1.0)
+    holding = sum(some_piece in encoder.encode(word).ids for text in TEXTS for word in text.split())
+    assert right == asked - holding

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training import study
+from training.studies.outcomes import read_json
+
+ROOT = Path(__file__).parents[3]
+RECIPES = ROOT / "training" / "recipes"
+PUBLISHED = ROOT / "docs" / "study"
+SHORT = """
+title = "short"
+[data]
+task = "{sample}"
+generic = "{sample}/out_of_scope"
+locales = ["de-DE", "fr-FR"]
+[tokenizer]
+vocabulary = 500
+[corpora.generic]
+ratio = "1:0"
+tokens = 2000
+repeat = true
+[corpora.task]
+ratio = "0:1"
+tokens = 2000
+repeat = true
+[pretrain]
+size = "xs"
+steps = {steps}
+batch_pieces = 256
+[distill]
+size = "xs"
+steps = {steps}
+batch_pieces = 256
+[encoders.teacher]
+command = "pretrain"
+corpus = "generic"
+[encoders.generic]
+command = "distill"
+corpus = "generic"
+teacher = "teacher"
+[encoders.task]
+command = "distill"
+corpus = "task"
+teacher = "teacher"
+[finetune]
+epochs = 2
+batch_size = 64
+[tasks]
+icner = "intent,slots"
+[report]
+seeds = [1]
+noise = {{teacher = "generic"}}
+[[report.comparisons]]
+title = "sets"
+baseline = "generic"
+encoders = ["task"]
+"""
+
+
+def short_recipe(folder: Path, sample: Path, steps: int = 30) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(SHORT.format(sample=sample, steps=steps))
+    return path
+
+
+def figures_of(runs: Path) -> dict[str, Any]:
+    """Everything that a study found, less the time that it took."""
+    found = {str(path.relative_to(runs)): read_json(path) for path in sorted((runs / "results").rglob("*.json*"))}
+    for encoder in found["results/encoders.json"].values():
+        del encoder["minutes"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("study") / "demo"
+    assert study.main(["--recipe", str(RECIPES / "study-demo.toml"), "--out", str(runs), "--jobs", "2"]) == 0
+    assert study.main(["report", str(runs)]) == 0
+    return runs
+
+
+def test_the_demonstration_makes_all_tables_and_figures(demo: Path) -> None:
+    report = (demo / "report.md").read_text()
+
+    assert "task only, adapted teacher" in report
+    for figure in ("effects-1-dc", "effects-1-icner", "similarity-task", "noise"):
+        assert (demo / f"{figure}.svg").stat().st_size > 1000
+        assert f"{figure}.svg" in report
+    assert json.loads((demo / "report.json").read_text())["missing"] == []
+
+
+@pytest.mark.slow
+def test_the_staged_demonstration_compares_stages_students_and_chain(tmp_path: Path) -> None:
+    command = ["--recipe", str(RECIPES / "staged-demo.toml"), "--out", str(tmp_path), "--jobs", "2"]
+    assert study.main(command) == 0
+    assert study.main(["report", str(tmp_path)]) == 0
+
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["missing"] == []
+    compared = {(c["baseline"], *c["encoders"]): c["tables"] for c in report["comparisons"]}
+    assert set(compared) == {
+        ("stage1", "stage2"),
+        ("student1", "student2"),
+        ("stage1", "intermediate"),
+        ("student2", "chained"),
+    }
+    for tables in compared.values():
+        assert [table["metric"]["name"] for table in tables] == ["semer", "icer"]
+        assert all(cell["change"] is not None for table in tables for cell in table["cells"] if cell["set"] == "dev")
+
+
+def test_every_student_was_distilled_with_the_same_budget(demo: Path) -> None:
+    encoders = read_json(demo / "results" / "encoders.json")
+
+    budgets = {(e["steps"], e["pieces"]) for e in encoders.values() if e["command"] == "distill"}
+    assert len(budgets) == 1
+
+
+def test_what_is_done_is_skipped(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (demo / "results" / "runs").rglob("*.gz")}
+
+    assert study.main(["--recipe", str(RECIPES / "study-demo.toml"), "--out", str(demo)]) == 0
+
+    assert json.loads(capsys.readouterr().out)["done_now"] == 1  # what the stages say of themselves
+    assert before == {path: path.stat().st_mtime_ns for path in (demo / "results" / "runs").rglob("*.gz")}
+
+
+def test_the_report_needs_nothing_but_the_small_results(demo: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(demo / "results")
+
+    assert study.main(["report", str(tmp_path)]) == 0
+
+    assert (tmp_path / "report.json").read_bytes() == (demo / "report.json").read_bytes()
+
+
+def test_the_published_report_is_what_its_results_say(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(PUBLISHED / "results")
+
+    assert study.main(["report", str(tmp_path)]) == 0
+
+    for name in ("report.json", "report.md"):
+        assert (tmp_path / name).read_text() == (PUBLISHED / name).read_text()
+
+
+def test_the_page_on_the_study_says_what_its_report_says() -> None:
+    page, report = (ROOT / "docs" / "study.md").read_text(), (PUBLISHED / "report.md").read_text()
+
+    said = re.findall(r"[+-]\d+\.\d+ \[[^\]]+\]|\d+\.\d ± \d+\.\d", page)
+    assert len(said) > 10
+    assert [figure for figure in said if figure not in report] == []
+    assert all((ROOT / "docs" / name).exists() for name in re.findall(r"\]\((study/[^)#]+)\)", page))
+
+
+def test_another_recipe_does_not_go_on_in_the_same_folder(
+    tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    command = ["--out", str(runs), "--until", "encoders/teacher", "--recipe"]
+    assert study.main([*command, str(short_recipe(tmp_path, sample, steps=2))]) == 0
+
+    assert study.main([*command, str(short_recipe(tmp_path, sample, steps=3))]) == 2
+
+    assert (
+        f"encoders/teacher: was made with steps 2, now 3; remove {runs / 'encoders' / 'teacher'}"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_folder_without_text_in_the_languages_stops_before_anything_is_made(
+    tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, runs = short_recipe(tmp_path, sample), tmp_path / "runs"
+
+    assert study.main(["--recipe", str(recipe), "--out", str(runs), "--generic", str(tmp_path / "typo")]) == 2
+
+    assert "typo holds no text in de, fr" in capsys.readouterr().err
+    assert not (runs / "tokenizer.json").exists()
+
+
+def test_an_encoder_that_is_made_of_itself_is_refused(
+    tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = short_recipe(tmp_path, sample)
+    recipe.write_text(recipe.read_text().replace("[encoders.teacher]", '[encoders.teacher]\ninit = "task"'))
+
+    assert study.main(["--recipe", str(recipe), "--out", str(tmp_path / "runs")]) == 2
+
+    assert "encoders/teacher of encoders/task of encoders/teacher: can't be made of itself" in capsys.readouterr().err
+
+
+def test_a_stage_that_fails_is_named_with_the_end_of_its_log(
+    tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = short_recipe(tmp_path, sample)
+    recipe.write_text(recipe.read_text().replace("repeat = true", "repeat = false", 1).replace("2000", "200000", 1))
+
+    assert study.main(["--recipe", str(recipe), "--out", str(tmp_path / "runs")]) == 2
+
+    error = capsys.readouterr().err
+    assert "corpora/generic failed" in error
+    assert "--repeat" in error
+
+
+def test_a_study_that_is_killed_again_and_again_finds_the_same(tmp_path: Path, sample: Path) -> None:
+    recipe = short_recipe(tmp_path, sample)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert study.main(["--recipe", str(recipe), "--out", str(whole)]) == 0
+
+    command = [sys.executable, "-m", "training.study", "--recipe", str(recipe), "--out", str(killed)]
+    for awaited in ("encoders/teacher/resume.pt", "encoders/task/resume.pt", "finetuned/icner/task/1/resume.pt"):
+        kill_when_there(command, killed / awaited)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    assert figures_of(killed) == figures_of(whole)
+
+
+def kill_when_there(command: list[str], awaited: Path) -> None:
+    """Start a study and kill it as soon as a file is there."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 180
+        while not awaited.exists():
+            assert process.poll() is None, "the study ended before it could be killed"
+            assert time.monotonic() < deadline, f"no {awaited} within three minutes"
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,4 @@
+"""Utterances, the readers of each format, annotation, labels, augmentation.
+
+Imports `service.student`; never torch.
+"""

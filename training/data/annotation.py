@@ -1,0 +1,92 @@
+"""MASSIVE's inline annotation: ``wake me [date : friday] at [time : nine]``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from training.data.utterances import RecordError, Slot
+
+_SLOT = re.compile(r"\[([^\[\]:]*?) : ([^\[\]]*)\]")
+_NAME = re.compile(r"[\w-]+")
+
+
+def parse(annotation: str) -> tuple[str, tuple[Slot, ...]]:
+    """Annotated text to (plain text, slots).
+
+    Raises:
+        RecordError: a bracket without its partner, a slot without name or value.
+    """
+    parts: list[str] = []
+    slots: list[Slot] = []
+    length = position = 0
+    for match in _SLOT.finditer(annotation):
+        before, name, value = annotation[position : match.start()], match[1], match[2]
+        _refuse_brackets(before)
+        if not _NAME.fullmatch(name):
+            raise RecordError("annot_utt", f"slot name {name!r}; allowed: letters, digits, '_' and '-'")
+        if not value.strip():
+            raise RecordError("annot_utt", f"slot {name!r} has no value; allowed: [name : value]")
+        start = length + len(before)
+        parts += (before, value)
+        length = start + len(value)
+        slots.append(Slot(name, start, length))
+        position = match.end()
+    _refuse_brackets(annotation[position:])
+    parts.append(annotation[position:])
+    return "".join(parts), tuple(slots)
+
+
+def render(text: str, slots: Sequence[Slot]) -> str:
+    """The inverse of `parse`: text and slots to annotated text.
+
+    Raises:
+        RecordError: the text holds square brackets, which the annotation cannot carry.
+    """
+    _refuse_brackets(text)
+    parts: list[str] = []
+    position = 0
+    for slot in slots:
+        parts += (text[position : slot.start], f"[{slot.name} : {text[slot.start : slot.end]}]")
+        position = slot.end
+    parts.append(text[position:])
+    return "".join(parts)
+
+
+def align(text: str, annotation: str) -> tuple[Slot, ...]:
+    """Slots of `annotation` in offsets of `text`, which may lack some of the annotation's white space.
+
+    MASSIVE's Japanese and Chinese rows put spaces around slots that `utt` doesn't have. Characters other than white
+    space must agree one by one; a row where they don't is refused rather than shifted.
+
+    Raises:
+        RecordError: the texts differ in more than white space.
+    """
+    plain, slots = parse(annotation)
+    if plain == text:
+        return slots
+    kept = [i for i, character in enumerate(text) if not character.isspace()]
+    index_in_text: list[int] = []  # for each character of `plain`, how many non-space characters stand before it
+    count = 0
+    for character in plain:
+        index_in_text.append(count)
+        if not character.isspace():
+            if count >= len(kept) or text[kept[count]] != character:
+                raise RecordError(
+                    "annot_utt",
+                    "differs from utt in more than white space; allowed: the same text with [name : value] marks",
+                )
+            count += 1
+    if count != len(kept):
+        raise RecordError("annot_utt", "ends before utt does; allowed: the same text with [name : value] marks")
+    aligned = []
+    for slot in slots:
+        inside = [index_in_text[i] for i in range(slot.start, slot.end) if not plain[i].isspace()]
+        aligned.append(Slot(slot.name, kept[inside[0]], kept[inside[-1]] + 1))
+    return tuple(aligned)
+
+
+def _refuse_brackets(text: str) -> None:
+    for character in "[]":
+        if character in text:
+            raise RecordError("annot_utt", f"{character!r} outside a slot; allowed: brackets only as [name : value]")

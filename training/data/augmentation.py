@@ -1,0 +1,187 @@
+"""Variants of training utterances whose labels and slots stay right.
+
+What people type: capitals, punctuation, digits, missing accents. Training text such as MASSIVE is lower-case spoken
+form ("weck mich um neun uhr"); users type "Weck mich um 9 Uhr!". And what else they may speak of: other slot values.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from training.data.utterances import Slot, Utterance
+
+# 0 to 20, then 30, 40, 50
+_NUMBERS = {
+    "de": """null eins zwei drei vier fünf sechs sieben acht neun zehn elf zwölf dreizehn vierzehn fünfzehn sechzehn
+        siebzehn achtzehn neunzehn zwanzig dreißig vierzig fünfzig""",
+    "fr": """zéro un deux trois quatre cinq six sept huit neuf dix onze douze treize quatorze quinze seize dix-sept
+        dix-huit dix-neuf vingt trente quarante cinquante""",
+    "it": """zero uno due tre quattro cinque sei sette otto nove dieci undici dodici tredici quattordici quindici sedici
+        diciassette diciotto diciannove venti trenta quaranta cinquanta""",
+    "es": """cero uno dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciséis
+        diecisiete dieciocho diecinueve veinte treinta cuarenta cincuenta""",
+    "en": """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+        seventeen eighteen nineteen twenty thirty forty fifty""",
+}
+_ARTICLES = {"un", "uno"}  # also "a": left as words
+_VALUES = [*range(21), 30, 40, 50]
+DIGITS: dict[str, dict[str, str]] = {
+    language: {w: str(n) for w, n in zip(words.split(), _VALUES, strict=True) if w not in _ARTICLES}
+    for language, words in _NUMBERS.items()
+}
+_GERMAN = {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss"}
+_QUESTION = re.compile(
+    r"(was|wer|wie|wo|wann|welch\w*|ist|gibt|hat|habe|kannst|qu\S*|est|comment|où|combien|c'est|chi|che|come|dove|quando|"
+    r"quant\w*|cosa|qual\w*|cuál\w*|cómo|dónde|cuándo|cuánt\w*|hay|what\S*|who\S*|how|where|when|which|is|are|do|does|can)\b"
+)
+
+
+@dataclass(frozen=True)
+class _Token:
+    """A white-space token, the text before it, and the index of the slot that it belongs to (or -1)."""
+
+    text: str
+    before: str
+    slot: int
+
+
+def rewrite(utterance: Utterance, change: Callable[[int, str, bool], tuple[str, str, str]]) -> Utterance:
+    """Rewrite an utterance token by token and keep its slots on the same tokens.
+
+    Args:
+        utterance: what to rewrite; a slot that begins or ends inside a token leaves it unchanged.
+        change: from (index, token, whether it is the last) to (text put before it, token, text put after it); what is
+            put before or after is no part of a slot.
+    """
+    tokens = _tokens(utterance)
+    if tokens is None:
+        return utterance
+    parts: list[str] = []
+    length = 0
+    starts: dict[int, int] = {}
+    ends: dict[int, int] = {}
+    for i, token in enumerate(tokens):
+        prefix, text, suffix = change(i, token.text, i == len(tokens) - 1)
+        parts += (token.before, prefix, text, suffix)
+        start = length + len(token.before) + len(prefix)
+        if token.slot >= 0:
+            starts.setdefault(token.slot, start)
+            ends[token.slot] = start + len(text)
+        length = start + len(text) + len(suffix)
+    slots = tuple(Slot(s.name, starts[i], ends[i]) for i, s in enumerate(utterance.slots))
+    return replace(utterance, text="".join(parts), slots=slots)
+
+
+def as_typed(utterance: Utterance, rng: random.Random) -> Utterance:
+    """A capitalised and punctuated copy, the test of robustness: "Weck mich am Freitag um neun Uhr auf!".
+
+    The first word, and each other word with probability 0.3, get a capital; the end gets ".", "!" or "?" (Spanish
+    questions and exclamations both marks); with probability 0.15 a comma stands after an inner word.
+    """
+    question = bool(_QUESTION.match(utterance.text))
+    mark = "?" if question else rng.choice(".!")
+    opening = {"?": "¿", "!": "¡"}.get(mark, "") if utterance.locale.startswith("es") and rng.random() < 0.5 else ""
+    comma = rng.random() < 0.15
+
+    def change(index: int, token: str, last: bool) -> tuple[str, str, str]:
+        nonlocal comma
+        if index == 0 or rng.random() < 0.3:
+            token = token[0].upper() + token[1:]
+        if last:
+            return opening if index == 0 else "", token, "" if token.endswith(".") and mark == "." else mark
+        if comma and index > 0 and rng.random() < 0.4:
+            comma = False
+            return "", token, ","
+        return opening if index == 0 else "", token, ""
+
+    return rewrite(utterance, change)
+
+
+def with_digits(utterance: Utterance) -> Utterance:
+    """Number words as digits: "um neun uhr" becomes "um 9 uhr"; in languages without a table nothing changes."""
+    table = DIGITS.get(utterance.locale[:2], {})
+    if not table:
+        return utterance
+    return rewrite(utterance, lambda _i, token, _last: ("", table.get(token.lower(), token), ""))
+
+
+def without_accents(utterance: Utterance, rng: random.Random) -> Utterance:
+    """Accents missing as on a foreign keyboard: "für" becomes "fur" or "fuer", "à" becomes "a"."""
+    spelled_out = utterance.locale.startswith("de") and rng.random() < 0.5
+
+    def plain(token: str) -> str:
+        if spelled_out:
+            token = "".join(_GERMAN.get(c, c) for c in token)
+        kept = [c for c in unicodedata.normalize("NFD", token) if not unicodedata.combining(c)]
+        return "".join(kept) or token
+
+    return rewrite(utterance, lambda _i, token, _last: ("", plain(token), ""))
+
+
+def augment(utterance: Utterance, rng: random.Random, share: float = 0.5) -> Utterance:
+    """A training variant: unchanged with probability 1 - `share`, else a mix of the rewritings above."""
+    if rng.random() >= share:
+        return utterance
+    if rng.random() < 0.5:
+        utterance = with_digits(utterance)
+    if rng.random() < 0.25:
+        utterance = without_accents(utterance, rng)
+    if rng.random() < 0.7:
+        utterance = as_typed(utterance, rng)
+    return utterance
+
+
+class SlotValues:
+    """The values that slots have in some utterances, to be put into others."""
+
+    def __init__(self, utterances: Iterable[Utterance]) -> None:
+        found: dict[tuple[str, str], dict[str, None]] = {}
+        for utterance in utterances:
+            for slot in utterance.slots:
+                found.setdefault((utterance.locale, slot.name), {})[utterance.value(slot)] = None
+        self._values = {key: list(values) for key, values in found.items()}
+
+    def substitute(self, utterance: Utterance, rng: random.Random) -> Utterance:
+        """Each slot with probability 0.5 gets a value that it has elsewhere in the locale, each value equally likely.
+
+        "weck mich am [date : freitag]" becomes "weck mich am [date : nächsten montag]": the sentence stays well formed
+        for the most part, if not its grammar.
+        """
+        text, slots, position = "", [], 0
+        for slot in utterance.slots:
+            text += utterance.text[position : slot.start]
+            known = self._values.get((utterance.locale, slot.name), ()) if rng.random() < 0.5 else ()
+            value = rng.choice(known) if known else utterance.value(slot)
+            slots.append(Slot(slot.name, len(text), len(text) + len(value)))
+            text, position = text + value, slot.end
+        return replace(utterance, text=text + utterance.text[position:], slots=tuple(slots))
+
+
+def typed_copy(utterances: Sequence[Utterance], seed: int = 0) -> list[Utterance]:
+    """The cased and punctuated copy of a partition on which robustness is reported; the same for a seed."""
+    rng = random.Random(seed)
+    return [as_typed(u, rng) for u in utterances]
+
+
+def _tokens(utterance: Utterance) -> list[_Token] | None:
+    """White-space tokens with their slots; None when a slot's edge falls inside a token."""
+    tokens = []
+    position = 0
+    edges_start = {s.start: i for i, s in enumerate(utterance.slots)}
+    edges_end = {s.end: i for i, s in enumerate(utterance.slots)}
+    opened = closed = 0
+    current = -1
+    for match in re.finditer(r"\S+", utterance.text):
+        if match.start() in edges_start:
+            current = edges_start[match.start()]
+            opened += 1
+        tokens.append(_Token(match[0], utterance.text[position : match.start()], current))
+        position = match.end()
+        if match.end() in edges_end:
+            current = -1
+            closed += 1
+    return tokens if opened == closed == len(utterance.slots) else None

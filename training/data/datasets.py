@@ -1,0 +1,350 @@
+"""Read labelled data: MASSIVE (folder, tarball or hub), the project's JSONL, CSV.
+
+A source is named by one string:
+
+======================================  ================================================================
+``DIR``                                 holds ``1.1/data/``, ``data/`` or the files themselves: ``<locale>.jsonl``
+                                        or ``.jsonl.gz``, in MASSIVE's or the project's fields; or ``.csv`` files
+``FILE.tar.gz``                         the official ``amazon-massive-dataset-1.1.tar.gz``
+``FILE.jsonl``, ``.jsonl.gz``, ``.csv``  one file
+``hub:OWNER/NAME``                      a Hugging Face data set with MASSIVE's columns, through `datasets`; with
+                                        ``@REVISION`` a branch of it
+======================================  ================================================================
+
+Fields of a JSONL row: ``id, text, locale, partition, domain, intent, slots[{name, start, end}]``, or MASSIVE's
+``id, utt, annot_utt, locale, partition, scenario, intent``. CSV columns: ``id, locale, partition, domain, intent`` and
+``annotation`` (text with ``[slot : value]`` marks) or ``text`` (no slots).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import logging
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from training.data import annotation
+from training.data.utterances import PARTITIONS, Partition, RecordError, Slot, Utterance
+
+log = logging.getLogger(__name__)
+
+OnError = Literal["raise", "skip"]
+HUB_PREFIX = "hub:"
+SAMPLE = Path(__file__).parents[1] / "sample"  # the project's own small set, in MASSIVE's layout
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv")
+_PARTITION_OF_SPLIT: dict[str, Partition] = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
+
+
+class DatasetError(ValueError):
+    """A data set that can't be used; the message names file, line and field, what was found and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Utterances of a source, by partition, and how many bad rows were skipped."""
+
+    source: str
+    utterances: tuple[Utterance, ...]
+    skipped: int = 0
+
+    def part(self, partition: Partition, locales: Sequence[str] | None = None) -> list[Utterance]:
+        """The utterances of one partition (and of the given locales), in order of the source.
+
+        Raises:
+            DatasetError: there are none, for the partition or for one of the locales.
+        """
+        chosen = [u for u in self.utterances if u.partition == partition and (locales is None or u.locale in locales)]
+        counts = Counter(u.locale for u in chosen)
+        missing = sorted(set(locales or ()) - set(counts))
+        if not chosen or missing:
+            held = Counter(u.partition for u in self.utterances)
+            of = f" for {', '.join(missing)}" if missing else ""
+            raise DatasetError(f"{self.source}: partition {partition!r} is empty{of}; the source holds {dict(held)}")
+        return chosen
+
+
+def load(source: str, locales: Sequence[str] | None = None, on_error: OnError = "raise") -> Dataset:
+    """Read a source (see the module's docstring), restricted to some locales.
+
+    Labels of dev or test that never occur in train are logged as warnings: no student can learn them.
+
+    Raises:
+        DatasetError: no such source, no row, an unknown locale, an id twice in a locale, or (unless `on_error` is
+            "skip") a bad row.
+    """
+    reader = _Reader(on_error, locales)
+    if source.startswith(HUB_PREFIX):
+        rows = _hub_rows(source.removeprefix(HUB_PREFIX), locales)
+    else:
+        rows = _file_rows(Path(source), locales)
+    utterances = tuple(reader.read(rows))
+    found = sorted({u.locale for u in utterances})
+    missing = sorted(set(locales or ()) - set(found))
+    if missing:
+        raise DatasetError(
+            f"{source}: no utterances for {', '.join(missing)}; the source holds {', '.join(found) or 'none'} of those"
+        )
+    if not utterances:
+        raise DatasetError(f"{source}: holds no utterances")
+    if reader.skipped:
+        log.warning("%s: skipped %d bad rows, the first: %s", source, reader.skipped, reader.first_error)
+    _warn_of_unseen_labels(source, utterances)
+    return Dataset(source, utterances, reader.skipped)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A raw row and where it stands; `fields` is an error text where the line is not even a row."""
+
+    where: str
+    fields: Mapping[str, Any] | str
+
+
+class _Reader:
+    """Turns rows into utterances, refusing or counting the bad ones."""
+
+    def __init__(self, on_error: OnError, locales: Sequence[str] | None) -> None:
+        self.on_error = on_error
+        self.locales = None if locales is None else set(locales)
+        self.skipped = 0
+        self.first_error = ""
+        self._seen: dict[tuple[str, str], str] = {}
+
+    def read(self, rows: Iterator[_Row]) -> Iterator[Utterance]:
+        for row in rows:
+            try:
+                if isinstance(row.fields, str):
+                    raise RecordError("row", row.fields)
+                utterance = utterance_of(row.fields)
+                if self.locales is not None and utterance.locale not in self.locales:
+                    continue
+                key = (utterance.locale, utterance.id)
+                if key in self._seen:
+                    raise RecordError(
+                        "id", f"{utterance.id!r} stands twice for {utterance.locale}, first at {self._seen[key]}"
+                    )
+            except RecordError as error:
+                message = f"{row.where}: {error}"
+                if self.on_error == "raise":
+                    raise DatasetError(message) from error
+                self.skipped += 1
+                self.first_error = self.first_error or message
+                continue
+            self._seen[key] = row.where
+            yield utterance
+
+
+def utterance_of(row: Mapping[str, Any]) -> Utterance:
+    """One row, in MASSIVE's or the project's fields, as a record.
+
+    Raises:
+        RecordError: a field missing, of the wrong type, or inconsistent.
+    """
+    if "utt" in row:
+        text = _text(row, "utt")
+        slots = annotation.align(text, _text(row, "annot_utt"))
+        domain = _optional(row, "scenario")
+    elif row.get("annotation"):
+        text, slots = annotation.parse(_text(row, "annotation"))
+        domain = _optional(row, "domain")
+    elif "text" in row:
+        text = _text(row, "text")
+        slots = _slots(row.get("slots") or ())
+        domain = _optional(row, "domain")
+    else:
+        raise RecordError(
+            "row", f"has the fields {', '.join(sorted(row)) or '(none)'}; allowed: with 'text', 'annotation' or 'utt'"
+        )
+    partition = _text(row, "partition")
+    return Utterance(
+        id=_text(row, "id"),
+        text=text,
+        locale=_text(row, "locale"),
+        partition=cast(Partition, partition),
+        domain=domain,
+        intent=_optional(row, "intent"),
+        slots=slots,
+    )
+
+
+def row_of(utterance: Utterance) -> dict[str, Any]:
+    """The project's JSONL row of a record: the inverse of `utterance_of`."""
+    return {
+        "id": utterance.id,
+        "text": utterance.text,
+        "locale": utterance.locale,
+        "partition": utterance.partition,
+        "domain": utterance.domain,
+        "intent": utterance.intent,
+        "slots": [{"name": s.name, "start": s.start, "end": s.end} for s in utterance.slots],
+    }
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool) and name == "id":
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        found = "is missing" if value is None else f"is {value!r}"
+        raise RecordError(name, f"{found}; allowed: a non-empty string")
+    return value
+
+
+def _optional(row: Mapping[str, Any], name: str) -> str | None:
+    value = row.get(name)
+    return None if value is None or value == "" else _text(row, name)
+
+
+def _slots(value: Any) -> tuple[Slot, ...]:
+    if not isinstance(value, list | tuple):
+        raise RecordError("slots", f"is {value!r}; allowed: a list of {{name, start, end}}")
+    slots = []
+    for item in value:
+        try:
+            name, start, end = item["name"], item["start"], item["end"]
+        except (TypeError, KeyError):
+            raise RecordError("slots", f"holds {item!r}; allowed: {{name, start, end}}") from None
+        if not isinstance(name, str) or type(start) is not int or type(end) is not int:
+            raise RecordError("slots", f"holds {item!r}; allowed: name a string, start and end whole numbers")
+        slots.append(Slot(name, start, end))
+    return tuple(slots)
+
+
+def _file_rows(path: Path, locales: Sequence[str] | None) -> Iterator[_Row]:
+    if path.is_dir():
+        for folder in (path / "1.1" / "data", path / "data", path):
+            files = sorted(f for f in folder.glob("*") if f.name.endswith(_SUFFIXES)) if folder.is_dir() else []
+            if files:
+                break
+        else:
+            raise DatasetError(
+                f"{path}: holds no data; allowed: {', '.join('*' + s for s in _SUFFIXES)} in it, data/ or 1.1/data/"
+            )
+        for file in _of_locales(files, locales):
+            yield from _rows_of(file.name, str(file), lambda file=file: _open(file))  # type: ignore[misc]
+    elif path.name.endswith((".tar.gz", ".tgz", ".tar")) and path.is_file():
+        yield from _tar_rows(path, locales)
+    elif path.name.endswith(_SUFFIXES) and path.is_file():
+        yield from _rows_of(path.name, str(path), lambda: _open(path))
+    else:
+        raise DatasetError(
+            f"{path}: no such data; allowed: a folder, a .tar.gz, {', '.join(_SUFFIXES)} or {HUB_PREFIX}OWNER/NAME"
+        )
+
+
+def _of_locales(files: Sequence[Path], locales: Sequence[str] | None) -> list[Path]:
+    """Skip the files of other locales unread, where files are named by locale."""
+    if locales is None:
+        return list(files)
+    named = [f for f in files if f.name.split(".")[0] in locales]
+    return named if len(named) == len(set(locales)) else list(files)
+
+
+def _tar_rows(path: Path, locales: Sequence[str] | None) -> Iterator[_Row]:
+    if not tarfile.is_tarfile(path):
+        raise DatasetError(f"{path}: is no complete tar archive")
+    with tarfile.open(path) as archive:
+        members = [
+            m for m in archive if m.isfile() and m.name.endswith(_SUFFIXES) and not Path(m.name).name.startswith(".")
+        ]
+        if not members:
+            raise DatasetError(f"{path}: the archive holds no {' or '.join(_SUFFIXES)}")
+        for member in members:
+            name = Path(member.name).name
+            if locales is not None and len(members) > 1 and name.split(".")[0] not in locales:
+                continue
+            stream = archive.extractfile(member)
+            if stream is not None:
+                yield from _rows_of(name, f"{path}!{member.name}", lambda stream=stream: stream)  # type: ignore[misc]
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _rows_of(name: str, where: str, open_raw: Callable[[], IO[bytes]]) -> Iterator[_Row]:
+    with ExitStack() as stack:
+        raw = stack.enter_context(open_raw())
+        binary = stack.enter_context(gzip.open(raw)) if name.endswith(".gz") else raw
+        stream = io.TextIOWrapper(
+            cast(IO[bytes], binary), encoding="utf-8-sig", newline="" if name.endswith(".csv") else None
+        )
+        try:
+            if name.endswith(".csv"):
+                yield from _csv_rows(stream, where)
+            else:
+                yield from _jsonl_rows(stream, where)
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{where}: is not UTF-8 ({error.reason} at byte {error.start} of a block)") from error
+        except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError) as error:
+            raise DatasetError(f"{where}: is no complete gzip file ({error})") from error
+
+
+def _jsonl_rows(stream: io.TextIOWrapper, where: str) -> Iterator[_Row]:
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            fields = f"is no JSON ({error.msg} at column {error.colno}); allowed: one JSON object a line"
+        if not isinstance(fields, dict | str):
+            fields = f"is a JSON {type(fields).__name__}; allowed: one JSON object a line"
+        yield _Row(f"{where}:{number}", fields)
+
+
+def _csv_rows(stream: io.TextIOWrapper, where: str) -> Iterator[_Row]:
+    reader = csv.DictReader(stream, restkey="(surplus)")
+    for fields in reader:
+        row = _Row(f"{where}:{reader.line_num}", fields)
+        if "(surplus)" in fields:
+            row = _Row(
+                row.where,
+                f"has more cells than the header's {len(reader.fieldnames or ())}; quote cells that hold commas",
+            )
+        yield row
+
+
+def _hub_rows(name: str, locales: Sequence[str] | None) -> Iterator[_Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DatasetError("hub data sets need the extra: pip install 'distilled-nlu[training]'") from error
+    name, _, revision = name.partition("@")
+    local = Path(name).exists()
+    for config in (None,) if local or not locales else locales:
+        try:
+            splits = datasets.load_dataset(name, config, revision=revision or None)
+        except Exception as error:  # the library raises a family of unrelated types
+            raise DatasetError(f"{HUB_PREFIX}{name}: cannot be loaded: {type(error).__name__}: {error}") from error
+        for split, part in splits.items():
+            names = {c: f.int2str for c, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
+            for number, row in enumerate(part):
+                fields = {c: names[c](v) if c in names and v is not None else v for c, v in row.items()}
+                fields["partition"] = _PARTITION_OF_SPLIT.get(str(split), str(split))
+                yield _Row(f"{HUB_PREFIX}{name}[{split}]:{number}", fields)
+
+
+def _warn_of_unseen_labels(source: str, utterances: Sequence[Utterance]) -> None:
+    def labels(partition: Partition) -> set[tuple[str, str | None]]:
+        found: set[tuple[str, str | None]] = set()
+        for u in utterances:
+            if u.partition == partition:
+                found |= {("domain", u.domain), ("intent", u.intent), *(("slot", s.name) for s in u.slots)}
+        return {(kind, name) for kind, name in found if name is not None}
+
+    train = labels("train")
+    for partition in PARTITIONS[1:]:
+        for kind, name in sorted(labels(partition) - train) if train else ():
+            log.warning(
+                "%s: %s %r occurs in %s but never in train: no student can learn it", source, kind, name, partition
+            )

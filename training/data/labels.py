@@ -1,0 +1,37 @@
+"""Label sets and BIO tags of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from service.student.manifest import OUTSIDE, Labels
+from training.data.utterances import Slot, Utterance
+
+HEADS = ("domain", "intent", "slots")
+
+
+def labels_of(utterances: Iterable[Utterance], heads: Sequence[str] = HEADS) -> Labels:
+    """The sorted labels that occur in the utterances, for the chosen heads; slots as BIO tags with "O" first."""
+    domains, intents, slots = set(), set(), set()
+    for utterance in utterances:
+        domains.add(utterance.domain)
+        intents.add(utterance.intent)
+        slots |= {slot.name for slot in utterance.slots}
+    tags = [OUTSIDE, *(f"{prefix}-{name}" for name in sorted(slots) for prefix in "BI")]
+    return Labels(
+        domain=tuple(sorted(d for d in domains if d)) if "domain" in heads else (),
+        intent=tuple(sorted(i for i in intents if i)) if "intent" in heads else (),
+        slots=tuple(tags) if "slots" in heads else (),
+    )
+
+
+def tags_of(words: Sequence[tuple[int, int]], slots: Sequence[Slot]) -> list[str]:
+    """One BIO tag for each word (start, end): a word that shares a character with a slot belongs to it."""
+    tags = [OUTSIDE] * len(words)
+    for slot in slots:
+        prefix = "B"
+        for i, (start, end) in enumerate(words):
+            if start < slot.end and end > slot.start and tags[i] == OUTSIDE:
+                tags[i] = f"{prefix}-{slot.name}"
+                prefix = "I"
+    return tags

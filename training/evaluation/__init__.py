@@ -1,0 +1,4 @@
+"""Every metric of quality, paired comparison and intervals.
+
+Imports `training.data` and `service.student`; never torch.
+"""

@@ -1,0 +1,367 @@
+"""What a choice of encoder changes: relative changes, and how sure they are.
+
+Pure functions. A weight matrix of shape [1 + resamples, utterances] says how often each utterance is drawn: row 0 draws
+each once, so the first value of whatever is computed from it is that of the set itself, the others are those of
+bootstrap samples (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993). A tail is judged with the columns of
+its utterances, so that a sentence is drawn alike in all sets, and in all languages that hold it.
+
+Two things were drawn at random: the utterances of the test set and the seeds of the runs. Both are resampled. Three
+seeds are few, and a plain bootstrap over them errs twice: it takes the variance between seeds for (n - 1) / n of what
+it is, and calls the ends of a t distribution those of a normal one. Where seeds differ only in which utterances they
+get wrong it errs the other way, and counts that twice. `effect_of` mends all three; how often its 95 % intervals hold
+the truth is simulated in tests/training/evaluation/test_effects.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special  # type: ignore[import-untyped,unused-ignore]
+
+from training.evaluation.scoring import MEAN_LOCALES
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Weights = NDArray[np.float32]
+Outcomes = dict[str, Ints]  # of one run in one locale: a name as in the result files to [utterances]
+Runs = Mapping[str, Mapping[int, Mapping[str, Outcomes]]]  # encoder to seed to locale
+Key = tuple[str, str, str, str]  # metric, encoder, set, locale or MEAN
+Values = dict[Key, Floats]  # in percent, [1 + resamples, seeds]
+
+RESAMPLES = 2000
+SEED = 0
+PERCENT = 100.0
+LEVEL = 0.95
+ENDS = (PERCENT * (1 - LEVEL) / 2, PERCENT * (1 + LEVEL) / 2)  # of an interval, as percentiles
+FEWEST_UTTERANCES = 30  # in a set, below which its effect is shown but not judged
+MEAN = "mean"
+
+_NORMAL_END = float(special.ndtri((1 + LEVEL) / 2))
+_MOST_DEGREES = 1e6  # as good as normal
+
+
+class Metric(NamedTuple):
+    """A metric of a task; `is_higher_better` says what the sign of a change means."""
+
+    name: str
+    title: str
+    is_higher_better: bool
+
+
+METRICS = {
+    "dc": (Metric("f1", "F1", True),),
+    "icner": (Metric("semer", "SemER", False), Metric("icer", "ICER", False)),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The expected answers of one locale.
+
+    Attributes:
+        ids: of the utterances.
+        domain: index of the domain of each, -1 where it has none, [utterances].
+        slots: number of slots of each, [utterances].
+        sets: rows of the partition itself (all) and of each of its tails.
+    """
+
+    ids: tuple[str, ...]
+    domain: Ints
+    slots: Ints
+    sets: dict[str, Ints]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A candidate against a baseline.
+
+    Attributes:
+        change: relative change of the metric, in percent of the baseline's.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        p_value: two-sided; below 0.05 exactly where the interval excludes 0.
+        degrees: of freedom of the interval; few where the seeds differ much, infinite where they don't.
+        seeds: how many runs of a side it rests on.
+    """
+
+    change: float
+    low: float
+    high: float
+    p_value: float
+    degrees: float
+    seeds: int
+
+
+def weights_of(size: int, resamples: int = RESAMPLES, seed: int = SEED) -> Weights:
+    """How often each of `size` utterances is drawn, [1 + resamples, size]; row 0 draws each once."""
+    draws = np.random.default_rng([seed, 0]).integers(0, size, size=(resamples, size))
+    flat = (draws + size * np.arange(resamples)[:, None]).ravel()
+    drawn = np.bincount(flat, minlength=resamples * size).reshape(resamples, size)
+    return np.concatenate([np.ones((1, size), np.int64), drawn]).astype(np.float32)
+
+
+def weights_by_locale(references: Mapping[str, Reference], resamples: int = RESAMPLES) -> dict[str, Weights]:
+    """Weights of each locale: the same where the locales hold the same ids in the same order, else independent."""
+    by_ids: dict[tuple[str, ...], Weights] = {}
+    for reference in references.values():
+        if reference.ids not in by_ids:
+            by_ids[reference.ids] = weights_of(len(reference.ids), resamples, SEED + len(by_ids))
+    return {locale: by_ids[reference.ids] for locale, reference in references.items()}
+
+
+def seed_draws(seeds: int, side: int = 0, resamples: int = RESAMPLES) -> Ints:
+    """Which seeds each resample takes, [resamples, seeds]; the same for one `side`, whatever is compared."""
+    return np.random.default_rng([SEED, 1, side]).integers(0, seeds, size=(resamples, seeds))
+
+
+def macro_f1(expected: Ints, found: Ints, classes: int, weights: Weights) -> Floats:
+    """`training.scoring.macro_f1` of weighted utterances, [1 + resamples]; NaN where none is drawn.
+
+    A prediction of -1 is a class of its own that never is right.
+    """
+    correct, both = _class_counts(expected, found, classes, weights)
+    shares = np.divide(2 * correct, both, out=np.zeros_like(both), where=both > 0)
+    return _ratio(shares.sum(axis=1), (both > 0).sum(axis=1).astype(float))
+
+
+def domain_f1(expected: Ints, found: Ints, classes: int) -> Floats:
+    """F1 of each class over all utterances, [classes]; NaN of a class that occurs on neither side."""
+    correct, both = _class_counts(expected, found, classes, np.ones((1, len(expected)), np.float32))
+    return _ratio(2 * correct[0], both[0])[:classes]
+
+
+def _class_counts(expected: Ints, found: Ints, classes: int, weights: Weights) -> tuple[Floats, Floats]:
+    """Right answers, and references plus predictions, [1 + resamples, classes + 1]. Integers, so float32 is exact."""
+    one_hot = np.eye(classes + 1, dtype=np.float32)
+    references, predictions = one_hot[expected], one_hot[np.where(found < 0, classes, found)]
+    correct, both = weights @ (references * predictions), weights @ (references + predictions)
+    return correct.astype(np.float64), both.astype(np.float64)
+
+
+def error_rate(errors: Ints, trials: Ints, weights: Weights) -> Floats:
+    """Errors over trials of weighted utterances, [1 + resamples]; NaN where nothing is tried."""
+    counts = (weights @ np.stack([errors, trials], axis=1).astype(np.float32)).astype(np.float64)
+    return _ratio(counts[:, 0], counts[:, 1])
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
+
+
+def measure(
+    metric: str, reference: Reference, outcomes: Outcomes, rows: Ints, classes: int, weights: Weights
+) -> Floats:
+    """A metric of a run on some rows of a locale, in percent, [1 + resamples]; `weights` are those of the rows."""
+    if metric == "f1":
+        return PERCENT * macro_f1(reference.domain[rows], outcomes["domain"][rows], classes, weights)
+    intents = outcomes["intent_errors"][rows]
+    if metric == "icer":
+        return PERCENT * error_rate(intents, np.ones_like(intents), weights)
+    return PERCENT * error_rate(intents + outcomes["slot_errors"][rows], reference.slots[rows] + 1, weights)
+
+
+def values_of(
+    task: str, references: Mapping[str, Reference], runs: Runs, classes: int, weights: Mapping[str, Weights]
+) -> Values:
+    """Every metric of a task, in percent, by encoder, set and locale, [1 + resamples, seeds in ascending order].
+
+    Under `MEAN` stands the mean of the locales `mean_locales`, of those that have any utterance of the set.
+    """
+    values: Values = {}
+    for locale, reference in references.items():
+        for name, rows in reference.sets.items():
+            drawn = weights[locale][:, rows]
+            for metric in METRICS[task] if len(rows) else ():
+                for encoder, seeds in runs.items():
+                    found = [seeds[s][locale] for s in sorted(seeds)]
+                    values[metric.name, encoder, name, locale] = np.stack(
+                        [measure(metric.name, reference, x, rows, classes, drawn) for x in found], axis=1
+                    )
+    over = mean_locales(references)
+    for metric_name, encoder, name in dict.fromkeys(key[:3] for key in values):
+        held = [(metric_name, encoder, name, locale) for locale in over]
+        parts = [values[key] for key in held if key in values]
+        if parts:
+            values[metric_name, encoder, name, MEAN] = np.mean(parts, axis=0)
+    return values
+
+
+def mean_locales(references: Mapping[str, Reference]) -> list[str]:
+    """The locales that a mean is taken over: de, fr, it, es as far as they are there, or all."""
+    return [locale for locale in MEAN_LOCALES if locale in references] or list(references)
+
+
+def relative_change(candidate: Floats, baseline: Floats) -> Floats:
+    """Change from baseline to candidate in percent of the baseline; NaN where the baseline isn't above 0."""
+    return PERCENT * _ratio(candidate - baseline, baseline)
+
+
+def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Effect | None:
+    """The relative change of the mean over the seeds, with an interval over utterances and seeds.
+
+    In a resample both sides and all seeds see the same utterances. Pairing of seeds means that column k of either side
+    was fine-tuned with the same seed, thus the same order of batches and the same initial heads, and that both sides
+    then take the same columns. What a seed does to both sides cancels; where it does nothing alike, pairing costs
+    nothing but degrees of freedom. Sides without common seeds draw on their own.
+
+    Each resample is the change on the drawn utterances plus the mean deviation of the drawn seeds, each seed's
+    deviation being that of its change on the set itself (to first order). Deviations are scaled by sqrt(n / (n - 1)),
+    which makes the variance of the bootstrap that of the sample (Davison and Hinkley, *Bootstrap Methods and their
+    Application*, 1997), and by what `_seed_share` says is not in the utterances' part already. The ends of the
+    percentile interval are then moved from the point by t / z, the quantiles of t and of the normal distribution, with
+    degrees of freedom after Satterthwaite (1946): n - 1 where all variance comes of the seeds, more the less of it
+    does. The p value is that of the t test whose standard error is the distance of the end that faces 0, over t.
+
+    Args:
+        candidate: metric of each run, [1 + resamples, seeds], row 0 of the set itself.
+        baseline: likewise.
+        draws: which columns each resample takes, [resamples, seeds]: of both sides where their seeds pair, else of
+            each side.
+
+    Returns:
+        None where the baseline is 0, so that there is no relative change, or nearly no resample has one.
+    """
+    fixed = relative_change(candidate.mean(axis=1), baseline.mean(axis=1))
+    change = float(fixed[0])
+    is_defined = np.isfinite(fixed[1:])
+    if not math.isfinite(change) or is_defined.sum() < len(is_defined) / 2:
+        return None
+    parts = _seed_deviations(candidate, baseline)
+    parts = [parts[0] + parts[1]] if len(draws) == 1 else parts
+    fixed = fixed[1:][is_defined]
+    drawn, of_seeds = fixed.copy(), 0.0
+    for part, columns in zip(parts, draws, strict=True):
+        seeds = part.shape[1]
+        if seeds > 1:
+            scale = math.sqrt(seeds / (seeds - 1) * _seed_share(part[1:][is_defined], part[0]))
+            drawn += scale * part[0][columns[is_defined]].mean(axis=1)
+            of_seeds += float(part[0].var(ddof=1)) / seeds
+    seeds = min(candidate.shape[1], baseline.shape[1])
+    degrees = _MOST_DEGREES
+    if seeds > 1 and of_seeds > 0:
+        degrees = min(degrees, (seeds - 1) * max(1.0, float(drawn.var()) / of_seeds) ** 2)
+    return _effect(change, drawn, degrees, seeds)
+
+
+def _effect(change: float, drawn: Floats, degrees: float, seeds: int) -> Effect:
+    """Interval and p value from resampled changes, [resamples]."""
+    wider = float(special.stdtrit(degrees, (1 + LEVEL) / 2)) / _NORMAL_END
+    low, high = (float(end) for end in np.percentile(drawn, ENDS))
+    below, above = max(0.0, change - low), max(0.0, high - change)
+    return Effect(
+        change=change,
+        low=max(-PERCENT, change - wider * below),  # no more than everything can be lost
+        high=change + wider * above,
+        p_value=_p_value(change, below if change > 0 else above, degrees, len(drawn)),
+        degrees=math.inf if degrees >= _MOST_DEGREES else degrees,
+        seeds=seeds,
+    )
+
+
+def _seed_deviations(candidate: Floats, baseline: Floats) -> list[Floats]:
+    """What each run of either side adds to the relative change, to first order, [1 + resamples, seeds] in percent."""
+    top, bottom = (values.mean(axis=1, keepdims=True) for values in (candidate, baseline))
+    ratio = _ratio(top, bottom)
+    return [
+        PERCENT * _ratio(candidate - top, np.broadcast_to(bottom, candidate.shape)),
+        -PERCENT * ratio * _ratio(baseline - bottom, np.broadcast_to(bottom, baseline.shape)),
+    ]
+
+
+def _seed_share(resampled: Floats, own: Floats) -> float:
+    """The share, 0 to 1, of the variance between seeds that other utterances would show too.
+
+    Runs differ on a test set also because each gets other utterances wrong. That part shrinks as the set grows; the
+    bootstrap over utterances has it already, so that counting it again would widen intervals for nothing (as Owen's
+    pigeonhole bootstrap of 2007 does). It shows in that seeds differ more on resamples than on the set itself.
+
+    Args:
+        resampled: deviations of the seeds, [resamples, seeds].
+        own: the same on the set itself, [seeds].
+    """
+    spread = float(own.var(ddof=1))
+    surplus = float(resampled.var(axis=1, ddof=1).mean()) - spread
+    return min(1.0, max(0.0, 1 - surplus / spread)) if spread > 0 else 0.0
+
+
+def _p_value(change: float, distance: float, degrees: float, resamples: int) -> float:
+    if not change:
+        return 1.0
+    if not distance:  # every resample says the same: no more is known than how many there were
+        return 1 / (resamples + 1)
+    return float(2 * special.stdtr(degrees, -abs(change) * _NORMAL_END / distance))
+
+
+def compare_runs(values: Values, keys: tuple[Key, Key], seeds: tuple[list[int], list[int]]) -> Effect | None:
+    """`effect_of` of two entries of `values`, on the seeds that both have, or on all where they share none.
+
+    Args:
+        values: as of `values_of`.
+        keys: the candidate's and the baseline's.
+        seeds: theirs, ascending.
+    """
+    candidate, baseline = values[keys[0]], values[keys[1]]
+    common = sorted(set(seeds[0]) & set(seeds[1]))
+    resamples = len(candidate) - 1
+    if not common:
+        sides = [seed_draws(len(own), side, resamples) for side, own in enumerate(seeds)]
+        return effect_of(candidate, baseline, sides)
+    draws = seed_draws(len(common), 0, resamples)
+    columns = [[own.index(seed) for seed in common] for own in seeds]
+    return effect_of(candidate[:, columns[0]], baseline[:, columns[1]], [draws])
+
+
+def mark_of(effect: Effect, p_holm: float) -> str:
+    """``*`` where the interval excludes 0, ``**`` where that survives the correction for many cells, else nothing."""
+    if effect.low <= 0 <= effect.high:
+        return ""
+    return "**" if p_holm < 1 - LEVEL else "*"
+
+
+def corrected(effects: Sequence[Effect | None], is_judged: Sequence[bool]) -> list[float | None]:
+    """P values of the judged cells of one table, corrected for their number (Holm, 1979); None for the others."""
+    cells = enumerate(zip(effects, is_judged, strict=True))
+    p_values = {i: effect.p_value for i, (effect, judged) in cells if effect and judged}
+    found = dict(zip(p_values, holm(np.array(list(p_values.values()))).tolist(), strict=True))
+    return [found.get(i) for i in range(len(effects))]
+
+
+def holm(p_values: Floats) -> Floats:
+    """P values corrected for their number, [tests], step by step from the smallest (Holm, 1979)."""
+    order = np.argsort(p_values)
+    steps = np.arange(len(p_values), 0, -1) * p_values[order]
+    found = np.empty_like(p_values)
+    found[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return found
+
+
+def domain_change(
+    task: str, reference: Reference, candidate: Runs, baseline: Runs, locale: str, classes: int
+) -> Floats:
+    """Relative change of the mean over the seeds in each domain, in percent, [classes].
+
+    Of F1 of the domain (dc) or of SemER over its utterances (icner). `candidate` and `baseline` hold one encoder each.
+    """
+
+    def mean(runs: Runs) -> Floats:
+        (seeds,) = runs.values()
+        found = [_by_domain(task, reference, run[locale], classes) for run in seeds.values()]
+        return cast(Floats, np.mean(found, axis=0))
+
+    return relative_change(mean(candidate), mean(baseline))
+
+
+def _by_domain(task: str, reference: Reference, outcomes: Outcomes, classes: int) -> Floats:
+    if task == "dc":
+        return domain_f1(reference.domain, outcomes["domain"], classes)
+    errors, known = outcomes["intent_errors"] + outcomes["slot_errors"], reference.domain >= 0
+    sums = [
+        np.bincount(reference.domain[known], x[known], minlength=classes).astype(np.float64)
+        for x in (errors, reference.slots + 1)
+    ]
+    return _ratio(sums[0], sums[1])

@@ -1,0 +1,89 @@
+"""Two students on the same utterances: which differences are more than chance, and which answers changed.
+
+Whether each utterance is answered right is compared by McNemar's exact test (McNemar 1947), locale by locale: a
+sentence and its translations go wrong together, so one test over all of them would be too sure. Differences of any
+metric have intervals from a bootstrap that draws the same utterances for both students and in all locales
+(`training.evaluation.scoring.Scorecard`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from training.data.utterances import Utterance
+from training.evaluation.scoring import Answer, Scorecard, interval
+
+Json = dict[str, Any]
+
+
+def compare(candidate: Scorecard, baseline: Scorecard) -> Json:
+    """What changes from a baseline to a candidate, scored on the same utterances.
+
+    Returns {"locales": {locale: {metric: [difference, low, high]}}, "mean": {metric: [...]}, "exact_match": {locale:
+    {"gained", "lost", "p_value"}}}: differences in points with 95 % intervals, of the metrics that both have; and how
+    many utterances only the candidate, and only the baseline, answers right.
+    """
+    mean = (candidate.mean(), candidate.mean_samples()), (baseline.mean(), baseline.mean_samples())
+    by_locale = {
+        locale: (
+            (candidate.points[locale], candidate.samples[locale]),
+            (baseline.points[locale], baseline.samples[locale]),
+        )
+        for locale in candidate.points
+    }
+    found: Json = {"locales": {}, "mean": {}, "exact_match": {}}
+    for name, ((points, samples), (before, samples_before)) in {**by_locale, "mean": mean}.items():
+        differences = {
+            metric: [
+                round(value, 3)
+                for value in (
+                    points[metric] - before[metric],
+                    *interval(samples[metric] - samples_before[metric]),
+                )
+            ]
+            for metric in points
+            if metric in before
+        }
+        if name == "mean":
+            found["mean"] = differences
+        else:
+            found["locales"][name] = differences
+    for locale, exact in candidate.exact.items():
+        gained = int(((exact == 1) & (baseline.exact[locale] == 0)).sum())
+        lost = int(((exact == 0) & (baseline.exact[locale] == 1)).sum())
+        if "exact_match" in found["locales"][locale]:
+            found["exact_match"][locale] = {"gained": gained, "lost": lost, "p_value": mcnemar(gained, lost)}
+    return found
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """How likely a split as uneven or more is by chance, two-sided: the exact test on the discordant pairs."""
+    pairs = gained + lost
+    tail = sum(math.comb(pairs, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / (1 << pairs))
+
+
+def changes(utterances: Sequence[Utterance], answers: Sequence[Answer], before: Sequence[Answer]) -> Iterator[Json]:
+    """The utterances that are answered otherwise than before: text, what is right, and both answers."""
+    for utterance, now, then in zip(utterances, answers, before, strict=True):
+        if now != then:
+            expected = Answer(utterance.domain, utterance.intent, utterance.slots)
+            yield {
+                "id": utterance.id,
+                "locale": utterance.locale,
+                "text": utterance.text,
+                "expected": _told(utterance, expected),
+                "before": _told(utterance, then),
+                "now": _told(utterance, now),
+            }
+
+
+def _told(utterance: Utterance, answer: Answer) -> Json:
+    slots = answer.slots
+    return {
+        "domain": answer.domain,
+        "intent": answer.intent,
+        "slots": None if slots is None else [f"{slot.name}: {utterance.value(slot)}" for slot in slots],
+    }

@@ -1,0 +1,211 @@
+"""Utterances to padded batches of ids and label targets, with batches of similar length."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from service.student.manifest import Labels
+from service.student.tokenization import Encoded, TextEncoder
+from training.data.augmentation import SlotValues, augment
+from training.data.labels import tags_of
+from training.data.utterances import Utterance
+
+IGNORED = -100  # the index that torch's cross entropy skips
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One encoded utterance: piece ids, and the target index of each head (IGNORED where there is none).
+
+    `slots` has one entry a piece: the word's tag at its first piece, IGNORED elsewhere. `first_pieces` are the places
+    of the words' first pieces, whatever is known of their tags.
+    """
+
+    ids: list[int]
+    domain: int
+    intent: int
+    slots: list[int]
+    first_pieces: Sequence[int] = ()
+
+    @classmethod
+    def of_text(cls, encoded: Encoded) -> Example:
+        """A text of which no label is known."""
+        return cls(encoded.ids, IGNORED, IGNORED, [IGNORED] * len(encoded.ids), encoded.first_pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A step's batch as it was before it was shared out among processes: targets of each head, and `rows`."""
+
+    domain: int
+    intent: int
+    slots: int
+    rows: Rows
+    processes: int = 1
+
+    def scale(self, targets: int) -> float:
+        """What to multiply a sum over a part's targets by, so that its mean over the processes is that over all."""
+        return self.processes / max(1, targets)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of a batch: input_ids, attention_mask, slots and first [batch, pieces]; domain and intent [batch].
+
+    `first` is true at the first pieces of words. `rows` [batch] says which text of those that the teachers were asked
+    about each is, or -1 where it was rewritten. `whole` is what this batch is a process's part of.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    domain: Tensor
+    intent: Tensor
+    slots: Tensor
+    first: Tensor
+    rows: Rows
+    whole: Whole
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        names = ("input_ids", "attention_mask", "domain", "intent", "slots", "first")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+class ExampleEncoder:
+    """Encodes utterances for one set of labels."""
+
+    def __init__(self, encoder: TextEncoder, labels: Labels) -> None:
+        self.encoder = encoder
+        self._domain = {name: i for i, name in enumerate(labels.domain)}
+        self._intent = {name: i for i, name in enumerate(labels.intent)}
+        self._tags = {name: i for i, name in enumerate(labels.slots)}
+
+    def encode(self, utterance: Utterance) -> Example:
+        """One utterance; a label that the student doesn't know becomes IGNORED."""
+        encoded: Encoded = self.encoder.encode(utterance.text)
+        slots = [IGNORED] * len(encoded.ids)
+        if self._tags:
+            for position, tag in zip(encoded.first_pieces, tags_of(encoded.words, utterance.slots), strict=True):
+                slots[position] = self._tags.get(tag, IGNORED)
+        return Example(
+            encoded.ids,
+            self._domain.get(utterance.domain or "", IGNORED),
+            self._intent.get(utterance.intent or "", IGNORED),
+            slots,
+            encoded.first_pieces,
+        )
+
+
+def whole_of(examples: Sequence[Example], rows: Rows, processes: int = 1) -> Whole:
+    """Count the targets of all examples of a step."""
+    domain, intent = (sum(getattr(e, head) != IGNORED for e in examples) for head in ("domain", "intent"))
+    return Whole(domain, intent, sum(len(e.slots) - e.slots.count(IGNORED) for e in examples), rows, processes)
+
+
+def collate(examples: Sequence[Example], pad_id: int, rows: Rows | None = None, whole: Whole | None = None) -> Batch:
+    """Pad to the longest of the batch.
+
+    Args:
+        examples: What it is to hold.
+        pad_id: The padding piece.
+        rows: Which texts they are, if that matters.
+        whole: The step's batch, where this is not all of it.
+    """
+    if rows is None:
+        rows = np.full(len(examples), -1)
+    width = max(len(e.ids) for e in examples)
+    ids = np.full((len(examples), width), pad_id, dtype=np.int64)
+    mask = np.zeros((len(examples), width), dtype=np.int64)
+    slots = np.full((len(examples), width), IGNORED, dtype=np.int64)
+    first = np.zeros((len(examples), width), dtype=bool)
+    for row, example in enumerate(examples):
+        length = len(example.ids)
+        ids[row, :length] = example.ids
+        mask[row, :length] = 1
+        slots[row, :length] = example.slots
+        first[row, list(example.first_pieces)] = True
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        torch.tensor([e.domain for e in examples]),
+        torch.tensor([e.intent for e in examples]),
+        torch.from_numpy(slots),
+        torch.from_numpy(first),
+        rows,
+        whole or whole_of(examples, rows),
+    )
+
+
+def length_buckets(
+    lengths: Sequence[int] | NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Indices of batches of about equal length, in random order; each index once.
+
+    Lengths are jittered before sorting, so that the batches differ between epochs.
+    """
+    order = np.argsort(np.asarray(lengths) + rng.uniform(-1, 1, size=len(lengths)), kind="stable")
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class EpochData:
+    """The training batches of each epoch: a function of seed and epoch only, so that a resumed run sees the same.
+
+    A step takes `batch_size` utterances for each of the `processes`.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        encoder: ExampleEncoder,
+        batch_size: int,
+        augmented_share: float,
+        seed: int,
+        processes: int = 1,
+        substituted_share: float = 0.0,
+    ) -> None:
+        self._a_step, self._processes = batch_size * processes, processes
+        self.steps = -(-len(utterances) // self._a_step)
+        self._utterances = utterances
+        self._encoder = encoder
+        self._plain = [encoder.encode(u) for u in utterances]
+        self._augmented_share, self._substituted_share, self._seed = augmented_share, substituted_share, seed
+        self._values = SlotValues(utterances)
+
+    def batches(
+        self, epoch: int, pad_id: int, skip: int = 0, part_of: Callable[[Rows], Rows] = np.copy
+    ) -> Iterator[Batch]:
+        """The `steps` batches of an epoch (from 0), less the first `skip`: of each, this process's part."""
+        rng = random.Random(f"{self._seed}:{epoch}")
+        examples = []
+        rewritten = np.zeros(len(self._utterances), dtype=bool)
+        for i, (utterance, plain) in enumerate(zip(self._utterances, self._plain, strict=True)):
+            variant = utterance
+            if self._substituted_share and utterance.slots and rng.random() < self._substituted_share:
+                variant = self._values.substitute(utterance, rng)
+            variant = augment(variant, rng, self._augmented_share)
+            rewritten[i] = variant is not utterance
+            examples.append(self._encoder.encode(variant) if rewritten[i] else plain)
+        order = length_buckets([len(e.ids) for e in examples], self._a_step, np.random.default_rng([self._seed, epoch]))
+        known = np.where(rewritten, -1, np.arange(len(examples)))
+        for chosen in order[skip:]:
+            rows = np.resize(chosen, max(len(chosen), self._processes))  # each process must have something to do
+            part = part_of(rows)
+            whole = whole_of([examples[i] for i in rows], known[rows], self._processes)
+            yield collate([examples[i] for i in part], pad_id, known[part], whole)
+
+
+def in_length_order(lengths: Sequence[int], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Indices of batches in order of length, for evaluation."""
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    for i in range(0, len(order), batch_size):
+        yield order[i : i + batch_size]

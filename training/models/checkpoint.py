@@ -1,0 +1,153 @@
+"""Checkpoint folders: `config.json`, `model.safetensors`, `tokenizer.json`, `training.json`; and the resume state.
+
+Each file is written beside its place and renamed, so that a file that stands under its name is whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+
+from service.student.manifest import TOKENIZER_FILE, Labels
+from service.student.tokenization import TextEncoder
+from training.data.files import write_atomically, writing
+from training.models.errors import CheckpointError
+from training.models.student import StudentConfig, StudentModel
+
+TRAINING_FILE = "training.json"
+RESUME_FILE = "resume.pt"
+SCRATCH = ".saving-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: model in evaluation mode, text encoder, labels, and what `training.json` says.
+
+    The model is a `StudentModel`, or a `training.models.hub.HubModel`, which has the same face.
+    """
+
+    model: StudentModel
+    encoder: TextEncoder
+    labels: Labels
+    training: dict[str, Any]
+
+    def encoder_alone(self, dropout: float) -> StudentModel:
+        """A copy of the model without heads, with a masked-language head: a new one where it has none."""
+        config = copy.deepcopy(self.model.config)
+        config.labels, config.dropout = {}, dropout
+        if not config.masked:
+            config.masked = True
+        alone = type(self.model)(config)
+        weights = {name: value for name, value in self.model.state_dict().items() if not name.startswith("heads.")}
+        alone.load_state_dict(weights, strict=False)
+        return alone
+
+
+def save_checkpoint(folder: Path, model: StudentModel, tokenizer: Tokenizer, training: Mapping[str, Any]) -> None:
+    """Write a checkpoint into `folder`, file by file, `training.json` last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{SCRATCH}*"):  # by a run that was killed as it saved
+        shutil.rmtree(left)
+    with writing(folder, SafetensorError), tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
+        model.save_pretrained(scratch)
+        Path(scratch, TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+        for file in sorted(Path(scratch).iterdir()):
+            file.chmod(0o644)  # safetensors writes files that only their owner can read
+            os.replace(file, folder / file.name)
+    write_atomically(folder / TRAINING_FILE, (json.dumps(training, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load a checkpoint folder, a Hugging Face encoder's folder, or one from the hub by its name.
+
+    Raises:
+        CheckpointError: no such folder or name, a file missing, another architecture, or weights that do not fit.
+    """
+    from training.models import hub  # here, since it needs this module
+
+    folder = Path(source)
+    if hub.is_hub_source(source):
+        model, tokenizer = hub.open_hub(str(source), device)
+        return Checkpoint(model, TextEncoder(tokenizer, model.config.max_position_embeddings), Labels(), {})
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such checkpoint folder")
+    for name in ("config.json", "model.safetensors", TOKENIZER_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: no checkpoint of training: {name} is missing")
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+        architecture = StudentModel if kind == StudentConfig.model_type else hub.HubModel
+        model = architecture.from_pretrained(folder).to(device).eval()
+        encoder = TextEncoder.from_file(folder / TOKENIZER_FILE, model.config.max_position_embeddings)
+        labels = Labels.model_validate(model.config.labels)
+        file = folder / TRAINING_FILE
+        training = json.loads(file.read_text()) if file.is_file() else {}
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
+    pieces = encoder.tokenizer.get_vocab_size()
+    if pieces > model.config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: {TOKENIZER_FILE} has {pieces} pieces, config.json says {model.config.vocab_size}"
+        )
+    return Checkpoint(model, encoder, labels, training)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint whose run came to its end."""
+    return (folder / TRAINING_FILE).is_file() and not (folder / RESUME_FILE).exists()
+
+
+def with_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """The checkpoint, if it can answer.
+
+    Raises:
+        CheckpointError: it is an encoder without heads, or doesn't say which locales it serves.
+    """
+    if not checkpoint.labels.heads:
+        raise CheckpointError(f"{folder}: is an encoder without heads; train them with training.finetune --init")
+    if not checkpoint.training.get("locales"):
+        raise CheckpointError(f"{folder}: {TRAINING_FILE} names no locales")
+    return checkpoint
+
+
+def save_resume_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write everything that an interrupted run needs to continue exactly."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{RESUME_FILE}.partial"
+    try:
+        with writing(folder / RESUME_FILE), temporary.open("wb") as stream:
+            torch.save(dict(state), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, folder / RESUME_FILE)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_resume_state(folder: Path) -> dict[str, Any]:
+    """Read the resume state.
+
+    Raises:
+        CheckpointError: there is none, or it can't be read.
+    """
+    path = folder / RESUME_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: nothing to resume: {RESUME_FILE} is missing (a finished run removes it)")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    return state

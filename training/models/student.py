@@ -1,0 +1,229 @@
+"""The student: a lean transformer encoder with up to three heads, as a Hugging Face `PreTrainedModel`.
+
+Pre-layer-norm (Xiong et al. 2020), one fused matrix for query, key and value, learned positions, no token types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from service.student.manifest import Labels
+from training.models.sizes import SIZES
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+
+
+class StudentConfig(PretrainedConfig):  # type: ignore[misc]
+    """Configuration of a student; `labels` is {"domain": [...], "intent": [...], "slots": [...]} or a part of it.
+
+    `masked` says whether there is a head that predicts masked pieces, for pretraining and distillation.
+    """
+
+    model_type = "distilled_nlu_student"
+
+    def __init__(
+        self,
+        vocab_size: int = 16_000,
+        hidden_size: int = 256,
+        num_hidden_layers: int = 4,
+        num_attention_heads: int = 4,
+        intermediate_size: int = 1024,
+        max_position_embeddings: int = 64,
+        activation: str = "gelu",
+        dropout: float = 0.2,
+        labels: dict[str, list[str]] | None = None,
+        size: str = "custom",
+        masked: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if hidden_size % num_attention_heads:
+            raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation {activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.intermediate_size = intermediate_size
+        self.max_position_embeddings = max_position_embeddings
+        self.activation = activation
+        self.dropout = dropout
+        self.labels = labels or {}
+        self.size = size
+        self.masked = masked
+
+    @classmethod
+    def of_size(cls, size: str, labels: Labels, **kwargs: Any) -> StudentConfig:
+        """The configuration of a named size. Raises ValueError, naming the allowed sizes, for an unknown one."""
+        if size not in SIZES:
+            raise ValueError(f"size {size!r}; allowed: {', '.join(SIZES)}")
+        shape = SIZES[size]
+        return cls(
+            hidden_size=shape.hidden,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.attention_heads,
+            intermediate_size=shape.feed_forward,
+            labels={head: list(getattr(labels, head)) for head in labels.heads},
+            size=size,
+            **kwargs,
+        )
+
+
+@dataclass
+class StudentOutput(ModelOutput):  # type: ignore[misc]
+    """Logits by head (None without that head), named as the exported graph names them, and what they are read from.
+
+    Shapes: domain_logits [batch, domains], intent_logits [batch, intents], slot_logits [batch, pieces, tags]; features,
+    which domain and intent are read from, [batch, 2 width]; last_hidden_state [batch, pieces, width]; hidden_states,
+    where asked for, what the first layer reads and then what each layer gives, each [batch, pieces, width].
+    """
+
+    domain_logits: Tensor | None = None
+    intent_logits: Tensor | None = None
+    slot_logits: Tensor | None = None
+    features: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+
+class Block(nn.Module):
+    """One pre-layer-norm transformer layer."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.dropout = config.dropout
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm_attention = nn.LayerNorm(config.hidden_size)
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.attention_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm_feed_forward = nn.LayerNorm(config.hidden_size)
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
+        """Hidden is [batch, pieces, width]; bias, added to the scores, goes with [batch, heads, pieces, pieces]."""
+        batch, pieces, width = hidden.shape
+        qkv = self.qkv(self.norm_attention(hidden)).view(batch, pieces, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5
+        if bias is not None:
+            scores = scores + bias
+        weights = functional.dropout(scores.softmax(dim=-1), self.dropout / 2, self.training)
+        context = (weights @ value).transpose(1, 2).reshape(batch, pieces, width)
+        hidden = hidden + functional.dropout(self.attention_out(context), self.dropout, self.training)
+        inner = self.down(self.activation(self.up(self.norm_feed_forward(hidden))))
+        return hidden + functional.dropout(inner, self.dropout, self.training)
+
+
+class MaskedHead(nn.Module):
+    """Predicts pieces: a transform, then the table of pieces itself (Devlin et al. 2019)."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(self, hidden: Tensor, pieces: Tensor) -> Tensor:
+        """Logits [positions, vocabulary] of hidden [positions, width], for the table `pieces` [vocabulary, width]."""
+        return functional.linear(self.norm(functional.gelu(self.transform(hidden))), pieces, self.bias)
+
+
+class StudentModel(PreTrainedModel):  # type: ignore[misc]
+    """Encoder with the heads that `config.labels` names.
+
+    Domain and intent read the mean over the pieces beside the first piece; slots read each piece (the tag of a word
+    is that of its first piece).
+    """
+
+    config_class = StudentConfig
+    base_model_prefix = "student"
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__(config)
+        width = config.hidden_size
+        self.pieces = nn.Embedding(config.vocab_size, width)
+        self.positions = nn.Embedding(config.max_position_embeddings, width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict(
+            {
+                head: nn.Linear(width if head == "slots" else 2 * width, len(names))
+                for head, names in config.labels.items()
+            }
+        )
+        self.masked = MaskedHead(width, config.vocab_size) if config.masked else None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, all_layers: bool = False
+    ) -> StudentOutput:
+        """Logits of a batch.
+
+        Args:
+            input_ids: [batch, pieces], int64.
+            attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
+            all_layers: whether to give the hidden states of all layers.
+        """
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        hidden = functional.dropout(
+            self.pieces(input_ids) + self.positions(positions), self.config.dropout, self.training
+        )
+        bias = None
+        if attention_mask is not None:
+            bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+        states = [hidden]
+        for block in self.blocks:
+            hidden = block(hidden, bias)
+            states.append(hidden)
+        hidden = states[-1] = self.norm(hidden)
+        if attention_mask is None:
+            mean = hidden.mean(dim=1)
+        else:
+            mask = attention_mask[:, :, None].to(hidden.dtype)
+            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        features = torch.cat([mean, hidden[:, 0]], dim=-1)
+        pooled = functional.dropout(features, self.config.dropout, self.training)
+        read = {
+            "domain": pooled,
+            "intent": pooled,
+            "slots": functional.dropout(hidden, self.config.dropout, self.training),
+        }
+        logits = {name: head(read[name]) for name, head in self.heads.items()}
+        return StudentOutput(
+            logits.get("domain"),
+            logits.get("intent"),
+            logits.get("slots"),
+            features,
+            hidden,
+            tuple(states) if all_layers else None,
+        )
+
+    def piece_logits(self, hidden: Tensor) -> Tensor:
+        """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""
+        if self.masked is None:
+            raise ValueError("the model has no masked-language head")
+        logits: Tensor = self.masked(hidden, self.pieces.weight)
+        return logits
+
+    def count_parameters(self) -> tuple[int, int]:
+        """All weights, and those outside the piece and position tables and the heads."""
+        total = sum(p.numel() for p in self.parameters())
+        parts = [self.pieces, self.positions, self.heads, *([self.masked] if self.masked is not None else [])]
+        return total, total - sum(p.numel() for part in parts for p in part.parameters())

@@ -1,0 +1,92 @@
+"""The model that fine-tuning begins with: a new student, or the encoder of a checkpoint with heads for the task."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+
+from service.student.manifest import Labels
+from service.student.tokenization import TextEncoder
+from training.models.checkpoint import Checkpoint
+from training.models.errors import CheckpointError
+from training.models.hub import HubModel
+from training.models.student import StudentConfig, StudentModel
+
+log = logging.getLogger(__name__)
+
+
+class Shape(NamedTuple):
+    """What of a model's shape is a setting; a Hugging Face encoder's size is only a name, its activation its own."""
+
+    size: str
+    activation: str
+
+
+DEFAULT = Shape("s", "gelu")
+
+
+def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:
+    """The shape of the checkpoint to start from, else the one asked for ("": the default).
+
+    Raises:
+        CheckpointError: the checkpoint has another than was asked for.
+    """
+    if start is None:
+        return Shape(size or DEFAULT.size, activation or DEFAULT.activation)
+    has = Shape(*(str(getattr(start.model.config, name, "")) for name in Shape._fields))
+    for name, asked, value in zip(Shape._fields, (size, activation), has, strict=True):
+        if asked not in ("", value):
+            raise CheckpointError(
+                f"--init has another {name} than --{name} {asked}: {value or 'one of its own architecture'}; "
+                f"leave --{name} out to inherit it"
+            )
+    return has
+
+
+def encoder_of(tokenizer: Tokenizer, start: Checkpoint | None, max_length: int) -> TextEncoder:
+    """Text to pieces: at most `max_length`, and no more than the checkpoint to start from can read."""
+    return TextEncoder(tokenizer, min(max_length, start.encoder.max_length) if start is not None else max_length)
+
+
+def model_of(
+    shape: Shape, start: Checkpoint | None, labels: Labels, encoder: TextEncoder, dropout: float
+) -> StudentModel:
+    """The model before its first step: as large as `shape` says, or the encoder of `start` with heads for `labels`."""
+    pieces = encoder.tokenizer.get_vocab_size()
+    if start is None:
+        return StudentModel(
+            StudentConfig.of_size(
+                shape.size,
+                labels,
+                vocab_size=pieces,
+                max_position_embeddings=encoder.max_length,
+                activation=shape.activation,
+                dropout=dropout,
+            )
+        )
+    config = copy.deepcopy(start.model.config)
+    config.labels = {head: list(getattr(labels, head)) for head in labels.heads}
+    config.dropout, config.max_position_embeddings = dropout, encoder.max_length
+    if isinstance(start.model, StudentModel):
+        config.masked = False
+    model = type(start.model)(config)
+    _copy_weights(start.model, model)
+    if isinstance(model, HubModel):
+        # its masked-language head has no part in the task, and several processes would wait for its gradient
+        model.requires_grad_(False)
+        model.wrapped.base_model.requires_grad_(True)
+        model.heads.requires_grad_(True)
+    return model
+
+
+def _copy_weights(source: Any, target: Any) -> None:
+    """Start `target` from `source`: everything but heads whose labels differ."""
+    kept = {name for name, labels in target.config.labels.items() if source.config.labels.get(name) == labels}
+    log.info("starting from a checkpoint: encoder%s", "".join(f", {head} head" for head in sorted(kept)))
+    weights = {k: v for k, v in source.state_dict().items() if not k.startswith("heads.") or k.split(".")[1] in kept}
+    if "positions.weight" in weights:  # fewer pieces may be read than before
+        weights["positions.weight"] = weights["positions.weight"][: target.config.max_position_embeddings]
+    target.load_state_dict(weights, strict=False)

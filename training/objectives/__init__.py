@@ -1,0 +1,4 @@
+"""Losses, layer mappings, masking and task distillation.
+
+Imports `training.models` and what that imports.
+"""

@@ -1,0 +1,134 @@
+"""Masked language modelling: which pieces are hidden, what predicts them, and how well (Devlin et al. 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.models.devices import autocast_of
+from training.models.student import StudentOutput
+from training.runs.loop import Loop
+from training.text.lines import Lines
+from training.text.tokenizer import SpecialIds
+
+IGNORED = -100
+
+
+class MaskedLanguageModel(nn.Module):
+    """A model with a masked-language head as what is trained: one call, so that several processes stay in step."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, all_layers: bool = False
+    ) -> tuple[Tensor, StudentOutput]:
+        """Logits [chosen pieces, vocabulary] where `chosen` [batch, pieces] is true, and the encoder's output."""
+        output = self.model(input_ids, attention_mask, all_layers=all_layers)
+        return self.model.piece_logits(output.last_hidden_state[chosen]), output
+
+
+@dataclass(frozen=True)
+class MaskedBatch:
+    """Lines with hidden pieces: input_ids, attention_mask, targets (IGNORED: not asked), [lines, pieces].
+
+    `total` counts the targets of the whole step, of which another process may have a part.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    targets: Tensor
+    total: int
+
+    @property
+    def chosen(self) -> Tensor:
+        """Where something is to be predicted, [lines, pieces]."""
+        return self.targets != IGNORED
+
+
+@dataclass(frozen=True)
+class MaskedText:
+    """A text whose batches are masked anew in each step: a function of seed and step, in however many processes."""
+
+    lines: Lines
+    special: SpecialIds
+    vocabulary: int
+    share: float
+    seed: int
+
+    def batch(self, rows: NDArray[np.int64], step: int, loop: Loop) -> MaskedBatch:
+        """This process's part of the rows of a step."""
+        whole = self._masked(loop.enough(rows), [self.seed, step])
+        part = torch.from_numpy(loop.part_of(np.arange(len(whole.input_ids))))
+        device = next(loop.model.parameters()).device
+        return MaskedBatch(
+            whole.input_ids[part].to(device),
+            whole.attention_mask[part].to(device),
+            whole.targets[part].to(device),
+            whole.total,
+        )
+
+    def held_out(self) -> list[MaskedBatch]:
+        """The held-out lines, always with the same masks."""
+        parts = np.array_split(self.lines.held_out, max(1, len(self.lines.held_out) // 64))
+        return [self._masked(rows, [0, i]) for i, rows in enumerate(parts) if len(rows)]
+
+    def _masked(self, rows: NDArray[np.int64], seed: list[int]) -> MaskedBatch:
+        input_ids, mask = self.lines.batch(rows, self.special.pad)
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        corrupted, targets = mask_pieces(input_ids, self.share, self.special, self.vocabulary, generator)
+        return MaskedBatch(corrupted, mask, targets, int((targets != IGNORED).sum()))
+
+
+def mask_pieces(
+    input_ids: Tensor, share: float, special: SpecialIds, vocabulary: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Corrupted input_ids and targets (IGNORED where nothing is to be predicted), both [batch, pieces].
+
+    Of a `share` of the pieces, at least one in a batch, 80 % become the mask, 10 % a random piece, 10 % stay (Devlin et
+    al. 2019). Special pieces, padding among them, are never chosen nor drawn.
+    """
+    protected = torch.tensor(special.protected)
+    candidates = ~torch.isin(input_ids, protected)
+    drawn = torch.rand(input_ids.shape, generator=generator).masked_fill(~candidates, 1.0)
+    chosen = candidates & ((drawn < share) | (drawn == drawn.min()))
+    fate = torch.rand(input_ids.shape, generator=generator)
+    anything = torch.randint(vocabulary, input_ids.shape, generator=generator)
+    anything = torch.where(torch.isin(anything, protected), input_ids, anything)
+    corrupted = torch.where(chosen & (fate < 0.8), torch.full_like(input_ids, special.mask), input_ids)
+    corrupted = torch.where(chosen & (fate >= 0.8) & (fate < 0.9), anything, corrupted)
+    return corrupted, torch.where(chosen, input_ids, torch.full_like(input_ids, IGNORED))
+
+
+def masked_loss(logits: Tensor, batch: MaskedBatch, loop: Loop) -> Tensor:
+    """Cross entropy (nats) of this process's targets as its share of the mean over all targets of the step."""
+    total = functional.cross_entropy(logits.float(), batch.targets[batch.chosen], reduction="sum")
+    return total * loop.share_of(1, batch.total)
+
+
+def held_out_scores(model: MaskedLanguageModel, text: MaskedText, precision: str) -> dict[str, float]:
+    """`held_out_loss` (nats a piece) and `held_out_accuracy` (percent of hidden pieces) on the lines held out.
+
+    Empty where a text is too short for any to be held out.
+    """
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    loss, right, total = 0.0, 0, 0
+    with torch.inference_mode(), autocast_of(precision, device):
+        for batch in text.held_out():
+            logits, _ = model(*(x.to(device) for x in (batch.input_ids, batch.attention_mask, batch.chosen)))
+            targets = batch.targets[batch.chosen].to(device)
+            loss += float(functional.cross_entropy(logits.float(), targets, reduction="sum"))
+            right += int((logits.argmax(-1) == targets).sum())
+            total += batch.total
+    model.train(was_training)
+    if not total:
+        return {}
+    return {"held_out_loss": round(loss / total, 4), "held_out_accuracy": round(100 * right / total, 2)}

@@ -1,0 +1,44 @@
+"""Losses and learning-rate schedule of fine-tuning: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.models.batches import Batch
+from training.models.student import StudentOutput
+
+
+def multitask_loss(output: StudentOutput, batch: Batch, slot_weight: float, smoothing: float) -> Tensor:
+    """Sum of the heads' cross entropies with label smoothing (Szegedy et al. 2016), the slots' times `slot_weight`.
+
+    Each is the mean over its targets: utterances for domain and intent, first pieces of words for slots. Of a batch
+    that is a process's part of a larger one, the mean over the processes is that over all targets. Returns a scalar.
+    """
+    loss, whole = torch.zeros((), device=batch.input_ids.device), batch.whole
+    for logits, target, weight in (
+        (output.domain_logits, batch.domain, whole.scale(whole.domain)),
+        (output.intent_logits, batch.intent, whole.scale(whole.intent)),
+        (output.slot_logits, batch.slots, slot_weight * whole.scale(whole.slots)),
+    ):
+        if logits is not None:
+            # a sum, and so 0 where no target is known: each process must have a gradient for every head
+            total = functional.cross_entropy(
+                logits.float().flatten(0, -2), target.flatten(), reduction="sum", label_smoothing=smoothing
+            )
+            loss = loss + weight * total
+    return loss
+
+
+def hide_pieces(batch: Batch, share: float, unknown_id: int, protected_id: int | Sequence[int]) -> Tensor:
+    """The batch's input_ids [batch, pieces] with a random share replaced by [UNK]: word dropout (Iyyer et al. 2015).
+
+    Padding and the protected pieces stay.
+    """
+    protected = torch.tensor(protected_id, device=batch.input_ids.device)
+    chosen = torch.rand(batch.input_ids.shape, device=batch.input_ids.device) < share
+    chosen &= (batch.attention_mask == 1) & ~torch.isin(batch.input_ids, protected)
+    return batch.input_ids.masked_fill(chosen, unknown_id)

@@ -1,0 +1,184 @@
+"""Task distillation: a student imitates fine-tuned teachers on plain text (Hinton et al. 2015).
+
+Slots are aligned by word, through places in the text, so that a teacher may have another tokenizer than the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from service.student.manifest import MANIFEST_FILE, Labels, StudentError
+from service.student.student import OUTPUT_OF_HEAD, Student
+from service.student.tokenization import Encoded, TextEncoder
+from training.models.batches import Batch, Example, Rows, collate, in_length_order
+from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
+from training.models.devices import processes
+from training.models.errors import CheckpointError
+from training.models.student import StudentOutput
+from training.text.tokenizer import special_ids
+
+Word = tuple[int, int]
+Teacher = Checkpoint | Student
+
+
+class TeacherTargets:
+    """The teachers' mean probabilities at a temperature, for each text.
+
+    `domain` [texts, domains], `intent` [texts, intents], and `slots`, one array [student's words, tags] a text, with
+    zeros for a word that no teacher has read; float16. `paired` counts the words that one has. A head that the student
+    lacks is left out.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[Teacher],
+        labels: Labels,
+        texts: Sequence[str],
+        encoder: TextEncoder,
+        temperature: float,
+    ) -> None:
+        """Ask the teachers about texts that the student reads by way of `encoder`.
+
+        Raises:
+            CheckpointError: a teacher has other labels than the student.
+        """
+        self.temperature = temperature
+        self._labels = labels
+        self.domain = np.zeros((len(texts), len(labels.domain)), dtype=np.float16)
+        self.intent = np.zeros((len(texts), len(labels.intent)), dtype=np.float16)
+        words = [encoder.encode(text).words for text in texts]
+        self.slots = [np.zeros((len(found), len(labels.slots)), dtype=np.float16) for found in words]
+        for teacher in teachers:
+            has = teacher.manifest.labels if isinstance(teacher, Student) else teacher.labels
+            different = [head for head in labels.heads if getattr(has, head) != getattr(labels, head)]
+            if different:
+                raise CheckpointError(f"a teacher has other labels for {', '.join(different)} than the training data")
+            self._add(teacher, texts, words, 1 / len(teachers))
+        for soft in self.slots:  # where some of the teachers have read a word
+            soft /= np.maximum(soft.sum(axis=1, keepdims=True), 1e-3)
+        self.paired = np.array([int(soft.any(axis=1).sum()) for soft in self.slots])
+
+    def _add(self, teacher: Teacher, texts: Sequence[str], words: Sequence[Sequence[Word]], share: float) -> None:
+        encoded = [teacher.encoder.encode(text) for text in texts]
+        asked = _of_student(teacher, encoded) if isinstance(teacher, Student) else _of_checkpoint(teacher, encoded)
+        for rows, logits in asked:
+            for head in ("domain", "intent"):
+                if head in self._labels.heads:
+                    getattr(self, head)[rows] += share * self._soft(logits[head])
+            if "slots" in self._labels.heads:
+                soft = self._soft(logits["slots"])
+                for row, i in enumerate(rows):
+                    self.slots[i] += (share * self._of_words(words[i], encoded[i], soft[row])).astype(np.float16)
+
+    def _of_words(self, words: Sequence[Word], encoded: Encoded, soft: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The probabilities [words, tags] at the student's words, from the teacher's [pieces, tags].
+
+        Of several words that are one to the teacher only the first may begin a slot; the others continue it.
+        """
+        pairs = pair_words(words, encoded.words)
+        found = np.zeros((len(words), soft.shape[1]), dtype=np.float32)
+        known = pairs >= 0
+        if known.any():
+            found[known] = soft[np.array(encoded.first_pieces)[pairs[known]]]
+        later = np.flatnonzero(known[1:] & (pairs[1:] == pairs[:-1])) + 1
+        if len(later):
+            tags = {name: i for i, name in enumerate(self._labels.slots)}
+            for begin, i in tags.items():
+                inside = tags.get(f"I-{begin[2:]}") if begin.startswith("B-") else None
+                if inside is not None:
+                    found[later, inside] += found[later, i]
+                    found[later, i] = 0
+        return found
+
+    def _soft(self, logits: Tensor) -> NDArray[np.float32]:
+        soft: NDArray[np.float32] = (logits.float() / self.temperature).softmax(-1).cpu().numpy()
+        return soft
+
+
+def open_teacher(folder: Path, device: torch.device) -> Teacher:
+    """A fine-tuned checkpoint, or an exported student, which answers as it is served.
+
+    Raises:
+        CheckpointError: it is neither, or can't be used.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        try:
+            return Student.load(folder)
+        except StudentError as error:
+            raise CheckpointError(str(error)) from error
+    return with_heads(load_checkpoint(str(folder), device), folder)
+
+
+def _of_checkpoint(teacher: Checkpoint, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
+    """Rows of the texts and their logits by head, batch by batch."""
+    pad, device = special_ids(teacher.encoder.tokenizer).pad, teacher.model.device
+    batches = list(in_length_order([len(e.ids) for e in encoded], 256))
+    with torch.inference_mode():
+        for rows in _shown(batches, "batch"):
+            batch = collate([Example.of_text(encoded[i]) for i in rows], pad).to(device)
+            output = teacher.model(batch.input_ids, batch.attention_mask)
+            yield rows, {head: getattr(output, name) for head, name in OUTPUT_OF_HEAD.items()}
+
+
+def _of_student(teacher: Student, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
+    """Likewise, one text at a time, as in the service."""
+    for i in _shown(range(len(encoded)), "text"):
+        yield np.array([i]), {head: torch.from_numpy(found) for head, found in teacher.logits(encoded[i]).items()}
+
+
+def _shown(items: Sequence[Any], unit: str) -> Iterable[Any]:
+    hidden = not processes().is_main_process
+    return tqdm(items, desc="asking a teacher", unit=unit, mininterval=5, disable=hidden)
+
+
+def pair_words(ours: Sequence[Word], theirs: Sequence[Word]) -> Rows:
+    """For each of our words the first of theirs that shares a character with it, -1 where none does.
+
+    That is the one that covers our word's first character, if there is one. Words are (start, end), in order.
+    """
+    pairs = np.full(len(ours), -1, dtype=np.int64)
+    place = 0
+    for i, (start, end) in enumerate(ours):
+        while place < len(theirs) and theirs[place][1] <= start:
+            place += 1
+        if place < len(theirs) and theirs[place][0] < end:
+            pairs[i] = place
+    return pairs
+
+
+def distillation_loss(output: StudentOutput, batch: Batch, targets: TeacherTargets, slot_weight: float) -> Tensor:
+    """T² times the cross entropy between the teachers' soft targets and the student, heads summed; a scalar.
+
+    Each is the mean over its targets. Only texts that stand in the batch as the teachers read them count (`batch.rows`
+    >= 0), and of their words those that a teacher has read; 0 where there is none.
+    """
+    plain, whole = np.flatnonzero(batch.rows >= 0), batch.whole
+    rows, all_rows = batch.rows[plain], whole.rows[whole.rows >= 0]
+    loss = torch.zeros((), device=batch.input_ids.device)
+    if not len(rows):
+        return loss
+    chosen = torch.from_numpy(plain).to(loss.device)
+    for head, logits in (("domain", output.domain_logits), ("intent", output.intent_logits)):
+        if logits is not None:
+            total = _soft_cross_entropy(logits[chosen], getattr(targets, head)[rows], targets.temperature)
+            loss = loss + whole.scale(len(all_rows)) * total
+    if output.slot_logits is not None:
+        soft = np.concatenate([targets.slots[i] for i in rows])
+        total = _soft_cross_entropy(output.slot_logits[chosen][batch.first[chosen]], soft, targets.temperature)
+        loss = loss + slot_weight * whole.scale(int(targets.paired[all_rows].sum())) * total
+    return loss
+
+
+def _soft_cross_entropy(logits: Tensor, soft: NDArray[np.float16], temperature: float) -> Tensor:
+    """T² times the summed cross entropy; logits and soft are [items, classes], and an item of zeros adds nothing."""
+    target = torch.from_numpy(soft.astype(np.float32)).to(logits.device)
+    return temperature**2 * functional.cross_entropy(logits.float() / temperature, target, reduction="sum")

@@ -1,0 +1,221 @@
+"""What every training command shares: optimiser steps with schedule and clipping, a progress bar, exact resume."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from training.models.checkpoint import RESUME_FILE, save_resume_state
+from training.models.devices import processes
+from training.runs.schedule import rate_at
+
+CLIP = 1.0
+
+
+@dataclass
+class Progress:
+    """Where a run stands: optimiser steps done, seconds spent, the best score so far, and what was measured when.
+
+    `summed_loss` is that of the steps since it was last set to 0, as commands do after each epoch.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    summed_loss: float = 0.0
+    best: float = float("-inf")
+    best_epoch: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Loop:
+    """The optimiser's side of a run of `total` steps, on one device or, under `accelerate launch`, on several.
+
+    Usage::
+
+        loop = Loop(model, total=1000, learning_rate=1e-3, seed=1, out=folder, facts={"settings": ...}, state=...)
+        with loop.bar():
+            while not loop.finished:
+                loop.step(lambda: loss_of(loop.model, loop.part_of(next_batch)))
+
+    `loop.model` is what a step calls; `loop.bare` is the same without what several processes wrap around it.
+    `facts` is saved with each resume state, for the command to set itself up again. Everything random in a step is
+    drawn from (seed, step, process), so a run that is killed and resumed takes the very same steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        total: int,
+        learning_rate: float,
+        weight_decay: float,
+        seed: int,
+        out: Path,
+        save_every: int,
+        facts: dict[str, Any],
+        average: float = 0.0,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        """Set up the optimiser, or restore the one whose `state` is given; then save the state where the run begins.
+
+        With `average` in (0, 1), an exponential moving average of the weights (Polyak and Juditsky 1992) is kept beside
+        the model: the one to score and to save.
+        """
+        self.total, self.out, self.facts = total, out, facts
+        self.progress = Progress()
+        self.bare, self._peak, self._seed, self.save_every = model, learning_rate, seed, save_every
+        rule = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
+        self._average = AveragedModel(model, multi_avg_fn=rule) if average else None
+        optimiser = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
+        self._measured_from = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+        if state is not None:
+            model.load_state_dict(state["model"])
+            optimiser.load_state_dict(state["optimiser"])
+            if self._average is not None:
+                self._average.load_state_dict(state["average"])
+            self.progress = Progress(**state["progress"])
+        self._accelerator = processes()
+        self.model, self._optimiser = self._accelerator.prepare(model, optimiser)
+        self._saved_step = self.progress.step
+        if state is None:
+            self.save_state()
+
+    @property
+    def result(self) -> nn.Module:
+        """The model to score and to save: the average of the weights where one is kept."""
+        return self.bare if self._average is None else self._average.module
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.progress.step >= self.total
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that scores, saves and reports."""
+        return bool(self._accelerator.is_main_process)
+
+    def enough(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The rows of a step, some of them twice where there would be none for some process."""
+        return np.resize(rows, max(len(rows), self._accelerator.num_processes))
+
+    def part_of(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """This process's part of the rows of a step."""
+        return self.enough(rows)[self._accelerator.process_index :: self._accelerator.num_processes]
+
+    def share_of(self, counted: int, total: int) -> float:
+        """What to multiply a mean over `counted` targets by, so that the mean over processes is that over `total`."""
+        return counted * float(self._accelerator.num_processes) / max(1, total)
+
+    @contextmanager
+    def bar(self) -> Iterator[None]:
+        """Show progress on standard error: steps, rate, time left, loss."""
+        pace = 0.5 if sys.stderr.isatty() else 15
+        hidden = not self.is_main
+        with tqdm(
+            total=self.total, initial=self.progress.step, unit="step", mininterval=pace, disable=hidden
+        ) as self._bar:
+            yield
+
+    def describe(self, text: str) -> None:
+        """Say in the progress bar what is being done."""
+        if self._bar is not None:
+            self._bar.set_description(text, refresh=False)
+
+    def say(self, text_of: Callable[[], str]) -> None:
+        """Print a line above the progress bar; the function is called by the main process alone."""
+        if self.is_main:
+            tqdm.write(text_of(), file=sys.stderr)
+
+    def step(self, loss_of: Callable[[], Tensor], record_every: int = 0) -> float:
+        """One optimiser step on the loss that the function computes; saves the state when it is time. Returns the loss.
+
+        The loss is the mean over the processes. With `record_every`, it goes into the history every so many steps.
+
+        Raises:
+            FloatingPointError: loss or gradient is not finite; the weights are still those of the step before.
+        """
+        step, process = self.progress.step, self._accelerator.process_index
+        torch.manual_seed(int(np.random.SeedSequence([self._seed, step, process]).generate_state(1)[0]))
+        rate = rate_at(step, self.total, self._peak)
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        loss = loss_of()
+        value = float(self._accelerator.reduce(loss.detach(), "mean").item())
+        self._require_finite("loss", value)
+        self._optimiser.zero_grad(set_to_none=True)
+        self._accelerator.backward(loss)
+        norm = self._accelerator.clip_grad_norm_(self.model.parameters(), CLIP)
+        self._require_finite("gradient", float(norm))
+        self._optimiser.step()
+        if self._average is not None:
+            self._average.update_parameters(self.bare)
+        self.progress.step += 1
+        self.progress.summed_loss += value
+        if record_every and self.progress.step % record_every == 0:
+            self.progress.history.append({"step": self.progress.step, "loss": round(value, 4)})
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{value:.3f}", refresh=False)
+            self._bar.update()
+        if self.progress.step % self.save_every == 0:
+            self.save_state()
+        return value
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{what} is {value} at step {self.progress.step}: stopped before it reached the weights; "
+                f"{self.out / RESUME_FILE} holds step {self._saved_step}; go on from there with --resume and a lower "
+                "--learning-rate, or --precision fp32"
+            )
+
+    def save_state(self) -> None:
+        """Write everything that is needed to continue exactly from here."""
+        now = time.monotonic()
+        self.progress.seconds += now - self._measured_from
+        self._measured_from = now
+        self._saved_step = self.progress.step
+        if self.is_main:
+            state = {
+                **self.facts,
+                "model": self.bare.state_dict(),
+                "optimiser": self._optimiser.state_dict(),
+                "average": self._average.state_dict() if self._average is not None else None,
+                "progress": asdict(self.progress),
+            }
+            save_resume_state(self.out, state)
+
+    def end(self) -> None:
+        """Drop the resume state: the run is complete and saved."""
+        if self.is_main:
+            (self.out / RESUME_FILE).unlink()
+        self._accelerator.wait_for_everyone()
+
+
+def source_commit() -> str:
+    """The commit that the code was run from, with "-dirty" where files differ; the version where it is installed."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return f"version {version('distilled-nlu')}"
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

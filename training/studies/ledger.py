@@ -1,0 +1,94 @@
+"""What the stages of a study were made with, so that one that is started again knows what is done and still holds.
+
+RUNS/made holds a file for each stage: what was asked of it, and of which others it was made. Those have a mark that is
+new each time that they are made, so that a student of a teacher that was remade is known.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.data.files import write_atomically
+
+
+class StageError(ValueError):
+    """A stage that failed, or was made with other settings or of something else; the message names it and says what."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a study.
+
+    Attributes:
+        name: Path-like, unique.
+        needs: Names of the stages that come first.
+        work: A function, which takes little time, or the module and flags of a command, which may take hours.
+        output: The file or folder that it makes.
+        is_whole: Whether the output is finished.
+        asked: What decides how the output turns out, besides what it needs.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    work: Callable[[], None] | tuple[str, ...]
+    output: Path
+    is_whole: Callable[[], bool]
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What stands in `folder` of the stages that were begun."""
+
+    folder: Path
+
+    def todo(self, plan: Sequence[Stage]) -> list[Stage]:
+        """The stages of a plan, each after those that it needs, that are not done or no longer what is asked.
+
+        Raises:
+            StageError: one of them would lose the work of a command.
+        """
+        found: list[Stage] = []
+        for stage in plan:
+            different = self._different(stage, {x.name for x in found}) if stage.output.exists() else []
+            if different and not callable(stage.work):
+                raise StageError(
+                    f"{stage.name}: was made {'; '.join(different)}; remove {stage.output} to have it made anew, "
+                    "or choose another --out"
+                )
+            if different or not stage.is_whole():
+                found.append(stage)
+        return found
+
+    def begin(self, stage: Stage) -> None:
+        """Note what a stage is made with; to be called before there is any output."""
+        marks = {need: self._entry(need).get("mark") for need in stage.needs}
+        entry = {"mark": uuid.uuid4().hex, "asked": dict(stage.asked), "of": marks}
+        write_atomically(self._file(stage.name), (json.dumps(entry, indent=1) + "\n").encode())
+
+    def _different(self, stage: Stage, remade: set[str]) -> list[str]:
+        entry = self._entry(stage.name)
+        if not entry:
+            return ["in a way that is not on record"]
+        found, asked = entry["asked"], json.loads(json.dumps(dict(stage.asked)))
+        changed = [
+            f"with {key} {found.get(key, 'left out')!r}, now {asked.get(key, 'left out')!r}"
+            for key in dict.fromkeys([*asked, *found])
+            if found.get(key) != asked.get(key)
+        ]
+        others = [need for need in stage.needs if need in remade or entry["of"].get(need) != self._entry(need)["mark"]]
+        return changed + [f"of another {need}" for need in others]
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._file(name).read_text()))
+        except FileNotFoundError:
+            return {}
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.json"

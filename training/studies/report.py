@@ -1,0 +1,393 @@
+"""The report of a study, from the small results that its runs left: report.md, report.json and figures.
+
+`write_report` reads RUNS/results alone, so a report can be made again without any model or data set. What is missing is
+named and left out; a result that can't be read is an error.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.files import write_atomically
+from training.evaluation import effects
+from training.evaluation.correlation import FEWEST_POINT_UTTERANCES, correlate
+from training.evaluation.effects import FEWEST_UTTERANCES, MEAN, METRICS, Metric, Outcomes, Reference, Values
+from training.studies.figures import draw
+from training.studies.report_text import SIMILARITIES, TASKS, Json, listed, render
+
+RunsByTask = dict[str, dict[str, dict[int, dict[str, Outcomes]]]]  # task to encoder to seed to locale
+
+DIGITS = 6
+OUTCOMES = {"dc": ("domain",), "icner": ("intent_errors", "slot_errors")}
+
+
+class ReportError(ValueError):
+    """A result that is missing or can't be read; the message names its file."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The results of a study; `unasked` names those that the recipe does not ask for."""
+
+    recipe: Json
+    encoders: Json
+    corpora: Json
+    similarity: Json
+    teachers: Json
+    partition: str
+    domains: list[str]
+    references: dict[str, Reference]
+    runs: RunsByTask
+    unasked: list[str]
+
+    @property
+    def fewest_point_utterances(self) -> int:
+        """How many a domain needs in a locale to be a point of a correlation."""
+        return int(self.recipe.get("fewest_point_utterances", FEWEST_POINT_UTTERANCES))
+
+
+def write_report(runs: Path) -> Json:
+    """Write report.md, report.json and the figures into `runs`. Returns what report.json holds.
+
+    Raises:
+        ReportError: a result is missing that nothing can be said without, or one is broken.
+    """
+    report = report_of(read_results(runs / "results"))
+    report["figures"] = draw(report, runs)
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(runs / "report.json", text.encode())
+    write_atomically(runs / "report.md", render(report).encode())
+    return report
+
+
+def read_results(results: Path) -> Study:
+    """Read and check what stands under RUNS/results.
+
+    Raises:
+        ReportError: see `write_report`.
+    """
+    with _reading(results / "recipe.json") as recipe:
+        tasks, seeds = list(recipe["tasks"]), {int(seed) for seed in recipe["seeds"]}
+        for comparison in recipe["comparisons"]:
+            _ = comparison["title"], comparison["baseline"], list(comparison["encoders"])
+        if unknown := set(tasks) - set(TASKS):
+            raise ValueError(f"unknown tasks {sorted(unknown)}; allowed: {', '.join(TASKS)}")
+    with _reading(results / "references.json.gz") as found:
+        partition, domains = str(found["partition"]), [str(name) for name in found["domains"]]
+        references = {name: _reference(value, partition, len(domains)) for name, value in found["locales"].items()}
+        if not references:
+            raise ValueError("no locale")
+    optional: dict[str, Json] = {}
+    for name in ("encoders", "corpora", "similarity", "teachers"):
+        optional[name] = {}
+        if (results / f"{name}.json").is_file():
+            with _reading(results / f"{name}.json") as optional[name]:
+                _check(name, optional[name])
+    runs, unasked = _runs(results / "runs", tasks, seeds, partition, references, len(domains))
+    runs = {
+        task: {name: found[name] for name in _order(recipe, optional["encoders"], found)}
+        for task, found in runs.items()
+    }
+    return Study(
+        recipe, **optional, partition=partition, domains=domains, references=references, runs=runs, unasked=unasked
+    )
+
+
+def _runs(
+    folder: Path, tasks: list[str], seeds: set[int], partition: str, references: dict[str, Reference], domains: int
+) -> tuple[RunsByTask, list[str]]:
+    """The runs of the asked tasks and seeds on the partition; the names of the others."""
+    runs: RunsByTask = {task: {} for task in tasks}
+    unasked = []
+    for file in sorted(folder.glob("*/*/*.json.gz")):
+        with _reading(file) as run:
+            task, encoder, seed = str(run["task"]), str(run["encoder"]), int(run["seed"])
+            if (task, encoder, str(seed)) != (*file.parts[-3:-1], file.name.removesuffix(".json.gz")):
+                raise ValueError(f"is of task {task}, encoder {encoder} and seed {seed}; its name says otherwise")
+            if task not in tasks or seed not in seeds or run["partition"] != partition:
+                unasked.append(f"{task}/{encoder}/{seed}")
+                continue
+            runs[task].setdefault(encoder, {})[seed] = {
+                locale: _outcomes(run["locales"][locale], task, len(reference.ids), domains)
+                for locale, reference in references.items()
+            }
+    return runs, unasked
+
+
+def _order(recipe: Json, encoders: Json, found: Json) -> list[str]:
+    """The encoders that have results, in the order of the comparisons, then of encoders.json."""
+    return [name for name in dict.fromkeys([*_compared(recipe), *encoders, *found]) if name in found]
+
+
+def _compared(recipe: Json) -> list[str]:
+    return [name for c in recipe["comparisons"] for name in (c["baseline"], *c["encoders"])]
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[Any]:
+    """The content of a JSON file; what goes wrong with it becomes an error that names it."""
+    try:
+        data = file.read_bytes()
+        yield json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)
+    except KeyError as error:
+        raise ReportError(f"{file}: lacks {error}") from error
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError) as error:
+        raise ReportError(f"{file}: {error}") from error
+
+
+def _check(name: str, content: Json) -> None:
+    """Touch what the report will need, so that what is amiss shows with the file's name."""
+    if name == "similarity":
+        for domains in content["locales"].values():
+            for value in domains.values():
+                _ = float(value["divergence"]), math.log(value["pseudo_perplexity"])
+    elif name == "teachers":
+        for texts in content.values():
+            _ = [float(text["accuracy"]) for text in texts.values()]
+    else:
+        _ = [value.get("title") for value in content.values()]
+
+
+def _integers(values: Any, size: int, below: float, least: int = 0) -> effects.Ints:
+    found = np.array(values) if size else np.array(values, dtype=np.int64)
+    if found.dtype.kind != "i" or found.shape != (size,) or (size and (found.min() < least or found.max() >= below)):
+        raise ValueError(f"a list that is not of {size} integers from {least} to below {below}")
+    return found.astype(np.int64)
+
+
+def _reference(value: Json, partition: str, domains: int) -> Reference:
+    ids = tuple(str(name) for name in value["ids"])
+    size = len(ids)
+    if not size:
+        raise ValueError("a locale without utterances")
+    tails = {name: _integers(rows, len(rows), size) for name, rows in value["tails"].items()}
+    domain, slots = _integers(value["domain"], size, domains, -1), _integers(value["slots"], size, math.inf)
+    return Reference(ids, domain, slots, {partition: np.arange(size), **tails})
+
+
+def _outcomes(value: Json, task: str, size: int, domains: int) -> Outcomes:
+    ranges = {"domain": (domains, -1), "intent_errors": (2, 0), "slot_errors": (math.inf, 0)}
+    return {name: _integers(value[name], size, *ranges[name]) for name in OUTCOMES[task]}
+
+
+def report_of(study: Study) -> Json:
+    """Everything that the report says, in percent, as report.json holds it but for the names of the figures."""
+    weights = effects.weights_by_locale(study.references)
+    classes = len(study.domains)
+    values = {
+        task: effects.values_of(task, study.references, runs, classes, weights) for task, runs in study.runs.items()
+    }
+    comparisons, left_out = _comparisons(study, values)
+    report = {
+        "title": study.recipe.get("title") or "Study",
+        "notes": list(study.recipe.get("notes") or []),
+        "partition": study.partition,
+        "sets": list(next(iter(study.references.values())).sets),
+        "seeds": list(study.recipe["seeds"]),
+        "tasks": list(study.runs),
+        "utterances": {name: {key: len(rows) for key, rows in x.sets.items()} for name, x in study.references.items()},
+        "mean_over": effects.mean_locales(study.references),
+        "is_parallel": len({reference.ids for reference in study.references.values()}) == 1,
+        "resamples": effects.RESAMPLES,
+        "missing": _missing(study) + left_out,
+        "encoders": study.encoders,
+        "corpora": study.corpora,
+        "comparisons": comparisons,
+        "absolute": [row for task in study.runs for row in _absolute(task, values[task], study)],
+        "teachers": study.teachers,
+        "similarity": study.similarity,
+        "fewest_point_utterances": study.fewest_point_utterances,
+        "correlations": _correlations(study),
+    }
+    return {name: _rounded(value) for name, value in report.items()}
+
+
+def _comparisons(study: Study, values: dict[str, Values]) -> tuple[list[Json], list[str]]:
+    """Every comparison with its tables; a line for each comparison and task without results."""
+    comparisons: list[Json] = []
+    left_out: list[str] = []
+    for comparison in study.recipe["comparisons"]:
+        tables = [
+            _table(study, comparison, task, metric, values[task])
+            for task, runs in study.runs.items()
+            for metric in METRICS[task]
+            if comparison["baseline"] in runs and any(name in runs for name in comparison["encoders"])
+        ]
+        lost = [task for task in study.runs if not any(table["task"] == task for table in tables)]
+        left_out += [
+            f"comparison “{comparison['title']}”, {TASKS[task]}: left out, for there are no results of the baseline "
+            f"{comparison['baseline']} or of any encoder to compare with it"
+            for task in lost
+        ]
+        comparisons.append(
+            {
+                "title": comparison["title"],
+                "baseline": comparison["baseline"],
+                "encoders": list(comparison["encoders"]),
+                "tables": tables,
+            }
+        )
+    return comparisons, left_out
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to a few digits, and none that JSON doesn't know."""
+    if isinstance(value, dict):
+        return {str(key): _rounded(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(x) for x in value]
+    if isinstance(value, float):
+        return round(value, DIGITS) + 0.0 if math.isfinite(value) else None
+    return value
+
+
+def _missing(study: Study) -> list[str]:
+    """A line for each encoder and task of which runs are missing, and for the results that aren't used."""
+    lines = []
+    for task, runs in study.runs.items():
+        for name in dict.fromkeys(_compared(study.recipe)):
+            lost = [seed for seed in study.recipe["seeds"] if seed not in runs.get(name, {})]
+            if lost:
+                lines.append(f"{TASKS[task]}, {name}: no result of seed{'s' * (len(lost) > 1)} {listed(lost)}")
+    lines += [
+        f"noise of {teacher}: every {kind} text that it held out stands elsewhere in what it learned from"
+        for teacher, texts in study.teachers.items()
+        for kind in ("generic", "task")
+        if kind not in texts
+    ]
+    if study.unasked:
+        lines.append(f"not used, as other tasks, seeds or a partition are asked for: {', '.join(study.unasked)}")
+    return lines
+
+
+def _table(study: Study, comparison: Json, task: str, metric: Metric, values: Values) -> Json:
+    """Effects of one metric by encoder, set and locale; the p values are corrected over all judged cells."""
+    runs, baseline = study.runs[task], comparison["baseline"]
+    over = effects.mean_locales(study.references)
+    cells: list[Json] = []
+    found: list[effects.Effect | None] = []
+    for encoder in [name for name in comparison["encoders"] if name in runs and name != baseline]:
+        for name in next(iter(study.references.values())).sets:
+            for locale in (*study.references, MEAN):
+                sizes = [len(study.references[x].sets[name]) for x in (over if locale == MEAN else [locale])]
+                keys = [(metric.name, x, name, locale) for x in (encoder, baseline)]
+                held = all(key in values for key in keys)
+                seeds = sorted(runs[encoder]), sorted(runs[baseline])
+                effect = effects.compare_runs(values, (keys[0], keys[1]), seeds) if held else None
+                judged = effect is not None and effect.seeds > 1 and min(sizes) >= FEWEST_UTTERANCES
+                cells.append(
+                    {
+                        "encoder": encoder,
+                        "set": name,
+                        "locale": locale,
+                        "utterances": sum(sizes),
+                        "is_small": min(sizes) < FEWEST_UTTERANCES,
+                        "is_judged": judged,
+                    }
+                )
+                found.append(effect)
+    p_holm = effects.corrected(found, [cell["is_judged"] for cell in cells])
+    for cell, effect, p in zip(cells, found, p_holm, strict=True):
+        cell.update(vars(effect) if effect else {"change": None}, p_holm=p)
+        cell["mark"] = effects.mark_of(effect, p) if effect and p is not None else ""
+        cell["verdict"] = _verdict(cell, metric)
+    return {"task": task, "metric": metric._asdict(), "cells": cells}
+
+
+def _verdict(cell: Json, metric: Metric) -> str:
+    if not cell["is_judged"]:
+        return "not judged"
+    if not cell["mark"]:
+        return "no difference shown"
+    return "better" if (cell["change"] > 0) == metric.is_higher_better else "worse"
+
+
+def _absolute(task: str, values: Values, study: Study) -> list[Json]:
+    """Mean and standard deviation over the seeds of every metric, in percent."""
+    rows = []
+    for (metric, encoder, name, locale), found in values.items():
+        own = found[0]
+        rows.append(
+            {
+                "task": task,
+                "metric": metric,
+                "encoder": encoder,
+                "set": name,
+                "locale": locale,
+                "mean": float(own.mean()),
+                "sd": float(own.std(ddof=1)) if len(own) > 1 else None,
+                "seeds": sorted(study.runs[task][encoder]),
+            }
+        )
+    return rows
+
+
+def _correlations(study: Study) -> list[Json]:
+    """Effect against similarity over domains and locales, of each asked encoder, task and measure of similarity."""
+    if not study.similarity or not study.recipe["comparisons"]:
+        return []
+    baseline = study.recipe["comparisons"][0]["baseline"]
+    found = []
+    for encoder in study.recipe.get("similarity_encoders") or []:
+        for task, runs in study.runs.items():
+            if encoder not in runs or baseline not in runs:
+                continue
+            points, few, undefined = _points(study, task, encoder, baseline)
+            y, clusters = np.array([p["change"] for p in points]), [p["domain"] for p in points]
+            for measure in SIMILARITIES:
+                correlations = correlate(np.array([p[measure] for p in points]), y, clusters)
+                found.append(
+                    {
+                        "encoder": encoder,
+                        "baseline": baseline,
+                        "task": task,
+                        "measure": measure,
+                        "metric": METRICS[task][0]._asdict(),
+                        "points": points,
+                        "domains": len(set(clusters)),
+                        "too_few_utterances": few,
+                        "undefined": undefined,
+                        **{name: vars(x) for name, x in correlations.items()},
+                    }
+                )
+    return found
+
+
+def _points(study: Study, task: str, encoder: str, baseline: str) -> tuple[list[Json], int, int]:
+    """Points of (domain, locale); how many have too few utterances; how many have a baseline of 0."""
+    points, few, undefined = [], 0, 0
+    runs = study.runs[task]
+    for locale, domains in study.similarity["locales"].items():
+        reference = study.references.get(locale)
+        if reference is None:
+            continue
+        sides = ({encoder: runs[encoder]}, {baseline: runs[baseline]})
+        change = effects.domain_change(task, reference, *sides, locale, len(study.domains))
+        counts = np.bincount(reference.domain[reference.domain >= 0], minlength=len(study.domains))
+        for i, domain in enumerate(study.domains):
+            if domain not in domains or not counts[i]:
+                continue
+            utterances = min(int(counts[i]), domains[domain].get("utterances") or math.inf)
+            is_few = utterances < study.fewest_point_utterances
+            few += is_few
+            undefined += not is_few and not math.isfinite(change[i])
+            if not is_few and math.isfinite(change[i]):
+                points.append(
+                    {
+                        "domain": domain,
+                        "locale": locale,
+                        "change": float(change[i]),
+                        **{name: float(domains[domain][name]) for name in SIMILARITIES},
+                    }
+                )
+    return points, few, undefined

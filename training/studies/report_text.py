@@ -1,0 +1,305 @@
+"""The report of a study as Markdown, and the words that it shares with the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from training.evaluation.effects import FEWEST_UTTERANCES, MEAN, METRICS
+
+Json = dict[str, Any]
+
+TASKS = {"dc": "domain classification", "icner": "intents and slots"}
+SETS = {
+    "tail_test": "tail: rare text",
+    "tail_unseen_value": "tail: unseen value",
+    "tail_unseen_word": "tail: unseen word",
+}
+SIMILARITIES = {
+    "divergence": "Jensen-Shannon divergence, bits",
+    "pseudo_perplexity": "pseudo-perplexity of the teacher",
+}
+COVERAGE = (
+    91,
+    99,
+)  # percent of simulated studies whose interval holds the truth, see test_effects.py
+BUDGET = ("command", "size", "corpus", "teacher", "init", "parameters", "steps", "pieces", "minutes", "held_out_loss")
+
+
+def render(report: Json) -> str:
+    """The report as Markdown."""
+    sections = [
+        _introduction(report),
+        _summary(report),
+        _encoder_table(report),
+        *[_comparison(place, comparison, report) for place, comparison in enumerate(report["comparisons"])],
+        _absolute_tables(report),
+        _teacher_table(report),
+        _similarity_section(report),
+        _method(report),
+    ]
+    return "\n".join(line for section in sections if section for line in (*section, ""))
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [
+        list(head),
+        ["---"] * len(head),
+        *[["-" if x is None else str(x).replace("|", "\\|") for x in row] for row in rows],
+    ]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _introduction(report: Json) -> list[str]:
+    locales = list(report["utterances"])
+    lines = [
+        f"# {report['title']}",
+        "",
+        f"Scored on `{report['partition']}` in {listed(locales)}; "
+        f"tasks: {listed([TASKS[task] for task in report['tasks']])}; "
+        f"seeds of fine-tuning: {listed(report['seeds'])}. The mean is that of {listed(report['mean_over'])}.",
+        "",
+        *[f"- **{c['title']}**: {listed(c['encoders'])} against {c['baseline']}" for c in report["comparisons"]],
+    ]
+    if report["notes"]:
+        lines += ["", *[str(note) for note in report["notes"]]]
+    if report["missing"]:
+        lines += ["", "Missing:", "", *[f"- {line}" for line in report["missing"]]]
+    sizes = [[x, *[report["utterances"][x][name] for name in report["sets"]]] for x in locales]
+    head = ["utterances", *[set_title(name, report) for name in report["sets"]]]
+    return [*lines, "", *_markdown_table(head, sizes)]
+
+
+def _summary(report: Json) -> list[str]:
+    """A sentence for each comparison made, from its cell of the mean over the whole partition."""
+    lines = ["## What this shows", "", f"In the mean of the languages, on all of `{report['partition']}`:", ""]
+    lines += [
+        _sentence(cell, table, comparison["baseline"])
+        for comparison in report["comparisons"]
+        for table in comparison["tables"]
+        for cell in table["cells"]
+        if cell["locale"] == MEAN and cell["set"] == report["partition"]
+    ]
+    lines += [_correlation_sentence(found) for found in report["correlations"]]
+    return lines if lines[-1] else [*lines, "- nothing: no two encoders of a comparison have results"]
+
+
+def _sentence(cell: Json, table: Json, baseline: str) -> str:
+    verdict = cell["verdict"]
+    said = {
+        "not judged": f"{cell['encoder']} is not judged against {baseline}",
+        "no difference shown": f"no difference shown between {cell['encoder']} and {baseline}",
+    }.get(verdict, f"{cell['encoder']} is {verdict} than {baseline}")
+    numbers = ""
+    if cell["change"] is not None:
+        numbers = f": {cell['change']:+.1f} % [{cell['low']:+.1f}, {cell['high']:+.1f}]"
+    rest = ""
+    if cell["mark"] == "*":
+        rest = ", which does not survive the correction for all cells of its table"
+    if verdict == "not judged":
+        rest = ", with a single seed" if cell.get("seeds") == 1 else ", with too few utterances or a baseline of 0"
+    return f"- {TASKS[table['task']]}, {table['metric']['title']}: {said}{numbers}{rest}"
+
+
+def _correlation_sentence(found: Json) -> str:
+    name = (
+        f"{TASKS[found['task']]}, {found['metric']['title']}: the change from {found['baseline']} to {found['encoder']}"
+    )
+    measure = SIMILARITIES[found["measure"]].split(",")[0]
+    spearman = found.get("spearman")
+    if not spearman or spearman["low"] is None:
+        return f"- {name} can't be related to the {measure}: too few domains"
+    if spearman["low"] <= 0 <= spearman["high"]:
+        said = "shows no relation with"
+    else:
+        said = "rises with" if spearman["value"] > 0 else "falls with"
+    return f"- {name} {said} the {measure}: Spearman {coefficient_text(spearman)} ({better_sign(found['metric'])})"
+
+
+def _encoder_table(report: Json) -> list[str]:
+    if not report["encoders"]:
+        return []
+    rows = []
+    for name, found in report["encoders"].items():
+        corpus = report["corpora"].get(found.get("corpus")) or {}
+        cells = [_number(found.get(key)) for key in BUDGET]
+        sizes = [_number(corpus.get(key)) for key in ("tokens", "lines")]
+        rows.append([name, found.get("title"), *cells, corpus.get("ratio"), *sizes])
+    head = ["encoder", "what", *[key.replace("_", " ") for key in BUDGET], "ratio", "tokens in corpus", "lines"]
+    return ["## Encoders", "", *_markdown_table(head, rows)]
+
+
+def _number(value: Any) -> Any:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}" if isinstance(value, float) else value
+
+
+def _comparison(place: int, comparison: Json, report: Json) -> list[str]:
+    lines = [f"## {comparison['title']}: against {comparison['baseline']}"]
+    if not comparison["tables"]:
+        return [*lines, "", "Left out: there are no results to compare."]
+    locales = [*report["utterances"], MEAN]
+    for table in comparison["tables"]:
+        metric, task = table["metric"], table["task"]
+        lines += [
+            "",
+            f"### {TASKS[task].capitalize()}: {metric['title']}, relative change in % ({better_sign(metric)})",
+            "",
+        ]
+        name = f"{figure_name(place, task)}.svg"
+        if name in report["figures"] and metric["name"] == METRICS[task][0].name:
+            lines += [f"![{metric['title']} against {comparison['baseline']}]({name})", ""]
+        rows: dict[tuple[str, str], list[str]] = {}
+        for cell in table["cells"]:
+            rows.setdefault((cell["encoder"], cell["set"]), []).append(_cell(cell))
+        shown = [[encoder, set_title(name, report), *cells] for (encoder, name), cells in rows.items()]
+        lines += _markdown_table(["encoder", "set", *locales], shown)
+    return lines
+
+
+def _cell(cell: Json) -> str:
+    if cell["change"] is None:
+        return "-"
+    text = f"{cell['change']:+.1f} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
+    flags = ("†" if cell["is_small"] else "") + ("‡" if cell["seeds"] == 1 else "")
+    return f"{text} {cell['mark'] or flags}".rstrip()
+
+
+def _absolute_tables(report: Json) -> list[str]:
+    lines = ["## Absolute values, in %: mean over the seeds ± standard deviation"]
+    for task in report["tasks"]:
+        for metric in METRICS[task]:
+            rows: dict[tuple[str, str], dict[str, str]] = {}
+            for row in report["absolute"]:
+                if (row["task"], row["metric"]) == (task, metric.name):
+                    spread = "" if row["sd"] is None else f" ± {row['sd']:.1f}"
+                    cells = rows.setdefault((row["set"], row["encoder"]), {"seeds": str(len(row["seeds"]))})
+                    cells[row["locale"]] = f"{row['mean']:.1f}{spread}"
+            columns = [*report["utterances"], MEAN, "seeds"]
+            shown = [
+                [encoder, set_title(name, report), *[cells.get(column, "-") for column in columns]]
+                for (name, encoder), cells in sorted(rows.items(), key=lambda x: report["sets"].index(x[0][0]))
+            ]
+            if shown:
+                higher = "higher" if metric.is_higher_better else "lower"
+                lines += ["", f"### {TASKS[task].capitalize()}: {metric.title} ({higher} is better)", ""]
+                lines += _markdown_table(["encoder", "set", *columns], shown)
+    return lines if len(lines) > 1 else []
+
+
+def _teacher_table(report: Json) -> list[str]:
+    if not report["teachers"]:
+        return []
+    rows = [
+        [teacher, text, f"{100 * found['accuracy']:.1f}", f"{noise_of(found):.1f}", _number(found.get("positions"))]
+        for teacher, texts in report["teachers"].items()
+        for text, found in texts.items()
+    ]
+    return [
+        "## Noise of the teachers: masked words that they get wrong",
+        "",
+        "![Noise of the teachers](noise.svg)",
+        "",
+        *_markdown_table(["teacher", "text", "right, %", "wrong, %", "masked words"], rows),
+    ]
+
+
+def _similarity_section(report: Json) -> list[str]:
+    if not report["similarity"]:
+        return []
+    similarity: Json = report["similarity"]["locales"]
+    domains = list(dict.fromkeys(domain for values in similarity.values() for domain in values))
+    rows = [[domain, *[_similarity_cell(values.get(domain)) for values in similarity.values()]] for domain in domains]
+    lines = [
+        "## Similarity of the task's text to the generic one",
+        "",
+        f"Jensen-Shannon divergence from {report['similarity'].get('reference', 'the reference')} in bits (0 to 1) / "
+        "pseudo-perplexity of the teacher; higher is less alike.",
+        "",
+        *_markdown_table(["domain", *similarity], rows),
+    ]
+    for encoder in dict.fromkeys(found["encoder"] for found in report["correlations"]):
+        if f"similarity-{encoder}.svg" in report["figures"]:
+            lines += ["", f"![Effect of {encoder} against similarity](similarity-{encoder}.svg)"]
+    if report["correlations"]:
+        head = ["encoder", "task", "measure", "Pearson", "Spearman", "points", "domains", "left out"]
+        lines += ["", "Correlation with the relative change of a domain in a language, 95 % interval:", ""]
+        lines += _markdown_table(head, [_correlation_row(found) for found in report["correlations"]])
+    return lines
+
+
+def _similarity_cell(value: Json | None) -> str:
+    return "-" if value is None else f"{value['divergence']:.2f} / {value['pseudo_perplexity']:.1f}"
+
+
+def _correlation_row(found: Json) -> list[Any]:
+    coefficients = [coefficient_text(found[name]) if name in found else None for name in ("pearson", "spearman")]
+    left_out = f"{found['too_few_utterances']} with few utterances, {found['undefined']} with a baseline of 0"
+    task = f"{TASKS[found['task']]}, {found['metric']['title']}"
+    return [
+        found["encoder"],
+        task,
+        SIMILARITIES[found["measure"]],
+        *coefficients,
+        len(found["points"]),
+        found["domains"],
+        left_out,
+    ]
+
+
+def _method(report: Json) -> list[str]:
+    alike = (
+        "The languages hold the same sentences, which a resample draws in all or in none."
+        if report["is_parallel"]
+        else "The languages hold different sentences and are resampled apart."
+    )
+    return [
+        "## How the intervals were made",
+        "",
+        "A change is that of the mean over the seeds, in % of the baseline's; in the column of the mean it is that of "
+        f"the mean metric. Its 95 % interval comes of {report['resamples']} bootstrap resamples of utterances and "
+        f"seeds, both drawn alike for the two sides. {alike} As few seeds say little of their spread, the deviations "
+        "of drawn seeds are scaled to the variance of the sample, less what comes of the choice of utterances, and the "
+        "ends of the percentile interval moved out by t / z, with degrees of freedom after Satterthwaite. In "
+        f"simulations of 3 or 5 seeds such intervals held the truth in {COVERAGE[0]} to {COVERAGE[1]} % of the cases.",
+        "",
+        "`*`: the interval excludes 0. `**`: so it does after the correction for all cells of the table (Holm 1979). "
+        f"†: fewer than {FEWEST_UTTERANCES} utterances, not judged. ‡: a single seed, so that the interval covers the "
+        "choice of utterances only; not judged. Cells of a table share runs and sentences, and are no independent "
+        "evidence.",
+        "",
+        "Intervals of correlations resample whole domains, as the same domain in several languages is not several "
+        f"independent points; domains with fewer than {report['fewest_point_utterances']} utterances in a language are "
+        "left out.",
+    ]
+
+
+def figure_name(place: int, task: str) -> str:
+    """The file of the effects on a task in the comparison at `place`, counted from 0; without its ending."""
+    return f"effects-{place + 1}-{task}"
+
+
+def noise_of(found: Json) -> float:
+    """The share of masked words that a teacher gets wrong, in percent."""
+    return 100 * (1 - float(found["accuracy"]))
+
+
+def better_sign(metric: Json) -> str:
+    """Which sign of a change is better, in words."""
+    return f"{'above' if metric['is_higher_better'] else 'below'} 0 is better"
+
+
+def set_title(name: str, report: Json) -> str:
+    """What a set of utterances is called."""
+    return f"all of {name}" if name == report["partition"] else SETS.get(name, name)
+
+
+def coefficient_text(found: Json) -> str:
+    """A correlation with its interval, if it has one."""
+    if found["low"] is None:
+        return f"{found['value']:+.2f}"
+    return f"{found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+
+
+def listed(values: Sequence[Any]) -> str:
+    """Values with commas between them."""
+    return ", ".join(map(str, values))

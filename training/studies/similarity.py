@@ -1,0 +1,135 @@
+"""How near a text is to another, and how well a masked language model knows it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch.nn import functional
+
+from service.student.tokenization import TextEncoder
+from training.models.devices import autocast_of
+from training.text.tokenizer import special_ids
+
+ROWS = 256  # that a model reads at once
+
+
+def piece_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64]:
+    """How often each piece of the vocabulary stands in the texts, [vocabulary]; special pieces are not counted."""
+    counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
+    iterator = iter(texts)
+    while chunk := list(islice(iterator, 10_000)):
+        for encoding in tokenizer.encode_batch_fast(chunk, add_special_tokens=False):
+            np.add.at(counts, encoding.ids, 1)
+    return counts
+
+
+def divergence(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Jensen-Shannon divergence (Lin 1991) of two distributions given by counts [outcomes]; bits, 0 (equal) to 1.
+
+    Raises:
+        ValueError: one of them counts nothing.
+    """
+    if not first.sum() or not second.sum():
+        raise ValueError("a text without pieces has no distribution")
+    p, q = first / first.sum(), second / second.sum()
+    middle = (p + q) / 2
+
+    def bits(part: NDArray[Any]) -> float:
+        there = part > 0
+        return float((part[there] * np.log2(part[there] / middle[there])).sum())
+
+    return (bits(p) + bits(q)) / 2
+
+
+def sample_of_pieces(tokenizer: Tokenizer, texts: Sequence[str], pieces: int, seed: int) -> list[str]:
+    """Texts in random order until they hold `pieces` pieces; fewer texts where there are not so many.
+
+    Divergence falls with the size of a sample, so samples that are compared should have one size.
+    """
+    order = random.Random(seed).sample(range(len(texts)), len(texts))
+    chosen: list[str] = []
+    count = 0
+    for i in order:
+        if count >= pieces:
+            break
+        chosen.append(texts[i])
+        count += len(tokenizer.encode(texts[i], add_special_tokens=False).ids)
+    return chosen
+
+
+def pseudo_perplexity(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> float:
+    """The exponential of the mean negative log-likelihood of each piece, hidden alone (Salazar et al. 2020).
+
+    Raises:
+        ValueError: the texts hold no piece.
+    """
+    special = special_ids(encoder.tokenizer)
+
+    def questions() -> Iterator[tuple[list[int], list[int]]]:
+        for text in texts:
+            ids = encoder.encode(text).ids
+            for position, piece in enumerate(ids):
+                if piece not in special.protected:
+                    yield ids, [position]
+
+    losses = [loss for loss, _ in _asked(model, encoder, questions())]
+    if not losses:
+        raise ValueError("a text without pieces has no perplexity")
+    return math.exp(sum(losses) / len(losses))
+
+
+def masked_word_accuracy(
+    model: Any, encoder: TextEncoder, texts: Sequence[str], share: float = 0.15, seed: int = 0
+) -> tuple[int, int]:
+    """How many hidden words the model finds, all their pieces, and how many were hidden: a `share` of each text's.
+
+    At least one word of a text is hidden; the rest of the text is seen.
+    """
+    rng = random.Random(seed)
+    closing = len(encoder.encode("").ids) > 1  # a piece that ends every text, beside the one that opens it
+
+    def questions() -> Iterator[tuple[list[int], list[int]]]:
+        for text in texts:
+            encoded = encoder.encode(text)
+            count = len(encoded.first_pieces)
+            ends = [*encoded.first_pieces[1:], len(encoded.ids) - closing]
+            for word in rng.sample(range(count), max(1, round(share * count))) if count else ():
+                yield encoded.ids, list(range(encoded.first_pieces[word], ends[word]))
+
+    found = [right for _, right in _asked(model, encoder, questions())]
+    return sum(found), len(found)
+
+
+def _asked(
+    model: Any, encoder: TextEncoder, questions: Iterator[tuple[list[int], list[int]]]
+) -> Iterator[tuple[float, bool]]:
+    """For each (ids, hidden positions): the mean loss (nats) at the positions, and whether all were found."""
+    special, device = special_ids(encoder.tokenizer), next(model.parameters()).device
+    model.eval()
+    while chunk := list(islice(questions, ROWS)):
+        width = max(len(ids) for ids, _ in chunk)
+        input_ids = torch.full((len(chunk), width), special.pad)
+        mask = torch.zeros_like(input_ids)
+        hidden = torch.zeros(input_ids.shape, dtype=torch.bool)
+        for row, (ids, positions) in enumerate(chunk):
+            input_ids[row, : len(ids)] = torch.tensor(ids)
+            mask[row, : len(ids)] = 1
+            hidden[row, positions] = True
+        shown = input_ids.masked_fill(hidden, special.mask)
+        with torch.inference_mode(), autocast_of("auto", device):
+            states = model(shown.to(device), mask.to(device)).last_hidden_state
+            logits = model.piece_logits(states[hidden.to(device)]).float()
+        targets = input_ids[hidden].to(device)
+        losses = functional.cross_entropy(logits, targets, reduction="none").cpu()
+        right = (logits.argmax(-1) == targets).cpu()
+        rows = hidden.nonzero()[:, 0]
+        for row in range(len(chunk)):
+            yield float(losses[rows == row].mean()), bool(right[rows == row].all())

@@ -1,0 +1,4 @@
+"""Plain text: corpora, transfer sets and the tokenizer.
+
+Imports `training.data`.
+"""

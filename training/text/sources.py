@@ -1,0 +1,142 @@
+"""Where the lines of a transfer set come from: plain sentences by language and source, and labelled data."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from training.data import datasets
+from training.text.budgets import Group, Kind, TransferSet, weights_of
+from training.text.corpus import SUFFIXES, CorpusError, find_files, lines_of_file, same_text, same_utterance
+
+log = logging.getLogger("training.corpus")
+
+LAYOUT = "LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt[.gz] in it"
+
+_LANGUAGE_OR_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]{2,4})*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Text of one language and kind, and the place that it is read from."""
+
+    language: str
+    kind: Kind
+    name: str
+    lines: Callable[[], Iterable[str]] = field(repr=False)
+
+    @property
+    def group(self) -> Group:
+        """The budget that its tokens count towards."""
+        return self.language, self.kind
+
+
+def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
+    """The sources of plain sentences that belong to a group.
+
+    Raises:
+        CorpusError: there is no such folder, or it holds nothing in one of the languages.
+    """
+    root, asked = Path(spec.generic), weights_of(spec.languages)
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for language, entries in texts_by_language(root).items():
+        found[language] = [
+            (_stem(file) if entry.is_dir() else root.resolve().name, file)
+            for entry in (entries if language in asked else ())
+            for file in find_files([str(entry)])
+        ]
+    if missing := [language for language in asked if language not in found]:
+        held = ", ".join(found) or f"none; allowed: {LAYOUT}"
+        raise CorpusError(f"--languages: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
+    spoken = spoken_names(spec)
+    sources = []
+    for language in asked:
+        for name, file in found[language]:
+            kind: Kind = "generic" if spec.spoken_share is None else "spoken" if name in spoken else "written"
+            if (language, kind) in groups:
+                sources.append(Source(language, kind, name, partial(_text_of, file)))
+    return sources
+
+
+def texts_by_language(root: Path) -> dict[str, list[Path]]:
+    """The files and folders of each language in a folder of plain sentences; none where there is no such folder."""
+    found: dict[str, list[Path]] = {}
+    for entry in sorted(root.iterdir()) if root.is_dir() else ():
+        if _LANGUAGE_OR_LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(SUFFIXES)):
+            found.setdefault(_language(_stem(entry)), []).append(entry)
+    return found
+
+
+def spoken_names(spec: TransferSet) -> frozenset[str]:
+    """The names of the sources that hold spoken language."""
+    return frozenset(name.strip() for name in spec.spoken.split(","))
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".txt")
+
+
+def _language(locale: str) -> str:
+    return re.split("[-_]", locale)[0]
+
+
+def _text_of(file: Path) -> Iterator[str]:
+    empty = True
+    for line in lines_of_file(file):
+        empty = empty and not line.strip()
+        yield line
+    if empty:
+        raise CorpusError(f"{file}: holds no text; remove it or fill it")
+
+
+def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Source], frozenset[str]]:
+    """The training texts of the labelled data by locale, and the dev and test utterances that are kept out.
+
+    Raises:
+        CorpusError: a language has a share of the task text, but no training texts.
+        DatasetError: the data can't be read.
+    """
+    if not spec.task:
+        return [], frozenset()
+    asked = weights_of(spec.languages)
+    locales = _locales_of_files(spec.task)
+    chosen = None if locales is None else [locale for locale in locales if _language(locale) in asked]
+    utterances = () if chosen == [] else datasets.load(spec.task, chosen, spec.on_error).utterances
+    texts: dict[str, list[str]] = {}
+    held_out = set()
+    for u in utterances:
+        if _language(u.locale) in asked and u.partition != "train":
+            held_out.add(same_utterance(same_text(u.text)))
+        elif u.partition == "train":
+            texts.setdefault(u.locale, []).append(u.text.encode("utf-8", "replace").decode())
+    held = sorted({_language(locale) for locale in locales or texts})
+    for language in asked:
+        if language not in map(_language, texts):
+            message = f"{spec.task} has no training texts for {language}; its languages: {', '.join(held) or 'none'}"
+            if (language, "task") in groups:
+                raise CorpusError(f"--languages: {message}")
+            log.warning("%s", message)
+    return [
+        Source(_language(locale), "task", locale, partial(iter, lines))
+        for locale, lines in texts.items()
+        if (_language(locale), "task") in groups
+    ], frozenset(held_out)
+
+
+def _locales_of_files(source: str) -> list[str] | None:
+    """The locales of a data set whose files are named by them, so that no others are read; None for any other."""
+    path = Path(source)
+    names: Iterable[str] = ()
+    if path.is_dir():
+        names = (f.name for f in path.rglob("*"))
+    elif path.is_file() and tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            names = [Path(name).name for name in archive.getnames()]
+    stems = {name.split(".")[0] for name in names if name.endswith((".jsonl", ".jsonl.gz", ".csv"))} - {""}
+    named = stems and all(_LANGUAGE_OR_LOCALE.fullmatch(stem) and _language(stem) != stem for stem in stems)
+    return sorted(stems) if named else None

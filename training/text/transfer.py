@@ -1,0 +1,320 @@
+"""Build a transfer set: the text on which a student imitates its teacher.
+
+    python -m training.corpus build --generic DIR --task DIR --ratio 7:3 --languages de,fr,it,es --tokens N --out FILE
+
+FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it says what went in.
+
+========================  ==========================================================================================
+``--generic DIR``         plain sentences: ``DIR/<language>/<source>.txt[.gz]``, or ``DIR/<language or locale>.txt``
+                          with DIR's name as the source
+``--task DATA``           labelled data (see `training.data.datasets`): its train texts are the task text
+``--ratio G:T``           generic to task tokens: 1:0, 7:3, 0:1, ...
+``--languages``           balanced (``de,fr``) or weighted (``de=2,fr=1``)
+``--spoken-share 0.7``    that share of the generic tokens comes from spoken sources (``--spoken`` names them)
+========================  ==========================================================================================
+
+Each language and kind of text (task, spoken, written; or generic) has its own token budget. Tokens are words between
+white space, where characters of Han and kana each count as one, or pieces of `--tokenizer`. Lines are unique without
+regard to case, width and spacing. No line equals a dev or test utterance of the task data, without regard to
+punctuation either. The same seed and text give the same bytes. Memory does not grow with the text or with the tokens:
+lines are sorted by hashes on disk, in a temporary folder beside FILE.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import json
+import logging
+import os
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from training.data import datasets
+from training.text.budgets import KINDS, Group, Kind, TransferSet, budgets_of, ratio_of
+from training.text.corpus import (
+    SUFFIXES,
+    CorpusError,
+    DiskShuffle,
+    Quota,
+    count_words,
+    read_records,
+    same_text,
+    same_utterance,
+    write_record,
+)
+from training.text.sources import Source, generic_sources, spoken_names, task_sources
+
+COMMAND = "training.corpus"
+
+log = logging.getLogger(COMMAND)
+
+_LINE = struct.Struct(">HI")  # source, tokens; the text follows
+_BATCH = 1000
+
+CountTokens = Callable[[Sequence[str]], list[int]]
+
+
+def token_counter(tokenizer: str) -> CountTokens:
+    """Counts words, or the pieces of a `tokenizer.json` without special ones.
+
+    Raises:
+        CorpusError: the file is none.
+    """
+    if not tokenizer:
+        return count_words
+    try:
+        pieces = Tokenizer.from_file(tokenizer)
+    except Exception as error:  # the library raises nothing more exact
+        raise CorpusError(f"{tokenizer}: no tokenizer: {error}; allowed: a tokenizer.json") from error
+    pieces.no_padding()
+    pieces.no_truncation()
+    return lambda texts: [len(e.ids) for e in pieces.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
+    """Write the transfer set to `out` and its manifest beside it; both appear only when whole. Returns the manifest.
+
+    Raises:
+        CorpusError: the text can't be read or doesn't suffice, the disk is full, or `out` is there without `force`.
+        DatasetError: the task data can't be read.
+    """
+    if not out.name.endswith(SUFFIXES):
+        raise CorpusError(f"--out {out}: allowed: names that end in {' or '.join(SUFFIXES)}")
+    manifest_file = manifest_of(out)
+    if there := [str(file) for file in (out, manifest_file) if file.exists() and not force]:
+        raise CorpusError(f"{' and '.join(there)}: there already; choose another --out, or --force to overwrite")
+    try:
+        count = token_counter(spec.tokenizer)
+        budgets = budgets_of(spec)
+        sources, held_out = task_sources(spec, budgets)
+        if ratio_of(spec.ratio)[0]:
+            sources += generic_sources(spec, budgets)
+        sources.sort(key=lambda s: (KINDS.index(s.kind), s.language, s.name))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as name:
+            mixer = Mixer(spec, budgets, sources, Path(name))
+            mixer.read(count, held_out)
+            mixer.settle()
+            whole = mixer.mix(out.name)
+            manifest = {**mixer.facts(), **_facts_of_file(whole)}
+            draft = Path(name, manifest_file.name)
+            draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            os.replace(draft, manifest_file)  # before the text: where that stands, its manifest does
+            os.replace(whole, out)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CorpusError(
+                f"{out.parent}: the disk is full, nothing was written; sorting takes about twice the size of the "
+                "unpacked text, beside --out"
+            ) from error
+        raise CorpusError(f"{error.filename or out}: {error.strerror or error}") from error
+    return manifest
+
+
+def manifest_of(out: Path) -> Path:
+    """Where the manifest of a transfer set stands."""
+    return out.with_name(out.name + ".json")
+
+
+class Mixer:
+    """The passes of one build: read into buckets, settle what is unique, take the budgets' lines in a new order."""
+
+    def __init__(self, spec: TransferSet, budgets: Mapping[Group, int], sources: list[Source], scratch: Path) -> None:
+        self._spec, self._budgets, self._sources, self._scratch = spec, budgets, sources, scratch
+        self._removed: dict[str, Counter[Kind]] = {why: Counter() for why in ("dev_or_test", "duplicate", "blank")}
+        self._available: Counter[Group] = Counter()
+        self._lines: Counter[int] = Counter()  # by source
+        self._tokens: Counter[int] = Counter()
+        self._unique = scratch / "unique"
+        self._read = DiskShuffle(scratch / "read", unique=True)
+
+    def _hash(self, data: bytes, person: bytes) -> int:
+        seed = self._spec.seed.to_bytes(8, "big")
+        return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=seed, person=person).digest(), "big")
+
+    def read(self, count: CountTokens, held_out: frozenset[str]) -> None:
+        """Spill all lines that may be taken, keyed by the hash of their text."""
+        with self._read, _bar("read") as bar:
+            for index, source in enumerate(self._sources):
+                lines = iter(source.lines())
+                while batch := list(islice(lines, _BATCH)):
+                    kept = list(self._allowed(batch, source.kind, held_out))
+                    for (form, text), tokens in zip(kept, count([text for _, text in kept]), strict=True):
+                        if tokens:
+                            key = self._hash(form.encode(), b"line")
+                            self._read.add(key, _LINE.pack(index, tokens) + text.encode())
+                            self._removed["duplicate"][source.kind] += 1  # until `settle` finds it unique
+                        else:
+                            self._removed["blank"][source.kind] += 1
+                    bar.update(len(batch))
+
+    def _allowed(self, lines: Iterable[str], kind: Kind, held_out: frozenset[str]) -> Iterator[tuple[str, str]]:
+        for line in lines:
+            text = " ".join(line.split())
+            form = same_text(text)
+            if not form:
+                self._removed["blank"][kind] += 1
+            elif same_utterance(form) in held_out:
+                self._removed["dev_or_test"][kind] += 1
+            else:
+                yield form, text
+
+    def settle(self) -> None:
+        """Keep one line of each text, in order of their hashes, and see what there is for each budget.
+
+        Raises:
+            CorpusError: less than is asked, and nothing is to be repeated.
+        """
+        with self._unique.open("wb") as stream, _bar("settle") as bar:
+            for key, line in self._read.drain():
+                index, tokens = _LINE.unpack_from(line)
+                source = self._sources[index]
+                self._removed["duplicate"][source.kind] -= 1
+                self._available[source.group] += tokens
+                write_record(stream, key, line)
+                bar.update()
+        short = [
+            f"{' '.join(group)}: {self._available[group]:,} tokens there, {asked:,} asked"
+            for group, asked in self._budgets.items()
+            if self._available[group] < (1 if self._spec.repeat else asked)
+        ]
+        if short:
+            ways = "lower --tokens, change --ratio, --languages or --spoken-share"
+            ways += "" if self._spec.repeat else ", or allow upsampling with --repeat"
+            raise CorpusError(f"too little text: {'; '.join(short)}; {ways}")
+
+    def mix(self, name: str) -> Path:
+        """Take lines until the budgets are full, shuffle them, and write them to a file of that name in the scratch."""
+        out = self._scratch / name
+        with DiskShuffle(self._scratch / "mixed") as mixed:
+            with _bar("mix") as bar:
+                for key, line in self._chosen():
+                    mixed.add(key, line)
+                    bar.update()
+            self._unique.unlink()
+            with (
+                _bar("write", sum(self._lines.values())) as bar,
+                out.open("wb") as raw,
+                gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if name.endswith(".gz") else raw as stream,
+            ):
+                for _, line in mixed.drain():
+                    stream.write(line[_LINE.size :] + b"\n")
+                    bar.update()
+        return out
+
+    def _chosen(self) -> Iterator[tuple[int, bytes]]:
+        """The lines that go in, once for each copy, with keys that shuffle them anew."""
+        whole = {group: asked // self._available[group] for group, asked in self._budgets.items()}
+        quotas = {group: Quota(asked % self._available[group]) for group, asked in self._budgets.items()}
+
+        def copy(line: bytes, number: int) -> tuple[int, bytes]:
+            index, tokens = _LINE.unpack_from(line)
+            self._lines[index] += 1
+            self._tokens[index] += tokens
+            return self._hash(number.to_bytes(8, "big") + line[_LINE.size :], b"order"), line
+
+        for _, line in read_records(self._unique):
+            index, tokens = _LINE.unpack_from(line)
+            group = self._sources[index].group
+            for number in range(whole[group]):
+                yield copy(line, number)
+            for taken in quotas[group].offer(tokens, line):
+                yield copy(taken, whole[group])
+        for group, quota in quotas.items():
+            for taken in quota.close():
+                yield copy(taken, whole[group])
+
+    def facts(self) -> dict[str, Any]:
+        """The manifest, but for the file itself."""
+        got: Counter[Group] = Counter()
+        lines: Counter[Group] = Counter()
+        for index, source in enumerate(self._sources):
+            got[source.group] += self._tokens[index]
+            lines[source.group] += self._lines[index]
+        return {
+            "command": f"{COMMAND} build",
+            "arguments": arguments_of(self._spec),
+            "seed": self._spec.seed,
+            "ratio": self._spec.ratio,
+            "unit": "pieces" if self._spec.tokenizer else "words",
+            "asked": self._spec.tokens,
+            "tokens": got.total(),
+            "lines": lines.total(),
+            "spoken_share": self._spoken_share(),
+            "groups": [
+                {
+                    "language": group[0],
+                    "kind": group[1],
+                    "asked": asked,
+                    "tokens": got[group],
+                    "lines": lines[group],
+                    "available": self._available[group],
+                    "repeats": round(max(1.0, got[group] / self._available[group]), 3),
+                }
+                for group, asked in self._budgets.items()
+            ],
+            "sources": [
+                {
+                    "language": source.language,
+                    "kind": source.kind,
+                    "name": source.name,
+                    "lines": self._lines[index],
+                    "tokens": self._tokens[index],
+                }
+                for index, source in enumerate(self._sources)
+            ],
+            "removed": {why: {kind: n for kind, n in by.items() if n} for why, by in self._removed.items()},
+        }
+
+    def _spoken_share(self) -> float | None:
+        spoken = spoken_names(self._spec)
+        generic = {i: s for i, s in enumerate(self._sources) if s.kind != "task"}
+        total = sum(self._tokens[i] for i in generic)
+        return round(sum(self._tokens[i] for i, s in generic.items() if s.name in spoken) / total, 4) if total else None
+
+
+def arguments_of(spec: TransferSet) -> dict[str, Any]:
+    """The flags, files and folders without what is above them, which may name a person or a machine."""
+    arguments = asdict(spec)
+    for name in ("generic", "task", "tokenizer"):
+        if (value := arguments[name]) and not value.startswith(datasets.HUB_PREFIX):
+            arguments[name] = Path(value).resolve().name
+    if spec.tokenizer:
+        arguments["tokenizer_sha256"] = hashlib.sha256(Path(spec.tokenizer).read_bytes()).hexdigest()
+    return arguments
+
+
+def _facts_of_file(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        return {"file": file.name, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+
+
+def render(manifest: Mapping[str, Any]) -> str:
+    """What was asked and got, as a table."""
+    rows = [f"{'':9}{'':9}{'asked':>13}{manifest['unit']:>13}{'lines':>11}{'available':>13}{'repeats':>9}"]
+    rows += [
+        f"{g['language']:9}{g['kind']:9}{g['asked']:13,}{g['tokens']:13,}{g['lines']:11,}{g['available']:13,}"
+        f"{g['repeats']:9.2f}"
+        for g in manifest["groups"]
+    ]
+    rows.append(f"{'all':18}{manifest['asked']:13,}{manifest['tokens']:13,}{manifest['lines']:11,}")
+    for why, by in manifest["removed"].items():
+        counts = ", ".join(f"{kind} {n:,}" for kind, n in by.items())
+        rows.append(f"removed lines, {why.replace('_', ' ')}: {counts or 'none'}")
+    return "\n".join(rows)
+
+
+def _bar(title: str, total: int | None = None) -> tqdm[Any]:
+    return tqdm(desc=title, total=total, unit="line", mininterval=0.5 if sys.stderr.isatty() else 15)
