@@ -18,6 +18,7 @@ from training import evaluate, finetune
 from training.models.checkpoint import load_checkpoint, load_resume_state, save_resume_state
 from training.models.errors import CheckpointError
 from training.models.hub import HubModel
+from training.runs import task_loss
 
 SHORT = [
     "--size",
@@ -301,14 +302,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_best_epoch_stays(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, healthy, calls = tmp_path / "out", finetune.multitask_loss, []
+    out, healthy, calls = tmp_path / "out", task_loss.multitask_loss, []
 
     def failing(*args: object) -> Tensor:
         calls.append(args)
         return healthy(*args) * (float("nan") if len(calls) > 14 else 1.0)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune, "multitask_loss", failing)
+        patched.setattr(task_loss, "multitask_loss", failing)
         assert finetune.main(arguments(sample, out)) == 1
 
     assert "loss is nan at step 14" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from service.student.manifest import TOKENIZER_FILE, Labels
 from service.student.tokenization import TextEncoder
 from training.data.files import write_atomically, writing
+from training.models import hub
 from training.models.errors import CheckpointError
 from training.models.student import StudentConfig, StudentModel
 
@@ -35,7 +36,7 @@ SCRATCH = ".saving-"
 class Checkpoint:
     """A loaded checkpoint: model in evaluation mode, text encoder, labels, and what `training.json` says.
 
-    The model is a `StudentModel`, or a `training.models.hub.HubModel`, which has the same face.
+    The model is a `StudentModel`, or a `training.models.hub.HubModel`, which has the same interface.
     """
 
     model: StudentModel
@@ -75,8 +76,6 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> C
     Raises:
         CheckpointError: no such folder or name, a file missing, another architecture, or weights that do not fit.
     """
-    from training.models import hub  # here, since it needs this module
-
     folder = Path(source)
     if hub.is_hub_source(source):
         model, tokenizer = hub.open_hub(str(source), device)

@@ -1,4 +1,4 @@
-"""Any Hugging Face encoder with a masked-language head, behind the same face as our student.
+"""Any Hugging Face encoder with a masked-language head, behind the same interface as our student.
 
 `xlm-roberta-base`, or a folder that `save_pretrained` made, can then be pretrained further, distilled from, fine-tuned
 and saved as one of our checkpoints.
@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from training.models.errors import CheckpointError
-from training.models.student import StudentConfig, StudentOutput
+from training.models.student import StudentConfig, StudentOutput, TaskHeads
 from training.text.tokenizer import special_ids
 
 T = TypeVar("T")
@@ -92,14 +91,8 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: HubConfig) -> None:
         super().__init__(config)
-        width = config.hidden_size
         self.wrapped = AutoModelForMaskedLM.from_config(inner_config(config.wrapped))
-        self.heads = nn.ModuleDict(
-            {
-                head: nn.Linear(width if head == "slots" else 2 * width, len(names))
-                for head, names in config.labels.items()
-            }
-        )
+        self.heads = TaskHeads(config.hidden_size, config.labels)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -140,23 +133,11 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
         )
         hidden: Tensor = found.last_hidden_state
         weights = mask[:, :, None].to(hidden.dtype)
-        features = torch.cat([(hidden * weights).sum(dim=1) / weights.sum(dim=1), hidden[:, 0]], dim=-1)
-        pooled = functional.dropout(features, self.config.dropout, self.training)
-        read = {
-            "domain": pooled,
-            "intent": pooled,
-            "slots": functional.dropout(hidden, self.config.dropout, self.training),
-        }
-        logits = {name: head(read[name]) for name, head in self.heads.items()}
-        return StudentOutput(
-            domain_logits=logits.get("domain"),
-            intent_logits=logits.get("intent"),
-            slot_logits=logits.get("slots"),
-            features=features,
-            last_hidden_state=hidden,
-            # the last layer's output as the heads see it: some architectures normalise it once more
-            hidden_states=(*found.hidden_states[:-1], hidden) if all_layers else None,
-        )
+        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        output: StudentOutput = self.heads(hidden, mean, self.config.dropout)
+        # the last layer's output as the heads see it: some architectures normalise it once more
+        output.hidden_states = (*found.hidden_states[:-1], hidden) if all_layers else None
+        return output
 
     def piece_logits(self, hidden: Tensor) -> Tensor:
         """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""

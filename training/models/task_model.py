@@ -13,6 +13,7 @@ from service.student.tokenization import TextEncoder
 from training.models.checkpoint import Checkpoint
 from training.models.errors import CheckpointError
 from training.models.hub import HubModel
+from training.models.sizes import DEFAULT_ACTIVATION, DEFAULT_SIZE
 from training.models.student import StudentConfig, StudentModel
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class Shape(NamedTuple):
     activation: str
 
 
-DEFAULT = Shape("s", "gelu")
+DEFAULT = Shape(DEFAULT_SIZE, DEFAULT_ACTIVATION)
 
 
 def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:

@@ -170,11 +170,11 @@ def distillation_loss(output: StudentOutput, batch: Batch, targets: TeacherTarge
     for head, logits in (("domain", output.domain_logits), ("intent", output.intent_logits)):
         if logits is not None:
             total = _soft_cross_entropy(logits[chosen], getattr(targets, head)[rows], targets.temperature)
-            loss = loss + whole.scale(len(all_rows)) * total
+            loss = loss + whole.split.scale(len(all_rows)) * total
     if output.slot_logits is not None:
         soft = np.concatenate([targets.slots[i] for i in rows])
         total = _soft_cross_entropy(output.slot_logits[chosen][batch.first[chosen]], soft, targets.temperature)
-        loss = loss + slot_weight * whole.scale(int(targets.paired[all_rows].sum())) * total
+        loss = loss + slot_weight * whole.split.scale(int(targets.paired[all_rows].sum())) * total
     return loss
 
 

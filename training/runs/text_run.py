@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,10 +17,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from training.models.checkpoint import save_checkpoint
-from training.models.devices import processes
+from training.models.devices import processes, split
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, MaskedText, held_out_scores
+from training.runs.flags import file_names
 from training.runs.loop import Loop, source_commit
-from training.runs.settings import file_names, setting
+from training.runs.settings import TextSettings
 from training.text.lines import FOLDER, Lines, encode_lines
 from training.text.tokenizer import special_ids
 
@@ -28,23 +29,6 @@ log = logging.getLogger(__name__)
 
 SCORED_EVERY = 4  # resume states
 NAMED = ("corpus", "data", "init", "tokenizer", "teacher", "start")  # settings that name files or folders
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """The settings of every run over a text."""
-
-    corpus: str = setting("", "comma-separated text files (.txt, .txt.gz; one sentence a line), folders or hub:NAME")
-    max_length: int = setting(64, "pieces of a line that are read at most", low=2)
-    epochs: int = setting(1, "passes over the text", low=1)
-    steps: int = setting(0, "optimiser steps, over as many passes as they take (0: as many as --epochs need)", low=0)
-    batch_pieces: int = setting(4096, "pieces a step and process", low=1)
-    learning_rate: float = setting(1e-3, "peak of AdamW's rate: linear warm-up, then linear decay", low=0)
-    weight_decay: float = setting(0.01, "decay of AdamW", low=0)
-    dropout: float = setting(0.0, "dropout in the encoder", low=0, high=1)
-    masked_share: float = setting(0.15, "share of the pieces to be predicted", low=0, high=1)
-    seed: int = setting(1, "decides weights, order and masks", low=0)
-    precision: str = setting("auto", "auto takes bf16 where the hardware computes it", choices=("auto", "bf16", "fp32"))
 
 
 class TextRun:
@@ -82,14 +66,15 @@ class TextRun:
         vocabulary = tokenizer.get_vocab_size()
         log.info("%d lines, %d pieces, vocabulary %d", len(lines), len(lines.pieces), vocabulary)
         self.text = MaskedText(lines, special_ids(tokenizer), vocabulary, settings.masked_share, settings.seed)
-        self._a_step = settings.batch_pieces * processes().num_processes
+        self.split = split()
+        self._a_step = settings.batch_pieces * self.split.count
 
     def begin(
         self, model: nn.Module, student: MaskedLanguageModel, save_every: int, state: dict[str, Any] | None
     ) -> None:
         """Set up the loop for the model that is trained and the student in it, or restore it."""
         self.student = student
-        settings, lines, count = self.settings, self.text.lines, processes().num_processes
+        settings, lines, count = self.settings, self.text.lines, self.split.count
         if state is not None and (before := state.get("processes", count)) != count:
             raise ValueError(f"the run began with {before} processes, which decide its steps; these are {count}")
         text = [len(lines), len(lines.pieces), lines.checksum]
@@ -99,15 +84,12 @@ class TextRun:
             )
         self.loop = Loop(
             model.to(processes().device),
+            settings,
             total=settings.steps or max(1, round(settings.epochs * lines.trained_pieces / self._a_step)),
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            seed=settings.seed,
             out=self.out,
             save_every=save_every,
             facts={
                 "command": self.command,
-                "settings": asdict(settings),
                 "tokenizer": self.tokenizer.to_str(),
                 "text": text,
                 "processes": count,
@@ -117,10 +99,10 @@ class TextRun:
 
     def train(self, loss_of: Callable[[MaskedBatch], Tensor]) -> None:
         """Take the steps that are left. Raises FloatingPointError when loss or gradient is not finite."""
-        loop = self.loop
+        loop, device = self.loop, processes().device
 
         def loss_of_rows(rows: NDArray[np.int64]) -> Tensor:
-            return loss_of(self.text.batch(rows, loop.progress.step, loop))
+            return loss_of(self.text.batch(rows, loop.progress.step, self.split).to(device))
 
         with loop.bar():
             for rows in islice(self.text.lines.batches(self._a_step), loop.progress.step, loop.total):

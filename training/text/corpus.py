@@ -21,6 +21,7 @@ from typing import IO, Any, Self
 from training.data.datasets import HUB_PREFIX
 
 SUFFIXES = (".txt", ".txt.gz")
+LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]{2,4})*")  # a language or a BCP-47 tag such as de-DE
 
 _RECORD = struct.Struct(">QI")  # key, length of the payload
 _BUCKET_BITS = 7  # 128 open files at most: macOS allows 256
@@ -35,6 +36,22 @@ BUCKET_BYTES = 4 << 20  # a larger bucket is split before it is read into memory
 
 class CorpusError(ValueError):
     """Text that can't be used; the message names what was wrong and what is allowed."""
+
+
+def located_files(text: str) -> list[tuple[str | None, str]]:
+    """The locale (None where none is given) and path of each file of comma-separated `[LOCALE=]FILE`.
+
+    A `LOCALE=` applies to the files that follow up to the next one: "a,de-DE=b,c" is a without a locale, b and c of
+    de-DE.
+    """
+    found: list[tuple[str | None, str]] = []
+    locale: str | None = None
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        tag, separator, file = part.partition("=")
+        if separator and LOCALE.fullmatch(tag):
+            locale, part = tag, file
+        found.append((locale, part))
+    return found
 
 
 def find_files(sources: Sequence[str]) -> list[Path]:

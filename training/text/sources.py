@@ -12,13 +12,11 @@ from pathlib import Path
 
 from training.data import datasets
 from training.text.budgets import Group, Kind, TransferSet, weights_of
-from training.text.corpus import SUFFIXES, CorpusError, find_files, lines_of_file, same_text, same_utterance
+from training.text.corpus import LOCALE, SUFFIXES, CorpusError, find_files, lines_of_file, same_text, same_utterance
 
 log = logging.getLogger("training.corpus")
 
 LAYOUT = "LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt[.gz] in it"
-
-_LANGUAGE_OR_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]{2,4})*")
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def texts_by_language(root: Path) -> dict[str, list[Path]]:
     """The files and folders of each language in a folder of plain sentences; none where there is no such folder."""
     found: dict[str, list[Path]] = {}
     for entry in sorted(root.iterdir()) if root.is_dir() else ():
-        if _LANGUAGE_OR_LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(SUFFIXES)):
+        if LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(SUFFIXES)):
             found.setdefault(_language(_stem(entry)), []).append(entry)
     return found
 
@@ -138,5 +136,5 @@ def _locales_of_files(source: str) -> list[str] | None:
         with tarfile.open(path) as archive:
             names = [Path(name).name for name in archive.getnames()]
     stems = {name.split(".")[0] for name in names if name.endswith((".jsonl", ".jsonl.gz", ".csv"))} - {""}
-    named = stems and all(_LANGUAGE_OR_LOCALE.fullmatch(stem) and _language(stem) != stem for stem in stems)
+    named = stems and all(LOCALE.fullmatch(stem) and _language(stem) != stem for stem in stems)
     return sorted(stems) if named else None

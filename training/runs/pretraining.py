@@ -1,0 +1,105 @@
+"""Pretraining: masked language modelling on plain text, from random weights or on from another encoder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from service.student.manifest import Labels
+from training.data import datasets
+from training.data.utterances import Utterance
+from training.models.checkpoint import Checkpoint, load_checkpoint
+from training.models.devices import autocast_of
+from training.models.student import StudentConfig, StudentModel
+from training.models.task_model import shape_of
+from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
+from training.runs.flags import listed
+from training.runs.settings import PretrainSettings
+from training.runs.start import State
+from training.runs.text_run import TextRun
+from training.text.corpus import read_lines
+from training.text.tokenizer import load_tokenizer, spread_lines, train_tokenizer, with_variants
+
+COMMAND = "training.pretrain"
+
+log = logging.getLogger(COMMAND)
+
+
+def pretrain(settings: PretrainSettings, out: Path, save_every: int, state: State | None) -> dict[str, Any]:
+    """One run, from text to checkpoint. Returns the summary.
+
+    Raises:
+        ValueError: there is no text.
+        CorpusError, DatasetError, CheckpointError: text or an encoder that can't be read.
+        FloatingPointError: loss or gradient is not finite.
+    """
+    if not settings.corpus and not settings.data:
+        raise ValueError("no text: give --corpus, --data or both")
+    start = load_checkpoint(settings.init) if settings.init else None
+    settings = replace(settings, size=shape_of(settings.size, "", start).size)
+    tokenizer = Tokenizer.from_str(state["tokenizer"]) if state else tokenizer_of(settings, start)
+    readable = start.model.config.max_position_embeddings if start else settings.max_length
+    run = TextRun(COMMAND, settings, tokenizer, texts_of(settings), out, readable)
+    torch.manual_seed(settings.seed)  # here, as loading an encoder may draw numbers too
+    model = MaskedLanguageModel(first_model(settings, tokenizer, start))
+    run.begin(model, model, save_every, state)
+
+    def loss_of(batch: MaskedBatch) -> Tensor:
+        with autocast_of(settings.precision, batch.input_ids.device):
+            logits, _ = run.loop.model(batch.input_ids, batch.attention_mask, batch.chosen)
+        return masked_loss(logits, batch, run.split)
+
+    run.train(loss_of)
+    return run.finish({"init": start.training} if start else {})
+
+
+def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpoint | None) -> Any:
+    """The encoder to go on from, its heads left behind, or one of the asked size with random weights."""
+    if start is not None:
+        return start.encoder_alone(settings.dropout)
+    config = StudentConfig.of_size(
+        settings.size,
+        Labels(),
+        vocab_size=tokenizer.get_vocab_size(),
+        max_position_embeddings=settings.max_length,
+        dropout=settings.dropout,
+        masked=True,
+    )
+    return StudentModel(config)
+
+
+def texts_of(settings: PretrainSettings) -> Iterator[str]:
+    """All lines that are trained on: the labelled data's training texts, then the corpus."""
+    task = (utterance.text for utterance in task_utterances(settings))
+    return chain(task, read_lines(listed(settings.corpus))) if settings.corpus else task
+
+
+def task_utterances(settings: PretrainSettings) -> list[Utterance]:
+    """The training partition of the labelled data."""
+    if not settings.data:
+        return []
+    locales = listed(settings.locales) or None
+    return datasets.load(settings.data, locales, settings.on_error).part("train", locales)  # type: ignore[arg-type]
+
+
+def tokenizer_of(settings: PretrainSettings, start: Checkpoint | None) -> Tokenizer:
+    """The tokenizer that is given, that of the encoder to go on from, or one that is trained on the text."""
+    if start is not None:
+        if settings.tokenizer:
+            raise ValueError("--tokenizer and --init exclude each other: an encoder is read with its own tokenizer")
+        return start.encoder.tokenizer
+    if settings.tokenizer:
+        return load_tokenizer(Path(settings.tokenizer))
+    texts = with_variants(task_utterances(settings), settings.seed)
+    if settings.corpus and settings.tokenizer_lines:
+        texts += spread_lines(listed(settings.corpus), settings.tokenizer_lines)
+    log.info("training the tokenizer on %d texts", len(texts))
+    return train_tokenizer(texts, settings.vocabulary)
