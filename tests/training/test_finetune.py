@@ -332,7 +332,7 @@ def test_a_hugging_face_encoder_becomes_a_task_model_and_a_teacher(
     assert tuned.encoder.max_length == 48
     assert tuned.training["history"][1]["loss"] < tuned.training["history"][0]["loss"]
     capsys.readouterr()
-    assert evaluate.main(["--model", str(out), "--data", str(sample)]) == 0
+    assert evaluate.main(["--ckpt", str(out), "--data", str(sample)]) == 0
     scores = json.loads(capsys.readouterr().out)["mean"]
     assert scores["exact_match"][0] == pytest.approx(tuned.training["dev"]["mean"]["exact_match"], abs=0.01)
     student = [*data, "--size", "xs", "--vocabulary", "300", "--teacher", str(out), "--out", str(tmp_path / "student")]

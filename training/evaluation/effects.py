@@ -38,11 +38,11 @@ SEED = 0
 PERCENT = 100.0
 LEVEL = 0.95
 ENDS = (PERCENT * (1 - LEVEL) / 2, PERCENT * (1 + LEVEL) / 2)  # of an interval, as percentiles
-FEWEST_UTTERANCES = 30  # in a set, below which its effect is shown but not judged
+MIN_UTTERANCES = 30  # in a set, below which its effect is shown but not judged
 MEAN = "mean"
 
 _NORMAL_END = float(special.ndtri((1 + LEVEL) / 2))
-_MOST_DEGREES = 1e6  # as good as normal
+_MAX_DEGREES = 1e6  # as good as normal
 
 
 class Metric(NamedTuple):
@@ -242,7 +242,7 @@ def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Eff
             drawn += scale * part[0][columns[is_defined]].mean(axis=1)
             of_seeds += float(part[0].var(ddof=1)) / seeds
     seeds = min(candidate.shape[1], baseline.shape[1])
-    degrees = _MOST_DEGREES
+    degrees = _MAX_DEGREES
     if seeds > 1 and of_seeds > 0:
         degrees = min(degrees, (seeds - 1) * max(1.0, float(drawn.var()) / of_seeds) ** 2)
     return _effect(change, drawn, degrees, seeds)
@@ -258,7 +258,7 @@ def _effect(change: float, drawn: Floats, degrees: float, seeds: int) -> Effect:
         low=max(-PERCENT, change - wider * below),  # no more than everything can be lost
         high=change + wider * above,
         p_value=_p_value(change, below if change > 0 else above, degrees, len(drawn)),
-        degrees=math.inf if degrees >= _MOST_DEGREES else degrees,
+        degrees=math.inf if degrees >= _MAX_DEGREES else degrees,
         seeds=seeds,
     )
 

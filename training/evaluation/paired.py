@@ -8,9 +8,10 @@ metric have intervals from a bootstrap that draws the same utterances for both s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
 
 from training.data.utterances import Utterance
 from training.evaluation.scoring import Answer, Scorecard, interval
@@ -59,10 +60,8 @@ def compare(candidate: Scorecard, baseline: Scorecard) -> Json:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """How likely a split as uneven or more is by chance, two-sided: the exact test on the discordant pairs."""
-    pairs = gained + lost
-    tail = sum(math.comb(pairs, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / (1 << pairs))
+    """P value of McNemar's exact test, two-sided: how likely a split as uneven or more is by chance."""
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def changes(utterances: Sequence[Utterance], answers: Sequence[Answer], before: Sequence[Answer]) -> Iterator[Json]:

@@ -1,8 +1,6 @@
 """Plain text, one sentence a line: read as a stream, shuffled on disk.
 
-    python -m training.corpus build --generic DIR --task DIR --ratio 7:3 --languages de,fr --tokens N --out FILE.txt.gz
-
-builds a transfer set, the text on which a student imitates its teacher: see `training.text.transfer`.
+Transfer sets are built of it, see `training.text.transfer`.
 """
 
 from __future__ import annotations
@@ -36,6 +34,11 @@ BUCKET_BYTES = 4 << 20  # a larger bucket is split before it is read into memory
 
 class CorpusError(ValueError):
     """Text that can't be used; the message names what was wrong and what is allowed."""
+
+
+def language_of(locale: str) -> str:
+    """The language of a locale: "de" of "de-DE"."""
+    return re.split("[-_]", locale)[0]
 
 
 def located_files(text: str) -> list[tuple[str | None, str]]:

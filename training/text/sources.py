@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,16 @@ from pathlib import Path
 
 from training.data import datasets
 from training.text.budgets import Group, Kind, TransferSet, weights_of
-from training.text.corpus import LOCALE, SUFFIXES, CorpusError, find_files, lines_of_file, same_text, same_utterance
+from training.text.corpus import (
+    LOCALE,
+    SUFFIXES,
+    CorpusError,
+    find_files,
+    language_of,
+    lines_of_file,
+    same_text,
+    same_utterance,
+)
 
 log = logging.getLogger("training.corpus")
 
@@ -40,7 +48,7 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
     Raises:
         CorpusError: there is no such folder, or it holds nothing in one of the languages.
     """
-    root, asked = Path(spec.generic), weights_of(spec.languages)
+    root, asked = Path(spec.generic), weights_of(spec.locales)
     found: dict[str, list[tuple[str, Path]]] = {}
     for language, entries in texts_by_language(root).items():
         found[language] = [
@@ -50,7 +58,7 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
         ]
     if missing := [language for language in asked if language not in found]:
         held = ", ".join(found) or f"none; allowed: {LAYOUT}"
-        raise CorpusError(f"--languages: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
+        raise CorpusError(f"--locales: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
     spoken = spoken_names(spec)
     sources = []
     for language in asked:
@@ -66,7 +74,7 @@ def texts_by_language(root: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for entry in sorted(root.iterdir()) if root.is_dir() else ():
         if LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(SUFFIXES)):
-            found.setdefault(_language(_stem(entry)), []).append(entry)
+            found.setdefault(language_of(_stem(entry)), []).append(entry)
     return found
 
 
@@ -77,10 +85,6 @@ def spoken_names(spec: TransferSet) -> frozenset[str]:
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".txt")
-
-
-def _language(locale: str) -> str:
-    return re.split("[-_]", locale)[0]
 
 
 def _text_of(file: Path) -> Iterator[str]:
@@ -99,30 +103,30 @@ def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Sourc
         CorpusError: a language has a share of the task text, but no training texts.
         DatasetError: the data can't be read.
     """
-    if not spec.task:
+    if not spec.data:
         return [], frozenset()
-    asked = weights_of(spec.languages)
-    locales = _locales_of_files(spec.task)
-    chosen = None if locales is None else [locale for locale in locales if _language(locale) in asked]
-    utterances = () if chosen == [] else datasets.load(spec.task, chosen, spec.on_error).utterances
+    asked = weights_of(spec.locales)
+    locales = _locales_of_files(spec.data)
+    chosen = None if locales is None else [locale for locale in locales if language_of(locale) in asked]
+    utterances = () if chosen == [] else datasets.load(spec.data, chosen, spec.on_error).utterances
     texts: dict[str, list[str]] = {}
     held_out = set()
     for u in utterances:
-        if _language(u.locale) in asked and u.partition != "train":
+        if language_of(u.locale) in asked and u.partition != "train":
             held_out.add(same_utterance(same_text(u.text)))
-        elif u.partition == "train":
+        elif spec.takes(u.locale):
             texts.setdefault(u.locale, []).append(u.text.encode("utf-8", "replace").decode())
-    held = sorted({_language(locale) for locale in locales or texts})
+    held = sorted({language_of(locale) for locale in locales or {u.locale for u in utterances}})
     for language in asked:
-        if language not in map(_language, texts):
-            message = f"{spec.task} has no training texts for {language}; its languages: {', '.join(held) or 'none'}"
+        if language not in map(language_of, texts):
+            message = f"{spec.data} has no training texts for {language}; its languages: {', '.join(held) or 'none'}"
             if (language, "task") in groups:
-                raise CorpusError(f"--languages: {message}")
+                raise CorpusError(f"--locales: {message}")
             log.warning("%s", message)
     return [
-        Source(_language(locale), "task", locale, partial(iter, lines))
+        Source(language_of(locale), "task", locale, partial(iter, lines))
         for locale, lines in texts.items()
-        if (_language(locale), "task") in groups
+        if (language_of(locale), "task") in groups
     ], frozenset(held_out)
 
 
@@ -136,5 +140,5 @@ def _locales_of_files(source: str) -> list[str] | None:
         with tarfile.open(path) as archive:
             names = [Path(name).name for name in archive.getnames()]
     stems = {name.split(".")[0] for name in names if name.endswith((".jsonl", ".jsonl.gz", ".csv"))} - {""}
-    named = stems and all(LOCALE.fullmatch(stem) and _language(stem) != stem for stem in stems)
+    named = stems and all(LOCALE.fullmatch(stem) and language_of(stem) != stem for stem in stems)
     return sorted(stems) if named else None

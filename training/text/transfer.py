@@ -1,15 +1,15 @@
 """Build a transfer set: the text on which a student imitates its teacher.
 
-    python -m training.corpus build --generic DIR --task DIR --ratio 7:3 --languages de,fr,it,es --tokens N --out FILE
+    python -m training.corpus build --generic DIR --data DIR --ratio 7:3 --locales de,fr,it,es --tokens N --out FILE
 
 FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it says what went in.
 
 ========================  ==========================================================================================
 ``--generic DIR``         plain sentences: ``DIR/<language>/<source>.txt[.gz]``, or ``DIR/<language or locale>.txt``
                           with DIR's name as the source
-``--task DATA``           labelled data (see `training.data.datasets`): its train texts are the task text
+``--data DATA``           labelled data (see `training.data.datasets`): its train texts are the task text
 ``--ratio G:T``           generic to task tokens: 1:0, 7:3, 0:1, ...
-``--languages``           balanced (``de,fr``) or weighted (``de=2,fr=1``)
+``--locales``             balanced (``de,fr``) or weighted (``de=2,fr=1``); ``de-DE`` takes labelled data of it alone
 ``--spoken-share 0.7``    that share of the generic tokens comes from spoken sources (``--spoken`` names them)
 ========================  ==========================================================================================
 
@@ -191,7 +191,7 @@ class Mixer:
             if self._available[group] < (1 if self._spec.repeat else asked)
         ]
         if short:
-            ways = "lower --tokens, change --ratio, --languages or --spoken-share"
+            ways = "lower --tokens, change --ratio, --locales or --spoken-share"
             ways += "" if self._spec.repeat else ", or allow upsampling with --repeat"
             raise CorpusError(f"too little text: {'; '.join(short)}; {ways}")
 
@@ -288,7 +288,7 @@ class Mixer:
 def arguments_of(spec: TransferSet) -> dict[str, Any]:
     """The flags, files and folders without what is above them, which may name a person or a machine."""
     arguments = asdict(spec)
-    for name in ("generic", "task", "tokenizer"):
+    for name in ("generic", "data", "tokenizer"):
         if (value := arguments[name]) and not value.startswith(datasets.HUB_PREFIX):
             arguments[name] = Path(value).resolve().name
     if spec.tokenizer:

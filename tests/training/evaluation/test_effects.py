@@ -11,7 +11,7 @@ from scipy import stats
 
 from training.evaluation import correlation, effects, scoring
 from training.evaluation.effects import Effect, Reference
-from training.studies import report_text
+from training.studies import effects_text
 
 RESAMPLES = 300
 
@@ -211,7 +211,7 @@ def test_intervals_cover_the_truth(seed_spread: float, own_errors: float) -> Non
 def test_reports_say_how_often_intervals_cover_the_truth(
     size: int, seeds: int, seed_spread: float, own_errors: float
 ) -> None:
-    low, high = report_text.COVERAGE
+    low, high = effects_text.COVERAGE
 
     assert low <= 100 * share_held(size, seeds, seed_spread, own_errors, trials=1500) <= high
 

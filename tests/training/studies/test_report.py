@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from training.evaluation.scoring import macro_f1
-from training.studies.report import ReportError, write_report
+from training.studies.effects_report import write_report
+from training.studies.results import ReportError
 
 Json = dict[str, Any]
 

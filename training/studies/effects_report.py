@@ -1,4 +1,4 @@
-"""The report of a study, from the small results that its runs left: report.md, report.json and figures.
+"""The report of a study with tasks, from the small results that its runs left: report.md, report.json and figures.
 
 `write_report` reads RUNS/results alone, so a report can be made again without any model or data set. What is missing is
 named and left out; a result that can't be read is an error.
@@ -6,13 +6,8 @@ named and left out; a result that can't be read is an error.
 
 from __future__ import annotations
 
-import gzip
 import json
 import math
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,40 +15,14 @@ import numpy as np
 
 from training.data.files import write_atomically
 from training.evaluation import effects
-from training.evaluation.correlation import FEWEST_POINT_UTTERANCES, correlate
-from training.evaluation.effects import FEWEST_UTTERANCES, MEAN, METRICS, Metric, Outcomes, Reference, Values
-from training.studies.figures import draw
-from training.studies.report_text import SIMILARITIES, TASKS, Json, listed, render
-
-RunsByTask = dict[str, dict[str, dict[int, dict[str, Outcomes]]]]  # task to encoder to seed to locale
+from training.evaluation.correlation import correlate
+from training.evaluation.effects import MEAN, METRICS, MIN_UTTERANCES, Metric, Values
+from training.studies.effects_figures import draw
+from training.studies.effects_text import SIMILARITIES, TASKS, Json, listed, render
+from training.studies.layout import Layout
+from training.studies.results import Study, compared_encoders, read_results
 
 DIGITS = 6
-OUTCOMES = {"dc": ("domain",), "icner": ("intent_errors", "slot_errors")}
-
-
-class ReportError(ValueError):
-    """A result that is missing or can't be read; the message names its file."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """The results of a study; `unasked` names those that the recipe does not ask for."""
-
-    recipe: Json
-    encoders: Json
-    corpora: Json
-    similarity: Json
-    teachers: Json
-    partition: str
-    domains: list[str]
-    references: dict[str, Reference]
-    runs: RunsByTask
-    unasked: list[str]
-
-    @property
-    def fewest_point_utterances(self) -> int:
-        """How many a domain needs in a locale to be a point of a correlation."""
-        return int(self.recipe.get("fewest_point_utterances", FEWEST_POINT_UTTERANCES))
 
 
 def write_report(runs: Path) -> Json:
@@ -62,122 +31,12 @@ def write_report(runs: Path) -> Json:
     Raises:
         ReportError: a result is missing that nothing can be said without, or one is broken.
     """
-    report = report_of(read_results(runs / "results"))
+    report = report_of(read_results(Layout(runs)))
     report["figures"] = draw(report, runs)
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(runs / "report.json", text.encode())
     write_atomically(runs / "report.md", render(report).encode())
     return report
-
-
-def read_results(results: Path) -> Study:
-    """Read and check what stands under RUNS/results.
-
-    Raises:
-        ReportError: see `write_report`.
-    """
-    with _reading(results / "recipe.json") as recipe:
-        tasks, seeds = list(recipe["tasks"]), {int(seed) for seed in recipe["seeds"]}
-        for comparison in recipe["comparisons"]:
-            _ = comparison["title"], comparison["baseline"], list(comparison["encoders"])
-        if unknown := set(tasks) - set(TASKS):
-            raise ValueError(f"unknown tasks {sorted(unknown)}; allowed: {', '.join(TASKS)}")
-    with _reading(results / "references.json.gz") as found:
-        partition, domains = str(found["partition"]), [str(name) for name in found["domains"]]
-        references = {name: _reference(value, partition, len(domains)) for name, value in found["locales"].items()}
-        if not references:
-            raise ValueError("no locale")
-    optional: dict[str, Json] = {}
-    for name in ("encoders", "corpora", "similarity", "teachers"):
-        optional[name] = {}
-        if (results / f"{name}.json").is_file():
-            with _reading(results / f"{name}.json") as optional[name]:
-                _check(name, optional[name])
-    runs, unasked = _runs(results / "runs", tasks, seeds, partition, references, len(domains))
-    runs = {
-        task: {name: found[name] for name in _order(recipe, optional["encoders"], found)}
-        for task, found in runs.items()
-    }
-    return Study(
-        recipe, **optional, partition=partition, domains=domains, references=references, runs=runs, unasked=unasked
-    )
-
-
-def _runs(
-    folder: Path, tasks: list[str], seeds: set[int], partition: str, references: dict[str, Reference], domains: int
-) -> tuple[RunsByTask, list[str]]:
-    """The runs of the asked tasks and seeds on the partition; the names of the others."""
-    runs: RunsByTask = {task: {} for task in tasks}
-    unasked = []
-    for file in sorted(folder.glob("*/*/*.json.gz")):
-        with _reading(file) as run:
-            task, encoder, seed = str(run["task"]), str(run["encoder"]), int(run["seed"])
-            if (task, encoder, str(seed)) != (*file.parts[-3:-1], file.name.removesuffix(".json.gz")):
-                raise ValueError(f"is of task {task}, encoder {encoder} and seed {seed}; its name says otherwise")
-            if task not in tasks or seed not in seeds or run["partition"] != partition:
-                unasked.append(f"{task}/{encoder}/{seed}")
-                continue
-            runs[task].setdefault(encoder, {})[seed] = {
-                locale: _outcomes(run["locales"][locale], task, len(reference.ids), domains)
-                for locale, reference in references.items()
-            }
-    return runs, unasked
-
-
-def _order(recipe: Json, encoders: Json, found: Json) -> list[str]:
-    """The encoders that have results, in the order of the comparisons, then of encoders.json."""
-    return [name for name in dict.fromkeys([*_compared(recipe), *encoders, *found]) if name in found]
-
-
-def _compared(recipe: Json) -> list[str]:
-    return [name for c in recipe["comparisons"] for name in (c["baseline"], *c["encoders"])]
-
-
-@contextmanager
-def _reading(file: Path) -> Iterator[Any]:
-    """The content of a JSON file; what goes wrong with it becomes an error that names it."""
-    try:
-        data = file.read_bytes()
-        yield json.loads(gzip.decompress(data) if file.suffix == ".gz" else data)
-    except KeyError as error:
-        raise ReportError(f"{file}: lacks {error}") from error
-    except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError) as error:
-        raise ReportError(f"{file}: {error}") from error
-
-
-def _check(name: str, content: Json) -> None:
-    """Touch what the report will need, so that what is amiss shows with the file's name."""
-    if name == "similarity":
-        for domains in content["locales"].values():
-            for value in domains.values():
-                _ = float(value["divergence"]), math.log(value["pseudo_perplexity"])
-    elif name == "teachers":
-        for texts in content.values():
-            _ = [float(text["accuracy"]) for text in texts.values()]
-    else:
-        _ = [value.get("title") for value in content.values()]
-
-
-def _integers(values: Any, size: int, below: float, least: int = 0) -> effects.Ints:
-    found = np.array(values) if size else np.array(values, dtype=np.int64)
-    if found.dtype.kind != "i" or found.shape != (size,) or (size and (found.min() < least or found.max() >= below)):
-        raise ValueError(f"a list that is not of {size} integers from {least} to below {below}")
-    return found.astype(np.int64)
-
-
-def _reference(value: Json, partition: str, domains: int) -> Reference:
-    ids = tuple(str(name) for name in value["ids"])
-    size = len(ids)
-    if not size:
-        raise ValueError("a locale without utterances")
-    tails = {name: _integers(rows, len(rows), size) for name, rows in value["tails"].items()}
-    domain, slots = _integers(value["domain"], size, domains, -1), _integers(value["slots"], size, math.inf)
-    return Reference(ids, domain, slots, {partition: np.arange(size), **tails})
-
-
-def _outcomes(value: Json, task: str, size: int, domains: int) -> Outcomes:
-    ranges = {"domain": (domains, -1), "intent_errors": (2, 0), "slot_errors": (math.inf, 0)}
-    return {name: _integers(value[name], size, *ranges[name]) for name in OUTCOMES[task]}
 
 
 def report_of(study: Study) -> Json:
@@ -206,7 +65,7 @@ def report_of(study: Study) -> Json:
         "absolute": [row for task in study.runs for row in _absolute(task, values[task], study)],
         "teachers": study.teachers,
         "similarity": study.similarity,
-        "fewest_point_utterances": study.fewest_point_utterances,
+        "fewest_point_utterances": study.min_point_utterances,
         "correlations": _correlations(study),
     }
     return {name: _rounded(value) for name, value in report.items()}
@@ -255,7 +114,7 @@ def _missing(study: Study) -> list[str]:
     """A line for each encoder and task of which runs are missing, and for the results that aren't used."""
     lines = []
     for task, runs in study.runs.items():
-        for name in dict.fromkeys(_compared(study.recipe)):
+        for name in compared_encoders(study.recipe):
             lost = [seed for seed in study.recipe["seeds"] if seed not in runs.get(name, {})]
             if lost:
                 lines.append(f"{TASKS[task]}, {name}: no result of seed{'s' * (len(lost) > 1)} {listed(lost)}")
@@ -284,14 +143,14 @@ def _table(study: Study, comparison: Json, task: str, metric: Metric, values: Va
                 held = all(key in values for key in keys)
                 seeds = sorted(runs[encoder]), sorted(runs[baseline])
                 effect = effects.compare_runs(values, (keys[0], keys[1]), seeds) if held else None
-                judged = effect is not None and effect.seeds > 1 and min(sizes) >= FEWEST_UTTERANCES
+                judged = effect is not None and effect.seeds > 1 and min(sizes) >= MIN_UTTERANCES
                 cells.append(
                     {
                         "encoder": encoder,
                         "set": name,
                         "locale": locale,
                         "utterances": sum(sizes),
-                        "is_small": min(sizes) < FEWEST_UTTERANCES,
+                        "is_small": min(sizes) < MIN_UTTERANCES,
                         "is_judged": judged,
                     }
                 )
@@ -378,7 +237,7 @@ def _points(study: Study, task: str, encoder: str, baseline: str) -> tuple[list[
             if domain not in domains or not counts[i]:
                 continue
             utterances = min(int(counts[i]), domains[domain].get("utterances") or math.inf)
-            is_few = utterances < study.fewest_point_utterances
+            is_few = utterances < study.min_point_utterances
             few += is_few
             undefined += not is_few and not math.isfinite(change[i])
             if not is_few and math.isfinite(change[i]):

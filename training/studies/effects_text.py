@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from training.evaluation.effects import FEWEST_UTTERANCES, MEAN, METRICS
+from training.evaluation.effects import MEAN, METRICS, MIN_UTTERANCES
 
 Json = dict[str, Any]
 
@@ -41,7 +41,8 @@ def render(report: Json) -> str:
     return "\n".join(line for section in sections if section for line in (*section, ""))
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Lines of a table; what is None becomes a dash."""
     lines = [
         list(head),
         ["---"] * len(head),
@@ -67,7 +68,7 @@ def _introduction(report: Json) -> list[str]:
         lines += ["", "Missing:", "", *[f"- {line}" for line in report["missing"]]]
     sizes = [[x, *[report["utterances"][x][name] for name in report["sets"]]] for x in locales]
     head = ["utterances", *[set_title(name, report) for name in report["sets"]]]
-    return [*lines, "", *_markdown_table(head, sizes)]
+    return [*lines, "", *markdown_table(head, sizes)]
 
 
 def _summary(report: Json) -> list[str]:
@@ -126,7 +127,7 @@ def _encoder_table(report: Json) -> list[str]:
         sizes = [_number(corpus.get(key)) for key in ("tokens", "lines")]
         rows.append([name, found.get("title"), *cells, corpus.get("ratio"), *sizes])
     head = ["encoder", "what", *[key.replace("_", " ") for key in BUDGET], "ratio", "tokens in corpus", "lines"]
-    return ["## Encoders", "", *_markdown_table(head, rows)]
+    return ["## Encoders", "", *markdown_table(head, rows)]
 
 
 def _number(value: Any) -> Any:
@@ -152,7 +153,7 @@ def _comparison(place: int, comparison: Json, report: Json) -> list[str]:
         for cell in table["cells"]:
             rows.setdefault((cell["encoder"], cell["set"]), []).append(_cell(cell))
         shown = [[encoder, set_title(name, report), *cells] for (encoder, name), cells in rows.items()]
-        lines += _markdown_table(["encoder", "set", *locales], shown)
+        lines += markdown_table(["encoder", "set", *locales], shown)
     return lines
 
 
@@ -182,7 +183,7 @@ def _absolute_tables(report: Json) -> list[str]:
             if shown:
                 higher = "higher" if metric.is_higher_better else "lower"
                 lines += ["", f"### {TASKS[task].capitalize()}: {metric.title} ({higher} is better)", ""]
-                lines += _markdown_table(["encoder", "set", *columns], shown)
+                lines += markdown_table(["encoder", "set", *columns], shown)
     return lines if len(lines) > 1 else []
 
 
@@ -199,7 +200,7 @@ def _teacher_table(report: Json) -> list[str]:
         "",
         "![Noise of the teachers](noise.svg)",
         "",
-        *_markdown_table(["teacher", "text", "right, %", "wrong, %", "masked words"], rows),
+        *markdown_table(["teacher", "text", "right, %", "wrong, %", "masked words"], rows),
     ]
 
 
@@ -215,7 +216,7 @@ def _similarity_section(report: Json) -> list[str]:
         f"Jensen-Shannon divergence from {report['similarity'].get('reference', 'the reference')} in bits (0 to 1) / "
         "pseudo-perplexity of the teacher; higher is less alike.",
         "",
-        *_markdown_table(["domain", *similarity], rows),
+        *markdown_table(["domain", *similarity], rows),
     ]
     for encoder in dict.fromkeys(found["encoder"] for found in report["correlations"]):
         if f"similarity-{encoder}.svg" in report["figures"]:
@@ -223,7 +224,7 @@ def _similarity_section(report: Json) -> list[str]:
     if report["correlations"]:
         head = ["encoder", "task", "measure", "Pearson", "Spearman", "points", "domains", "left out"]
         lines += ["", "Correlation with the relative change of a domain in a language, 95 % interval:", ""]
-        lines += _markdown_table(head, [_correlation_row(found) for found in report["correlations"]])
+        lines += markdown_table(head, [_correlation_row(found) for found in report["correlations"]])
     return lines
 
 
@@ -263,7 +264,7 @@ def _method(report: Json) -> list[str]:
         f"simulations of 3 or 5 seeds such intervals held the truth in {COVERAGE[0]} to {COVERAGE[1]} % of the cases.",
         "",
         "`*`: the interval excludes 0. `**`: so it does after the correction for all cells of the table (Holm 1979). "
-        f"†: fewer than {FEWEST_UTTERANCES} utterances, not judged. ‡: a single seed, so that the interval covers the "
+        f"†: fewer than {MIN_UTTERANCES} utterances, not judged. ‡: a single seed, so that the interval covers the "
         "choice of utterances only; not judged. Cells of a table share runs and sentences, and are no independent "
         "evidence.",
         "",

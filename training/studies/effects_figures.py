@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from training.evaluation.effects import METRICS
 from training.studies.drawing import COLOURS, GRID, MARKERS, STYLE, save
-from training.studies.report_text import (
+from training.studies.effects_text import (
     SIMILARITIES,
     TASKS,
     Json,
