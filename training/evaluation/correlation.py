@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 
-from training.evaluation.effects import ENDS, RESAMPLES, SEED, Floats
+from training.evaluation.effects import ENDS, RESAMPLES, SEED
+from training.evaluation.scoring import Floats
 
 MIN_CLUSTERS = 5  # domains, below which a correlation has no interval
 MIN_POINT_UTTERANCES = 20  # in a domain of a locale, below which it is no point of a correlation

@@ -14,7 +14,7 @@ from typing import Any
 from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
 
 from training.data.utterances import Utterance
-from training.evaluation.scoring import Answer, Scorecard, interval
+from training.evaluation.scoring import MEAN, Answer, Scorecard, with_interval
 
 Json = dict[str, Any]
 
@@ -26,31 +26,11 @@ def compare(candidate: Scorecard, baseline: Scorecard) -> Json:
     {"gained", "lost", "p_value"}}}: differences in points with 95 % intervals, of the metrics that both have; and how
     many utterances only the candidate, and only the baseline, answers right.
     """
-    mean = (candidate.mean(), candidate.mean_samples()), (baseline.mean(), baseline.mean_samples())
-    by_locale = {
-        locale: (
-            (candidate.points[locale], candidate.samples[locale]),
-            (baseline.points[locale], baseline.samples[locale]),
-        )
-        for locale in candidate.points
-    }
-    found: Json = {"locales": {}, "mean": {}, "exact_match": {}}
-    for name, ((points, samples), (before, samples_before)) in {**by_locale, "mean": mean}.items():
-        differences = {
-            metric: [
-                round(value, 3)
-                for value in (
-                    points[metric] - before[metric],
-                    *interval(samples[metric] - samples_before[metric]),
-                )
-            ]
-            for metric in points
-            if metric in before
-        }
-        if name == "mean":
-            found["mean"] = differences
-        else:
-            found["locales"][name] = differences
+    found: Json = {"locales": {}, "exact_match": {}}
+    for name, now in candidate.values.items():
+        before = baseline.values[name]
+        found["locales"][name] = {m: with_interval(values - before[m]) for m, values in now.items() if m in before}
+    found["mean"] = found["locales"].pop(MEAN)
     for locale, exact in candidate.exact.items():
         gained = int(((exact == 1) & (baseline.exact[locale] == 0)).sum())
         lost = int(((exact == 0) & (baseline.exact[locale] == 1)).sum())

@@ -16,7 +16,8 @@ import numpy as np
 from training.data.files import write_atomically
 from training.evaluation import effects
 from training.evaluation.correlation import correlate
-from training.evaluation.effects import MEAN, METRICS, MIN_UTTERANCES, Metric, Values
+from training.evaluation.effects import METRICS, MIN_UTTERANCES, Metric, Values
+from training.evaluation.scoring import MEAN, mean_locales
 from training.studies.effects_figures import draw
 from training.studies.effects_text import SIMILARITIES, TASKS, Json, listed, render
 from training.studies.layout import Layout
@@ -55,7 +56,7 @@ def report_of(study: Study) -> Json:
         "seeds": list(study.recipe["seeds"]),
         "tasks": list(study.runs),
         "utterances": {name: {key: len(rows) for key, rows in x.sets.items()} for name, x in study.references.items()},
-        "mean_over": effects.mean_locales(study.references),
+        "mean_over": mean_locales(study.references),
         "is_parallel": len({reference.ids for reference in study.references.values()}) == 1,
         "resamples": effects.RESAMPLES,
         "missing": _missing(study) + left_out,
@@ -132,7 +133,7 @@ def _missing(study: Study) -> list[str]:
 def _table(study: Study, comparison: Json, task: str, metric: Metric, values: Values) -> Json:
     """Effects of one metric by encoder, set and locale; the p values are corrected over all judged cells."""
     runs, baseline = study.runs[task], comparison["baseline"]
-    over = effects.mean_locales(study.references)
+    over = mean_locales(study.references)
     cells: list[Json] = []
     found: list[effects.Effect | None] = []
     for encoder in [name for name in comparison["encoders"] if name in runs and name != baseline]:

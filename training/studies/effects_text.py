@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from training.evaluation.effects import MEAN, METRICS, MIN_UTTERANCES
+from training.evaluation.effects import METRICS, MIN_UTTERANCES
+from training.evaluation.scoring import MEAN
 
 Json = dict[str, Any]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from training.data.files import read_json
-from training.evaluation import effects
 from training.evaluation.correlation import MIN_POINT_UTTERANCES
 from training.evaluation.effects import Outcomes, Reference
+from training.evaluation.scoring import Ints
 from training.studies.effects_text import TASKS, Json
 from training.studies.layout import Layout
 
@@ -131,7 +131,7 @@ def _check(name: str, content: Json) -> None:
         _ = [value.get("title") for value in content.values()]
 
 
-def _integers(values: Any, size: int, below: float, least: int = 0) -> effects.Ints:
+def _integers(values: Any, size: int, below: float, least: int = 0) -> Ints:
     found = np.array(values) if size else np.array(values, dtype=np.int64)
     if found.dtype.kind != "i" or found.shape != (size,) or (size and (found.min() < least or found.max() >= below)):
         raise ValueError(f"a list that is not of {size} integers from {least} to below {below}")

@@ -79,9 +79,7 @@ def weights_of(text: str) -> dict[str, Fraction]:
         locale, _, weight = part.partition("=")
         share, language = _share(weight or "1"), language_of(locale)
         if not share or language in weights:
-            raise CorpusError(
-                f"--locales: {part!r}; allowed: each language once, alone or with a weight above 0, de=2"
-            )
+            raise CorpusError(f"--locales: {part!r}; allowed: each language once, alone or with a weight above 0, de=2")
         weights[language] = share
     if not weights:
         raise CorpusError("--locales names none; allowed: comma-separated tags such as de,fr-FR or de=2,fr-FR=1")
