@@ -34,37 +34,27 @@ def setting(
         unit: Placeholder of the value in the help.
         shown: What the help calls the default, where that is not its value.
     """
-    kind = {"choices": choices, "several": several, "low": low, "high": high}
     shown = shown or ("none" if default == "" else str(default))
-    return field(default=default, metadata={"help": f"{text} (default: {shown})", "unit": unit, **kind})
+    kind = {"choices": choices, "several": several, "low": low, "high": high, "unit": unit}
+    return field(default=default, metadata={"help": f"{text} (default: {shown})", **kind})
 
 
 def parser_of(command: str, description: str, settings: type) -> argparse.ArgumentParser:
     """A parser with the flags of every training run, and a flag for each setting."""
     parser = argparse.ArgumentParser(prog=f"python -m {command}", description=description, allow_abbrev=False)
-    parser.add_argument("--out", type=Path, required=True, metavar="CKPT", help="checkpoint folder to write")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the interrupted run in --out exactly; start it if there is none"
-    )
-    parser.add_argument(
-        "--save-every",
-        type=at_least_one,
-        default=200,
-        metavar="STEPS",
-        help="optimiser steps between saved states (default: %(default)s)",
-    )
-    parser.add_argument("--threads", type=at_least_one, metavar="N", help="CPU threads (default: all cores)")
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="CKPT", help="checkpoint folder to write")
+    add("--resume", action="store_true", help="continue the interrupted run in --out exactly, or start it")
+    every = "optimiser steps between saved states (default: %(default)s)"
+    add("--save-every", type=at_least_one, default=200, metavar="STEPS", help=every)
+    add("--threads", type=at_least_one, metavar="N", help="CPU threads (default: all cores)")
     for f in fields(settings):
-        has = f.metadata
-        chosen = has["choices"] and not has["several"]
-        parser.add_argument(
-            flag_of(f.name),
-            type=_converter(has, type(f.default)),
-            default=argparse.SUPPRESS,
-            choices=has["choices"] if chosen else None,
-            metavar=None if chosen else has["unit"] or f.name.upper(),
-            help=has["help"],
-        )
+        has, convert = f.metadata, _converter(f.metadata, type(f.default))
+        if has["choices"] and not has["several"]:
+            add(flag_of(f.name), default=argparse.SUPPRESS, choices=has["choices"], help=has["help"])
+        else:
+            shown = has["unit"] or f.name.upper()
+            add(flag_of(f.name), type=convert, default=argparse.SUPPRESS, metavar=shown, help=has["help"])
     return parser
 
 
@@ -75,8 +65,7 @@ def flag_of(name: str) -> str:
 
 def at_least_one(text: str) -> int:
     """A flag that counts something."""
-    value = int(text)
-    if value < 1:
+    if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{value} is out of range; allowed: 1 or more")
     return value
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from training.models.checkpoint import RESUME_FILE, save_resume_state
 from training.models.devices import processes
-from training.runs.settings import FinetuneSettings, TextSettings
+from training.runs.settings import RunSettings
 
 CLIP = 1.0
 
@@ -65,7 +65,7 @@ class Loop:
     def __init__(
         self,
         model: nn.Module,
-        settings: FinetuneSettings | TextSettings,
+        settings: RunSettings,
         *,
         total: int,
         out: Path,
