@@ -6,6 +6,7 @@ named and left out; a result that can't be read is an error.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -42,22 +43,20 @@ def write_report(runs: Path) -> Json:
 
 def report_of(study: Study) -> Json:
     """Everything that the report says, in percent, as report.json holds it but for the names of the figures."""
-    weights = effects.weights_by_locale(study.references)
-    classes = len(study.domains)
-    values = {
-        task: effects.values_of(task, study.references, runs, classes, weights) for task, runs in study.runs.items()
-    }
+    references, classes = study.references, len(study.domains)
+    weights = effects.weights_by_locale(references)
+    values = {task: effects.values_of(task, references, runs, classes, weights) for task, runs in study.runs.items()}
     comparisons, left_out = _comparisons(study, values)
     report = {
         "title": study.recipe.get("title") or "Study",
         "notes": list(study.recipe.get("notes") or []),
         "partition": study.partition,
-        "sets": list(next(iter(study.references.values())).sets),
+        "sets": list(next(iter(references.values())).sets),
         "seeds": list(study.recipe["seeds"]),
         "tasks": list(study.runs),
-        "utterances": {name: {key: len(rows) for key, rows in x.sets.items()} for name, x in study.references.items()},
-        "mean_over": mean_locales(study.references),
-        "is_parallel": len({reference.ids for reference in study.references.values()}) == 1,
+        "utterances": {name: {key: len(rows) for key, rows in x.sets.items()} for name, x in references.items()},
+        "mean_over": mean_locales(references),
+        "is_parallel": len({reference.ids for reference in references.values()}) == 1,
         "resamples": effects.RESAMPLES,
         "missing": _missing(study) + left_out,
         "encoders": study.encoders,
@@ -77,26 +76,17 @@ def _comparisons(study: Study, values: dict[str, Values]) -> tuple[list[Json], l
     comparisons: list[Json] = []
     left_out: list[str] = []
     for comparison in study.recipe["comparisons"]:
-        tables = [
-            _table(study, comparison, task, metric, values[task])
-            for task, runs in study.runs.items()
-            for metric in METRICS[task]
-            if comparison["baseline"] in runs and any(name in runs for name in comparison["encoders"])
-        ]
-        lost = [task for task in study.runs if not any(table["task"] == task for table in tables)]
-        left_out += [
-            f"comparison “{comparison['title']}”, {TASKS[task]}: left out, for there are no results of the baseline "
-            f"{comparison['baseline']} or of any encoder to compare with it"
-            for task in lost
-        ]
-        comparisons.append(
-            {
-                "title": comparison["title"],
-                "baseline": comparison["baseline"],
-                "encoders": list(comparison["encoders"]),
-                "tables": tables,
-            }
-        )
+        title, baseline, encoders = comparison["title"], comparison["baseline"], list(comparison["encoders"])
+        tables: list[Json] = []
+        for task, runs in study.runs.items():
+            if baseline in runs and any(name in runs for name in encoders):
+                tables += [_table(study, baseline, encoders, task, metric, values[task]) for metric in METRICS[task]]
+            else:
+                left_out.append(
+                    f"comparison “{title}”, {TASKS[task]}: left out, for there are no results of the baseline "
+                    f"{baseline} or of any encoder to compare with it"
+                )
+        comparisons.append({"title": title, "baseline": baseline, "encoders": encoders, "tables": tables})
     return comparisons, left_out
 
 
@@ -130,32 +120,22 @@ def _missing(study: Study) -> list[str]:
     return lines
 
 
-def _table(study: Study, comparison: Json, task: str, metric: Metric, values: Values) -> Json:
+def _table(study: Study, baseline: str, encoders: list[str], task: str, metric: Metric, values: Values) -> Json:
     """Effects of one metric by encoder, set and locale; the p values are corrected over all judged cells."""
-    runs, baseline = study.runs[task], comparison["baseline"]
-    over = mean_locales(study.references)
+    runs, over, sets = study.runs[task], mean_locales(study.references), next(iter(study.references.values())).sets
     cells: list[Json] = []
     found: list[effects.Effect | None] = []
-    for encoder in [name for name in comparison["encoders"] if name in runs and name != baseline]:
-        for name in next(iter(study.references.values())).sets:
-            for locale in (*study.references, MEAN):
-                sizes = [len(study.references[x].sets[name]) for x in (over if locale == MEAN else [locale])]
-                keys = [(metric.name, x, name, locale) for x in (encoder, baseline)]
-                held = all(key in values for key in keys)
-                seeds = sorted(runs[encoder]), sorted(runs[baseline])
-                effect = effects.compare_runs(values, (keys[0], keys[1]), seeds) if held else None
-                judged = effect is not None and effect.seeds > 1 and min(sizes) >= MIN_UTTERANCES
-                cells.append(
-                    {
-                        "encoder": encoder,
-                        "set": name,
-                        "locale": locale,
-                        "utterances": sum(sizes),
-                        "is_small": min(sizes) < MIN_UTTERANCES,
-                        "is_judged": judged,
-                    }
-                )
-                found.append(effect)
+    compared = [name for name in encoders if name in runs and name != baseline]
+    for encoder, name, locale in itertools.product(compared, sets, (*study.references, MEAN)):
+        size = [len(study.references[x].sets[name]) for x in (over if locale == MEAN else [locale])]
+        keys = (metric.name, encoder, name, locale), (metric.name, baseline, name, locale)
+        seeds = sorted(runs[encoder]), sorted(runs[baseline])
+        effect = effects.compare_runs(values, keys, seeds) if all(key in values for key in keys) else None
+        is_small = min(size) < MIN_UTTERANCES
+        judged = effect is not None and effect.seeds > 1 and not is_small
+        cell = {"encoder": encoder, "set": name, "locale": locale, "utterances": sum(size)}
+        cells.append({**cell, "is_small": is_small, "is_judged": judged})
+        found.append(effect)
     p_holm = effects.corrected(found, [cell["is_judged"] for cell in cells])
     for cell, effect, p in zip(cells, found, p_holm, strict=True):
         cell.update(vars(effect) if effect else {"change": None}, p_holm=p)
@@ -175,20 +155,10 @@ def _verdict(cell: Json, metric: Metric) -> str:
 def _absolute(task: str, values: Values, study: Study) -> list[Json]:
     """Mean and standard deviation over the seeds of every metric, in percent."""
     rows = []
-    for (metric, encoder, name, locale), found in values.items():
-        own = found[0]
-        rows.append(
-            {
-                "task": task,
-                "metric": metric,
-                "encoder": encoder,
-                "set": name,
-                "locale": locale,
-                "mean": float(own.mean()),
-                "sd": float(own.std(ddof=1)) if len(own) > 1 else None,
-                "seeds": sorted(study.runs[task][encoder]),
-            }
-        )
+    for (metric, encoder, name, locale), (own, *_) in values.items():
+        row = {"task": task, "metric": metric, "encoder": encoder, "set": name, "locale": locale}
+        spread = float(own.std(ddof=1)) if len(own) > 1 else None
+        rows.append({**row, "mean": float(own.mean()), "sd": spread, "seeds": sorted(study.runs[task][encoder])})
     return rows
 
 
@@ -198,56 +168,47 @@ def _correlations(study: Study) -> list[Json]:
         return []
     baseline = study.recipe["comparisons"][0]["baseline"]
     found = []
-    for encoder in study.recipe.get("similarity_encoders") or []:
-        for task, runs in study.runs.items():
-            if encoder not in runs or baseline not in runs:
-                continue
-            points, few, undefined = _points(study, task, encoder, baseline)
-            y, clusters = np.array([p["change"] for p in points]), [p["domain"] for p in points]
-            for measure in SIMILARITIES:
-                correlations = correlate(np.array([p[measure] for p in points]), y, clusters)
-                found.append(
-                    {
-                        "encoder": encoder,
-                        "baseline": baseline,
-                        "task": task,
-                        "measure": measure,
-                        "metric": METRICS[task][0]._asdict(),
-                        "points": points,
-                        "domains": len(set(clusters)),
-                        "too_few_utterances": few,
-                        "undefined": undefined,
-                        **{name: vars(x) for name, x in correlations.items()},
-                    }
-                )
+    for encoder, (task, runs) in itertools.product(study.recipe.get("similarity_encoders") or [], study.runs.items()):
+        if encoder not in runs or baseline not in runs:
+            continue
+        points, few, undefined = _points(study, task, encoder, baseline)
+        y, clusters = np.array([p["change"] for p in points]), [p["domain"] for p in points]
+        for measure in SIMILARITIES:
+            correlations = correlate(np.array([p[measure] for p in points]), y, clusters)
+            found.append(
+                {
+                    "encoder": encoder,
+                    "baseline": baseline,
+                    "task": task,
+                    "measure": measure,
+                    "metric": METRICS[task][0]._asdict(),
+                    "points": points,
+                    "domains": len(set(clusters)),
+                    "too_few_utterances": few,
+                    "undefined": undefined,
+                    **{name: vars(x) for name, x in correlations.items()},
+                }
+            )
     return found
 
 
 def _points(study: Study, task: str, encoder: str, baseline: str) -> tuple[list[Json], int, int]:
     """Points of (domain, locale); how many have too few utterances; how many have a baseline of 0."""
     points, few, undefined = [], 0, 0
-    runs = study.runs[task]
-    for locale, domains in study.similarity["locales"].items():
-        reference = study.references.get(locale)
-        if reference is None:
-            continue
-        sides = ({encoder: runs[encoder]}, {baseline: runs[baseline]})
-        change = effects.domain_change(task, reference, *sides, locale, len(study.domains))
-        counts = np.bincount(reference.domain[reference.domain >= 0], minlength=len(study.domains))
+    runs, classes = study.runs[task], len(study.domains)
+    sides = ({encoder: runs[encoder]}, {baseline: runs[baseline]})
+    for locale in [locale for locale in study.similarity["locales"] if locale in study.references]:
+        reference, domains = study.references[locale], study.similarity["locales"][locale]
+        change = effects.domain_change(task, reference, *sides, locale, classes)
+        counts = np.bincount(reference.domain[reference.domain >= 0], minlength=classes)
         for i, domain in enumerate(study.domains):
             if domain not in domains or not counts[i]:
                 continue
-            utterances = min(int(counts[i]), domains[domain].get("utterances") or math.inf)
-            is_few = utterances < study.min_point_utterances
-            few += is_few
-            undefined += not is_few and not math.isfinite(change[i])
-            if not is_few and math.isfinite(change[i]):
-                points.append(
-                    {
-                        "domain": domain,
-                        "locale": locale,
-                        "change": float(change[i]),
-                        **{name: float(domains[domain][name]) for name in SIMILARITIES},
-                    }
-                )
+            if min(int(counts[i]), domains[domain].get("utterances") or math.inf) < study.min_point_utterances:
+                few += 1
+            elif not math.isfinite(change[i]):
+                undefined += 1
+            else:
+                alike = {name: float(domains[domain][name]) for name in SIMILARITIES}
+                points.append({"domain": domain, "locale": locale, "change": float(change[i]), **alike})
     return points, few, undefined

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class Layout:
-    """The files of a study in the folder `out`: `results` holds the small ones that a report is made of."""
+    """The files of a study in the folder `out`: `results` holds the small ones that reports are made of."""
 
-    out: Path
-
-    @property
-    def results(self) -> Path:
-        """What reports are made of."""
-        return self.out / "results"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer of all pretrained encoders."""
-        return self.out / "tokenizer.json"
-
-    @property
-    def recipe(self) -> Path:
-        """What the report needs of the recipe."""
-        return self.results / "recipe.json"
-
-    @property
-    def references(self) -> Path:
-        """With tasks, the references that outcomes are compared with."""
-        return self.results / "references.json.gz"
-
-    @property
-    def utterances(self) -> Path:
-        """Without tasks, the utterances that runs answer."""
-        return self.results / "utterances.json.gz"
+    def __init__(self, out: Path) -> None:
+        self.out, self.results = out, out / "results"
+        self.tokenizer = out / "tokenizer.json"
+        self.recipe = self.results / "recipe.json"  # what the report needs of it
+        self.references = self.results / "references.json.gz"  # with tasks: what outcomes are compared with
+        self.utterances = self.results / "utterances.json.gz"  # without tasks: what runs answer
 
     def corpus(self, name: str) -> Path:
         """A corpus of the recipe."""

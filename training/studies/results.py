@@ -120,15 +120,13 @@ def reading(file: Path) -> Iterator[Any]:
 
 def _check(name: str, content: Json) -> None:
     """Touch what the report will need, so that what is amiss shows with the file's name."""
-    if name == "similarity":
-        for domains in content["locales"].values():
-            for value in domains.values():
-                _ = float(value["divergence"]), math.log(value["pseudo_perplexity"])
-    elif name == "teachers":
-        for texts in content.values():
-            _ = [float(text["accuracy"]) for text in texts.values()]
-    else:
-        _ = [value.get("title") for value in content.values()]
+    for entry in (content["locales"] if name == "similarity" else content).values():
+        if name == "similarity":
+            _ = [(float(value["divergence"]), math.log(value["pseudo_perplexity"])) for value in entry.values()]
+        elif name == "teachers":
+            _ = [float(text["accuracy"]) for text in entry.values()]
+        else:
+            _ = entry.get("title")
 
 
 def _integers(values: Any, size: int, below: float, least: int = 0) -> Ints:
