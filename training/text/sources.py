@@ -48,21 +48,15 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
     Raises:
         CorpusError: there is no such folder, or it holds nothing in one of the languages.
     """
-    root, asked = Path(spec.generic), weights_of(spec.locales)
-    found: dict[str, list[tuple[str, Path]]] = {}
-    for language, entries in texts_by_language(root).items():
-        found[language] = [
-            (_stem(file) if entry.is_dir() else root.resolve().name, file)
-            for entry in (entries if language in asked else ())
-            for file in find_files([str(entry)])
-        ]
+    root, asked, spoken = Path(spec.generic), weights_of(spec.locales), spoken_names(spec)
+    found = texts_by_language(root)
     if missing := [language for language in asked if language not in found]:
         held = ", ".join(found) or f"none; allowed: {LAYOUT}"
         raise CorpusError(f"--locales: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
-    spoken = spoken_names(spec)
     sources = []
     for language in asked:
-        for name, file in found[language]:
+        for entry, file in [(x, file) for x in found[language] for file in find_files([str(x)])]:
+            name = _stem(file) if entry.is_dir() else root.resolve().name
             kind: Kind = "generic" if spec.spoken_share is None else "spoken" if name in spoken else "written"
             if (language, kind) in groups:
                 sources.append(Source(language, kind, name, partial(_text_of, file)))
