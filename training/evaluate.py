@@ -89,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def choose(dataset: datasets.Dataset, args: argparse.Namespace, locales: Sequence[str]) -> tuple[list[Utterance], int]:
     """The utterances of the asked partition or tail, and how many rows were skipped.
 
-    Raises:
-        DatasetError: there are none.
+    Raises DatasetError: there are none.
     """
     is_tail = args.partition in TAILS
     found = dataset.part(args.tails_of if is_tail else args.partition, locales)

@@ -60,8 +60,7 @@ class Dataset:
     def part(self, partition: Partition, locales: Sequence[str] | None = None) -> list[Utterance]:
         """The utterances of one partition (and of the given locales), in order of the source.
 
-        Raises:
-            DatasetError: there are none, for the partition or for one of the locales.
+        Raises DatasetError: there are none, for the partition or for one of the locales.
         """
         chosen = [u for u in self.utterances if u.partition == partition and (locales is None or u.locale in locales)]
         counts = Counter(u.locale for u in chosen)
@@ -76,11 +75,9 @@ class Dataset:
 def load(source: str, locales: Sequence[str] | None = None, on_error: OnError = "raise") -> Dataset:
     """Read a source (see the module's docstring), restricted to some locales.
 
-    Labels of dev or test that never occur in train are logged as warnings: no student can learn them.
-
-    Raises:
-        DatasetError: no such source, no row, an unknown locale, an id twice in a locale, or (unless `on_error` is
-            "skip") a bad row.
+    Labels of dev or test that never occur in train are logged as warnings: no student can learn them. Raises
+    DatasetError: no such source, no row, an unknown locale, an id twice in a locale, or (unless `on_error` is "skip") a
+    bad row.
     """
     hub = source.startswith(HUB_PREFIX)
     rows = _hub_rows(source.removeprefix(HUB_PREFIX), locales) if hub else _file_rows(Path(source), locales)
@@ -117,8 +114,7 @@ def load(source: str, locales: Sequence[str] | None = None, on_error: OnError = 
 def utterance_of(row: Mapping[str, Any]) -> Utterance:
     """One row, in MASSIVE's or the project's fields, as a record.
 
-    Raises:
-        RecordError: a field missing, of the wrong type, or inconsistent.
+    Raises RecordError: a field missing, of the wrong type, or inconsistent.
     """
     slots: tuple[Slot, ...]
     if "utt" in row:

@@ -16,8 +16,7 @@ from typing import Any
 def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """Name the file that can't be written, where an error doesn't: that of a full disk, of PyTorch, or one of `errors`.
 
-    Raises:
-        OSError: whatever went wrong inside; on a full disk for one.
+    Raises OSError: whatever went wrong inside; on a full disk for one.
     """
     expected: tuple[type[Exception], ...] = (OSError, RuntimeError, *errors)
     try:

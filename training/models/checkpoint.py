@@ -73,8 +73,7 @@ def save_checkpoint(folder: Path, model: StudentModel, tokenizer: Tokenizer, tra
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     """Load a checkpoint folder, a Hugging Face encoder's folder, or one from the hub by its name.
 
-    Raises:
-        CheckpointError: no such folder or name, a file missing, another architecture, or weights that do not fit.
+    Raises CheckpointError: no such folder or name, a file missing, another architecture, or weights that do not fit.
     """
     folder = Path(source)
     if hub.is_hub_source(source):
@@ -111,8 +110,7 @@ def is_finished(folder: Path) -> bool:
 def with_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """The checkpoint, if it can answer.
 
-    Raises:
-        CheckpointError: it is an encoder without heads, or doesn't say which locales it serves.
+    Raises CheckpointError: it is an encoder without heads, or doesn't say which locales it serves.
     """
     if not checkpoint.labels.heads:
         raise CheckpointError(f"{folder}: is an encoder without heads; train them with training.finetune --init")
@@ -137,11 +135,7 @@ def save_resume_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_resume_state(folder: Path) -> dict[str, Any]:
-    """Read the resume state.
-
-    Raises:
-        CheckpointError: there is none, or it can't be read.
-    """
+    """Read the resume state. Raises CheckpointError: there is none, or it can't be read."""
     path = folder / RESUME_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder}: nothing to resume: {RESUME_FILE} is missing (a finished run removes it)")

@@ -196,9 +196,8 @@ def is_hub_source(source: str | Path) -> bool:
 def open_hub(name_or_folder: str, device: str | torch.device = "cpu") -> tuple[HubModel, Tokenizer]:
     """An encoder and its tokenizer, from a local folder or by its name on the hub; in evaluation mode and float32.
 
-    Raises:
-        CheckpointError: neither can be found or reached, or it lacks a masked-language head that is known, a fast
-            tokenizer or a special piece.
+    Raises CheckpointError: neither can be found or reached, or it lacks a masked-language head that is known, a fast
+    tokenizer or a special piece.
     """
     found = Path(name_or_folder).is_dir()
     if not found and _is_path(name_or_folder):

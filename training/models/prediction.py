@@ -77,8 +77,7 @@ def open_model(
 ) -> tuple[list[str], Callable[[Sequence[Utterance]], list[Answer]]]:
     """The locales that a checkpoint, or else a student, serves, and a function from utterances to its answers.
 
-    Raises:
-        CheckpointError, StudentError: it can't be used.
+    Raises CheckpointError, StudentError: it can't be used.
     """
     if ckpt is None:
         opened = Student.load(student_folder(student or ""))

@@ -32,8 +32,7 @@ DEFAULT = Shape(DEFAULT_SIZE, DEFAULT_ACTIVATION)
 def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:
     """The shape of the checkpoint to start from, else the one asked for ("": the default).
 
-    Raises:
-        CheckpointError: the checkpoint has another than was asked for.
+    Raises CheckpointError: the checkpoint has another than was asked for.
     """
     if start is None:
         return Shape(size or DEFAULT.size, activation or DEFAULT.activation)

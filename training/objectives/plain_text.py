@@ -60,8 +60,7 @@ class PlainText:
     ) -> PlainText:
         """Sentences on which the student only imitates its teachers: some of each source.
 
-        Raises:
-            CorpusError: a source can't be read, or all hold fewer sentences than a step takes.
+        Raises CorpusError: a source can't be read, or all hold fewer sentences than a step takes.
         """
         rng = random.Random(seed)
         longest = MOST_CHARACTERS_A_PIECE * encoder.max_length  # the encoder reads nothing beyond
@@ -75,8 +74,7 @@ class PlainText:
     ) -> PlainText:
         """Sentences of 2 to 16 words that are no requests; half of them without capitals and punctuation, like speech.
 
-        Raises:
-            CorpusError: a source can't be read, or all hold fewer such sentences than a step takes.
+        Raises CorpusError: a source can't be read, or all hold fewer such sentences than a step takes.
         """
         rng = random.Random(seed)
         texts: list[str] = []

@@ -48,8 +48,7 @@ class TeacherTargets:
     ) -> None:
         """Ask the teachers about texts that the student reads by way of `encoder`.
 
-        Raises:
-            CheckpointError: a teacher has other labels than the student.
+        Raises CheckpointError: a teacher has other labels than the student.
         """
         self.temperature = temperature
         self._labels = labels
@@ -107,8 +106,7 @@ class TeacherTargets:
 def open_teacher(folder: Path, device: torch.device) -> Teacher:
     """A fine-tuned checkpoint, or an exported student, which answers as it is served.
 
-    Raises:
-        CheckpointError: it is neither, or can't be used.
+    Raises CheckpointError: it is neither, or can't be used.
     """
     if (folder / MANIFEST_FILE).is_file():
         try:

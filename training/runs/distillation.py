@@ -170,9 +170,8 @@ class Imitation(nn.Module):
 def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | None:
     """The checkpoint that the student starts from, if it starts from one.
 
-    Raises:
-        CheckpointError: it has another tokenizer than the teacher, or another size; or the teacher has no layers that
-            can be inherited.
+    Raises CheckpointError: it has another tokenizer than the teacher, or another size; or the teacher has no layers
+    that can be inherited.
     """
     if settings.start == INHERITED and not isinstance(teacher.model, StudentModel):
         raise CheckpointError(f"--start {INHERITED}: layers are inherited from this project's encoders alone")
@@ -192,8 +191,7 @@ def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | Non
 def first_student(settings: DistillSettings, teacher: StudentModel, run: TextRun) -> StudentModel:
     """A student of the asked size before its first step, with random weights or with its teacher's layers.
 
-    Raises:
-        ValueError: the teacher's layers can't be inherited.
+    Raises ValueError: the teacher's layers can't be inherited.
     """
     student = StudentModel(config_of(settings, teacher.config))
     if settings.start == INHERITED:

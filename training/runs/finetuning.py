@@ -65,8 +65,7 @@ def finetune(settings: FinetuneSettings, out: Path, save_every: int, state: Stat
 def read_data(settings: FinetuneSettings) -> Data:
     """Training and dev utterances; labels are those of the training partition.
 
-    Raises:
-        DatasetError: the data can't be used.
+    Raises DatasetError: the data can't be used.
     """
     served = listed(settings.locales)
     extra = [x for x in listed(settings.extra_locales) if x not in served]

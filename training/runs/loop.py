@@ -139,9 +139,7 @@ class Loop:
         """One optimiser step on the loss that the function computes; saves the state when it is time. Returns the loss.
 
         The loss is the mean over the processes. With `record_every`, it goes into the history every so many steps.
-
-        Raises:
-            FloatingPointError: loss or gradient is not finite; the weights are still those of the step before.
+        Raises FloatingPointError: loss or gradient is not finite; the weights are still those of the step before.
         """
         step, process = self.progress.step, self._accelerator.process_index
         torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, step, process]).generate_state(1)[0]))

@@ -92,8 +92,7 @@ def _settle(
 ) -> SettingsType:
     """Settings given, else inherited from the run that is resumed, else default; logged with their origin.
 
-    Raises:
-        ValueError: a given setting differs from the one of the run that is resumed, and may not.
+    Raises ValueError: a given setting differs from the one of the run that is resumed, and may not.
     """
     names = [f.name for f in fields(settings)]  # type: ignore[arg-type]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}

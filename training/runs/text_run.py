@@ -53,10 +53,8 @@ class TextRun:
     ) -> None:
         """Encode the texts: the main process writes them into `out`, for all to draw batches from.
 
-        Lines are cut at `max_length`, or at the `readable` pieces that the encoders can read.
-
-        Raises:
-            CorpusError, DatasetError: there is no text, or it can't be read.
+        Lines are cut at `max_length`, or at the `readable` pieces that the encoders can read. Raises CorpusError,
+        DatasetError: there is no text, or it can't be read.
         """
         self.command, self.settings, self.tokenizer, self.out = command, settings, tokenizer, out
         if processes().is_main_process:

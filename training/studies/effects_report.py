@@ -30,8 +30,7 @@ DIGITS = 6
 def write_report(runs: Path) -> Json:
     """Write report.md, report.json and the figures into `runs`. Returns what report.json holds.
 
-    Raises:
-        ReportError: a result is missing that nothing can be said without, or one is broken.
+    Raises ReportError: a result is missing that nothing can be said without, or one is broken.
     """
     report = report_of(read_results(Layout(runs)))
     report["figures"] = draw(report, runs)

@@ -41,8 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def publish(out: Path) -> dict[str, Any]:
     """Report on what is done, from the small files in OUT/results alone. Returns the report's part of the summary.
 
-    Raises:
-        ReportError: a result is missing that nothing can be said without, or one is broken.
+    Raises ReportError: a result is missing that nothing can be said without, or one is broken.
     """
     with reading(Layout(out).recipe) as recipe:
         with_tasks = "tasks" in recipe

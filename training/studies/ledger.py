@@ -50,8 +50,7 @@ class Ledger:
     def todo(self, plan: Sequence[Stage]) -> list[Stage]:
         """The stages of a plan, each after those that it needs, that are not done or no longer what is asked.
 
-        Raises:
-            StageError: one of them would lose the work of a command.
+        Raises StageError: one of them would lose the work of a command.
         """
         found: list[Stage] = []
         for stage in plan:

@@ -123,8 +123,7 @@ def write_answers(layout: Layout, name: str) -> None:
 def write_references(recipe: Recipe, layout: Layout) -> None:
     """What fine-tuned encoders are asked: ids, domains, number of slots, and which rows belong to which tail.
 
-    Raises:
-        StageError: the data has no domains, and a task needs them.
+    Raises StageError: the data has no domains, and a task needs them.
     """
     evaluated, train = _evaluated(recipe)
     without = sum(not u.domain for rows in evaluated.values() for u in rows)
@@ -158,8 +157,7 @@ def outcomes_of(folder: Path, evaluated: ByLocale, domains: Sequence[str]) -> di
     `domain`: index of the domain, -1 for one that no reference has. `intent_errors`: 0 or 1. `slot_errors`:
     substitutions, deletions and insertions.
 
-    Raises:
-        CheckpointError: it can't be loaded, or has no heads.
+    Raises CheckpointError: it can't be loaded, or has no heads.
     """
     checkpoint = with_heads(load_checkpoint(folder), folder)
     index = {name: i for i, name in enumerate(domains)}

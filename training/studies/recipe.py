@@ -164,11 +164,7 @@ class Recipe(Entry):
         return list(dict.fromkeys(value for key, value in named if self.is_run(key, value)))
 
     def with_data(self, data: str | None, generic: str | None, partition: str | None) -> Recipe:
-        """The recipe with other data, where given.
-
-        Raises:
-            RecipeError: it names none and none is given.
-        """
+        """The recipe with other data, where given. Raises RecipeError: it names none and none is given."""
         given = {"data": data, "generic": generic, "partition": partition}
         settled = self.model_copy(update={name: value for name, value in given.items() if value})
         for name in ("data", "generic"):
@@ -180,8 +176,7 @@ class Recipe(Entry):
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
-    Raises:
-        RecipeError: no such file, no TOML, or an entry that is missing, unknown, not allowed or names nothing.
+    Raises RecipeError: no such file, no TOML, or an entry that is missing, unknown, not allowed or names nothing.
     """
     try:
         recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))

@@ -52,8 +52,7 @@ class Study:
 def read_results(layout: Layout) -> Study:
     """Read and check the results of a study with tasks.
 
-    Raises:
-        ReportError: a result is missing that nothing can be said without, or one is broken.
+    Raises ReportError: a result is missing that nothing can be said without, or one is broken.
     """
     results = layout.results
     with reading(layout.recipe) as recipe:

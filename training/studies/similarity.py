@@ -34,8 +34,7 @@ def piece_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64
 def divergence(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Jensen-Shannon divergence (Lin 1991) of two distributions given by counts [outcomes]; bits, 0 (equal) to 1.
 
-    Raises:
-        ValueError: one of them counts nothing.
+    Raises ValueError: one of them counts nothing.
     """
     if not first.sum() or not second.sum():
         raise ValueError("a text without pieces has no distribution")
@@ -68,8 +67,7 @@ def sample_of_pieces(tokenizer: Tokenizer, texts: Sequence[str], pieces: int, se
 def pseudo_perplexity(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> float:
     """The exponential of the mean negative log-likelihood of each piece, hidden alone (Salazar et al. 2020).
 
-    Raises:
-        ValueError: the texts hold no piece.
+    Raises ValueError: the texts hold no piece.
     """
     special = special_ids(encoder.tokenizer)
 

@@ -23,8 +23,7 @@ TEXTS = ("corpus", "unlabelled", "out_of_scope")  # settings that name corpora o
 def needed_for(stages: Sequence[Stage], last: str) -> list[Stage]:
     """The stage of that name, or the group of stages ("runs"), and all that they need.
 
-    Raises:
-        StageError: there is none; the message names the groups.
+    Raises StageError: there is none; the message names the groups.
     """
     by_name = {stage.name: stage for stage in stages}
     open_ = [name for name in by_name if name == last or name.startswith(f"{last}/")]
@@ -47,11 +46,7 @@ class StageBuilder:
     layout: Layout
 
     def stages(self) -> list[Stage]:
-        """All stages, each after those that it needs.
-
-        Raises:
-            RecipeError: a text that is named is not there.
-        """
+        """All stages, each after those that it needs. Raises RecipeError: a text that is named is not there."""
         recipe = self.recipe
         stages = [self.corpus(name, {"locales": self._languages, **own}) for name, own in recipe.corpora.items()]
         for name, run in recipe.runs.items():

@@ -20,8 +20,7 @@ METRICS = {"exact_match": "exact match", "intent_accuracy": "intent accuracy", "
 def write_report(out: Path) -> Json:
     """Write ladder.md and ladder.json into `out`, and show the former. Returns what ladder.json holds.
 
-    Raises:
-        ReportError: no compared run is done, or a result is broken.
+    Raises ReportError: no compared run is done, or a result is broken.
     """
     content = report_of(Layout(out))
     text = render(content)
@@ -34,8 +33,7 @@ def write_report(out: Path) -> Json:
 def report_of(layout: Layout) -> Json:
     """What the compared runs that are done score, and what each changes in its tables.
 
-    Raises:
-        ReportError: see `write_report`.
+    Raises ReportError: see `write_report`.
     """
     with reading(layout.recipe) as recipe:
         compared: Json = dict(recipe["runs"])

@@ -22,8 +22,7 @@ Group = tuple[str, Kind]  # language and kind of text
 class TransferSet:
     """What a transfer set is to hold; each field is a flag of the command.
 
-    Raises:
-        CorpusError: a field is out of range, or text is asked for that no source is given for.
+    Raises CorpusError: a field is out of range, or text is asked for that no source is given for.
     """
 
     locales: str
@@ -57,11 +56,7 @@ class TransferSet:
 
 
 def ratio_of(text: str) -> tuple[Fraction, Fraction]:
-    """Generic and task share of a ratio such as "7:3".
-
-    Raises:
-        CorpusError: it is none.
-    """
+    """Generic and task share of a ratio such as "7:3". Raises CorpusError: it is none."""
     generic, *rest = [_share(part) for part in text.split(":")]
     if len(rest) != 1 or generic is None or rest[0] is None or not generic + rest[0]:
         raise CorpusError(f"--ratio is {text!r}; allowed: GENERIC:TASK, two numbers from 0 up, such as 1:0, 7:3 or 0:1")
@@ -71,8 +66,7 @@ def ratio_of(text: str) -> tuple[Fraction, Fraction]:
 def weights_of(text: str) -> dict[str, Fraction]:
     """The languages of "de,fr-FR" or "de=2,fr-FR=1" and their weights, in order of name.
 
-    Raises:
-        CorpusError: none is named, a language is named twice, or a weight is not above 0.
+    Raises CorpusError: none is named, a language is named twice, or a weight is not above 0.
     """
     weights: dict[str, Fraction] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):

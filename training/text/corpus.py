@@ -60,8 +60,7 @@ def located_files(text: str) -> list[tuple[str | None, str]]:
 def find_files(sources: Sequence[str]) -> list[Path]:
     """The text files that `sources` name: files, or folders searched through, in order of name.
 
-    Raises:
-        CorpusError: a source does not exist or holds no text file.
+    Raises CorpusError: a source does not exist or holds no text file.
     """
     files: list[Path] = []
     for source in sources:
@@ -78,9 +77,7 @@ def read_lines(sources: Sequence[str]) -> Iterator[str]:
 
     A source is a text file, a folder of them, or `hub:NAME` or `hub:NAME:COLUMN`: the train split of a Hugging Face
     data set (column "text" by default; with `NAME@REVISION` a branch of it), which is streamed, not downloaded first.
-
-    Raises:
-        CorpusError: a source does not exist, or a file is not UTF-8 or no complete gzip file.
+    Raises CorpusError: a source does not exist, or a file is not UTF-8 or no complete gzip file.
     """
     files = {source: find_files([source]) for source in sources if not source.startswith(HUB_PREFIX)}
     for source in sources:
@@ -94,11 +91,7 @@ def read_lines(sources: Sequence[str]) -> Iterator[str]:
 
 
 def lines_of_file(file: Path) -> Iterator[str]:
-    """All lines of a text file, blank ones too.
-
-    Raises:
-        CorpusError: the file is not UTF-8 or no complete gzip file.
-    """
+    """All lines of a text file, blank ones too. Raises CorpusError: the file is not UTF-8 or no complete gzip file."""
     try:
         with (
             gzip.open(file, "rt", encoding="utf-8-sig")

@@ -45,8 +45,7 @@ class Source:
 def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
     """The sources of plain sentences that belong to a group.
 
-    Raises:
-        CorpusError: there is no such folder, or it holds nothing in one of the languages.
+    Raises CorpusError: there is no such folder, or it holds nothing in one of the languages.
     """
     root, asked, spoken = Path(spec.generic), weights_of(spec.locales), spoken_names(spec)
     found = texts_by_language(root)

@@ -52,8 +52,7 @@ class SpecialIds(NamedTuple):
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """The special pieces of a tokenizer of this project or of a Hugging Face encoder.
 
-    Raises:
-        ValueError: one of them is missing.
+    Raises ValueError: one of them is missing.
     """
     for names in _NAMINGS:
         ids = [tokenizer.token_to_id(name) for name in names]

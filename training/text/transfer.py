@@ -67,11 +67,7 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 
 
 def token_counter(tokenizer: str) -> CountTokens:
-    """Counts words, or the pieces of a `tokenizer.json` without special ones.
-
-    Raises:
-        CorpusError: the file is none.
-    """
+    """Counts words, or the pieces of a `tokenizer.json` without special ones. Raises CorpusError: the file is none."""
     if not tokenizer:
         return count_words
     try:
@@ -174,8 +170,7 @@ class Mixer:
     def settle(self) -> None:
         """Keep one line of each text, in order of their hashes, and see what there is for each budget.
 
-        Raises:
-            CorpusError: less than is asked, and nothing is to be repeated.
+        Raises CorpusError: less than is asked, and nothing is to be repeated.
         """
         with self._unique.open("wb") as stream, _bar("settle") as bar:
             for key, line in self._read.drain():
