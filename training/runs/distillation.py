@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +25,9 @@ from training.objectives.layer_mapping import LAYER_MAPPINGS
 from training.objectives.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
 from training.runs.flags import listed
+from training.runs.loop import Storage
 from training.runs.settings import INHERITED, RANDOM, DistillSettings
-from training.runs.start import State, is_untouched
+from training.runs.start import is_untouched
 from training.runs.text_run import TextRun
 from training.text.corpus import read_lines
 
@@ -37,7 +37,7 @@ PROBE_LINES = 256
 log = logging.getLogger(COMMAND)
 
 
-def distill(settings: DistillSettings, out: Path, save_every: int, state: State | None) -> dict[str, Any]:
+def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
     """Distil the intermediates that are not finished yet, then the student. Returns the student's summary.
 
     Raises:
@@ -47,7 +47,7 @@ def distill(settings: DistillSettings, out: Path, save_every: int, state: State 
     for name in ("teacher", "corpus"):
         if not getattr(settings, name):
             raise ValueError(f"--{name} is required (unless --resume)")
-    sizes = listed(settings.chain)
+    sizes, out, state = listed(settings.chain), storage.out, storage.state
     begun = state is not None and "model" in state
     if sizes and not begun:
         require_start(settings, sizes)
@@ -63,10 +63,10 @@ def distill(settings: DistillSettings, out: Path, save_every: int, state: State 
             first = settings.start if settings.start in (RANDOM, INHERITED) else RANDOM
             via = replace(settings, size=size, teacher=teacher, start=first, chain="")
             left = None if is_untouched(folder) else load_resume_state(folder)
-            distill_student(via, folder, save_every, left, before=keep)
+            distill_student(via, Storage(folder, storage.save_every, left), before=keep)
         teacher = str(folder)
-    last = replace(settings, teacher=teacher)
-    return distill_student(last, out, save_every, state if begun else None, settings)
+    last = Storage(out, storage.save_every, state if begun else None)
+    return distill_student(replace(settings, teacher=teacher), last, settings)
 
 
 def require_start(settings: DistillSettings, sizes: Sequence[str]) -> None:
@@ -82,9 +82,7 @@ def require_start(settings: DistillSettings, sizes: Sequence[str]) -> None:
 
 def distill_student(
     settings: DistillSettings,
-    out: Path,
-    save_every: int,
-    state: State | None,
+    storage: Storage,
     asked: DistillSettings | None = None,
     before: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -92,9 +90,7 @@ def distill_student(
 
     Args:
         settings: What to do.
-        out: Checkpoint folder to write.
-        save_every: Steps between resume states.
-        state: Of the run that is resumed.
+        storage: Where it is saved.
         asked: Settings to be resumed by, where they are not those above (the teacher at the head of a chain).
         before: Called when all that can be refused has been accepted, before the first state is saved.
 
@@ -110,13 +106,13 @@ def distill_student(
     start = start_of(settings, teacher)
     readable = min(c.model.config.max_position_embeddings for c in (teacher, start or teacher))
     texts = read_lines(listed(settings.corpus))
-    run = TextRun(COMMAND, asked or settings, teacher.encoder.tokenizer, texts, out, readable)
+    run = TextRun(COMMAND, asked or settings, teacher.encoder.tokenizer, texts, storage, readable)
     torch.manual_seed(settings.seed)  # here, as loading the teacher may draw numbers too
     first = start.encoder_alone(settings.dropout) if start else first_student(settings, teacher.model, run)
     student = MaskedLanguageModel(first)
     imitation = Imitation(student, teacher.model.to(processes().device), settings)
     before()
-    run.begin(imitation, student, save_every, state)
+    run.begin(imitation, student)
     soft = PREDICTION_LOSSES[settings.prediction_loss]
 
     def loss_of(batch: MaskedBatch) -> Tensor:

@@ -25,9 +25,8 @@ from training.models.prediction import answers_of_model
 from training.models.student import StudentModel
 from training.models.task_model import encoder_of, model_of, shape_of
 from training.runs.flags import file_names, listed
-from training.runs.loop import Loop, source_commit
+from training.runs.loop import Loop, Storage, source_commit
 from training.runs.settings import FinetuneSettings
-from training.runs.start import State
 from training.runs.task_loss import TaskLoss
 from training.text.tokenizer import special_ids, train_tokenizer, with_variants
 
@@ -49,7 +48,7 @@ class Data:
     skipped: int
 
 
-def finetune(settings: FinetuneSettings, out: Path, save_every: int, state: State | None) -> dict[str, Any]:
+def finetune(settings: FinetuneSettings, storage: Storage) -> dict[str, Any]:
     """One run, from labelled data to the checkpoint of the best epoch. Returns the summary.
 
     Raises:
@@ -59,7 +58,7 @@ def finetune(settings: FinetuneSettings, out: Path, save_every: int, state: Stat
     """
     if not settings.data:
         raise ValueError("--data is required (unless --resume)")
-    return Run(settings, read_data(settings), out, save_every, state).train()
+    return Run(settings, read_data(settings), storage).train()
 
 
 def read_data(settings: FinetuneSettings) -> Data:
@@ -86,12 +85,12 @@ def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
 class Run:
     """One training run, from the first weights, or the resumed ones, to the checkpoint of the best epoch."""
 
-    def __init__(self, settings: FinetuneSettings, data: Data, out: Path, save_every: int, state: State | None) -> None:
-        """Set up a new run, one from `settings.init`, or the interrupted one whose `state` is given."""
+    def __init__(self, settings: FinetuneSettings, data: Data, storage: Storage) -> None:
+        """Set up a new run, one from `settings.init`, or the interrupted one of the storage."""
         start = load_checkpoint(settings.init) if settings.init else None
         shape = shape_of(settings.size, settings.activation, start)
         self.settings = settings = replace(settings, size=shape.size, activation=shape.activation)
-        self.data, self.out, self.device = data, out, processes().device
+        self.data, self.device, state = data, processes().device, storage.state
         torch.manual_seed(settings.seed)
         tokenizer = Tokenizer.from_str(state["tokenizer"]) if state else first_tokenizer(settings, data, start)
         self.encoder = encoder_of(tokenizer, start, settings.max_length)
@@ -114,16 +113,8 @@ class Run:
         }
         require_unchanged(state or facts, facts, settings.data)
         self.loss = TaskLoss(settings, [u.text for u in data.train], data.labels, self.encoder)
-        self.loop = Loop(
-            self.model,
-            settings,
-            total=settings.epochs * self.epochs.steps,
-            out=out,
-            save_every=save_every,
-            facts=facts,
-            average=settings.average,
-            state=state,
-        )
+        total = settings.epochs * self.epochs.steps
+        self.loop = Loop(self.model, settings, storage, total, facts, settings.average)
 
     def train(self) -> dict[str, Any]:
         """Train to the end. Returns the summary."""
@@ -170,7 +161,7 @@ class Run:
         if better:
             progress.best, progress.best_epoch = score, epoch
             if loop.is_main:
-                save_checkpoint(self.out, model, self.encoder.tokenizer, self._provenance())
+                save_checkpoint(self.loop.out, model, self.encoder.tokenizer, self._provenance())
         loop.save_state()
         loop.say(lambda: f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}")
 
@@ -179,15 +170,15 @@ class Run:
         dev, progress = self.data.dev, self.loop.progress
         scores = {}
         if self.loop.is_main:
-            best = load_checkpoint(self.out, self.device)
+            best = load_checkpoint(self.loop.out, self.device)
             for name, utterances in (("dev", dev), ("dev_typed", typed_copy(dev))):
                 answers = answers_of_model(best.model, best.encoder, best.labels, utterances)
                 by_locale = score_by_locale(utterances, answers)
                 scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
-            save_checkpoint(self.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
+            save_checkpoint(self.loop.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
         self.loop.end()
         return {
-            "checkpoint": str(self.out),
+            "checkpoint": str(self.loop.out),
             "best_epoch": progress.best_epoch,
             "steps": progress.step,
             "minutes": round(progress.seconds / 60, 1),
@@ -222,15 +213,13 @@ def first_tokenizer(settings: FinetuneSettings, data: Data, start: Checkpoint | 
     return train_tokenizer(texts, settings.vocabulary)
 
 
-def require_unchanged(before: State, now: State, source: str) -> None:
+def require_unchanged(before: dict[str, Any], now: dict[str, Any], source: str) -> None:
     """Raise ValueError where the data, or the number of processes, is not that of the interrupted run."""
-    if before.get("data", now["data"]) != now["data"]:
+    if before["data"] != now["data"]:
         raise ValueError(f"{source}: its training utterances have changed since the run began")
-    if before.get("steps", now["steps"]) != now["steps"]:
-        raise ValueError(
-            f"the data or the number of processes has changed since the run began: {before['steps']} steps an epoch, "
-            f"now {now['steps']}"
-        )
+    if before["steps"] != now["steps"]:
+        counts = f"{before['steps']} steps an epoch, now {now['steps']}"
+        raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:

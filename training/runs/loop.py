@@ -32,6 +32,15 @@ def rate_at(step: int, total: int, peak: float) -> float:
     return peak * min((step + 1) / warm_up, (total - step) / max(1, total - warm_up))
 
 
+@dataclass(frozen=True)
+class Storage:
+    """Where a run is saved, after how many steps each, and the state of the interrupted run that goes on, if any."""
+
+    out: Path
+    save_every: int
+    state: dict[str, Any] | None = None
+
+
 @dataclass
 class Progress:
     """Where a run stands: optimiser steps done, seconds spent, the best score so far, and what was measured when.
@@ -52,7 +61,7 @@ class Loop:
 
     Usage::
 
-        loop = Loop(model, settings, total=1000, out=folder, save_every=200, facts={"command": ...}, state=...)
+        loop = Loop(model, settings, Storage(folder, save_every=200), total=1000, facts={"command": ...})
         with loop.bar():
             while not loop.finished:
                 loop.step(lambda: loss_of(loop.model, next_batch))
@@ -66,20 +75,17 @@ class Loop:
         self,
         model: nn.Module,
         settings: RunSettings,
-        *,
+        storage: Storage,
         total: int,
-        out: Path,
-        save_every: int,
         facts: dict[str, Any],
         average: float = 0.0,
-        state: dict[str, Any] | None = None,
     ) -> None:
-        """Set up the optimiser, or restore the one whose `state` is given; then save the state where the run begins.
+        """Set up the optimiser, or restore that of an interrupted run; then save the state where the run begins.
 
         With `average` in (0, 1), an exponential moving average of the weights (Polyak and Juditsky 1992) is kept beside
         the model: the one to score and to save.
         """
-        self.total, self.out, self.save_every = total, out, save_every
+        self.total, self.out, self.save_every, state = total, storage.out, storage.save_every, storage.state
         self.facts = {"settings": asdict(settings), **facts}
         self.progress = Progress()
         self.bare, self._settings = model, settings
@@ -118,11 +124,8 @@ class Loop:
     @contextmanager
     def bar(self) -> Iterator[None]:
         """Show progress on standard error: steps, rate, time left, loss."""
-        pace = 0.5 if sys.stderr.isatty() else 15
-        hidden = not self.is_main
-        with tqdm(
-            total=self.total, initial=self.progress.step, unit="step", mininterval=pace, disable=hidden
-        ) as self._bar:
+        pace, done = 0.5 if sys.stderr.isatty() else 15, self.progress.step
+        with tqdm(total=self.total, initial=done, unit="step", mininterval=pace, disable=not self.is_main) as self._bar:
             yield
 
     def describe(self, text: str) -> None:

@@ -22,8 +22,8 @@ from training.models.student import StudentConfig, StudentModel
 from training.models.task_model import shape_of
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
 from training.runs.flags import listed
+from training.runs.loop import Storage
 from training.runs.settings import PretrainSettings
-from training.runs.start import State
 from training.runs.text_run import TextRun
 from training.text.corpus import read_lines
 from training.text.tokenizer import load_tokenizer, spread_lines, train_tokenizer, with_variants
@@ -33,7 +33,7 @@ COMMAND = "training.pretrain"
 log = logging.getLogger(COMMAND)
 
 
-def pretrain(settings: PretrainSettings, out: Path, save_every: int, state: State | None) -> dict[str, Any]:
+def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
     """One run, from text to checkpoint. Returns the summary.
 
     Raises:
@@ -45,12 +45,12 @@ def pretrain(settings: PretrainSettings, out: Path, save_every: int, state: Stat
         raise ValueError("no text: give --corpus, --data or both")
     start = load_checkpoint(settings.init) if settings.init else None
     settings = replace(settings, size=shape_of(settings.size, "", start).size)
-    tokenizer = Tokenizer.from_str(state["tokenizer"]) if state else tokenizer_of(settings, start)
+    tokenizer = tokenizer_of(settings, start, storage)
     readable = start.model.config.max_position_embeddings if start else settings.max_length
-    run = TextRun(COMMAND, settings, tokenizer, texts_of(settings), out, readable)
+    run = TextRun(COMMAND, settings, tokenizer, texts_of(settings), storage, readable)
     torch.manual_seed(settings.seed)  # here, as loading an encoder may draw numbers too
     model = MaskedLanguageModel(first_model(settings, tokenizer, start))
-    run.begin(model, model, save_every, state)
+    run.begin(model, model)
 
     def loss_of(batch: MaskedBatch) -> Tensor:
         with autocast_of(settings.precision, batch.input_ids.device):
@@ -90,8 +90,10 @@ def task_utterances(settings: PretrainSettings) -> list[Utterance]:
     return datasets.load(settings.data, locales, settings.on_error).part("train", locales)  # type: ignore[arg-type]
 
 
-def tokenizer_of(settings: PretrainSettings, start: Checkpoint | None) -> Tokenizer:
-    """The tokenizer that is given, that of the encoder to go on from, or one that is trained on the text."""
+def tokenizer_of(settings: PretrainSettings, start: Checkpoint | None, storage: Storage) -> Tokenizer:
+    """That of the interrupted run, of the encoder to go on from, the one that is given, or one trained on the text."""
+    if storage.state:
+        return Tokenizer.from_str(storage.state["tokenizer"])
     if start is not None:
         if settings.tokenizer:
             raise ValueError("--tokenizer and --init exclude each other: an encoder is read with its own tokenizer")

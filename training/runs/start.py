@@ -17,12 +17,12 @@ from training.models.checkpoint import load_resume_state
 from training.models.devices import leave, processes
 from training.models.errors import CheckpointError
 from training.runs.flags import flag_of
+from training.runs.loop import Storage
 
 log = logging.getLogger(__name__)
 
 CHANGEABLE = ("learning_rate", "precision")  # on resume: what a run that diverged may need to go on
 
-State = dict[str, Any]
 SettingsType = TypeVar("SettingsType")
 
 
@@ -30,22 +30,17 @@ def run_command(
     command: str,
     settings: type[SettingsType],
     args: argparse.Namespace,
-    run: Callable[[SettingsType, Path, int, State | None], dict[str, Any]],
+    run: Callable[[SettingsType, Storage], dict[str, Any]],
 ) -> int:
-    """Run a training command; `run` takes settings, --out, --save-every and the state to resume. Returns the exit code.
+    """Run a training command. Returns the exit code.
 
     2 for what the user can put right, 1 for a run that failed on its way; its last state can be resumed.
     """
-
-    def whole() -> dict[str, Any]:
-        settled, state = begin(command, settings, args)
-        return run(settled, args.out, args.save_every, state)
-
-    return report(whole)
+    return report(lambda: run(*begin(command, settings, args)))
 
 
-def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, State | None]:
-    """Settings of the run, and the resume state where one is continued.
+def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, Storage]:
+    """Settings of the run, and where it is saved or continued.
 
     Raises:
         CheckpointError: a finished run, one of another command, or a new run's --out is not an empty folder.
@@ -61,7 +56,8 @@ def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) 
     processes().wait_for_everyone()  # before the first of them writes there
     if args.threads:
         torch.set_num_threads(args.threads)
-    return _settle(settings, args, state["settings"] if state else None), state
+    settled = _settle(settings, args, state["settings"] if state else None)
+    return settled, Storage(args.out, args.save_every, state)
 
 
 def is_untouched(folder: Path) -> bool:

@@ -34,10 +34,10 @@ def parsed(out: Path, *arguments: str) -> argparse.Namespace:
 
 
 def test_settings_are_given_or_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings, state = begin("training.test", Settings, parsed(tmp_path, "--some-steps", "7", "--kind", "b"))
+    settings, storage = begin("training.test", Settings, parsed(tmp_path, "--some-steps", "7", "--kind", "b"))
 
     assert settings == Settings(some_steps=7, kind="b")
-    assert state is None
+    assert storage.state is None
     shown = capsys.readouterr().err
     assert "some_steps       7 (given)" in shown
     assert "share            0.5 (default)" in shown
@@ -47,10 +47,10 @@ def test_a_resumed_run_inherits_what_is_not_given(tmp_path: Path, capsys: pytest
     inherited = {"corpus": "x", "some_steps": 7, "share": 0.25, "kind": "b", "kinds": "a"}
     save_resume_state(tmp_path, {"command": "training.test", "settings": inherited})
 
-    settings, state = begin("training.test", Settings, parsed(tmp_path, "--resume", "--share", "0.25"))
+    settings, storage = begin("training.test", Settings, parsed(tmp_path, "--resume", "--share", "0.25"))
 
     assert settings == Settings("x", 7, 0.25, "b", "a")
-    assert state is not None
+    assert storage.state is not None
     assert "kind             b (inherited)" in capsys.readouterr().err
     with pytest.raises(ValueError, match="--some-steps 8 differs from the interrupted run's 7"):
         begin("training.test", Settings, parsed(tmp_path, "--resume", "--some-steps", "8"))
@@ -75,7 +75,7 @@ def test_rate_and_precision_may_change_on_resume_as_a_run_that_went_wrong_needs(
 def test_resuming_starts_what_was_never_begun(tmp_path: Path) -> None:
     (tmp_path / ".lines").mkdir()
 
-    assert begin("training.test", Settings, parsed(tmp_path, "--resume"))[1] is None
+    assert begin("training.test", Settings, parsed(tmp_path, "--resume"))[1].state is None
 
 
 @pytest.mark.parametrize(
