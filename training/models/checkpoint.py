@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from service.student.manifest import TOKENIZER_FILE, Labels
 from service.student.tokenization import TextEncoder
-from training.data.files import write_atomically, writing
+from training.data.files import write_json, writing
 from training.models import hub
 from training.models.errors import CheckpointError
 from training.models.student import StudentConfig, StudentModel
@@ -67,7 +67,7 @@ def save_checkpoint(folder: Path, model: StudentModel, tokenizer: Tokenizer, tra
         for file in sorted(Path(scratch).iterdir()):
             file.chmod(0o644)  # safetensors writes files that only their owner can read
             os.replace(file, folder / file.name)
-    write_atomically(folder / TRAINING_FILE, (json.dumps(training, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(folder / TRAINING_FILE, training)
 
 
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -94,11 +94,9 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> C
         training = json.loads(file.read_text()) if file.is_file() else {}
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    pieces = encoder.tokenizer.get_vocab_size()
-    if pieces > model.config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: {TOKENIZER_FILE} has {pieces} pieces, config.json says {model.config.vocab_size}"
-        )
+    pieces, rows = encoder.tokenizer.get_vocab_size(), model.config.vocab_size
+    if pieces > rows:
+        raise CheckpointError(f"{folder}: {TOKENIZER_FILE} has {pieces} pieces, config.json says {rows}")
     return Checkpoint(model, encoder, labels, training)
 
 

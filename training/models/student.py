@@ -97,9 +97,8 @@ class TaskHeads(nn.ModuleDict):
     """A linear layer for each head: domain and intent read `features`, slots read each piece."""
 
     def __init__(self, width: int, labels: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(
-            {head: nn.Linear(width if head == "slots" else 2 * width, len(names)) for head, names in labels.items()}
-        )
+        widths = {"domain": 2 * width, "intent": 2 * width, "slots": width}
+        super().__init__({head: nn.Linear(widths[head], len(names)) for head, names in labels.items()})
 
     def forward(self, hidden: Tensor, mean: Tensor, dropout: float) -> StudentOutput:
         """Logits of last hidden states [batch, pieces, width] and their mean over the pieces, [batch, width]."""
@@ -192,9 +191,8 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
             all_layers: whether to give the hidden states of all layers.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        hidden = functional.dropout(
-            self.pieces(input_ids) + self.positions(positions), self.config.dropout, self.training
-        )
+        read = self.pieces(input_ids) + self.positions(positions)
+        hidden = functional.dropout(read, self.config.dropout, self.training)
         bias = None
         if attention_mask is not None:
             bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min

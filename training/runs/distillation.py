@@ -143,15 +143,10 @@ class Imitation(nn.Module):
         self.student = student
         self.loss = HIDDEN_LOSSES.get(settings.hidden_loss)
         ours, theirs = student.model.config, teacher.config
-        self.pairs = (
-            LAYER_MAPPINGS[settings.layer_mapping](ours.num_hidden_layers, theirs.num_hidden_layers)
-            if self.loss
-            else []
-        )
-        unequal = self.loss is not None and self.loss.equal_widths and ours.hidden_size != theirs.hidden_size
-        self.projections = nn.ModuleList(
-            nn.Linear(ours.hidden_size, theirs.hidden_size) if unequal else nn.Identity() for _ in self.pairs
-        )
+        layers, widths = (ours.num_hidden_layers, theirs.num_hidden_layers), (ours.hidden_size, theirs.hidden_size)
+        self.pairs = LAYER_MAPPINGS[settings.layer_mapping](*layers) if self.loss else []
+        unequal = self.loss is not None and self.loss.equal_widths and widths[0] != widths[1]
+        self.projections = nn.ModuleList(nn.Linear(*widths) if unequal else nn.Identity() for _ in self.pairs)
 
     def forward(self, batch: MaskedBatch, taught: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Logits [chosen pieces, vocabulary], and the mean of the hidden-state losses of the pairs of layers."""
@@ -175,10 +170,8 @@ def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | Non
         return None
     start = load_checkpoint(settings.start)
     if start.encoder.tokenizer.to_str() != teacher.encoder.tokenizer.to_str():
-        raise CheckpointError(
-            f"--start {settings.start}: its tokenizer is not the teacher's; losses on pieces compare like with "
-            "like, so allowed are encoders that share the teacher's tokenizer"
-        )
+        allowed = "losses compare the same pieces, so allowed are encoders that share the teacher's tokenizer"
+        raise CheckpointError(f"--start {settings.start}: its tokenizer is not the teacher's; {allowed}")
     if isinstance(start.model, StudentModel) and start.model.config.size != settings.size:
         raise CheckpointError(f"--start {settings.start}: is of size {start.model.config.size}, not {settings.size}")
     return start
@@ -198,14 +191,9 @@ def first_student(settings: DistillSettings, teacher: StudentModel, run: TextRun
 
 def config_of(settings: DistillSettings, teacher: StudentConfig) -> StudentConfig:
     """A student of the asked size that reads what its teacher reads."""
-    return StudentConfig.of_size(
-        settings.size,
-        Labels(),
-        vocab_size=teacher.vocab_size,
-        max_position_embeddings=min(settings.max_length, teacher.max_position_embeddings),
-        dropout=settings.dropout,
-        masked=True,
-    )
+    length = min(settings.max_length, teacher.max_position_embeddings)
+    shape = {"vocab_size": teacher.vocab_size, "max_position_embeddings": length}
+    return StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=True, **shape)
 
 
 def probe_of(run: TextRun) -> Tensor:

@@ -65,15 +65,8 @@ def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpo
     """The encoder to go on from, its heads left behind, or one of the asked size with random weights."""
     if start is not None:
         return start.encoder_alone(settings.dropout)
-    config = StudentConfig.of_size(
-        settings.size,
-        Labels(),
-        vocab_size=tokenizer.get_vocab_size(),
-        max_position_embeddings=settings.max_length,
-        dropout=settings.dropout,
-        masked=True,
-    )
-    return StudentModel(config)
+    shape = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": settings.max_length}
+    return StudentModel(StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=True, **shape))
 
 
 def texts_of(settings: PretrainSettings) -> Iterator[str]:

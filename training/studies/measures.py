@@ -15,16 +15,10 @@ from training.evaluation.scoring import semantic_errors
 from training.evaluation.tails import TAILS, tail_of
 from training.models.checkpoint import TRAINING_FILE, is_finished, load_checkpoint, with_heads
 from training.models.prediction import answers_of_model
+from training.studies import similarity
 from training.studies.layout import Layout
 from training.studies.ledger import StageError
 from training.studies.recipe import Recipe
-from training.studies.similarity import (
-    divergence,
-    masked_word_accuracy,
-    piece_counts,
-    pseudo_perplexity,
-    sample_of_pieces,
-)
 from training.text.corpus import read_lines
 from training.text.lines import held_out_rows
 from training.text.tokenizer import load_tokenizer
@@ -187,7 +181,7 @@ def write_noise(recipe: Recipe, layout: Layout) -> None:
         found[name] = {}
         for kind, texts in (("generic", generic), ("task", task)):
             chosen = random.Random(0).sample(texts, min(NOISE_TEXTS, len(texts)))
-            correct, positions = masked_word_accuracy(teacher.model, teacher.encoder, chosen)
+            correct, positions = similarity.masked_word_accuracy(teacher.model, teacher.encoder, chosen)
             if positions:  # a text that stands there several times was hardly held out
                 found[name][kind] = {"accuracy": correct / positions, "correct": correct, "positions": positions}
     write_json(layout.results / "teachers.json", found)
@@ -201,15 +195,15 @@ def write_similarity(recipe: Recipe, layout: Layout) -> None:
     found: dict[str, Any] = {}
     for locale in recipe.locales:
         nearby = layout.corpus(f"generic-{locale.split('-')[0]}")
-        generic = piece_counts(tokenizer, read_lines([str(nearby)]))
+        generic = similarity.piece_counts(tokenizer, read_lines([str(nearby)]))
         found[locale] = {}
         for domain in sorted({u.domain for u in train if u.locale == locale and u.domain}):
             texts = [u.text for u in train if u.locale == locale and u.domain == domain]
-            sample = sample_of_pieces(tokenizer, texts, SAMPLE_PIECES, seed=0)
+            sample = similarity.sample_of_pieces(tokenizer, texts, SAMPLE_PIECES, seed=0)
             found[locale][domain] = {
-                "divergence": divergence(piece_counts(tokenizer, sample), generic),
+                "divergence": similarity.divergence(similarity.piece_counts(tokenizer, sample), generic),
                 "utterances": len(sample),
-                "pseudo_perplexity": pseudo_perplexity(teacher.model, teacher.encoder, sample),
+                "pseudo_perplexity": similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample),
             }
     write_json(layout.results / "similarity.json", {"reference": "generic", "pieces": SAMPLE_PIECES, "locales": found})
 
