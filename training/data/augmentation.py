@@ -52,10 +52,8 @@ class _Token:
 def rewrite(utterance: Utterance, change: Callable[[int, str, bool], tuple[str, str, str]]) -> Utterance:
     """Rewrite an utterance token by token and keep its slots on the same tokens.
 
-    Args:
-        utterance: what to rewrite; a slot that begins or ends inside a token leaves it unchanged.
-        change: from (index, token, whether it is the last) to (text put before it, token, text put after it); what is
-            put before or after is no part of a slot.
+    `change` goes from (index, token, whether it is the last) to (text before it, token, text after it); what is put
+    before or after is no part of a slot. A slot that begins or ends inside a token leaves the utterance unchanged.
     """
     tokens = _tokens(utterance)
     if tokens is None:

@@ -64,40 +64,24 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """The expected answers of one locale.
-
-    Attributes:
-        ids: of the utterances.
-        domain: index of the domain of each, -1 where it has none, [utterances].
-        slots: number of slots of each, [utterances].
-        sets: rows of the partition itself (all) and of each of its tails.
-    """
+    """The expected answers of one locale, in order of `ids`."""
 
     ids: tuple[str, ...]
-    domain: Ints
-    slots: Ints
-    sets: dict[str, Ints]
+    domain: Ints  # index of the domain of each, -1 where it has none
+    slots: Ints  # number of slots of each
+    sets: dict[str, Ints]  # rows of the partition itself (all) and of each of its tails
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A candidate against a baseline.
-
-    Attributes:
-        change: relative change of the metric, in percent of the baseline's.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p_value: two-sided; below 0.05 exactly where the interval excludes 0.
-        degrees: of freedom of the interval; few where the seeds differ much, infinite where they don't.
-        seeds: how many runs of a side it rests on.
-    """
+    """The relative change from a baseline to a candidate, in percent of the baseline's, with its 95 % interval."""
 
     change: float
     low: float
     high: float
-    p_value: float
-    degrees: float
-    seeds: int
+    p_value: float  # two-sided; below 0.05 exactly where the interval excludes 0
+    degrees: float  # of freedom of the interval; few where the seeds differ much, infinite where they don't
+    seeds: int  # how many runs of a side it rests on
 
 
 def weights_by_locale(references: Mapping[str, Reference], resamples: int = RESAMPLES) -> dict[str, Weights]:
@@ -185,14 +169,8 @@ def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Eff
     degrees of freedom after Satterthwaite (1946): n - 1 where all variance comes of the seeds, more the less of it
     does. The p value is that of the t test whose standard error is the distance of the end that faces 0, over t.
 
-    Args:
-        candidate: metric of each run, [1 + resamples, seeds], row 0 of the set itself.
-        baseline: likewise.
-        draws: which columns each resample takes, [resamples, seeds]: of both sides where their seeds pair, else of
-            each side.
-
-    Returns:
-        None where the baseline is 0, so that there is no relative change, or nearly no resample has one.
+    Both sides are [1 + resamples, seeds]; `draws`, [resamples, seeds], are the columns that each resample takes: of
+    both sides where their seeds pair, else of each. None where the baseline, or that of most resamples, is 0.
     """
     fixed = relative_change(candidate.mean(axis=1), baseline.mean(axis=1))
     change = float(fixed[0])
@@ -247,10 +225,7 @@ def _seed_share(resampled: Floats, own: Floats) -> float:
     Runs differ on a test set also because each gets other utterances wrong. That part shrinks as the set grows; the
     bootstrap over utterances has it already, so that counting it again would widen intervals for nothing (as Owen's
     pigeonhole bootstrap of 2007 does). It shows in that seeds differ more on resamples than on the set itself.
-
-    Args:
-        resampled: deviations of the seeds, [resamples, seeds].
-        own: the same on the set itself, [seeds].
+    `resampled` are the deviations of the seeds, [resamples, seeds], `own` those on the set itself, [seeds].
     """
     spread = float(own.var(ddof=1))
     surplus = float(resampled.var(axis=1, ddof=1).mean()) - spread
@@ -266,13 +241,7 @@ def _p_value(change: float, distance: float, degrees: float, resamples: int) -> 
 
 
 def compare_runs(values: Values, keys: tuple[Key, Key], seeds: tuple[list[int], list[int]]) -> Effect | None:
-    """`effect_of` of two entries of `values`, on the seeds that both have, or on all where they share none.
-
-    Args:
-        values: as of `values_of`.
-        keys: the candidate's and the baseline's.
-        seeds: theirs, ascending.
-    """
+    """`effect_of` a candidate and a baseline (keys and ascending seeds), on their common seeds, or all if none is."""
     candidate, baseline = values[keys[0]], values[keys[1]]
     common = sorted(set(seeds[0]) & set(seeds[1]))
     resamples = len(candidate) - 1

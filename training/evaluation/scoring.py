@@ -163,11 +163,9 @@ def _ratios_of(utterance: Utterance, answer: Answer) -> dict[str, Ratio]:
 
 
 class Scores:
-    """Every metric that the model's heads allow, of one set and on resamples of it.
+    """Every metric that the model's heads allow: `values`, in percent, [1 + resamples].
 
-    Attributes:
-        values: by metric, in percent, [1 + resamples].
-        exact: whether intent and every tag are right, [utterances]: 1 or 0, NaN where the reference has no intent.
+    `exact` says whether intent and every tag are right, [utterances]: 1 or 0, NaN where the reference has no intent.
     """
 
     def __init__(self, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = 0) -> None:
@@ -230,16 +228,12 @@ def with_mean(by_locale: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 class Scorecard:
     """Every metric per locale and for their mean, on the set and on resamples of its utterances.
 
-    Attributes:
-        sizes: utterances by locale.
-        values: `Scores.values` by locale, and under `MEAN` their mean. Where the locales hold the same ids, as in
-            MASSIVE, a sentence is drawn in all of them or in none.
-        exact: `Scores.exact` by locale, the utterances in order of their ids.
+    Where the locales hold the same ids, as in MASSIVE, a sentence is drawn in all of them or in none.
     """
 
-    sizes: dict[str, int]
-    values: dict[str, dict[str, Floats]]
-    exact: dict[str, Floats]
+    sizes: dict[str, int]  # utterances by locale
+    values: dict[str, dict[str, Floats]]  # `Scores.values` by locale, and under `MEAN` their mean
+    exact: dict[str, Floats]  # `Scores.exact` by locale, the utterances in order of their ids
 
     @classmethod
     def of(cls, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = RESAMPLES) -> Scorecard:

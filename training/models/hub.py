@@ -120,13 +120,7 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, all_layers: bool = False
     ) -> StudentOutput:
-        """Logits of a batch.
-
-        Args:
-            input_ids: [batch, pieces], int64.
-            attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
-            all_layers: whether to give the hidden states of all layers.
-        """
+        """Logits of a batch, with the arguments of `StudentModel.forward`."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         read = {"input_ids": input_ids, "attention_mask": mask}
         found = self.wrapped.base_model(**read, output_hidden_states=all_layers, return_dict=True)

@@ -40,9 +40,7 @@ log = logging.getLogger(COMMAND)
 def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
     """Distil the intermediates that are not finished yet, then the student. Returns the student's summary.
 
-    Raises:
-        ValueError: settings, text or teacher that can't be used.
-        FloatingPointError: loss or gradient is not finite.
+    Raises ValueError: settings, text or teacher that can't be used.
     """
     for name in ("teacher", "corpus"):
         if not getattr(settings, name):
@@ -88,15 +86,9 @@ def distill_student(
 ) -> dict[str, Any]:
     """One run, from teacher and text to the student's checkpoint. Returns the summary.
 
-    Args:
-        settings: What to do.
-        storage: Where it is saved.
-        asked: Settings to be resumed by, where they are not those above (the teacher at the head of a chain).
-        before: Called when all that can be refused has been accepted, before the first state is saved.
-
-    Raises:
-        CorpusError, CheckpointError: text, teacher or start that can't be used.
-        FloatingPointError: loss or gradient is not finite.
+    `asked` are the settings to resume by, where they are others (the teacher at the head of a chain). `before` is
+    called when nothing more can be refused, before the first state is saved. Raises CorpusError, CheckpointError: text,
+    teacher or start that can't be used.
     """
     teacher = load_checkpoint(settings.teacher)
     if not teacher.model.config.masked:

@@ -51,10 +51,7 @@ class Data:
 def finetune(settings: FinetuneSettings, storage: Storage) -> dict[str, Any]:
     """One run, from labelled data to the checkpoint of the best epoch. Returns the summary.
 
-    Raises:
-        CheckpointError, CorpusError, DatasetError: what `--init`, a teacher, text or data lacks.
-        ValueError: settings that exclude each other, or other data than that of the interrupted run.
-        FloatingPointError: loss or gradient is not finite.
+    Raises ValueError: settings, data, checkpoints or text that can't be used, or not those of the interrupted run.
     """
     if not settings.data:
         raise ValueError("--data is required (unless --resume)")

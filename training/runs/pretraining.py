@@ -34,13 +34,7 @@ log = logging.getLogger(COMMAND)
 
 
 def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
-    """One run, from text to checkpoint. Returns the summary.
-
-    Raises:
-        ValueError: there is no text.
-        CorpusError, DatasetError, CheckpointError: text or an encoder that can't be read.
-        FloatingPointError: loss or gradient is not finite.
-    """
+    """One run, from text to checkpoint. Returns the summary. Raises ValueError: no text, or what can't be read."""
     if not settings.corpus and not settings.data:
         raise ValueError("no text: give --corpus, --data or both")
     start = load_checkpoint(settings.init) if settings.init else None

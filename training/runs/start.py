@@ -42,9 +42,8 @@ def run_command(
 def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, Storage]:
     """Settings of the run, and where it is saved or continued.
 
-    Raises:
-        CheckpointError: a finished run, one of another command, or a new run's --out is not an empty folder.
-        ValueError: a given setting, other than rate and precision, differs from the one of the run that is resumed.
+    Raises ValueError: the run is finished or another command's, --out of a new one is not empty, or a given setting,
+    other than rate and precision, differs from the one of the run that is resumed.
     """
     level = logging.INFO if processes().is_main_process else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)

@@ -30,10 +30,7 @@ class TaskLoss:
     def __init__(self, settings: FinetuneSettings, texts: Sequence[str], labels: Labels, encoder: TextEncoder) -> None:
         """Read the text that has no labels, and ask the teachers about it and about the training `texts`.
 
-        Raises:
-            CheckpointError: a teacher is no checkpoint or student, or has other labels.
-            CorpusError: plain text can't be read, or holds too little.
-            ValueError: settings that exclude each other.
+        Raises ValueError: teachers or text that can't be used, or settings that exclude each other.
         """
         out_of_scope = [file for _, file in located_files(settings.out_of_scope)]
         if settings.unlabelled and not settings.teacher:

@@ -92,9 +92,7 @@ def _text_of(file: Path) -> Iterator[str]:
 def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Source], frozenset[str]]:
     """The training texts of the labelled data by locale, and the dev and test utterances that are kept out.
 
-    Raises:
-        CorpusError: a language has a share of the task text, but no training texts.
-        DatasetError: the data can't be read.
+    Raises CorpusError, DatasetError: a language has a share of the task text but no texts, or they can't be read.
     """
     if not spec.data:
         return [], frozenset()
