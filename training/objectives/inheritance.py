@@ -88,20 +88,12 @@ def inherit_layers(
 
     Layers outside the mapping and the task heads stay as they are. Where both have a masked-language head, its
     transform and norm follow too; those of a narrower student only roughly, as an activation knows no change of basis.
+    `probe`, [rows, pieces] without padding, is text on which to see which directions matter to a narrower student;
+    without it, random pieces, which is worse.
 
-    Args:
-        teacher: Stays as it is, its mode too.
-        student: No larger than the teacher in any way, with the same pieces and heads of the same size.
-        mapping: A name in `LAYER_MAPPINGS`.
-        probe: [rows, pieces], int64, unpadded: some thousand pieces of text in all, on which to see which directions
-            matter to a narrower student. Without it, random pieces, which is worse.
-
-    Returns:
-        What was done, for a log: "mapping", "layers" (the pairs), "width" [D, d], and "kept", the mean share of the
-        states' energy within the student's basis.
-
-    Raises:
-        ValueError: unknown mapping, or the student is no part of the teacher.
+    Returns what was done, for a log: "mapping", "layers" (the pairs), "width" [D, d], and "kept", the mean share of the
+    states' energy within the student's basis. Raises ValueError: unknown mapping, or the student is no part of the
+    teacher.
     """
     require_part(teacher.config, student.config)
     pairs = choose(LAYER_MAPPINGS, mapping, "mapping")(len(student.blocks), len(teacher.blocks))

@@ -82,7 +82,7 @@ def token_counter(tokenizer: str) -> CountTokens:
 def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
     """Write the transfer set to `out` and its manifest beside it; both appear only when whole. Returns the manifest.
 
-    Raises CorpusError, DatasetError: text that can't be read or doesn't suffice, a full disk, or `out` is there already.
+    Raises CorpusError, DatasetError: text that can't be read or doesn't suffice, a full disk, or `out` is there.
     """
     if not out.name.endswith(SUFFIXES):
         raise CorpusError(f"--out {out}: allowed: names that end in {' or '.join(SUFFIXES)}")
