@@ -58,9 +58,8 @@ def rewrite(utterance: Utterance, change: Callable[[int, str, bool], tuple[str, 
         written += utterance.text[position : token.start()] + prefix
         starts[token.start()], ends[token.end()] = len(written), len(written) + len(text)
         written, position = written + text + suffix, token.end()
-    return replace(
-        utterance, text=written, slots=tuple(Slot(s.name, starts[s.start], ends[s.end]) for s in utterance.slots)
-    )
+    slots = tuple(Slot(slot.name, starts[slot.start], ends[slot.end]) for slot in utterance.slots)
+    return replace(utterance, text=written, slots=slots)
 
 
 def as_typed(utterance: Utterance, rng: random.Random) -> Utterance:

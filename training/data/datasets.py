@@ -274,6 +274,5 @@ def _warn_of_unseen_labels(source: str, utterances: Sequence[Utterance]) -> None
         found[u.partition] |= {(kind, name) for kind, name in named if name is not None}
     for partition in PARTITIONS[1:] if found["train"] else ():
         for kind, name in sorted(found[partition] - found["train"]):
-            log.warning(
-                "%s: %s %r occurs in %s but never in train: no student can learn it", source, kind, name, partition
-            )
+            unseen = "%s: %s %r occurs in %s but never in train: no student can learn it"
+            log.warning(unseen, source, kind, name, partition)

@@ -56,10 +56,8 @@ class Metric(NamedTuple):
     is_higher_better: bool
 
 
-METRICS = {
-    "dc": (Metric("f1", "F1", True),),
-    "icner": (Metric("semer", "SemER", False), Metric("icer", "ICER", False)),
-}
+SEMER, ICER = Metric("semer", "SemER", False), Metric("icer", "ICER", False)
+METRICS = {"dc": (Metric("f1", "F1", True),), "icner": (SEMER, ICER)}
 
 
 @dataclass(frozen=True)
@@ -297,8 +295,6 @@ def _by_domain(task: str, reference: Reference, outcomes: Outcomes, classes: int
     if task == "dc":
         return domain_f1(reference.domain, outcomes["domain"], classes)
     errors, known = outcomes["intent_errors"] + outcomes["slot_errors"], reference.domain >= 0
-    sums = [
-        np.bincount(reference.domain[known], x[known], minlength=classes).astype(np.float64)
-        for x in (errors, reference.slots + 1)
-    ]
+    domains, trials = reference.domain[known], reference.slots + 1
+    sums = [np.bincount(domains, x[known], minlength=classes).astype(np.float64) for x in (errors, trials)]
     return ratio(sums[0], sums[1])

@@ -117,9 +117,7 @@ class Run:
         """Train to the end. Returns the summary."""
         total, outside = self.model.count_parameters()
         log.info("%s: %d parameters, %d of them outside embeddings and heads", self.settings.size, total, outside)
-        log.info(
-            "%d utterances to train on, %d to score on, on %s", len(self.data.train), len(self.data.dev), self.device
-        )
+        log.info("%d utterances to train on, %d to score on, %s", len(self.data.train), len(self.data.dev), self.device)
         with self.loop.bar():
             if self._ended_unscored():
                 self._score_epoch()

@@ -80,9 +80,8 @@ class TextRun:
         if state is not None and (before := state["processes"]) != count:
             raise ValueError(f"the run began with {before} processes, which decide its steps; these are {count}")
         if state is not None and (before := state["text"]) != facts["text"]:
-            raise ValueError(
-                f"the text has changed since the run began: lines, pieces, checksum {before}, now {facts['text']}"
-            )
+            changed = f"lines, pieces, checksum {before}, now {facts['text']}"
+            raise ValueError(f"the text has changed since the run began: {changed}")
         steps = settings.steps or max(1, round(settings.epochs * lines.trained_pieces / self._a_step))
         self.loop = Loop(model.to(processes().device), settings, self.storage, steps, facts)
 

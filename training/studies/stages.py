@@ -132,9 +132,8 @@ class StageBuilder:
         teachers = [f"runs/{name}" for name in report.noise]
         if teachers:
             texts = dict.fromkeys(f"corpora/{text}" for text in report.noise.values())
-            stages.append(
-                self.quick("noise", [*teachers, *texts], layout.results / "teachers.json", noise=report.noise)
-            )
+            file = layout.results / "teachers.json"
+            stages.append(self.quick("noise", [*teachers, *texts], file, noise=report.noise))
         if report.similarity_runs:
             nearby = {"ratio": "1:0", "tokens": 100 * measures.SAMPLE_PIECES, "repeat": True}
             samples = [self.corpus(f"generic-{x}", {"locales": x, **nearby}) for x in recipe.languages]
