@@ -18,34 +18,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.utterances import PARTITIONS
-from training.runs.flags import at_least_one
+from training.runs.flags import at_least_one, new_parser
 
 
 def parser(
     command: str = "training.study", description: str = "Run a study from a recipe, and report on it."
 ) -> argparse.ArgumentParser:
     """The flags of this command, and of `training.ladder`."""
-    whole = argparse.ArgumentParser(prog=f"python -m {command}", description=description, allow_abbrev=False)
-    whole.add_argument(
-        "--recipe", type=Path, help="TOML file, some stand in training/recipes (default: none; needed without --report)"
-    )
-    whole.add_argument("--out", type=Path, required=True, help="folder of the runs; what is done there is skipped")
-    whole.add_argument(
-        "--data", help="labelled data: folder, tarball, file or hub:NAME (default: what the recipe names)"
-    )
-    whole.add_argument("--generic", metavar="FOLDER", help="plain sentences by language (default: that of the recipe)")
-    whole.add_argument("--partition", choices=PARTITIONS, help="what is scored (default: that of the recipe, or dev)")
-    whole.add_argument(
-        "--jobs",
-        type=at_least_one,
-        default=1,
-        metavar="N",
-        help="stages at once, each with its share of the cores (default: %(default)s)",
-    )
-    whole.add_argument(
-        "--until", default="", metavar="STAGE", help="stop after this stage, or group such as runs (default: none)"
-    )
-    whole.add_argument("--report", action="store_true", help="run nothing: report on what is done")
+    whole = new_parser(command, description)
+    add = whole.add_argument
+    add("--recipe", type=Path, help="TOML file, some stand in training/recipes (default: none; needed unless --report)")
+    add("--out", type=Path, required=True, help="folder of the runs; what is done there is skipped")
+    add("--data", help="labelled data: folder, tarball, file or hub:NAME (default: what the recipe names)")
+    add("--generic", metavar="FOLDER", help="plain sentences by language (default: what the recipe names)")
+    add("--partition", choices=PARTITIONS, help="what is scored (default: what the recipe names, or dev)")
+    jobs = "stages at once, each with its share of the cores (default: %(default)s)"
+    add("--jobs", type=at_least_one, default=1, metavar="N", help=jobs)
+    add("--until", default="", metavar="STAGE", help="stop after this stage, or group such as runs (default: none)")
+    add("--report", action="store_true", help="run nothing: report on what is done")
     return whole
 
 

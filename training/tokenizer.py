@@ -12,27 +12,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data import datasets
-from training.runs.flags import listed
+from training.runs.flags import listed, new_parser
 from training.text.corpus import CorpusError
 from training.text.tokenizer import VOCABULARY, save_tokenizer, spread_lines, train_tokenizer, with_variants
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    whole = argparse.ArgumentParser(
-        prog="python -m training.tokenizer", description="Train the shared unigram tokenizer.", allow_abbrev=False
-    )
+    whole = new_parser("training.tokenizer", "Train the shared unigram tokenizer.")
     add = whole.add_argument
     add("--data", help="labelled data whose training texts are read: folder, tarball, file or hub:NAME (default: none)")
     add("--locales", default="", help="comma-separated locales of --data (default: all)")
     add("--corpus", default="", metavar="FILES", help="comma-separated text files, folders or hub:NAME (default: none)")
-    add(
-        "--tokenizer-lines",
-        type=int,
-        default=300_000,
-        metavar="LINES",
-        help="lines of --corpus, evenly spread, that are read (default: %(default)s)",
-    )
+    lines = "lines of --corpus, evenly spread, that are read (default: %(default)s)"
+    add("--tokenizer-lines", type=int, default=300_000, metavar="LINES", help=lines)
     add("--vocabulary", type=int, default=VOCABULARY, metavar="PIECES", help="pieces at most (default: %(default)s)")
     add("--out", type=Path, required=True, metavar="FILE", help="tokenizer.json to write")
     return whole

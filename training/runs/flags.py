@@ -32,9 +32,14 @@ def setting(
     return field(default=default, metadata={"help": f"{text} (default: {shown})", **kind})
 
 
+def new_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A command's parser without flags."""
+    return argparse.ArgumentParser(prog=f"python -m {command}", description=description, allow_abbrev=False)
+
+
 def parser_of(command: str, description: str, settings: type) -> argparse.ArgumentParser:
     """A parser with the flags of every training run, and a flag for each setting."""
-    parser = argparse.ArgumentParser(prog=f"python -m {command}", description=description, allow_abbrev=False)
+    parser = new_parser(command, description)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="CKPT", help="checkpoint folder to write")
     add("--resume", action="store_true", help="continue the interrupted run in --out exactly, or start it")

@@ -59,16 +59,9 @@ class Progress:
 class Loop:
     """The optimiser's side of a run of `total` steps, on one device or, under `accelerate launch`, on several.
 
-    Usage::
-
-        loop = Loop(model, settings, Storage(folder, save_every=200), total=1000, facts={"command": ...})
-        with loop.bar():
-            while not loop.finished:
-                loop.step(lambda: loss_of(loop.model, next_batch))
-
-    `loop.model` is what a step calls; `loop.bare` is the same without the wrapper for several processes.
-    `facts` and the settings are saved with each resume state. Everything random in a step is
-    drawn from (seed, step, process), so a run that is killed and resumed takes the very same steps.
+    `model` is what a step calls; `bare` is the same without the wrapper for several processes. `facts` and the settings
+    are saved with each resume state. Everything random in a step is drawn from (seed, step, process), so a run that is
+    killed and resumed takes the very same steps.
     """
 
     def __init__(

@@ -31,15 +31,7 @@ NAMED = ("corpus", "data", "init", "tokenizer", "teacher", "start")  # settings 
 
 
 class TextRun:
-    """One run: encodes the text, takes the steps, saves the checkpoint.
-
-    Usage::
-
-        run = TextRun(command, settings, tokenizer, texts, storage)
-        run.begin(model_to_train, student_in_it)
-        run.train(loss_of_batch)
-        summary = run.finish(lineage)
-    """
+    """One run: encodes the text; `begin` sets up the steps, `train` takes them, `finish` saves the checkpoint."""
 
     def __init__(
         self,

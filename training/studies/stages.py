@@ -21,10 +21,7 @@ TEXTS = ("corpus", "unlabelled", "out_of_scope")  # settings that name corpora o
 
 
 def needed_for(stages: Sequence[Stage], last: str) -> list[Stage]:
-    """The stage of that name, or the group of stages ("runs"), and all that they need.
-
-    Raises StageError: there is none; the message names the groups.
-    """
+    """The stage of that name, or the group of stages ("runs"), and all that they need. Raises StageError: none."""
     by_name = {stage.name: stage for stage in stages}
     open_ = [name for name in by_name if name == last or name.startswith(f"{last}/")]
     if not open_:
