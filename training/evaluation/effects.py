@@ -20,18 +20,8 @@ from typing import NamedTuple, cast
 import numpy as np
 from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
-from training.evaluation.scoring import (
-    MEAN,
-    PERCENT,
-    Floats,
-    Ints,
-    Weights,
-    class_counts,
-    macro_f1,
-    mean_locales,
-    ratio,
-    weights_of,
-)
+from training.evaluation import scoring
+from training.evaluation.scoring import MEAN, PERCENT, Floats, Ints, Weights, class_counts, ratio
 
 Outcomes = dict[str, Ints]  # of one run in one locale: a name as in the result files to [utterances]
 Runs = Mapping[str, Mapping[int, Mapping[str, Outcomes]]]  # encoder to seed to locale
@@ -87,7 +77,7 @@ def weights_by_locale(references: Mapping[str, Reference], resamples: int = RESA
     by_ids: dict[tuple[str, ...], Weights] = {}
     for reference in references.values():
         if reference.ids not in by_ids:
-            by_ids[reference.ids] = weights_of(len(reference.ids), resamples, SEED + len(by_ids))
+            by_ids[reference.ids] = scoring.weights_of(len(reference.ids), resamples, SEED + len(by_ids))
     return {locale: by_ids[reference.ids] for locale, reference in references.items()}
 
 
@@ -113,7 +103,7 @@ def measure(
 ) -> Floats:
     """A metric of a run on some rows of a locale, in percent, [1 + resamples]; `weights` are those of the rows."""
     if metric == "f1":
-        return PERCENT * macro_f1(reference.domain[rows], outcomes["domain"][rows], classes, weights)
+        return PERCENT * scoring.macro_f1(reference.domain[rows], outcomes["domain"][rows], classes, weights)
     intents = outcomes["intent_errors"][rows]
     if metric == "icer":
         return PERCENT * error_rate(intents, np.ones_like(intents), weights)
@@ -137,7 +127,7 @@ def values_of(
                     values[metric.name, encoder, name, locale] = np.stack(
                         [measure(metric.name, reference, x, rows, classes, drawn) for x in found], axis=1
                     )
-    over = mean_locales(references)
+    over = scoring.mean_locales(references)
     for metric_name, encoder, name in dict.fromkeys(key[:3] for key in values):
         held = [(metric_name, encoder, name, locale) for locale in over]
         parts = [values[key] for key in held if key in values]

@@ -170,10 +170,7 @@ def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | Non
 
 
 def first_student(settings: DistillSettings, teacher: StudentModel, run: TextRun) -> StudentModel:
-    """A student of the asked size before its first step, with random weights or with its teacher's layers.
-
-    Raises ValueError: the teacher's layers can't be inherited.
-    """
+    """A student of the asked size before its first step, with random weights or with its teacher's layers."""
     student = StudentModel(config_of(settings, teacher.config))
     if settings.start == INHERITED:
         done = inherit_layers(teacher, student, settings.layer_mapping, probe_of(run))

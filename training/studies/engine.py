@@ -42,7 +42,7 @@ def publish(out: Path) -> dict[str, Any]:
     Raises ReportError: a result is missing that nothing can be said without, or one is broken.
     """
     with reading(Layout(out).recipe) as recipe:
-        with_tasks = "tasks" in recipe
+        with_tasks = bool(recipe["tasks"])
     if with_tasks:
         content = effects_report.write_report(out)
         return {"report": str(out / "report.md"), "title": content["title"], "missing": content["missing"]}

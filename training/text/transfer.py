@@ -42,18 +42,9 @@ from tqdm import tqdm
 
 from training.data import datasets
 from training.data.files import write_json
+from training.text import corpus
 from training.text.budgets import KINDS, Group, Kind, TransferSet, budgets_of, ratio_of
-from training.text.corpus import (
-    SUFFIXES,
-    CorpusError,
-    DiskShuffle,
-    Quota,
-    count_words,
-    read_records,
-    same_text,
-    same_utterance,
-    write_record,
-)
+from training.text.corpus import CorpusError
 from training.text.sources import Source, generic_sources, spoken_names, task_sources
 
 COMMAND = "training.corpus"
@@ -69,7 +60,7 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 def token_counter(tokenizer: str) -> CountTokens:
     """Counts words, or the pieces of a `tokenizer.json` without special ones. Raises CorpusError: the file is none."""
     if not tokenizer:
-        return count_words
+        return corpus.count_words
     try:
         pieces = Tokenizer.from_file(tokenizer)
     except Exception as error:  # the library raises nothing more exact
@@ -84,8 +75,8 @@ def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
 
     Raises CorpusError, DatasetError: text that can't be read or doesn't suffice, a full disk, or `out` is there.
     """
-    if not out.name.endswith(SUFFIXES):
-        raise CorpusError(f"--out {out}: allowed: names that end in {' or '.join(SUFFIXES)}")
+    if not out.name.endswith(corpus.SUFFIXES):
+        raise CorpusError(f"--out {out}: allowed: names that end in {' or '.join(corpus.SUFFIXES)}")
     manifest_file = manifest_of(out)
     if there := [str(file) for file in (out, manifest_file) if file.exists() and not force]:
         raise CorpusError(f"{' and '.join(there)}: there already; choose another --out, or --force to overwrite")
@@ -132,7 +123,7 @@ class Mixer:
         self._lines: Counter[int] = Counter()  # by source
         self._tokens: Counter[int] = Counter()
         self._unique = scratch / "unique"
-        self._read = DiskShuffle(scratch / "read", unique=True)
+        self._read = corpus.DiskShuffle(scratch / "read", unique=True)
 
     def _hash(self, data: bytes, person: bytes) -> int:
         seed = self._spec.seed.to_bytes(8, "big")
@@ -157,10 +148,10 @@ class Mixer:
     def _allowed(self, lines: Iterable[str], kind: Kind, held_out: frozenset[str]) -> Iterator[tuple[str, str]]:
         for line in lines:
             text = " ".join(line.split())
-            form = same_text(text)
+            form = corpus.same_text(text)
             if not form:
                 self._removed["blank"][kind] += 1
-            elif same_utterance(form) in held_out:
+            elif corpus.same_utterance(form) in held_out:
                 self._removed["dev_or_test"][kind] += 1
             else:
                 yield form, text
@@ -176,7 +167,7 @@ class Mixer:
                 source = self._sources[index]
                 self._removed["duplicate"][source.kind] -= 1
                 self._available[source.group] += tokens
-                write_record(stream, key, line)
+                corpus.write_record(stream, key, line)
                 bar.update()
         short = [
             f"{' '.join(group)}: {self._available[group]:,} tokens there, {asked:,} asked"
@@ -191,7 +182,7 @@ class Mixer:
     def mix(self, name: str) -> Path:
         """Take lines until the budgets are full, shuffle them, and write them to a file of that name in the scratch."""
         out = self._scratch / name
-        with DiskShuffle(self._scratch / "mixed") as mixed:
+        with corpus.DiskShuffle(self._scratch / "mixed") as mixed:
             with _bar("mix") as bar:
                 for key, line in self._chosen():
                     mixed.add(key, line)
@@ -210,10 +201,10 @@ class Mixer:
     def _chosen(self) -> Iterator[tuple[int, bytes]]:
         """The lines that go in, once for each copy, with keys that shuffle them anew."""
         whole = {group: asked // self._available[group] for group, asked in self._budgets.items()}
-        quotas = {group: Quota(asked % self._available[group]) for group, asked in self._budgets.items()}
+        quotas = {group: corpus.Quota(asked % self._available[group]) for group, asked in self._budgets.items()}
 
         def copies() -> Iterator[tuple[bytes, int]]:
-            for _, line in read_records(self._unique):
+            for _, line in corpus.read_records(self._unique):
                 index, tokens = _LINE.unpack_from(line)
                 group = self._sources[index].group
                 yield from ((line, number) for number in range(whole[group]))
