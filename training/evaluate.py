@@ -1,12 +1,10 @@
 """Score a checkpoint or a student folder on a partition.
 
     python -m training.evaluate --ckpt CKPT --data DIR --partition dev --out scores.json
-    python -m training.evaluate --student STUDENT --data DIR
 
 Every metric per locale and as the mean of de, fr, it, es, with 95 % intervals; the table goes to standard error, the
-last line of standard output is one JSON object. `--typed` scores the capitalised and punctuated copy of the partition.
-The tails are subsets of `--tails-of`, see `training.evaluation.tails`. `accelerate launch -m training.evaluate ...`
-splits the utterances over several devices.
+last line of standard output is one JSON object. `accelerate launch -m training.evaluate ...` splits the utterances over
+several devices.
 """
 
 from __future__ import annotations

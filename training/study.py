@@ -1,12 +1,9 @@
 """Run a study from a recipe, and report on it.
 
     python -m training.study --recipe training/recipes/study-demo.toml --out RUNS
-    python -m training.study --report --out RUNS
 
-Makes what the recipe asks for (tokenizer, transfer sets, encoders, fine-tuned students, what they answer) and skips
-what is done; started again after an interruption, it goes on from where each stage stood. RUNS/logs holds the output of
-each stage. The report (`report.md`, `report.json` and figures) is made from the small files in RUNS/results alone;
-`--report` makes it again. `training.studies.recipe` says what a recipe holds.
+Makes what the recipe asks for (`training.studies.recipe`), skips what is done and continues what was interrupted;
+RUNS/logs holds the output of each stage. `--report --out RUNS` makes the report again, from RUNS/results alone.
 """
 
 from __future__ import annotations

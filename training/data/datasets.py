@@ -1,15 +1,8 @@
 """Read labelled data: MASSIVE (folder, tarball or hub), the project's JSONL, CSV.
 
-A source is named by one string:
-
-======================================  ================================================================
-``DIR``                                 holds ``1.1/data/``, ``data/`` or the files themselves: ``<locale>.jsonl``
-                                        or ``.jsonl.gz``, in MASSIVE's or the project's fields; or ``.csv`` files
-``FILE.tar.gz``                         the official ``amazon-massive-dataset-1.1.tar.gz``
-``FILE.jsonl``, ``.jsonl.gz``, ``.csv``  one file
-``hub:OWNER/NAME``                      a Hugging Face data set with MASSIVE's columns, through `datasets`; with
-                                        ``@REVISION`` a branch of it
-======================================  ================================================================
+A source is named by one string: a folder that holds ``1.1/data/``, ``data/`` or the files themselves; the official
+``amazon-massive-dataset-1.1.tar.gz``; one ``.jsonl``, ``.jsonl.gz`` or ``.csv`` file; or ``hub:OWNER/NAME[@REVISION]``,
+a Hugging Face data set with MASSIVE's columns, through `datasets`.
 
 Fields of a JSONL row: ``id, text, locale, partition, domain, intent, slots[{name, start, end}]``, or MASSIVE's
 ``id, utt, annot_utt, locale, partition, scenario, intent``. CSV columns: ``id, locale, partition, domain, intent`` and

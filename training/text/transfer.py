@@ -2,22 +2,12 @@
 
     python -m training.corpus build --generic DIR --data DIR --ratio 7:3 --locales de,fr,it,es --tokens N --out FILE
 
-FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it says what went in.
-
-========================  ==========================================================================================
-``--generic DIR``         plain sentences: ``DIR/<language>/<source>.txt[.gz]``, or ``DIR/<language or locale>.txt``
-                          with DIR's name as the source
-``--data DATA``           labelled data (see `training.data.datasets`): its train texts are the task text
-``--ratio G:T``           generic to task tokens: 1:0, 7:3, 0:1, ...
-``--locales``             balanced (``de,fr``) or weighted (``de=2,fr=1``); ``de-DE`` takes labelled data of it alone
-``--spoken-share 0.7``    that share of the generic tokens comes from spoken sources (``--spoken`` names them)
-========================  ==========================================================================================
-
-Each language and kind of text (task, spoken, written; or generic) has its own token budget. Tokens are words between
-white space, where characters of Han and kana each count as one, or pieces of `--tokenizer`. Lines are unique without
-regard to case, width and spacing. No line equals a dev or test utterance of the task data, without regard to
-punctuation either. The same seed and text give the same bytes. Memory does not grow with the text or with the tokens:
-lines are sorted by hashes on disk, in a temporary folder beside FILE.
+FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it says what went in. Each language
+and kind of text (task, spoken, written; or generic) has its own token budget. Tokens are words between white space,
+where characters of Han and kana each count as one, or pieces of `--tokenizer`. Lines are unique without regard to case,
+width and spacing. No line equals a dev or test utterance of the labelled data, without regard to punctuation either.
+The same seed and text give the same bytes. Memory does not grow with the text or with the tokens: lines are sorted by
+hashes on disk, in a temporary folder beside FILE.
 """
 
 from __future__ import annotations
