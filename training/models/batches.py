@@ -16,7 +16,7 @@ from service.student.tokenization import Encoded, TextEncoder
 from training.data.augmentation import SlotValues, augment
 from training.data.labels import tags_of
 from training.data.utterances import Utterance
-from training.models.devices import ALONE, Split
+from training.models.devices import ALONE, Split, split
 from training.text.lines import padded
 
 IGNORED = -100  # the index that torch's cross entropy skips
@@ -143,9 +143,9 @@ class EpochData:
         augmented_share: float,
         seed: int,
         substituted_share: float = 0.0,
-        split: Split = ALONE,
     ) -> None:
-        self._a_step, self._split = batch_size * split.count, split
+        self._split = split()
+        self._a_step = batch_size * self._split.count
         self.steps = -(-len(utterances) // self._a_step)
         self._utterances = utterances
         self._encoder = encoder

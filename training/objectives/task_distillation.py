@@ -38,12 +38,7 @@ class TeacherTargets:
     """
 
     def __init__(
-        self,
-        teachers: Sequence[Teacher],
-        labels: Labels,
-        texts: Sequence[str],
-        encoder: TextEncoder,
-        temperature: float,
+        self, teachers: Sequence[Teacher], labels: Labels, texts: list[str], encoder: TextEncoder, temperature: float
     ) -> None:
         """Ask the teachers about texts that the student reads by way of `encoder`.
 

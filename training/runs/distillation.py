@@ -31,10 +31,9 @@ from training.runs.start import is_untouched
 from training.runs.text_run import TextRun
 from training.text.corpus import read_lines
 
-COMMAND = "training.distill"
 PROBE_LINES = 256
 
-log = logging.getLogger(COMMAND)
+log = logging.getLogger(__name__)
 
 
 def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
 
     def keep() -> None:  # what a chain is resumed by until its student has a state
         if state is None and processes().is_main_process:
-            save_resume_state(out, {"command": COMMAND, "settings": asdict(settings)})
+            save_resume_state(out, {"command": storage.command, "settings": asdict(settings)})
 
     teacher = settings.teacher
     for size in sizes:
@@ -61,9 +60,9 @@ def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
             first = settings.start if settings.start in (RANDOM, INHERITED) else RANDOM
             via = replace(settings, size=size, teacher=teacher, start=first, chain="")
             left = None if is_untouched(folder) else load_resume_state(folder)
-            distill_student(via, Storage(folder, storage.save_every, left), before=keep)
+            distill_student(via, replace(storage, out=folder, state=left), before=keep)
         teacher = str(folder)
-    last = Storage(out, storage.save_every, state if begun else None)
+    last = replace(storage, state=state if begun else None)
     return distill_student(replace(settings, teacher=teacher), last, settings)
 
 
@@ -98,7 +97,7 @@ def distill_student(
     start = start_of(settings, teacher)
     readable = min(c.model.config.max_position_embeddings for c in (teacher, start or teacher))
     texts = read_lines(listed(settings.corpus))
-    run = TextRun(COMMAND, asked or settings, teacher.encoder.tokenizer, texts, storage, readable)
+    run = TextRun(asked or settings, teacher.encoder.tokenizer, texts, storage, readable)
     torch.manual_seed(settings.seed)  # here, as loading the teacher may draw numbers too
     first = start.encoder_alone(settings.dropout) if start else first_student(settings, teacher.model, run)
     student = MaskedLanguageModel(first)

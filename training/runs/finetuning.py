@@ -20,7 +20,7 @@ from training.data.utterances import Utterance, checksum_of
 from training.evaluation.scoring import score_by_locale
 from training.models.batches import EpochData, ExampleEncoder
 from training.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.models.devices import processes, split
+from training.models.devices import processes
 from training.models.prediction import answers_of_model
 from training.models.student import StudentModel
 from training.models.task_model import encoder_of, model_of, shape_of
@@ -30,11 +30,10 @@ from training.runs.settings import FinetuneSettings
 from training.runs.task_loss import TaskLoss
 from training.text.tokenizer import special_ids, train_tokenizer, with_variants
 
-COMMAND = "training.finetune"
 FILES = ("init", "teacher", "unlabelled", "out_of_scope")  # settings that name files or folders
 SELECTED_BY = ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")  # the first that the heads allow
 
-log = logging.getLogger(COMMAND)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,14 +99,8 @@ class Run:
             settings.augmented_share,
             settings.seed,
             settings.substituted_share,
-            split(),
         )
-        facts = {
-            "command": COMMAND,
-            "tokenizer": tokenizer.to_str(),
-            "steps": self.epochs.steps,
-            "data": checksum_of(data.train),
-        }
+        facts = {"tokenizer": tokenizer.to_str(), "steps": self.epochs.steps, "data": checksum_of(data.train)}
         require_unchanged(state or facts, facts, settings.data)
         self.loss = TaskLoss(settings, [u.text for u in data.train], data.labels, self.encoder)
         total = settings.epochs * self.epochs.steps
@@ -185,7 +178,7 @@ class Run:
         settings, data, progress = self.settings, self.data, self.loop.progress
         files = {name: file_names(getattr(settings, name)) for name in FILES}
         return {
-            "command": COMMAND,
+            "command": self.loop.facts["command"],
             "settings": {**asdict(settings), "data": Path(settings.data).name, **files},
             "init": self.lineage,
             "locales": data.served,

@@ -25,6 +25,8 @@ from training.runs.settings import RunSettings
 
 CLIP = 1.0
 
+State = dict[str, Any]
+
 
 def rate_at(step: int, total: int, peak: float) -> float:
     """Learning rate of a step (from 0): linear warm-up over the first 5 % of the steps, then linear decay to 0."""
@@ -34,11 +36,12 @@ def rate_at(step: int, total: int, peak: float) -> float:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a run is saved, after how many steps each, and the state of the interrupted run that goes on, if any."""
+    """Where the run of a command is saved, after how many steps each, and the state that an interrupted one left."""
 
+    command: str
     out: Path
     save_every: int
-    state: dict[str, Any] | None = None
+    state: State | None = None
 
 
 @dataclass
@@ -65,13 +68,7 @@ class Loop:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        settings: RunSettings,
-        storage: Storage,
-        total: int,
-        facts: dict[str, Any],
-        average: float = 0.0,
+        self, model: nn.Module, settings: RunSettings, storage: Storage, total: int, facts: State, average: float = 0.0
     ) -> None:
         """Set up the optimiser, or restore that of an interrupted run; then save the state where the run begins.
 
@@ -79,7 +76,7 @@ class Loop:
         the model: the one to score and to save.
         """
         self.total, self.out, self.save_every, state = total, storage.out, storage.save_every, storage.state
-        self.facts = {"settings": asdict(settings), **facts}
+        self.facts = {"command": storage.command, "settings": asdict(settings), **facts}
         self.progress = Progress()
         self.bare, self._settings = model, settings
         rule = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
