@@ -89,14 +89,9 @@ def choose(dataset: datasets.Dataset, args: argparse.Namespace, locales: Sequenc
 
 def publish(args: argparse.Namespace, skipped: int, scores: dict[str, Any]) -> None:
     """Show the report as a table, and print it as one JSON object; write it where a file was asked for."""
-    of = f" of {args.tails_of}" if args.partition in TAILS else ""
-    report = {
-        "model": str(args.ckpt or args.student),
-        "kind": "checkpoint" if args.ckpt else "student",
-        "partition": f"{args.partition}{of}{', typed' if args.typed else ''}",
-        "skipped": skipped,
-        **scores,
-    }
+    of, typed = f" of {args.tails_of}" if args.partition in TAILS else "", ", typed" if args.typed else ""
+    model = {"model": str(args.ckpt or args.student), "kind": "checkpoint" if args.ckpt else "student"}
+    report = {**model, "partition": f"{args.partition}{of}{typed}", "skipped": skipped, **scores}
     print(render(report), file=sys.stderr)
     if args.out:
         write_json(args.out, report)

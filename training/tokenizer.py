@@ -46,13 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     pieces = sum(len(encoding.ids) - 1 for encoding in tokenizer.encode_batch_fast(texts))
-    summary = {
-        "tokenizer": str(args.out),
-        "pieces": tokenizer.get_vocab_size(),
-        "texts": len(texts),
-        "pieces_per_word": round(pieces / max(1, sum(len(text.split()) for text in texts)), 3),
-    }
-    print(json.dumps(summary))
+    ratio = round(pieces / max(1, sum(len(text.split()) for text in texts)), 3)
+    summary = {"pieces": tokenizer.get_vocab_size(), "texts": len(texts), "pieces_per_word": ratio}
+    print(json.dumps({"tokenizer": str(args.out), **summary}))
     return 0
 
 

@@ -124,9 +124,8 @@ def values_of(
             for metric in METRICS[task] if len(rows) else ():
                 for encoder, seeds in runs.items():
                     found = [seeds[s][locale] for s in sorted(seeds)]
-                    values[metric.name, encoder, name, locale] = np.stack(
-                        [measure(metric.name, reference, x, rows, classes, drawn) for x in found], axis=1
-                    )
+                    scores = [measure(metric.name, reference, x, rows, classes, drawn) for x in found]
+                    values[metric.name, encoder, name, locale] = np.stack(scores, axis=1)
     over = scoring.mean_locales(references)
     for metric_name, encoder, name in dict.fromkeys(key[:3] for key in values):
         held = [(metric_name, encoder, name, locale) for locale in over]
@@ -201,10 +200,8 @@ def _seed_deviations(candidate: Floats, baseline: Floats) -> list[Floats]:
     """What each run of either side adds to the relative change, to first order, [1 + resamples, seeds] in percent."""
     top, bottom = (values.mean(axis=1, keepdims=True) for values in (candidate, baseline))
     level = ratio(top, bottom)
-    return [
-        PERCENT * ratio(candidate - top, np.broadcast_to(bottom, candidate.shape)),
-        -PERCENT * level * ratio(baseline - bottom, np.broadcast_to(bottom, baseline.shape)),
-    ]
+    own = [ratio(gap, np.broadcast_to(bottom, gap.shape)) for gap in (candidate - top, baseline - bottom)]
+    return [PERCENT * own[0], -PERCENT * level * own[1]]
 
 
 def _seed_share(resampled: Floats, own: Floats) -> float:

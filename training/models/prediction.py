@@ -53,11 +53,9 @@ def answers_of_model(
                 words, first = encoded[i].words, encoded[i].first_pieces
                 decoded = decode_slots(utterances[i].text, words, slots[row, first], labels.slots) if words else []
                 spans = tuple(Slot(s.name, s.start, s.end) for s in decoded)
-            answers[i] = Answer(
-                None if domain is None else labels.domain[int(np.argmax(domain[row]))],
-                None if intent is None else labels.intent[int(np.argmax(intent[row]))],
-                spans,
-            )
+            said = None if domain is None else labels.domain[int(np.argmax(domain[row]))]
+            asked = None if intent is None else labels.intent[int(np.argmax(intent[row]))]
+            answers[i] = Answer(said, asked, spans)
     return answers
 
 

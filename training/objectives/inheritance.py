@@ -1,9 +1,8 @@
 """A student that starts from its teacher's own layers, also where it is narrower.
 
-Layers are picked by a mapping (`training.objectives.layer_mapping`), as DistilBERT does (Sanh et al. 2019).
-A narrower student gets the teacher's weights in a smaller basis of the residual stream,
-like SliceGPT (Ashkboos et al. 2024), but with one basis
-for all layers, so that residual connections stay plain, and for LayerNorm in place of RMSNorm:
+Layers are picked by a mapping (`training.objectives.layer_mapping`), as DistilBERT does (Sanh et al. 2019). A narrower
+student gets the teacher's weights in a smaller basis of the residual stream, like SliceGPT (Ashkboos et al. 2024), but
+with one basis for all layers, so that residual connections stay plain, and for LayerNorm in place of RMSNorm:
 
 - P [D, d] has orthonormal columns, and student state = a Pᵀ teacher state with a = sqrt(d / D), so that a unit keeps
   its scale, and with it the part that a LayerNorm's epsilon plays.
@@ -114,12 +113,8 @@ def inherit_layers(
         if teacher.masked is not None and student.masked is not None:
             _inherit_masked(teacher.masked, student.masked, seen.hidden, stream)
     shares = [stream.kept(moment) ** 2 for moment in seen.moments.values()]
-    return {
-        "mapping": mapping,
-        "layers": [list(pair) for pair in pairs],
-        "width": list(stream.basis.shape),
-        "kept": sum(shares) / len(shares),
-    }
+    done = {"mapping": mapping, "layers": [list(pair) for pair in pairs], "width": list(stream.basis.shape)}
+    return {**done, "kept": sum(shares) / len(shares)}
 
 
 def require_part(teacher: StudentConfig, student: StudentConfig) -> None:

@@ -54,7 +54,7 @@ class PlainText:
         rng = random.Random(seed)
         longest = MOST_CHARACTERS_A_PIECE * encoder.max_length  # the encoder reads nothing beyond
         texts = [text[:longest] for source in sources for text in sampled(read_lines([source]), rng)]
-        _require(f"{', '.join(sources)}: {len(texts)} sentences", len(texts), batch_size * split().count)
+        _require(sources, texts, "sentences", batch_size)
         return cls(texts, encoder, batch_size, (seed, 1), first_row)
 
     @classmethod
@@ -68,8 +68,7 @@ class PlainText:
         for source in sources:
             lines = sampled((line for line in read_lines([source]) if len(line.split()) in WORDS), rng)
             texts += [re.sub(r"[^\w\s']", "", text.lower()) if rng.random() < 0.5 else text for text in lines]
-        sentences = f"{len(texts)} sentences of {WORDS[0]} to {WORDS[-1]} words"
-        _require(f"{', '.join(sources)}: {sentences}", len(texts), batch_size * split().count)
+        _require(sources, texts, f"sentences of {WORDS[0]} to {WORDS[-1]} words", batch_size)
         return cls(texts, encoder, batch_size, (seed,))
 
     def batch(self, step: int, pad_id: int) -> Batch:
@@ -81,9 +80,9 @@ class PlainText:
         return collate([self._examples[i] for i in part], pad_id, self._first_row + part, whole)
 
 
-def _require(found: str, count: int, a_step: int) -> None:
-    if count < a_step:
-        raise CorpusError(f"{found}; a step needs {a_step}")
+def _require(sources: Sequence[str], texts: Sequence[str], what: str, batch_size: int) -> None:
+    if len(texts) < (a_step := batch_size * split().count):
+        raise CorpusError(f"{', '.join(sources)}: {len(texts)} {what}; a step needs {a_step}")
 
 
 def sampled(lines: Iterable[str], rng: random.Random) -> list[str]:

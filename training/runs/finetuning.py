@@ -165,13 +165,9 @@ class Run:
                 scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
             save_checkpoint(self.loop.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
         self.loop.end()
-        return {
-            "checkpoint": str(self.loop.out),
-            "best_epoch": progress.best_epoch,
-            "steps": progress.step,
-            "minutes": round(progress.seconds / 60, 1),
-            **{name: by_locale["mean"] for name, by_locale in scores.items()},
-        }
+        facts = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
+        means = {name: by_locale["mean"] for name, by_locale in scores.items()}
+        return {"checkpoint": str(self.loop.out), "best_epoch": progress.best_epoch, **facts, **means}
 
     def _provenance(self) -> dict[str, Any]:
         """What `training.json` says of the run, so that the checkpoint explains itself."""

@@ -176,14 +176,9 @@ class Loop:
         self._measured_from = now
         self._saved_step = self.progress.step
         if self.is_main:
-            state = {
-                **self.facts,
-                "model": self.bare.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "average": self._average.state_dict() if self._average is not None else None,
-                "progress": asdict(self.progress),
-            }
-            save_resume_state(self.out, state)
+            average = self._average.state_dict() if self._average is not None else None
+            weights = {"model": self.bare.state_dict(), "optimiser": self._optimiser.state_dict(), "average": average}
+            save_resume_state(self.out, {**self.facts, **weights, "progress": asdict(self.progress)})
 
     def end(self) -> None:
         """Drop the resume state: the run is complete and saved."""

@@ -130,10 +130,8 @@ def similarity_scatter(correlations: Sequence[Json]) -> Figure:
         if measure == "pseudo_perplexity":
             axis.set_xscale("log")
             _plain_ticks(axis, [point[measure] for point in found["points"]])
-        axis.set(
-            xlabel=effects_text.SIMILARITIES[measure],
-            ylabel=f"{metric['title']}, change in % ({effects_text.better_sign(metric)})",
-        )
+        change = f"{metric['title']}, change in % ({effects_text.better_sign(metric)})"
+        axis.set(xlabel=effects_text.SIMILARITIES[measure], ylabel=change)
         result = f"Spearman {effects_text.coefficient_text(spearman)}" if spearman else "no correlation"
         axis.set_title(f"{effects_text.TASKS[found['task']]}: {result}", loc="left")
     first = correlations[0]

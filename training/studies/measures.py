@@ -112,12 +112,10 @@ def write_references(recipe: Recipe, layout: Layout) -> None:
     for locale, rows in evaluated.items():
         place = {u.id: i for i, u in enumerate(rows)}
         seen = [u for u in train if u.locale == locale]
-        locales[locale] = {
-            "ids": [u.id for u in rows],
-            "domain": [domains.index(u.domain) if u.domain else -1 for u in rows],
-            "slots": [len(u.slots) for u in rows],
-            "tails": {name: [place[u.id] for u in tail_of(name, rows, seen)] for name in TAILS},
-        }
+        tails = {name: [place[u.id] for u in tail_of(name, rows, seen)] for name in TAILS}
+        domain = [domains.index(u.domain) if u.domain else -1 for u in rows]
+        expected = {"domain": domain, "slots": [len(u.slots) for u in rows]}
+        locales[locale] = {"ids": [u.id for u in rows], **expected, "tails": tails}
     write_json(layout.references, {"partition": recipe.partition, "domains": domains, "locales": locales})
 
 
@@ -184,11 +182,10 @@ def write_similarity(recipe: Recipe, layout: Layout) -> None:
         for domain in sorted({u.domain for u in train if u.locale == locale and u.domain}):
             texts = [u.text for u in train if u.locale == locale and u.domain == domain]
             sample = similarity.sample_of_pieces(tokenizer, texts, SAMPLE_PIECES, seed=0)
-            found[locale][domain] = {
-                "divergence": similarity.divergence(similarity.piece_counts(tokenizer, sample), generic),
-                "utterances": len(sample),
-                "pseudo_perplexity": similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample),
-            }
+            distance = similarity.divergence(similarity.piece_counts(tokenizer, sample), generic)
+            perplexity = similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample)
+            alike = {"divergence": distance, "utterances": len(sample), "pseudo_perplexity": perplexity}
+            found[locale][domain] = alike
     write_json(layout.results / "similarity.json", {"reference": "generic", "pieces": SAMPLE_PIECES, "locales": found})
 
 

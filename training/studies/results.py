@@ -97,10 +97,9 @@ def _runs(
             if task not in tasks or seed not in seeds or run["partition"] != partition:
                 unasked.append(f"{task}/{encoder}/{seed}")
                 continue
-            runs[task].setdefault(encoder, {})[seed] = {
-                locale: _outcomes(run["locales"][locale], task, len(reference.ids), domains)
-                for locale, reference in references.items()
-            }
+            sizes, answered = {locale: len(x.ids) for locale, x in references.items()}, run["locales"]
+            found = {locale: _outcomes(answered[locale], task, size, domains) for locale, size in sizes.items()}
+            runs[task].setdefault(encoder, {})[seed] = found
     return runs, unasked
 
 

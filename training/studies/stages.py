@@ -166,12 +166,9 @@ class StageBuilder:
             found = [file for file in found if file.name.split(".")[0] == text]
             found += [place for place in places if place.is_file() and text == root]  # a file a language
             if not found:
-                known = f"corpora {', '.join(recipe.corpora)}" if recipe.corpora else "no corpora"
-                languages = ", ".join(recipe.languages)
-                raise RecipeError(
-                    f"{entry}: {text} is neither a corpus of the recipe (it has {known}) nor a source in {languages} "
-                    f"of {recipe.generic}; allowed: {LAYOUT}"
-                )
+                known = f"it has {', '.join(recipe.corpora) or 'no corpora'}"
+                source = f"a source in {', '.join(recipe.languages)} of {recipe.generic}"
+                raise RecipeError(f"{entry}: {text} is neither a corpus of the recipe ({known}) nor {source}")
             files += map(str, found)
         return files
 

@@ -106,11 +106,8 @@ def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Sourc
             if (language, "task") in groups:
                 raise CorpusError(f"--locales: {message}")
             log.warning("%s", message)
-    return [
-        Source(language_of(locale), "task", locale, partial(iter, lines))
-        for locale, lines in texts.items()
-        if (language_of(locale), "task") in groups
-    ], frozenset(held_out)
+    sources = [Source(language_of(locale), "task", locale, partial(iter, lines)) for locale, lines in texts.items()]
+    return [source for source in sources if source.group in groups], frozenset(held_out)
 
 
 def _locales_of_files(source: str) -> list[str] | None:

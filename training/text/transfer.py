@@ -90,10 +90,8 @@ def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
             os.replace(whole, out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CorpusError(
-                f"{out.parent}: the disk is full, nothing was written; sorting takes about twice the size of the "
-                "unpacked text, beside --out"
-            ) from error
+            room = "sorting takes about twice the size of the unpacked text, beside --out"
+            raise CorpusError(f"{out.parent}: the disk is full, nothing was written; {room}") from error
         raise CorpusError(f"{error.filename or out}: {error.strerror or error}") from error
     return manifest
 
