@@ -341,7 +341,7 @@ def test_a_large_quota_is_met_to_the_token(lengths: list[int], tokens: int) -> N
         ({"generic": None}, "--ratio 1:0 asks for generic text; give --generic"),
         ({"generic": "nowhere"}, "nowhere has no text for de, fr; its languages: none"),
         ({"data": "nowhere"}, "nowhere: no such data"),
-        ({"tokenizer": "nowhere.json"}, "nowhere.json: no tokenizer"),
+        ({"tokenizer": "nowhere.json"}, "nowhere.json: not a tokenizer file"),
         ({"tokens": 10**6}, "or allow upsampling with --repeat"),
     ],
 )
