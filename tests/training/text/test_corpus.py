@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from training import corpus as command
 from training.data import datasets
 from training.text import corpus, transfer
-from training.text.corpus import CorpusError, Quota, read_lines
+from training.text.corpus import CorpusError, Quota, located_files, read_lines
 from training.text.tokenizer import train_tokenizer
 
 LANGUAGES = ("de", "fr")
@@ -482,6 +482,19 @@ def test_memory_does_not_grow_with_text_or_tokens(tmp_path: Path, monkeypatch: p
         tracemalloc.stop()
 
     assert peaks[1] < 1.3 * peaks[0], peaks
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        ("a.txt, b.txt", [(None, "a.txt"), (None, "b.txt")]),
+        ("a,de-DE=b,c,fr=d", [(None, "a"), ("de-DE", "b"), ("de-DE", "c"), ("fr", "d")]),
+        ("de-DE=/x/a=b.txt,Q=1.txt", [("de-DE", "/x/a=b.txt"), ("de-DE", "Q=1.txt")]),
+    ],
+)
+def test_a_locale_applies_to_the_files_that_follow(text: str, found: list[tuple[str | None, str]]) -> None:
+    assert located_files(text) == found
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
