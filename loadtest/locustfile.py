@@ -31,13 +31,13 @@ from locust.env import Environment
 from locust.exception import CatchResponseError, StopUser
 from locust.runners import LocalRunner
 
+from loadtest.load.options import Options, add_options
 from loadtest.load.pacing import Pace
 from loadtest.load.recorder import BATCH, CLIENT, SINCE_DUE, SINGLE, Recorder
 from loadtest.load.replies import phases_of, problem_of_reply
 from loadtest.load.report import figures_of, table_of, table_of_steps
 from loadtest.load.target import TargetError, known_locales, texts_for
 from loadtest.load.texts import Selection, Text, TextsError, load_texts, select
-from loadtest.options import Options, add_options
 
 log = logging.getLogger("loadtest")
 SESSION_TEXTS = 5  # that a client sends on average, before the user stands for another client
@@ -162,7 +162,7 @@ def _prepare(environment: Environment, **_: Any) -> None:
     try:
         if not isinstance(environment.runner, LocalRunner):
             raise TargetError("locust's workers don't share this recorder; use python -m loadtest --processes N")
-        texts = load_texts(options.texts_path, options.texts_locale)
+        texts = load_texts(options.texts_path, options.locale)
         if environment.host:
             select(texts, options.locale_names, known_locales(environment.host, options.model))
     except (TextsError, TargetError) as error:

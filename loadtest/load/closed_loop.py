@@ -22,19 +22,15 @@ import numpy as np
 import orjson
 import uvloop
 
+from loadtest.load.client import OK, LoadError
 from loadtest.load.replies import problem_of_reply
 
 PATH = "/v1/nlu"
-OK = 200
 CHECK_EVERY = 61  # replies; a prime, so that in time the sample meets every text
 EXPECTED_PER_SECOND = 50_000  # for which room is made beforehand; more still find some
 WATCHES_PER_TIMEOUT = 4
 NEVER = float("inf")  # when a connection that waits for no reply has sent its request
 Check = Callable[[bytes, int, bytes], str | None]  # of a request's body, a reply's status and content: what is wrong
-
-
-class LoadError(Exception):
-    """The load could not be made; the message is one sentence."""
 
 
 @dataclass(frozen=True)

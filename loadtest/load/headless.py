@@ -10,15 +10,16 @@ import sys
 import tempfile
 from pathlib import Path
 
+from loadtest.load.command import LoadTestError
+from loadtest.load.options import Options
 from loadtest.load.recorder import Recorder
 from loadtest.load.target import ROOT
-from loadtest.options import Options
 
 LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
 SPARE_SECONDS = 60.0  # for locust to start and stop on a busy machine
 
 
-class LocustError(Exception):
+class LocustError(LoadTestError):
     """Locust itself failed; the message holds what it said."""
 
 

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from loadtest.compare import command_of, main, subjects_of
-from loadtest.comparison.document import Bullets, Heading, Paragraph, Picture, Table, html, markdown
-from loadtest.comparison.report import RATIOS, front_of, ratios_of, recommendation
+from loadtest.compare import command_of, main
+from loadtest.comparison.document import Bullets, Heading, Paragraph, Picture, html, markdown
+from loadtest.comparison.report import RATIOS, front_of, ratios_of, recommendation, subjects_of
 from loadtest.comparison.requirements import choose, parse
 from loadtest.comparison.text import TITLE, blocks_of
 from loadtest.load.memory import PROC, memory_of
+from loadtest.load.tables import Table
 from loadtest.load.target import ROOT
 from service.settings import SHIPPED_STUDENTS
 from service.student.manifest import StudentError, read_manifest
@@ -185,13 +186,6 @@ def test_the_published_report_is_what_its_figures_say_and_the_readme_what_it_say
     readme = (ROOT / "README.md").read_text()
     assert [line for line in tables if line not in readme] == []
     assert report["recommendation"] in " ".join(readme.split())
-
-
-def test_a_comparison_needs_no_torch() -> None:
-    script = "import sys, loadtest.compare, loadtest.compare_figures; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-
-    assert done.stdout.strip() == "False"
 
 
 def test_a_report_to_be_published_holds_no_texts(versions: list[Path], data: Path, tmp_path: Path) -> None:
