@@ -11,6 +11,7 @@ from statistics import mean, median
 from typing import Any, NamedTuple
 
 from loadtest.load.closed_loop import Measured
+from loadtest.load.tables import Table
 
 Figures = dict[str, Any]
 
@@ -18,7 +19,6 @@ MICRO = 1e6
 REST = "HTTP, parsing, JSON, metrics"
 PHASES = ("tokenize", "inference", "decode")  # of a request; the queue is other requests' time
 CORE_IS_FREE = 0.97  # of the server's core for the raw model; with less, other work disturbs the ratios
-WIDTH = 40
 
 
 class Round(NamedTuple):
@@ -136,55 +136,52 @@ def verdicts_of(student: Figures) -> list[Figures]:
 
 def table_of(name: str, student: Figures) -> str:
     """The figures of one student for people; with the targets beside them where there are verdicts."""
-    beside = {verdict["figure"]: verdict for verdict in student.get("targets", ())}
-
-    def row(label: str, value: str, figure: str = "") -> str:
-        verdict = beside.get(figure)
-        return f"{label:<{WIDTH}}{value:>12}" + (_verdict(verdict) if verdict else "")
-
+    beside = {verdict["figure"]: _verdict(verdict) for verdict in student.get("targets", ())}
     many = f"{student['connections']} connections"
-    drift = f"   before {student['raw_us_before']:.1f}, after {student['raw_us_after']:.1f}"
+    rows = [
+        ("raw model, a text", f"{student['raw_us']:.1f} µs",
+         f"before {student['raw_us_before']:.1f}, after {student['raw_us_after']:.1f}"),
+        (f"service, {many}", f"{student['service_per_second']:.1f} /s", ""),
+        ("  fraction of the raw model's rate", f"{student['fraction_of_floor']:.3f}",
+         beside.get("fraction_of_floor", "")),
+        (f"plain FastAPI, {many}", f"{student['plain_fastapi_per_second']:.1f} /s", ""),
+        ("  service to plain FastAPI", f"x {student['ratio_to_plain_fastapi']:.2f}",
+         beside.get("ratio_to_plain_fastapi", "")),
+        ("service, 1 connection, p50", f"{student['p50_at_one_us']:.1f} µs", ""),
+        ("  to the raw model", f"x {student['p50_at_one_to_raw']:.2f}", beside.get("p50_at_one_to_raw", "")),
+        ("plain FastAPI, 1 connection, p50", f"{student['plain_fastapi_p50_at_one_us']:.1f} µs", ""),
+        ("load generator's share of its core", f"{student['generator_share']:.3f}", ""),
+        *_rows_of_processes(student["two_processes"], beside.get("two_processes", "")),
+        *_rows_of_profile(student.get("profile_us", {})),
+    ]  # fmt: skip
+    identity = f"{student['precision']}, {student['digest']}"
     lines = [
-        f"{name} ({student['precision']}, {student['digest']}): {student['texts']} texts in "
-        f"{', '.join(student['locales'])}",
-        row("raw model, a text", f"{student['raw_us']:.1f} µs") + drift,
-        row(f"service, {many}", f"{student['service_per_second']:.1f} /s"),
-        row("  fraction of the raw model's rate", f"{student['fraction_of_floor']:.3f}", "fraction_of_floor"),
-        row(f"plain FastAPI, {many}", f"{student['plain_fastapi_per_second']:.1f} /s"),
-        row("  service to plain FastAPI", f"x {student['ratio_to_plain_fastapi']:.2f}", "ratio_to_plain_fastapi"),
-        row("service, 1 connection, p50", f"{student['p50_at_one_us']:.1f} µs"),
-        row("  to the raw model", f"x {student['p50_at_one_to_raw']:.2f}", "p50_at_one_to_raw"),
-        row("plain FastAPI, 1 connection, p50", f"{student['plain_fastapi_p50_at_one_us']:.1f} µs"),
-        row("load generator's share of its core", f"{student['generator_share']:.3f}"),
-        *_rows_of_processes(student["two_processes"], row),
+        f"{name} ({identity}): {student['texts']} texts in {', '.join(student['locales'])}",
+        Table(["", "measured", ""], rows).plain(),
     ]
-    if student["core_share"] < CORE_IS_FREE:
-        lines.append(
-            f"  NOISY: other work took {1 - student['core_share']:.1%} of the server's core; repeat when it is idle"
-        )
-    return "\n".join(line.rstrip() for line in [*lines, *_rows_of_profile(student.get("profile_us", {}))])
+    if (share := 1 - student["core_share"]) > 1 - CORE_IS_FREE:
+        lines.append(f"NOISY: other work took {share:.1%} of the server's core; repeat when it is idle")
+    return "\n".join(lines)
 
 
-def _rows_of_processes(found: Figures, row: Callable[..., str]) -> list[str]:
+def _rows_of_processes(found: Figures, verdict: str) -> list[tuple[str, str, str]]:
     if "skipped" in found:
-        return [row("two processes to one", "-", "two_processes"), f"  not measured: {found['skipped']}"]
+        return [("two processes to one", "-", f"{verdict}; {found['skipped']}".removeprefix("; "))]
+    left = f"the load generator took {found['generator_share']:.1%}, which leaves at most x {found['at_most']:.2f}"
     return [
-        row("one process, all cores", f"{found['one_per_second']:.1f} /s"),
-        row("two processes, all cores", f"{found['two_per_second']:.1f} /s"),
-        row("  two processes to one", f"x {found['ratio']:.2f}", "two_processes"),
-        f"  the load generator took {found['generator_share']:.1%} of the cores, which leaves at most "
-        f"x {found['at_most']:.2f}",
+        ("one process, all cores", f"{found['one_per_second']:.1f} /s", ""),
+        ("two processes, all cores", f"{found['two_per_second']:.1f} /s", left),
+        ("  two processes to one", f"x {found['ratio']:.2f}", verdict),
     ]
 
 
-def _rows_of_profile(profile: Mapping[str, float]) -> list[str]:
+def _rows_of_profile(profile: Mapping[str, float]) -> list[tuple[str, str, str]]:
     if not profile:
         return []
-    whole = profile["request"]
-    rows = [f"  {name:<{WIDTH - 2}}{value:>9.1f} µs{value / whole:>8.1%}" for name, value in profile.items()]
-    return ["", "where the time of one request goes:", *rows]
+    rows = [(f"  {name}", f"{value:.1f} µs", f"{value / profile['request']:6.1%}") for name, value in profile.items()]
+    return [("where the time of one request goes:", "", ""), *rows]
 
 
 def _verdict(verdict: Figures) -> str:
     said = {True: "reached", False: "MISSED", None: "not measured"}[verdict["reached"]]
-    return f"   target {verdict['target']}: {said}"
+    return f"target {verdict['target']}: {said}"

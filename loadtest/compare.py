@@ -30,7 +30,7 @@ from loadtest.comparison.serving import ServingBenchmark
 from loadtest.comparison.text import TITLE, blocks_of, table_of, verdict_of
 from loadtest.load.command import FAILED, command
 from loadtest.load.options import add, add_measurement, positive
-from loadtest.load.students import student_folder
+from loadtest.load.students import add_students
 from loadtest.load.target import TargetError, usable_cores
 from service.extras import require
 from service.student.manifest import StudentError
@@ -131,9 +131,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     about = "Which student is good enough?"
     made = argparse.ArgumentParser(prog="python -m loadtest.compare", description=about, allow_abbrev=False)
-    made.add_argument("--students", type=student_folder, nargs="+", required=True, metavar="DIR", help="student "
-                      "folders, folders that hold some, or shipped students by name (s, xs); the others are compared "
-                      "with the first")  # fmt: skip
+    add_students(made)
     made.add_argument("--data", default=str(SAMPLE), metavar="DATA", help="labelled data: folder, tarball, file or "
                       "hub:NAME (default: the packaged sample)")  # fmt: skip
     made.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder for the report")

@@ -14,14 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, Request, build_opener
 
 import orjson
 
-from benchmarks.peer_servers.answers import free_port
-from benchmarks.peer_servers.processes import Server, running, wait_until
-from loadtest.load.closed_loop import LoadError
-from loadtest.load.target import TargetError
+from benchmarks.peer_servers.processes import Server, running
+from loadtest.load.client import OK, LoadError, fetch
+from loadtest.load.target import TargetError, free_port
 from training.data.datasets import row_of
 from training.data.files import write_atomically
 from training.data.utterances import Slot, Utterance, checksum_of
@@ -31,12 +29,10 @@ PATH = "/model/parse"
 EPOCHS = 100  # Rasa's default
 UNSURE = "nlu_fallback"  # the intent that stands for "not sure enough"; what it would have been comes after it
 REPLY_SECONDS = 60.0
-OK = 200
 CONFIGURATION, DATA, UTTERANCES, MADE, MODEL = "config.yml", "nlu.json", "utterances.jsonl", "made.json", "nlu"
 QUIET = {"RASA_TELEMETRY_ENABLED": "false", "TF_CPP_MIN_LOG_LEVEL": "2", "SQLALCHEMY_SILENCE_UBER_WARNING": "1"}
 
 Json = dict[str, Any]
-_opener = build_opener(ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class Project:
         return made
 
     @contextmanager
-    def serving(self, cores: Collection[int] | None, patience: float) -> Iterator[tuple[str, Server, float]]:
+    def serving(self, cores: Collection[int] | None, start_timeout: float) -> Iterator[tuple[str, Server, float]]:
         """Rasa's server; yields its URL, its processes, and the seconds that it took until it answered.
 
         Raises:
@@ -112,7 +108,7 @@ class Project:
         with running(
             "Rasa", [*command, "--interface", "127.0.0.1", "--port", str(port)], cores, self.folder, QUIET
         ) as server:
-            wait_until(lambda: _missing(url), server, patience)
+            server.wait_until(lambda: _missing(url), start_timeout)
             yield url, server, time.perf_counter() - began
 
 
@@ -191,13 +187,10 @@ def answers_of(url: str, utterances: Sequence[Utterance]) -> Iterator[Answer]:
 
 
 def _ask(url: str, text: str) -> bytes:
-    request = Request(url + PATH, body_of(text), {"content-type": "application/json"})
-    try:
-        with _opener.open(request, timeout=REPLY_SECONDS) as reply:
-            content: bytes = reply.read()
-    except OSError as error:
-        raise LoadError(f"Rasa can't be asked ({getattr(error, 'reason', error)})") from None
-    return content
+    reply = fetch(url + PATH, REPLY_SECONDS, body_of(text))
+    if reply.status != OK:
+        raise LoadError(f"Rasa answers HTTP {reply.status}")
+    return reply.content
 
 
 def _missing(url: str) -> str | None:

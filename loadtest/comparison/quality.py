@@ -30,10 +30,11 @@ def answers_of_service(url: str, utterances: Sequence[Utterance]) -> Iterator[An
             reply = client.post(PATH, orjson.dumps({"items": items}))
             if problem := problem_of_reply([one.text for one in batch], True, reply.status, reply.content):
                 raise LoadError(f"{url}{PATH}: {problem}")
-            yield from map(_answer, orjson.loads(reply.content)["results"])
+            yield from map(answer_of, orjson.loads(reply.content)["results"])
 
 
-def _answer(result: dict[str, Any]) -> Answer:
+def answer_of(result: dict[str, Any]) -> Answer:
+    """What of a reply's result is scored."""
     domain, intent, slots = result["domain"], result["intent"], result["slots"]
     return Answer(
         domain and domain["name"],

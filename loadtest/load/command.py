@@ -22,7 +22,6 @@ class LoadTestError(Exception):
 
 def command(*errors: type[Exception]) -> Callable[[Callable[P, int]], Callable[P, int]]:
     """Decorate a command: a `LoadTestError`, or one of `errors`, is printed, and the exit code is `CANNOT_TEST`."""
-
     expected: tuple[type[Exception], ...] = (LoadTestError, MissingExtra, *errors)
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,26 @@ def student_folder(value: str) -> Path:
     """The folder that a flag names: a path, or the name of a shipped student."""
     shipped = SHIPPED_STUDENTS / value
     return shipped if not Path(value).exists() and (shipped / MANIFEST_FILE).is_file() else Path(value)
+
+
+def add_student(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that names exactly one student."""
+    parser.add_argument("--student", type=student_folder, default=student_folder("s"), metavar="DIR", help="student "
+                        "folder, or a shipped student by name (default: s)")  # fmt: skip
+
+
+def add_students(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """Add the flag that names students, of which ratios are taken to the first; required without a default."""
+    shown = f" (default: {default})" if default else ""
+    parser.add_argument(
+        "--students",
+        type=student_folder,
+        nargs="+",
+        default=[student_folder(default)] if default else None,
+        required=default is None,
+        metavar="DIR",
+        help=f"student folders, folders that hold some, or shipped students by name, such as xs{shown}",
+    )
 
 
 def manifests_of(folders: Sequence[Path]) -> dict[Path, Manifest]:

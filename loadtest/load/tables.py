@@ -14,14 +14,13 @@ class Table(NamedTuple):
     is_text: bool = False
 
     def plain(self) -> str:
-        """For a terminal: the first column to the left, the others to the right."""
-        lines = [self.header, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        aligned = (
-            [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
-            for name, *cells in lines
-        )
-        return "\n".join("  ".join(cells).rstrip() for cells in aligned)
+        """For a terminal: figures to the right; names, and notes in columns without a heading, to the left."""
+        columns = []
+        for place, column in enumerate(zip(self.header, *self.rows, strict=True)):
+            width = max(map(len, column))
+            is_figure = place and column[0]
+            columns.append([cell.rjust(width) if is_figure else cell.ljust(width) for cell in column])
+        return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
     def markdown(self) -> str:
         """In Markdown."""

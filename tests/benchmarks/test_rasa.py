@@ -14,7 +14,7 @@ from benchmarks.peer_servers.environments import python_of
 from benchmarks.peer_servers.processes import PROC
 from benchmarks.peer_servers.rasa_project import answer_of, problem_of, training_data
 from benchmarks.rasa import MARKS, main
-from loadtest.load.closed_loop import LoadError
+from loadtest.load.client import LoadError
 from tests.service.conftest import write_student
 from training.data import datasets
 from training.data.utterances import Slot, Utterance
