@@ -6,7 +6,7 @@ a machine for a minute slows both sides of a ratio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any, NamedTuple
 
@@ -59,35 +59,33 @@ TARGETS = (
 
 
 def figures_of_rounds(rounds: Sequence[Round]) -> Figures:
-    """The figures of one student: times in microseconds, rates in requests a second."""
-
-    def over(figure: Callable[[Round], float], digits: int = 1) -> float:
-        return round(median(figure(found) for found in rounds), digits)
-
+    """The figures of one student: times in microseconds, rates in requests a second, medians of the rounds."""
+    each = [_figures_of_round(found) for found in rounds]
     return {
-        "raw_us": over(lambda r: r.raw_seconds * MICRO),
-        "raw_us_before": round(rounds[0].raw[0] * MICRO, 1),
-        "raw_us_after": round(rounds[-1].raw[1] * MICRO, 1),
-        "service_per_second": over(lambda r: r.service.per_second),
-        "fraction_of_floor": over(lambda r: r.service.per_second * r.raw_seconds, 3),
-        "plain_fastapi_per_second": over(lambda r: r.plain.per_second),
-        "ratio_to_plain_fastapi": over(lambda r: r.service.per_second / r.plain.per_second, 3),
-        "p50_at_one_us": over(lambda r: r.service_at_one.percentile(50) * MICRO),
-        "p50_at_one_to_raw": over(lambda r: r.service_at_one.percentile(50) / r.raw_seconds, 3),
-        "plain_fastapi_p50_at_one_us": over(lambda r: r.plain_at_one.percentile(50) * MICRO),
-        "generator_share": over(lambda r: r.service.cpu_share, 3),
-        "rounds": [_figures_of_round(found) for found in rounds],
+        **_rounded({name: median(one[name] for one in each) for name in each[0]}),
+        **_rounded({"raw_us_before": rounds[0].raw[0] * MICRO, "raw_us_after": rounds[-1].raw[1] * MICRO}),
+        "rounds": [_rounded(one) for one in each],
     }
 
 
-def _figures_of_round(found: Round) -> Figures:
+def _figures_of_round(found: Round) -> dict[str, float]:
+    raw, at_one = found.raw_seconds, found.service_at_one.percentile(50)
     return {
-        "raw_us": round(found.raw_seconds * MICRO, 1),
-        "service_per_second": round(found.service.per_second, 1),
-        "plain_fastapi_per_second": round(found.plain.per_second, 1),
-        "p50_at_one_us": round(found.service_at_one.percentile(50) * MICRO, 1),
-        "plain_fastapi_p50_at_one_us": round(found.plain_at_one.percentile(50) * MICRO, 1),
+        "raw_us": raw * MICRO,
+        "service_per_second": found.service.per_second,
+        "fraction_of_floor": found.service.per_second * raw,
+        "plain_fastapi_per_second": found.plain.per_second,
+        "ratio_to_plain_fastapi": found.service.per_second / found.plain.per_second,
+        "p50_at_one_us": at_one * MICRO,
+        "p50_at_one_to_raw": at_one / raw,
+        "plain_fastapi_p50_at_one_us": found.plain_at_one.percentile(50) * MICRO,
+        "generator_share": found.service.cpu_share,
     }
+
+
+def _rounded(figures: Mapping[str, float]) -> Figures:
+    """Ratios with three digits, times and rates with one."""
+    return {name: round(value, 1 if name.endswith(("_us", "_second")) else 3) for name, value in figures.items()}
 
 
 def figures_of_processes(rounds: Sequence[tuple[Measured, Measured]], cores: int) -> Figures:
@@ -137,26 +135,26 @@ def verdicts_of(student: Figures) -> list[Figures]:
 def table_of(name: str, student: Figures) -> str:
     """The figures of one student for people; with the targets beside them where there are verdicts."""
     beside = {verdict["figure"]: _verdict(verdict) for verdict in student.get("targets", ())}
+    drift = f"before {student['raw_us_before']:.1f}, after {student['raw_us_after']:.1f}"
     many = f"{student['connections']} connections"
-    rows = [
-        ("raw model, a text", f"{student['raw_us']:.1f} µs",
-         f"before {student['raw_us_before']:.1f}, after {student['raw_us_after']:.1f}"),
-        (f"service, {many}", f"{student['service_per_second']:.1f} /s", ""),
-        ("  fraction of the raw model's rate", f"{student['fraction_of_floor']:.3f}",
-         beside.get("fraction_of_floor", "")),
-        (f"plain FastAPI, {many}", f"{student['plain_fastapi_per_second']:.1f} /s", ""),
-        ("  service to plain FastAPI", f"x {student['ratio_to_plain_fastapi']:.2f}",
-         beside.get("ratio_to_plain_fastapi", "")),
-        ("service, 1 connection, p50", f"{student['p50_at_one_us']:.1f} µs", ""),
-        ("  to the raw model", f"x {student['p50_at_one_to_raw']:.2f}", beside.get("p50_at_one_to_raw", "")),
-        ("plain FastAPI, 1 connection, p50", f"{student['plain_fastapi_p50_at_one_us']:.1f} µs", ""),
-        ("load generator's share of its core", f"{student['generator_share']:.3f}", ""),
-        *_rows_of_processes(student["two_processes"], beside.get("two_processes", "")),
-        *_rows_of_profile(student.get("profile_us", {})),
-    ]  # fmt: skip
-    identity = f"{student['precision']}, {student['digest']}"
+    shown = (
+        ("raw model, a text", "raw_us", "{:.1f} µs"),
+        (f"service, {many}", "service_per_second", "{:.1f} /s"),
+        ("  fraction of the raw model's rate", "fraction_of_floor", "{:.3f}"),
+        (f"plain FastAPI, {many}", "plain_fastapi_per_second", "{:.1f} /s"),
+        ("  service to plain FastAPI", "ratio_to_plain_fastapi", "x {:.2f}"),
+        ("service, 1 connection, p50", "p50_at_one_us", "{:.1f} µs"),
+        ("  to the raw model", "p50_at_one_to_raw", "x {:.2f}"),
+        ("plain FastAPI, 1 connection, p50", "plain_fastapi_p50_at_one_us", "{:.1f} µs"),
+        ("load generator's share of its core", "generator_share", "{:.3f}"),
+    )
+    notes = {"raw_us": drift, **beside}
+    rows = [(label, form.format(student[figure]), notes.get(figure, "")) for label, figure, form in shown]
+    rows += _rows_of_processes(student["two_processes"], beside.get("two_processes", ""))
+    rows += _rows_of_profile(student.get("profile_us", {}))
     lines = [
-        f"{name} ({identity}): {student['texts']} texts in {', '.join(student['locales'])}",
+        f"{name} ({student['precision']}, {student['digest']}): {student['texts']} texts in "
+        f"{', '.join(student['locales'])}",
         Table(["", "measured", ""], rows).plain(),
     ]
     if (share := 1 - student["core_share"]) > 1 - CORE_IS_FREE:

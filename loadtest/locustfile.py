@@ -15,8 +15,8 @@ Locust's own tables round to 1 ms; when a test stops, the project's table with t
 from __future__ import annotations
 
 import itertools
-import json
 import logging
+import pickle
 import random
 import sys
 import time
@@ -151,7 +151,7 @@ class NluUser(FastHttpUser):
 @events.init_command_line_parser.add_listener
 def _add_options(parser: ArgumentParser) -> None:
     add_options(parser)
-    about = "write what was recorded there instead of printing a table"
+    about = "file for what was recorded, pickled, instead of a table (default: none)"
     parser.add_argument("--record", metavar="FILE", help=about, include_in_web_ui=False)
 
 
@@ -223,7 +223,7 @@ def _stop(**_: Any) -> None:
 @events.test_stop.add_listener
 def _report(environment: Environment, **_: Any) -> None:
     if record := getattr(environment.parsed_options, "record", None):
-        Path(record).write_text(json.dumps(run.recorder.dump()))
+        Path(record).write_bytes(pickle.dumps(run.recorder))
     elif run.selection.texts:
         found, host = [], environment.host or ""
         for users, recorder in [*run.steps, Step(run.users or _all_users(environment), run.recorder)]:

@@ -9,7 +9,6 @@ import itertools
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Any
 
 PERCENTILES = (50, 90, 95, 99)
 SINGLE, BATCH = "single", "batch"  # kinds of request: the first words of rows
@@ -68,22 +67,11 @@ class Histogram:
         percentiles = {f"p{percent}": self.percentile(percent) for percent in PERCENTILES}
         return {"mean": self.total_ms / len(self), **percentiles, "max": self.max_ms}
 
-    def dump(self) -> dict[str, Any]:
-        """All of it in types that JSON and msgpack know, for another process."""
-        return {"counts": sorted(self.counts.items()), "total_ms": self.total_ms, "max_ms": self.max_ms}
-
-    @classmethod
-    def load(cls, dumped: Mapping[str, Any]) -> Histogram:
-        """The inverse of `dump`."""
-        histogram = cls()
-        histogram.counts.update(dict(dumped["counts"]))
-        histogram.total_ms, histogram.max_ms = dumped["total_ms"], dumped["max_ms"]
-        return histogram
-
 
 class Recorder:
     """What happened in a load test: one histogram per row (``single client``, ``batch inference`` ...), and failures.
 
+    It can be pickled, for another process.
     Times of failures are not kept: an error that comes fast must not flatter the percentiles.
     """
 
@@ -138,26 +126,6 @@ class Recorder:
         self.requests += other.requests
         self.texts += other.texts
         self._earlier_seconds = max(self._earlier_seconds, other.seconds)
-
-    def dump(self) -> dict[str, Any]:
-        """All of it in types that JSON and msgpack know, for another process."""
-        return {
-            "rows": {row: histogram.dump() for row, histogram in self.rows.items()},
-            "failures": dict(self.failures),
-            "requests": self.requests,
-            "texts": self.texts,
-            "seconds": self.seconds,
-        }
-
-    @classmethod
-    def load(cls, dumped: Mapping[str, Any]) -> Recorder:
-        """The inverse of `dump`."""
-        recorder = cls()
-        recorder.rows.update({row: Histogram.load(histogram) for row, histogram in dumped["rows"].items()})
-        recorder.failures.update(dumped["failures"])
-        recorder.requests, recorder.texts = dumped["requests"], dumped["texts"]
-        recorder._earlier_seconds = dumped["seconds"]
-        return recorder
 
     def _extend(self, client_ms: float, ended: float) -> None:
         began = ended - client_ms / 1000
