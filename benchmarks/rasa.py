@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -36,7 +36,7 @@ from benchmarks.peer_servers import environments, rasa_project
 from benchmarks.peer_servers.catalogue import RASA
 from benchmarks.peer_servers.environments import add_environments
 from benchmarks.peer_servers.processes import Server, require_proc, stopped_by_sigterm
-from benchmarks.peer_servers.rasa_project import EPOCHS, Project
+from benchmarks.peer_servers.rasa_project import EPOCHS, WIRE, Project
 from benchmarks.peers_report import machine_class, write_report
 from loadtest.comparison.quality import answers_of_service
 from loadtest.comparison.report import Subject, subjects_of
@@ -44,16 +44,18 @@ from loadtest.load import closed_loop
 from loadtest.load.benchmark import Benchmark
 from loadtest.load.closed_loop import Check, Measured
 from loadtest.load.command import command
-from loadtest.load.memory import memory_of
+from loadtest.load.machine import memory_of
 from loadtest.load.options import add, add_measurement, positive_int
 from loadtest.load.students import add_students
 from loadtest.load.tables import Table
+from loadtest.load.texts import Text
 from service.student.manifest import StudentError
 from training.data.datasets import DatasetError, load
 from training.data.utterances import PARTITIONS, Utterance
 from training.evaluation.scoring import Answer, Scorecard
 
 Json = dict[str, Any]
+T = TypeVar("T")
 
 MARKS = "<!-- rasa: begin -->", "<!-- rasa: end -->"
 MAX_BODIES = 500  # texts that are sent over and over, evenly taken from all
@@ -106,11 +108,12 @@ class RasaBenchmark(Benchmark):
         """Rasa with the project's model, running."""
         print("Rasa: starting", file=sys.stderr, flush=True)
         with project.serving(self.server, self.start_timeout) as (url, server, seconds):
-            bodies = [rasa_project.body_of(one.text) for one in _some(asked)]
-            answers = partial(rasa_project.answers_of, url, asked)
+            texts = [Text(one.text, one.locale) for one in asked]
+            bodies = [WIRE.body(text) for text in _some(texts)]
             process, disk = server.family()[0].pid, project.model.stat().st_size
-            how = rasa_project.PATH, rasa_project.problem_of, server
-            yield Product("Rasa", url, process, seconds, disk, bodies, answers, *how)
+            found = url, process, seconds, disk
+            how = WIRE.path, lambda _, *reply: WIRE.problem_of(None, *reply), server
+            yield Product("Rasa", *found, bodies, partial(rasa_project.answers_of, url, texts), *how)
 
     @contextmanager
     def student(self, student: Subject, asked: Sequence[Utterance]) -> Iterator[Product]:
@@ -145,7 +148,7 @@ class RasaBenchmark(Benchmark):
         return self.load(one.title, partial(measure, reply_timeout=REPLY_SECONDS, problem_of=one.problem_of))
 
 
-def _some(asked: Sequence[Utterance]) -> Sequence[Utterance]:
+def _some(asked: Sequence[T]) -> Sequence[T]:
     return asked[:: max(1, -(-len(asked) // MAX_BODIES))]
 
 

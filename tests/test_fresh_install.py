@@ -182,7 +182,12 @@ def test_the_extra_loadtest_loads_and_experiments(loadtest: Environment) -> None
     assert played["arms"].keys() == found["arms"].keys() == {"control", "candidate"}
 
 
-@pytest.mark.parametrize("command", ["", ".compare", ".experiment", ".population", ".shadow"])
+@pytest.mark.parametrize("command", [".experiment", ".population", ".shadow"])
+def test_experiments_need_only_the_base_install(base: Environment, command: str) -> None:
+    assert "usage" in base.run(f"loadtest{command}", "--help")
+
+
+@pytest.mark.parametrize("command", ["", ".compare"])
 def test_the_extra_loadtest_has_all_that_its_commands_import(loadtest: Environment, command: str) -> None:
     assert "usage" in loadtest.run(f"loadtest{command}", "--help")
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from loadtest.comparison.quality import answer_of
-from loadtest.load.client import OK
+from loadtest.load.client import OK, LoadError
 from loadtest.load.texts import Text
 from training.evaluation.scoring import Answer
 
@@ -26,15 +26,26 @@ class Wire(NamedTuple):
     body: Callable[[Text], bytes]
     answer: Callable[[Any], Any]
 
-    def problem_of(self, expected: Answer, status: int, content: bytes) -> str | None:
-        """What is wrong with a reply, or None; never repeats a text. Confidences may differ in their last digit."""
+    def read(self, status: int, content: bytes) -> Answer:
+        """The answer in a reply. Confidences are left out: they may differ in their last digit.
+
+        Raises:
+            LoadError: there is none; never repeats a text.
+        """
         if status != OK:
-            return f"HTTP {status}"
+            raise LoadError(f"HTTP {status}")
         try:
-            found = answer_of(self.answer(orjson.loads(content)))
+            return answer_of(self.answer(orjson.loads(content)))
         except (ValueError, KeyError, TypeError, IndexError):
-            return "reply holds no answer"
-        return None if found == expected else "answer differs from the student's own"
+            raise LoadError("reply holds no answer") from None
+
+    def problem_of(self, expected: Answer | None, status: int, content: bytes) -> str | None:
+        """What is wrong with a reply, or None; any answer is right where none is expected."""
+        try:
+            found = self.read(status, content)
+        except LoadError as error:
+            return str(error)
+        return None if expected in (None, found) else "answer differs from the student's own"
 
 
 def plain_json(path: str) -> Wire:

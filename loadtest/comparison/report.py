@@ -142,11 +142,6 @@ def recommendation(report: Json) -> str:
     return told
 
 
-def has_all(report: Json, metric: str) -> bool:
-    """Whether all students have a metric."""
-    return all(metric in student["quality"]["mean"] for student in report["students"].values())
-
-
 def signed(found: Sequence[float]) -> str:
     """A difference with its interval."""
     value, low, high = found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from loadtest.comparison.document import Block, Bullets, Heading, Paragraph, Picture
-from loadtest.comparison.report import FRONT, LOCALES, PHASES, SHOWN_PHASES, TITLES, has_all, signed
+from loadtest.comparison.report import FRONT, LOCALES, PHASES, SHOWN_PHASES, TITLES, signed
 from loadtest.load.tables import Table
 
 Json = dict[str, Any]
@@ -90,7 +90,8 @@ def _beside(student: Json, figure: str, form: str) -> str:
 
 
 def _shown(report: Json) -> list[str]:
-    return [metric for metric in TITLES if has_all(report, metric)]
+    means = [student["quality"]["mean"] for student in report["students"].values()]
+    return [metric for metric in TITLES if all(metric in mean for mean in means)]
 
 
 def _with_margin(found: Sequence[float]) -> str:
