@@ -44,7 +44,7 @@ from loadtest.load import closed_loop
 from loadtest.load.benchmark import Benchmark
 from loadtest.load.closed_loop import Check, Measured
 from loadtest.load.command import command
-from loadtest.load.machine import memory_of
+from loadtest.load.memory import memory_of
 from loadtest.load.options import add, add_measurement, positive_int
 from loadtest.load.students import add_students
 from loadtest.load.tables import Table

@@ -14,7 +14,7 @@ import orjson
 
 from loadtest.load import closed_loop, open_loop
 from loadtest.load.benchmark import CONNECTIONS, SERVICE, Benchmark
-from loadtest.load.machine import memory_of
+from loadtest.load.memory import memory_of
 
 Json = dict[str, Any]
 

@@ -22,7 +22,7 @@ from loadtest.comparison.document import Bullets, Heading, Paragraph, Picture, h
 from loadtest.comparison.report import RATIOS, front_of, ratios_of, recommendation, subjects_of
 from loadtest.comparison.requirements import choose, parse
 from loadtest.comparison.text import TITLE, blocks_of
-from loadtest.load.machine import memory_of
+from loadtest.load.memory import memory_of
 from loadtest.load.tables import Table
 from loadtest.load.target import ROOT
 from service.settings import SHIPPED_STUDENTS
