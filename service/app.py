@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.endpoints import Api
+from service.endpoints import Endpoints
 from service.errors import (
     BatchTooLarge,
     BodyTimeout,
@@ -39,10 +39,10 @@ from service.errors import (
     log_fault,
 )
 from service.experiments.experiment import ExperimentFile
-from service.experiments.routing import Traffic
-from service.http.context import CALL, Reply
+from service.experiments.routing import MAX_CLIENT_KEY_BYTES, Router
+from service.http.context import Reply
 from service.http.keys import ApiKeys
-from service.http.middleware import GUARDED, Boundary, Endpoint
+from service.http.middleware import GUARDED, MAX_DEADLINE_MS, REQUEST_CONTEXT, Endpoint, RequestMiddleware
 from service.http.schemas import (
     BatchReply,
     CompareReply,
@@ -54,7 +54,7 @@ from service.http.schemas import (
     NluReply,
     ReloadReply,
 )
-from service.models.registry import Engine
+from service.models.registry import ModelRegistry
 from service.models.reload import Reloader
 from service.monitoring.metrics import FLUSH_SECONDS, Metrics
 from service.monitoring.tracing import Tracer
@@ -70,21 +70,43 @@ DESCRIPTION = (
 )
 
 
-def create_app(settings: Settings, *, patient: bool = False) -> Boundary:
+def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": description, "schema": schema}
+
+
+TIMED = (
+    _header("x-request-id", "repeated in the reply where it is well formed; else one is made", type="string"),
+    _header(
+        "x-deadline-ms",
+        "milliseconds after which a text not begun is answered 504",
+        type="integer",
+        minimum=1,
+        maximum=MAX_DEADLINE_MS,
+    ),
+)
+KEYED = _header(
+    "x-client-key",
+    "an opaque, stable name of the user, device or session: keeps it in one arm of an experiment",
+    type="string",
+    maxLength=MAX_CLIENT_KEY_BYTES,
+)
+
+
+def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddleware:
     """The service as an ASGI application. Students load in the background once it starts.
 
-    A `patient` one, which takes a dead one's place, begins without an experiment where its file can't be used.
+    A `patient` one, which replaces a dead one, starts without an experiment where its file can't be used.
 
     Raises:
         StudentError: the students folder is missing or empty. A student that can't be served does not raise: it is
-            logged, named by ``/readyz``, and its neighbours are served.
-        KeysError: there is something wrong with the file of API keys.
-        ExperimentError: there is something wrong with the experiment file.
+            logged, named by ``/readyz``, and the others are served.
+        KeysError: the file of API keys can't be used.
+        ExperimentError: the experiment file can't be used.
         TracingError: tracing is asked for and can't start.
     """
     metrics = Metrics()
-    engine = Engine(settings, metrics)
-    keys = ApiKeys.from_file(settings.api_keys_file) if settings.api_keys_file else None
+    registry = ModelRegistry(settings, metrics)
+    keys = ApiKeys(settings.api_keys_file) if settings.api_keys_file else None
     experiment = ExperimentFile(settings.experiment_file, patient=patient) if settings.experiment_file else None
     app = FastAPI(
         title="distilled-nlu",
@@ -93,29 +115,29 @@ def create_app(settings: Settings, *, patient: bool = False) -> Boundary:
         lifespan=_lifespan,
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it tells raw paths
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it exports raw paths
         exception_handlers={HTTPException: _translate, RequestValidationError: _translate},
     )
     documents = {route.path for route in app.routes if hasattr(route, "path")}
-    app.state.engine = engine
+    app.state.registry = registry
     app.state.metrics = metrics
-    app.state.reloader = Reloader(engine, metrics)
+    app.state.reloader = Reloader(registry, metrics)
     app.state.reload = app.state.reloader.reload
     app.state.watch = settings.watch
     app.state.tracer = Tracer.start() if settings.tracing else None
     app.state.loaded = asyncio.Event()
-    app.state.traffic = traffic = Traffic(engine, metrics, experiment)
-    api = Api(settings, engine, metrics, traffic, load_page(), app.state)
-    endpoints = _add_endpoints(app, api, guarded=keys is not None)
-    return Boundary(app, endpoints, documents, settings, engine, metrics, keys, app.state.tracer)
+    app.state.router = router = Router(registry, metrics, experiment)
+    endpoints = Endpoints(settings, registry, metrics, router, load_page(), app.state)
+    table = _add_endpoints(app, endpoints, guarded=keys is not None)
+    return RequestMiddleware(app, table, documents, settings, registry, metrics, keys, app.state.tracer)
 
 
-def _add_endpoints(app: FastAPI, api: Api, *, guarded: bool) -> dict[str, dict[str, Endpoint]]:
-    """Document the endpoints with FastAPI, and return them for the boundary, which calls them without it.
+def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict[str, dict[str, Endpoint]]:
+    """Document the endpoints with FastAPI, and return them for the middleware, which calls them without it.
 
-    FastAPI's dependency solving would cost more than all the rest of a request but the model.
+    FastAPI's dependency solving would cost more than the rest of a request without the model.
     """
-    endpoints: dict[str, dict[str, Endpoint]] = {}
+    table: dict[str, dict[str, Endpoint]] = {}
     bearer = [Security(HTTPBearer(auto_error=False, description="an API key"))]
 
     def add(method: str, paths: str, answer: Answer, reply: Any, errors: Errors = (), **more: Any) -> None:
@@ -131,23 +153,25 @@ def _add_endpoints(app: FastAPI, api: Api, *, guarded: bool) -> dict[str, dict[s
                 dependencies=bearer if locked else [],
                 **more,
             )
-            endpoints.setdefault(path, {})[method] = Endpoint(answer, get_type_hints(answer).get("body"))
+            table.setdefault(path, {})[method] = Endpoint(answer, get_type_hints(answer).get("body"))
 
     body = (InvalidRequest, BodyTooLarge, BodyTimeout)
     text = (*body, UnknownLocale, UnknownModel, TextTooLarge, Overloaded, DeadlinePassed, NotReady)
     headed = (*text, MissingHead)
-    add("POST", "/v1/nlu", api.nlu, NluReply, headed, tags=["nlu"])
-    add("POST", "/v1/nlu/batch", api.batch, BatchReply, (*headed, BatchTooLarge), tags=["nlu"])
-    add("POST", "/v1/domain", api.domain, DomainReply, headed, tags=["nlu"])
-    add("POST", "/v1/compare", api.compare, CompareReply, text, tags=["comparison"])
-    add("POST", "/v1/feedback", api.feedback, FeedbackReply, body, tags=["comparison"])
-    add("GET", "/v1/models", api.models, ModelsReply, tags=["nlu"])
-    add("POST", "/v1/models/reload", api.reload, ReloadReply, (Forbidden, ReloadRefused), tags=["operation"])
-    add("GET", "/livez /v2/health/live", api.live, HealthReply, tags=["operation"])
-    add("GET", "/readyz /v2/health/ready", api.ready, HealthReply, (NotReady,), tags=["operation"])
-    add("GET", "/metrics", api.expose, None, response_class=PlainTextResponse, tags=["operation"])
-    add("GET", "/", api.show_page, None, include_in_schema=False)
-    return endpoints
+    timed: Any = {"openapi_extra": {"parameters": [*TIMED]}}
+    keyed: Any = {"openapi_extra": {"parameters": [*TIMED, KEYED]}}
+    add("POST", "/v1/nlu", endpoints.nlu, NluReply, headed, tags=["nlu"], **keyed)
+    add("POST", "/v1/nlu/batch", endpoints.batch, BatchReply, (*headed, BatchTooLarge), tags=["nlu"], **timed)
+    add("POST", "/v1/domain", endpoints.domain, DomainReply, headed, tags=["nlu"], **timed)
+    add("POST", "/v1/compare", endpoints.compare, CompareReply, text, tags=["comparison"], **timed)
+    add("POST", "/v1/feedback", endpoints.feedback, FeedbackReply, body, tags=["comparison"])
+    add("GET", "/v1/models", endpoints.models, ModelsReply, tags=["nlu"])
+    add("POST", "/v1/models/reload", endpoints.reload, ReloadReply, (Forbidden, ReloadRefused), tags=["operation"])
+    add("GET", "/livez /v2/health/live", endpoints.live, HealthReply, tags=["operation"])
+    add("GET", "/readyz /v2/health/ready", endpoints.ready, HealthReply, (NotReady,), tags=["operation"])
+    add("GET", "/metrics", endpoints.expose, None, response_class=PlainTextResponse, tags=["operation"])
+    add("GET", "/", endpoints.show_page, None, include_in_schema=False)
+    return table
 
 
 def _documented(errors: Errors) -> dict[int | str, dict[str, Any]]:
@@ -160,13 +184,13 @@ def _documented(errors: Errors) -> dict[int | str, dict[str, Any]]:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the students in a thread, so that ``/livez`` answers meanwhile; then watch them if that is asked for."""
+    """Load the students in a thread, so that ``/livez`` answers meanwhile; then watch their folder if asked to."""
     working = [asyncio.create_task(_load_and_watch(app)), asyncio.create_task(_keep_flushing(app))]
     yield
     for task in working:
         task.cancel()
     await asyncio.gather(*working, return_exceptions=True)
-    app.state.traffic.close()
+    app.state.router.close()
     if app.state.tracer is not None:
         await asyncio.to_thread(app.state.tracer.shutdown)
 
@@ -175,7 +199,7 @@ async def _load_and_watch(app: FastAPI) -> None:
     reloader: Reloader = app.state.reloader
     try:
         await reloader.load()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the process lives on, not ready
+    except Exception as error:  # noqa: BLE001 - the process continues, not ready
         log_fault(error, "(start)")
     finally:
         app.state.loaded.set()
@@ -186,13 +210,13 @@ async def _load_and_watch(app: FastAPI) -> None:
 async def _keep_flushing(app: FastAPI) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
-        app.state.metrics.ready.set(not app.state.engine.reasons_not_ready())
+        app.state.metrics.ready.set(not app.state.registry.reasons_not_ready())
         app.state.metrics.flush()
-        app.state.traffic.look_around()
+        app.state.router.tick()
 
 
 async def _translate(request: Request, error: Exception) -> Response:
-    """What FastAPI itself refuses, in our one shape."""
+    """Errors of FastAPI itself, in the shape of every error."""
     status = error.status_code if isinstance(error, HTTPException) else 422
     headers = dict(getattr(error, "headers", None) or {})
     refusal: ServiceError = InternalError()
@@ -204,5 +228,5 @@ async def _translate(request: Request, error: Exception) -> Response:
         refusal = InvalidRequest(problem="the request does not fit; GET /docs shows what does")
     metrics: Metrics = request.app.state.metrics
     metrics.count_error(refusal)
-    body = orjson.dumps(error_body(refusal, request.scope[CALL].request_id))
+    body = orjson.dumps(error_body(refusal, request.scope[REQUEST_CONTEXT].request_id))
     return Response(body, refusal.row.status, refusal.headers, "application/json")

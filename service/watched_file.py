@@ -1,4 +1,4 @@
-"""Files that may change while the service runs: looked at now and then by whoever asks, read again when changed."""
+"""Files that may change while the service runs: checked when their content is asked for, and read again if changed."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Signature = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class FileKind(Generic[Content]):
-    """What such a file is, and what is said of it.
+    """A kind of file: how it is parsed, and how messages describe it.
 
     Attributes:
-        name: what people call it, such as "API keys file"; with its path the beginning of every message.
-        error: raised where it can't be used; the message is one sentence.
-        parse: makes the content of the text; gets the name and path for its messages, and raises `error`.
-        summary: tells of a new content, for the log.
-        kept: what happens where a new version can't be used, for the log.
-        most_bytes: a file that is larger is refused: it is read between two requests.
+        name: such as "API keys file"; every message begins with it and the file's path.
+        error: raised where the file can't be used; the message is one sentence.
+        parse: makes the content from the text; gets name and path for its messages, and raises `error`.
+        summary: describes a new content, for the log.
+        kept: says for the log what happens where a new version can't be used.
+        max_bytes: size limit, since the file is read between two requests.
     """
 
     name: str
@@ -37,20 +37,20 @@ class FileKind(Generic[Content]):
     parse: Callable[[str, str], Content]
     summary: Callable[[Content], str]
     kept: str
-    most_bytes: int
+    max_bytes: int
 
 
 class WatchedFile(Generic[Content]):
     """The content of a file, read again when the file changes.
 
-    The file is looked at no more than once a second, when `current` asks. A new version that can't be used is logged
-    once and changes nothing: the last content that was good stays.
+    The file is checked at most once a second, by `current`. A new version that can't be used is logged once and changes
+    nothing: the last valid content stays.
 
     Args:
         path: of the file, in UTF-8.
-        kind: what it is, and how it is parsed.
-        clock: gives seconds that never go back.
-        meanwhile: the content while the file can't be used from the beginning.
+        kind: of the file.
+        clock: a monotonic clock, in seconds.
+        meanwhile: the content until the file can be used for the first time.
 
     Raises:
         ValueError: as `kind.error`, unless there is a `meanwhile`: the file is missing, unreadable, no regular file,
@@ -94,7 +94,7 @@ class WatchedFile(Generic[Content]):
                 self._signature, self._content = self._read()
                 log.info("%s %s was read again, %s", kind.name, self.path, kind.summary(self._content))
             self._complaint = ""
-        except kind.error as error:  # tried again each second: the fault may pass without the file being touched
+        except kind.error as error:  # tried again each second: the fault may pass without a change of the file
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.warning("%s; %s", error, kind.kept)
@@ -103,22 +103,22 @@ class WatchedFile(Generic[Content]):
         try:
             return _signature(self.path.stat()) != self._signature
         except OSError:
-            return True  # reading it says what is wrong
+            return True  # reading the file says what is wrong
 
     def _read(self) -> tuple[Signature, Content]:
         kind, named = self._kind, f"{self._kind.name} {self.path}"
         try:
-            # opening a pipe would wait for its writer for ever
+            # opening a pipe would block until it has a writer
             if not stat.S_ISREG(self.path.stat().st_mode):
                 raise kind.error(f"{named} is not a regular file")
             with self.path.open("rb") as stream:
-                # taken before the content: a change that comes in between is then seen at the next look
+                # taken before the content, so that a change in between is seen by the next check
                 signature = _signature(os.fstat(stream.fileno()))
-                raw = stream.read(kind.most_bytes + 1)
+                raw = stream.read(kind.max_bytes + 1)
         except OSError as error:
             raise kind.error(f"{named} cannot be read: {error.strerror or type(error).__name__}") from None
-        if len(raw) > kind.most_bytes:
-            raise kind.error(f"{named} is larger than {kind.most_bytes} bytes")
+        if len(raw) > kind.max_bytes:
+            raise kind.error(f"{named} is larger than {kind.max_bytes} bytes")
         try:
             text = raw.decode("utf-8-sig")
         except UnicodeDecodeError:

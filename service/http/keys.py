@@ -14,8 +14,8 @@ from pathlib import Path
 
 from service.watched_file import FileKind, WatchedFile
 
-SHORTEST_KEY = 16
-MOST_BYTES = 1 << 18
+MIN_KEY_LENGTH = 16
+MAX_BYTES = 1 << 18
 VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 
 Digests = tuple[bytes, ...]
@@ -28,31 +28,27 @@ class KeysError(ValueError):
 class ApiKeys:
     """The keys that are valid now, read again when their file changes.
 
-    The file is looked at no more than once a second, by requests themselves. A new file that can't be used is logged
-    once and changes nothing: the last keys that were good stay valid.
+    The file is checked at most once a second, by requests. A new version that can't be used is logged once and changes
+    nothing: the last valid keys stay.
 
     Usage::
 
-        keys = ApiKeys.from_file(Path("keys"))
+        keys = ApiKeys(Path("keys"))
         keys.admits(scope["headers"])
+
+    Args:
+        path: of the file: one key a line, blank lines and lines that begin with ``#`` left out.
+        clock: a monotonic clock, in seconds.
+
+    Raises:
+        KeysError: the file is missing, unreadable, too large or not UTF-8, holds no key, or holds one that is too short
+            or not of visible ASCII characters.
     """
 
     __slots__ = ("_file",)
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = WatchedFile(path, KEYS_FILE, clock)
-
-    @classmethod
-    def from_file(cls, path: Path, clock: Callable[[], float] = time.monotonic) -> ApiKeys:
-        """The keys in a file: one a line, blank lines and lines that begin with ``#`` left out.
-
-        `clock` gives seconds that never go back.
-
-        Raises:
-            KeysError: the file is missing, unreadable, too large or not UTF-8, holds no key, or holds one that is too
-                short or not of visible ASCII characters.
-        """
-        return cls(path, clock)
 
     def admits(self, headers: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request brings a valid key: ``authorization: Bearer KEY`` or ``x-api-key: KEY``.
@@ -70,7 +66,7 @@ class ApiKeys:
         admitted = False
         for key in offered:
             digest = hashlib.sha256(key.strip()).digest()
-            for known in digests:  # all of them: an early exit would tell by its time which key came close
+            for known in digests:  # all of them: the time of an early exit would leak information
                 admitted |= hmac.compare_digest(known, digest)
         return admitted
 
@@ -86,8 +82,8 @@ def _digests(text: str, named: str) -> Digests:
             continue
         if not VISIBLE_ASCII.fullmatch(key):
             raise KeysError(f"{named}, line {number}: a key may hold only visible ASCII characters, no white space")
-        if len(key) < SHORTEST_KEY:
-            raise KeysError(f"{named}, line {number}: a key needs at least {SHORTEST_KEY} characters")
+        if len(key) < MIN_KEY_LENGTH:
+            raise KeysError(f"{named}, line {number}: a key needs at least {MIN_KEY_LENGTH} characters")
         digests[hashlib.sha256(key.encode()).digest()] = None
     if not digests:
         raise KeysError(f"{named} holds no key")
@@ -100,5 +96,5 @@ KEYS_FILE = FileKind(
     parse=_digests,
     summary=lambda digests: f"valid now: {len(digests)}",
     kept="the API keys that were valid before stay valid",
-    most_bytes=MOST_BYTES,
+    max_bytes=MAX_BYTES,
 )

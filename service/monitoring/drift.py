@@ -1,12 +1,12 @@
 """Drift: how far recent answers differ from those that a student gave on the labelled texts of its export.
 
 In each locale of which the manifest holds a profile, a window over the last `WINDOW` answers is compared with it: their
-domains, and how sure the student was. The measure is the population stability index of credit scoring,
-``sum((p - q) * ln(p / q))``, which is Jeffreys' divergence of the two distributions. By custom there is nothing to see
-below 0.1, and something has shifted above 0.25.
+domains, and the student's confidence. The measure is the population stability index of credit scoring,
+``sum((p - q) * ln(p / q))``, which is Jeffreys' divergence of the two distributions. By convention a value
+below 0.1 means no shift, and one above 0.25 a clear one.
 
-Without any drift it is about ``(bins - 1) * (1 / answers + 1 / texts)``, by chance alone (Yurdakul, "Statistical
-Properties of Population Stability Index", 2018). So bins are few, and nothing is said until this is below `MOST_NOISE`.
+Without any drift it is about ``(bins - 1) * (1 / answers + 1 / texts)`` by chance (Yurdakul, "Statistical Properties of
+Population Stability Index", 2018). So bins are few, and there is no value until this is below `MAX_NOISE`.
 
 No text is kept, only the numbers of bins.
 """
@@ -22,9 +22,9 @@ from prometheus_client import Gauge
 from service.student.manifest import PROFILE_BINS, Manifest
 
 WINDOW = 2000
-LEAST_ANSWERS = 300
-MOST_NOISE = 0.1  # where the index of a sample without drift is expected higher, it is not given
-LEAST_SHARE = 0.05  # of the profile in each part of the confidences but the least sure
+MIN_ANSWERS = 300
+MAX_NOISE = 0.1  # expected index of a sample without drift, above which no value is given
+MIN_SHARE = 0.05  # of the profile in each merged bin of confidences but the lowest
 
 
 def confidence_bin(confidence: float) -> int:
@@ -57,26 +57,26 @@ def stability_index(shares: Sequence[float], texts: int, counts: Sequence[int]) 
 
 
 def answers_needed(bins: int, texts: int) -> int | None:
-    """How many answers it takes until chance alone makes less than `MOST_NOISE`.
+    """How many answers it takes until chance alone makes less than `MAX_NOISE`.
 
     None if more than the window holds, or if there is but one bin: then nothing can differ.
     """
-    room = MOST_NOISE / (bins - 1) - 1 / texts if bins > 1 else 0.0
+    room = MAX_NOISE / (bins - 1) - 1 / texts if bins > 1 else 0.0
     if room < 1 / WINDOW:
         return None
-    return max(LEAST_ANSWERS, math.ceil(1 / room))
+    return max(MIN_ANSWERS, math.ceil(1 / room))
 
 
 def parts_of_confidence(shares: Sequence[float]) -> list[int]:
     """For each bin of a profile, which part it belongs to when neighbours with little in them are put together.
 
-    From the surest downwards a part takes in neighbours until it holds `LEAST_SHARE` of the profile; the last one is
+    From the surest downwards a part takes in neighbours until it holds `MIN_SHARE` of the profile; the last one is
     what is left. Most answers are sure ones, so of twenty equal bins many would hold next to nothing but noise.
     """
     parts = []
     part, held = 0, 0.0
     for share in reversed(shares):
-        if held >= LEAST_SHARE:
+        if held >= MIN_SHARE:
             part, held = part + 1, 0.0
         parts.append(part)
         held += share
