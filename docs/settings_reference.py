@@ -6,7 +6,7 @@ import sys
 
 from pydantic.fields import FieldInfo
 
-from service.settings import SHIPPED_STUDENTS, Settings, flag_of, variable_of
+from service.settings import Settings, flag_of, shown_default, variable_of
 
 INTRODUCTION = """\
 <!-- Written by `make docs` from service/settings.py: change it there. -->
@@ -33,15 +33,10 @@ def page() -> str:
 
 def _row(name: str, field: FieldInfo) -> tuple[str, ...]:
     explained = (field.description or "").replace("|", r"\|")
-    return f"`{flag_of(name)}`", f"`{variable_of(name)}`", _shown(field.default), explained
-
-
-def _shown(default: object) -> str:
-    if default == SHIPPED_STUDENTS:  # a path that differs from one machine to the next
-        return "the shipped students"
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return "none" if default in (None, {}) else f"`{default}`"
+    default = shown_default(field)
+    if default == str(field.default):
+        default = f"`{default}`"
+    return f"`{flag_of(name)}`", f"`{variable_of(name)}`", default, explained
 
 
 def main() -> int:
