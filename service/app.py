@@ -7,53 +7,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, get_type_hints
 
-import orjson
 from fastapi import FastAPI, Security
-from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse
 
+from service import errors
 from service.endpoints import Endpoints
-from service.errors import (
-    BatchTooLarge,
-    BodyTimeout,
-    BodyTooLarge,
-    DeadlinePassed,
-    Forbidden,
-    InternalError,
-    InvalidRequest,
-    MissingHead,
-    NotReady,
-    Overloaded,
-    ReloadRefused,
-    ServiceError,
-    TextTooLarge,
-    Unauthorized,
-    UnknownLocale,
-    UnknownModel,
-    UnknownPath,
-    WrongMethod,
-    error_body,
-    log_fault,
-)
+from service.errors import ServiceError, log_fault
 from service.experiments.experiment import ExperimentFile
 from service.experiments.routing import MAX_CLIENT_KEY_BYTES, Router
+from service.http import schemas
 from service.http.context import Reply
 from service.http.keys import ApiKeys
-from service.http.middleware import GUARDED, MAX_DEADLINE_MS, REQUEST_CONTEXT, Endpoint, RequestMiddleware
-from service.http.schemas import (
-    BatchReply,
-    CompareReply,
-    DomainReply,
-    ErrorReply,
-    FeedbackReply,
-    HealthReply,
-    ModelsReply,
-    NluReply,
-    ReloadReply,
-)
+from service.http.middleware import GUARDED, MAX_DEADLINE_MS, Endpoint, RequestMiddleware
 from service.models.registry import ModelRegistry
 from service.models.reload import Reloader
 from service.monitoring.metrics import FLUSH_SECONDS, Metrics
@@ -116,7 +82,6 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it exports raw paths
-        exception_handlers={HTTPException: _translate, RequestValidationError: _translate},
     )
     documents = {route.path for route in app.routes if hasattr(route, "path")}
     app.state.registry = registry
@@ -140,10 +105,10 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
     table: dict[str, dict[str, Endpoint]] = {}
     bearer = [Security(HTTPBearer(auto_error=False, description="an API key"))]
 
-    def add(method: str, paths: str, answer: Answer, reply: Any, errors: Errors = (), **more: Any) -> None:
+    def add(method: str, paths: str, answer: Answer, reply: Any, raised: Errors = (), **more: Any) -> None:
         for path in paths.split():
             locked = guarded and path.startswith(GUARDED)
-            responses = _documented((*errors, *((Unauthorized,) if locked else ()), InternalError))
+            responses = _documented((*raised, *((errors.Unauthorized,) if locked else ()), errors.InternalError))
             app.add_api_route(
                 path,
                 answer,
@@ -155,31 +120,34 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
             )
             table.setdefault(path, {})[method] = Endpoint(answer, get_type_hints(answer).get("body"))
 
-    body = (InvalidRequest, BodyTooLarge, BodyTimeout)
-    text = (*body, UnknownLocale, UnknownModel, TextTooLarge, Overloaded, DeadlinePassed, NotReady)
-    headed = (*text, MissingHead)
+    body = (errors.InvalidRequest, errors.BodyTooLarge, errors.BodyTimeout)
+    busy = (errors.Overloaded, errors.DeadlinePassed, errors.NotReady)
+    text = (*body, errors.UnknownLocale, errors.UnknownModel, errors.TextTooLarge, *busy)
+    headed = (*text, errors.MissingHead)
+    batch = (*headed, errors.BatchTooLarge)
+    reload = (errors.Forbidden, errors.ReloadRefused)
     timed: Any = {"openapi_extra": {"parameters": [*TIMED]}}
     keyed: Any = {"openapi_extra": {"parameters": [*TIMED, KEYED]}}
-    add("POST", "/v1/nlu", endpoints.nlu, NluReply, headed, tags=["nlu"], **keyed)
-    add("POST", "/v1/nlu/batch", endpoints.batch, BatchReply, (*headed, BatchTooLarge), tags=["nlu"], **timed)
-    add("POST", "/v1/domain", endpoints.domain, DomainReply, headed, tags=["nlu"], **timed)
-    add("POST", "/v1/compare", endpoints.compare, CompareReply, text, tags=["comparison"], **timed)
-    add("POST", "/v1/feedback", endpoints.feedback, FeedbackReply, body, tags=["comparison"])
-    add("GET", "/v1/models", endpoints.models, ModelsReply, tags=["nlu"])
-    add("POST", "/v1/models/reload", endpoints.reload, ReloadReply, (Forbidden, ReloadRefused), tags=["operation"])
-    add("GET", "/livez /v2/health/live", endpoints.live, HealthReply, tags=["operation"])
-    add("GET", "/readyz /v2/health/ready", endpoints.ready, HealthReply, (NotReady,), tags=["operation"])
+    add("POST", "/v1/nlu", endpoints.nlu, schemas.NluReply, headed, tags=["nlu"], **keyed)
+    add("POST", "/v1/nlu/batch", endpoints.batch, schemas.BatchReply, batch, tags=["nlu"], **timed)
+    add("POST", "/v1/domain", endpoints.domain, schemas.DomainReply, headed, tags=["nlu"], **timed)
+    add("POST", "/v1/compare", endpoints.compare, schemas.CompareReply, text, tags=["comparison"], **timed)
+    add("POST", "/v1/feedback", endpoints.feedback, schemas.FeedbackReply, body, tags=["comparison"])
+    add("GET", "/v1/models", endpoints.models, schemas.ModelsReply, tags=["nlu"])
+    add("POST", "/v1/models/reload", endpoints.reload, schemas.ReloadReply, reload, tags=["operation"])
+    add("GET", "/livez /v2/health/live", endpoints.live, schemas.HealthReply, tags=["operation"])
+    add("GET", "/readyz /v2/health/ready", endpoints.ready, schemas.HealthReply, (errors.NotReady,), tags=["operation"])
     add("GET", "/metrics", endpoints.expose, None, response_class=PlainTextResponse, tags=["operation"])
     add("GET", "/", endpoints.show_page, None, include_in_schema=False)
     return table
 
 
-def _documented(errors: Errors) -> dict[int | str, dict[str, Any]]:
+def _documented(raised: Errors) -> dict[int | str, dict[str, Any]]:
     """The error replies of an endpoint for OpenAPI: for each status, the codes that it stands for."""
     codes: dict[int | str, list[str]] = {}
-    for error in errors:
+    for error in raised:
         codes.setdefault(error.row.status, []).append(f"`{error.row.code}`")
-    return {status: {"model": ErrorReply, "description": ", ".join(names)} for status, names in codes.items()}
+    return {status: {"model": schemas.ErrorReply, "description": ", ".join(names)} for status, names in codes.items()}
 
 
 @asynccontextmanager
@@ -213,20 +181,3 @@ async def _keep_flushing(app: FastAPI) -> None:
         app.state.metrics.ready.set(not app.state.registry.reasons_not_ready())
         app.state.metrics.flush()
         app.state.router.tick()
-
-
-async def _translate(request: Request, error: Exception) -> Response:
-    """Errors of FastAPI itself, in the shape of every error."""
-    status = error.status_code if isinstance(error, HTTPException) else 422
-    headers = dict(getattr(error, "headers", None) or {})
-    refusal: ServiceError = InternalError()
-    if status == 404:
-        refusal = UnknownPath()
-    if status == 405:
-        refusal = WrongMethod(headers, allowed=headers.get("allow") or headers.get("Allow"))
-    if status == 422:
-        refusal = InvalidRequest(problem="the request does not fit; GET /docs shows what does")
-    metrics: Metrics = request.app.state.metrics
-    metrics.count_error(refusal)
-    body = orjson.dumps(error_body(refusal, request.scope[REQUEST_CONTEXT].request_id))
-    return Response(body, refusal.row.status, refusal.headers, "application/json")

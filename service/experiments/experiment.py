@@ -45,7 +45,7 @@ from pydantic import (
 )
 
 from service.monitoring.metrics import NONE
-from service.watched_file import FileKind, WatchedFile
+from service.watched_file import WatchedFile
 
 MAX_BYTES = 1 << 16
 MAX_WEIGHT = 1e6
@@ -164,8 +164,8 @@ def split_key(client_key: bytes | None, request_id: str) -> bytes:
     return client_key or request_id.encode()
 
 
-class ExperimentFile:
-    """The experiment of a file, read again when the file changes, as `WatchedFile` does.
+class ExperimentFile(WatchedFile[Experiment]):
+    """The experiment of a file.
 
     Usage::
 
@@ -181,28 +181,34 @@ class ExperimentFile:
         ExperimentError: the file can't be used, and it is not `patient`.
     """
 
-    __slots__ = ("_file",)
+    kind = "experiment file"
+    error = ExperimentError
+    kept = "the experiment goes on as it was"
+    max_bytes = MAX_BYTES
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, *, patient: bool = False) -> None:
-        self._file = WatchedFile(path, EXPERIMENT_FILE, clock, meanwhile=NOTHING if patient else None)
+        super().__init__(path, clock, meanwhile=NOTHING if patient else None)
 
-    @property
-    def current(self) -> Experiment:
-        """The experiment that is valid now. Never raises; cheap but for one look at the file each second."""
-        return self._file.current
+    @staticmethod
+    def parse(text: str, named: str) -> Experiment:
+        """The experiment that a text describes."""
+        try:
+            return Experiment.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ExperimentError(f"{named} is not TOML: {' '.join(str(error).split())}") from None
+        except RecursionError:
+            raise ExperimentError(f"{named} is nested too deeply") from None
+        except ValidationError as error:
+            raise ExperimentError(f"{named}{_problem(error)}") from None
+        except ValueError:  # an integer of thousands of digits
+            raise ExperimentError(f"{named} holds a number that is too large") from None
 
-
-def _parse(text: str, named: str) -> Experiment:
-    try:
-        return Experiment.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"{named} is not TOML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ExperimentError(f"{named} is nested too deeply") from None
-    except ValidationError as error:
-        raise ExperimentError(f"{named}{_problem(error)}") from None
-    except ValueError:  # an integer of thousands of digits
-        raise ExperimentError(f"{named} holds a number that is too large") from None
+    @staticmethod
+    def summary(content: Experiment) -> str:
+        """Arms and shadow in a line."""
+        arms = ", ".join(f"{name} {arm.model} {arm.weight:g}" for name, arm in content.arms.items()) or "none"
+        shadow = f"{content.shadow.model} {content.shadow.share:g}" if content.shadow else "none"
+        return f"experiment {content.name}, arms: {arms}; shadow: {shadow}"
 
 
 def _problem(error: ValidationError) -> str:
@@ -224,19 +230,3 @@ def _problem(error: ValidationError) -> str:
 def _fields_at(parents: list[Any]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {"arms": Arm, "shadow": Shadow, "friction": FrictionRules}
     return list((tables[parents[0]] if parents else Experiment).model_fields)
-
-
-def _summary(experiment: Experiment) -> str:
-    arms = ", ".join(f"{name} {arm.model} {arm.weight:g}" for name, arm in experiment.arms.items()) or "none"
-    shadow = f"{experiment.shadow.model} {experiment.shadow.share:g}" if experiment.shadow else "none"
-    return f"experiment {experiment.name}, arms: {arms}; shadow: {shadow}"
-
-
-EXPERIMENT_FILE = FileKind(
-    name="experiment file",
-    error=ExperimentError,
-    parse=_parse,
-    summary=_summary,
-    kept="the experiment goes on as it was",
-    max_bytes=MAX_BYTES,
-)

@@ -148,13 +148,14 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
         self._url += url
-        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole header, or a trailer, which is dropped."""
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes + len(self._url) > MAX_HEAD_BYTES:
+            raise HeadTooLarge(limit=MAX_HEAD_BYTES)
         if self._head_is_open:
             self._headers.append((name.lower(), value))
-        self._count_head(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
         """The head is complete: start the request, or queue it behind the one that is being answered."""
@@ -205,10 +206,7 @@ class Connection(asyncio.Protocol):
 
     def head_of(self, status: int) -> list[bytes]:
         """The first lines of a reply: status and date."""
-        lines = [STATUS_LINES[status]]
-        for name, value in self._state.default_headers:
-            lines += (name, b": ", value, b"\r\n")
-        return lines
+        return [STATUS_LINES[status], *[b"%s: %s\r\n" % header for header in self._state.default_headers]]
 
     def write(self, data: bytes) -> None:
         """Send bytes, unless the client has disconnected."""
@@ -283,11 +281,6 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    def _count_head(self, more: int) -> None:
-        self._head_bytes += more
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise HeadTooLarge(limit=MAX_HEAD_BYTES)
-
     def _end_head(self) -> None:
         self._head_is_open = False
         if self._head_timer is not None:
@@ -330,10 +323,8 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         if self._refusal is not None:
             reply = self.app.refuse(self._refusal)
-            lines = self.head_of(reply.status)
-            for name, value in reply.headers:
-                lines += (name, b": ", value, b"\r\n")
-            self.write(b"".join([*lines, CLOSE, b"content-length: %d\r\n\r\n" % len(reply.body), reply.body]))
+            lines = [*self.head_of(reply.status), *(b"%s: %s\r\n" % header for header in reply.headers), CLOSE]
+            self.write(b"".join([*lines, b"content-length: %d\r\n\r\n" % len(reply.body), reply.body]))
         self._linger()
 
     def _linger(self) -> None:
@@ -357,22 +348,6 @@ class RequestResponseCycle:
         is_over: the reply was sent, or the client has disconnected.
         task: runs the application.
     """
-
-    __slots__ = (
-        "_chunks",
-        "_connection",
-        "_expects_continue",
-        "_has_news",
-        "_head",
-        "_more",
-        "_parts",
-        "_reader",
-        "_scope",
-        "_size",
-        "is_over",
-        "keep_alive",
-        "task",
-    )
 
     def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
         self.keep_alive = keep_alive
@@ -473,7 +448,7 @@ class RequestResponseCycle:
             if name == b"connection" and value == b"close":
                 self.keep_alive = False
             elif name != b"content-length":
-                head += (name, b": ", value, b"\r\n")
+                head.append(b"%s: %s\r\n" % (name, value))
         if not self.keep_alive or self._connection.is_last():
             head.append(CLOSE)
         self._head = head

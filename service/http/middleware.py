@@ -37,7 +37,6 @@ from service.monitoring.timings import Timings
 from service.monitoring.tracing import Tracer
 from service.settings import Settings
 
-REQUEST_CONTEXT = "nlu.context"  # in the ASGI scope of requests that FastAPI answers
 OTHER = "other"  # endpoint, in metrics, of requests to unknown paths
 GUARDED = "/v1/"
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -107,8 +106,7 @@ class RequestMiddleware:
         context = RequestContext(scope["method"], endpoint, headers, request_id, receive)
         self.metrics.requests_in_flight += 1
         try:
-            if path in self.documents:
-                scope[REQUEST_CONTEXT] = context
+            if path in self.documents and context.method in ("GET", "HEAD"):
                 await self.app(scope, receive, self._add_headers(context, send))
             else:
                 await self._send(context, await self._reply(context, path), send)
@@ -146,6 +144,8 @@ class RequestMiddleware:
 
     def _endpoint(self, context: RequestContext, path: str) -> Endpoint:
         methods = self.endpoints.get(path)
+        if path in self.documents:
+            raise WrongMethod({"allow": "GET"}, allowed="GET")
         if methods is None:
             raise UnknownPath
         if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(context.headers):

@@ -126,12 +126,12 @@ def test_weights_change_without_a_restart(trial: StartTrial, file: Path, monkeyp
     assert ask(client, "me")["arm"] == "control"
 
     write(file, control=0, weight=1)
-    client.app.state.router._file._file._due = 0.0  # as if CHECK_SECONDS had passed
+    client.app.state.router._file._due = 0.0  # as if CHECK_SECONDS had passed
     assert CHECK_SECONDS > 0
     assert ask(client, "me")["arm"] == "candidate"
 
     file.write_text("[arms]")
-    client.app.state.router._file._file._due = 0.0
+    client.app.state.router._file._due = 0.0
     assert ask(client, "me")["arm"] == "candidate"
 
 
