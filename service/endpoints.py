@@ -7,34 +7,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import State
 
-from service.errors import (
-    BatchTooLarge,
-    ClientLeft,
-    Forbidden,
-    InvalidRequest,
-    NotReady,
-    ReloadRefused,
-    ServiceError,
-    error_body,
-)
+from service import errors
+from service.errors import ServiceError, error_body
 from service.experiments.comparison import agreement, differences
 from service.experiments.routing import Route, Router
+from service.http import requests
 from service.http.context import Context, Json, Reply, RequestContext
-from service.http.requests import (
-    BatchRequest,
-    CompareRequest,
-    DomainRequest,
-    FeedbackRequest,
-    ItemFault,
-    NluRequest,
-    TextRequest,
-)
+from service.http.requests import TextRequest
 from service.models.queue import Answer, LoadedModel
 from service.models.registry import ModelRegistry
 from service.monitoring.metrics import NONE, Metrics
@@ -47,26 +33,18 @@ from service.student.manifest import Manifest
 DIGITS = 6  # of a confidence; more would only be noise of the softmax
 
 
+@dataclass(frozen=True, eq=False)
 class Endpoints:
     """The endpoints of one application. `state.reload` reloads the students of every process."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        registry: ModelRegistry,
-        metrics: Metrics,
-        router: Router,
-        page: Page,
-        state: State,
-    ) -> None:
-        self.settings = settings
-        self.registry = registry
-        self.metrics = metrics
-        self.router = router
-        self.page = page
-        self.state = state
+    settings: Settings
+    registry: ModelRegistry
+    metrics: Metrics
+    router: Router
+    page: Page
+    state: State
 
-    async def nlu(self, context: Context, body: NluRequest) -> Reply:
+    async def nlu(self, context: Context, body: requests.NluRequest) -> Reply:
         """Domain, intent and slots of one text.
 
         Offsets are code points of the text as it was sent: `text[start:end] == value`. What the student has no head for
@@ -83,7 +61,7 @@ class Endpoints:
         context.after_reply = partial(self._record_turn, route, answer)
         return _json_reply(_nlu_body(route.model, body, answer, context.request_id, route.arm))
 
-    async def domain(self, context: Context, body: DomainRequest) -> Reply:
+    async def domain(self, context: Context, body: requests.DomainRequest) -> Reply:
         """The domain alone: of a first-stage router where one is configured, else of the default student."""
         model = self.registry.choose_for_domains() if body.model is None else self.registry.choose(body.model)
         context.model = model.name
@@ -93,7 +71,7 @@ class Endpoints:
         context.after_reply = partial(self._record, model, [answer])
         return _json_reply(_domain_body(model, body, answer, context.request_id))
 
-    async def compare(self, context: Context, body: CompareRequest) -> Reply:
+    async def compare(self, context: Context, body: requests.CompareRequest) -> Reply:
         """One text through several students, side by side, with their timings and where they differ.
 
         They run one after the other. One that can't answer gets an error in its place; if none can, the first one's is
@@ -108,7 +86,7 @@ class Endpoints:
             try:
                 answers[name] = await model.answer(context, body, began=time.perf_counter())
                 results[name] = _nlu_body(model, body, answers[name], context.request_id)
-            except ClientLeft:
+            except errors.ClientLeft:
                 raise
             except ServiceError as error:
                 problems.append(error)
@@ -128,7 +106,7 @@ class Endpoints:
             }
         )
 
-    async def feedback(self, context: Context, body: FeedbackRequest) -> Reply:
+    async def feedback(self, context: Context, body: requests.FeedbackRequest) -> Reply:
         """What became of an answer: counted for the arm of the experiment that gave it. Only the first feedback counts.
 
         Send the `arm` of the answer, too: it tells a process that did not answer itself where to count.
@@ -146,14 +124,14 @@ class Endpoints:
             }
         )
 
-    async def batch(self, context: Context, body: BatchRequest) -> Reply:
+    async def batch(self, context: Context, body: requests.BatchRequest) -> Reply:
         """Several texts in one request; each gets the answer that it would get alone, or an error of its own.
 
         Texts run one at a time: a dynamically quantised graph takes one activation scale for a whole batch, so in a
         real batch an answer would move with its neighbours.
         """
         if len(body.items) > self.settings.max_batch:
-            raise BatchTooLarge(count=len(body.items), limit=self.settings.max_batch)
+            raise errors.BatchTooLarge(count=len(body.items), limit=self.settings.max_batch)
         model = self.registry.choose(body.model)
         context.model = model.name
         results: list[Json] = []
@@ -163,12 +141,12 @@ class Endpoints:
             context.after_reply = partial(self._record, model, answers)
             for item in body.items:
                 try:
-                    if isinstance(item, ItemFault):
-                        raise InvalidRequest(problem=item.problem)
+                    if isinstance(item, requests.ItemFault):
+                        raise errors.InvalidRequest(problem=item.problem)
                     answer = await model.answer_admitted(context, item)
                     answers.append(answer)
                     results.append(_nlu_body(model, item, answer, context.request_id))
-                except ClientLeft:
+                except errors.ClientLeft:
                     raise
                 except ServiceError as error:
                     self.metrics.count_error(error)
@@ -191,10 +169,10 @@ class Endpoints:
         A student whose new version can't be served goes on as it is. Needs an API key.
         """
         if self.settings.api_keys_file is None:
-            raise Forbidden(problem="a reload needs an API key, and none is configured (--api-keys-file)")
+            raise errors.Forbidden(problem="a reload needs an API key, and none is configured (--api-keys-file)")
         outcome: Json = await self.state.reload()
         if outcome["refused"]:
-            raise ReloadRefused(problems="; ".join(outcome["refused"]))
+            raise errors.ReloadRefused(problems="; ".join(outcome["refused"]))
         return _json_reply(outcome)
 
     async def live(self, _: Context) -> Reply:
@@ -206,7 +184,7 @@ class Endpoints:
         reasons = self.registry.reasons_not_ready()
         if not reasons:
             return _json_reply({"status": "ready"})
-        error = NotReady(reason="; ".join(reasons))  # not raised: a probe is no rejected request
+        error = errors.NotReady(reason="; ".join(reasons))  # not raised: a probe is no rejected request
         return _json_reply(error_body(error, context.request_id))._replace(status=error.row.status)
 
     async def expose(self, _: Context) -> Reply:

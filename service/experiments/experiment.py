@@ -167,11 +167,6 @@ def split_key(client_key: bytes | None, request_id: str) -> bytes:
 class ExperimentFile(WatchedFile[Experiment]):
     """The experiment of a file.
 
-    Usage::
-
-        file = ExperimentFile(Path("experiment.toml"))
-        file.current.arm_of(split_key(client_key, request_id))
-
     Args:
         path: of the file.
         clock: a monotonic clock, in seconds.

@@ -24,11 +24,12 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from prometheus_client import Counter, Histogram
 
-from service.experiments.experiment import Experiment
+from service.experiments.experiment import FrictionRules
 from service.http.requests import Outcome
 from service.monitoring.metrics import NONE, Metrics, Tally
 
@@ -55,8 +56,8 @@ class Turn(NamedTuple):
     """One text answered in an arm.
 
     Attributes:
-        experiment, arm: by which the student was chosen.
-        model: the student that answered.
+        labels: the experiment and arm that chose the student, and the student.
+        rules: of the experiment.
         request_id: by which feedback refers to it. Of several turns with the same id, feedback is on the last.
         client_key: None or empty where the client sent none; then the turn belongs to no session.
         text: as it was sent; not kept.
@@ -65,9 +66,8 @@ class Turn(NamedTuple):
         seconds: from the request's arrival to the answer.
     """
 
-    experiment: Experiment
-    arm: str
-    model: str
+    labels: ArmLabels
+    rules: FrictionRules
     request_id: str
     client_key: bytes | None
     text: str
@@ -135,11 +135,11 @@ class Sessions:
     def count(self, tally: Tally, turn: Turn) -> None:
         """Count a turn, and remember it for feedback."""
         now = self._clock()
-        counted = _Turn(ArmLabels(turn.experiment.name, turn.arm, turn.model))
+        counted = _Turn(turn.labels)
         self._answered.put(self._digest(turn.request_id.encode()), counted, now)
-        metrics = self._metrics_of.get(counted.labels)
+        labels = turn.labels
+        metrics = self._metrics_of.get(labels)
         if metrics is None:  # looking up label children costs more than counting
-            labels = counted.labels
             metrics = self._metrics.turns.labels(*labels), self._metrics.turn_seconds.labels(*labels)
             self._metrics_of[labels] = metrics
         tally.add(metrics[0], 1)
@@ -148,7 +148,7 @@ class Sessions:
             self._add_to_session(self._digest(turn.client_key), turn, counted, now)
         if turn.in_scope is False:
             self._record_sign(counted, "out_of_scope")
-        elif turn.confidence is not None and turn.confidence < turn.experiment.friction.confidence:
+        elif turn.confidence is not None and turn.confidence < turn.rules.confidence:
             self._record_sign(counted, "low_confidence")
 
     def record_feedback(self, request_id: str, outcome: Outcome, fallback: ArmLabels) -> FeedbackResult:
@@ -199,7 +199,7 @@ class Sessions:
 
     def _add_to_session(self, key: bytes, turn: Turn, counted: _Turn, now: float) -> None:
         """Add a turn to the client's session, or begin a session with it."""
-        rules = turn.experiment.friction
+        rules = turn.rules
         sketch = sketch_of(turn.text, self._salt)
         session = self._sessions.get(key)
         if session is not None and session.last is not None:
@@ -248,17 +248,16 @@ class Sessions:
         return hashlib.blake2b(name, digest_size=16, key=self._secret).digest()
 
 
+@dataclass(slots=True, eq=False)
 class _Turn:
-    """What is remembered of a turn: its labels, and whether it had a sign."""
+    """What is remembered of a turn: its labels, its session, and whether it had a sign."""
 
-    __slots__ = ("labels", "session", "wrong")
-
-    def __init__(self, labels: ArmLabels) -> None:
-        self.labels = labels
-        self.session: _Session | None = None
-        self.wrong = False
+    labels: ArmLabels
+    session: _Session | None = None
+    wrong: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class _Session:
     """The turns of one client in one arm, each soon after the one before. Closed once `last` is None.
 
@@ -266,15 +265,12 @@ class _Session:
     for the garbage collector.
     """
 
-    __slots__ = ("friction", "idle_seconds", "last", "seen", "sketch", "turns")
-
-    def __init__(self) -> None:
-        self.turns = 0
-        self.friction = 0
-        self.seen = 0.0
-        self.idle_seconds = 0.0
-        self.sketch = 0
-        self.last: _Turn | None = None
+    turns: int = 0
+    friction: int = 0
+    seen: float = 0.0
+    idle_seconds: float = 0.0
+    sketch: int = 0
+    last: _Turn | None = None
 
 
 class _RecentItems(Generic[Value]):

@@ -83,9 +83,8 @@ class Router:
         if route.experiment is not None and route.arm is not None:
             unfiltered = prediction.intent if prediction.kept_intents is None else None
             turn = Turn(
-                experiment=route.experiment,
-                arm=route.arm,
-                model=route.model.name,
+                labels=ArmLabels(route.experiment.name, route.arm, route.model.name),
+                rules=route.experiment.friction,
                 request_id=context.request_id,
                 client_key=route.client_key,
                 text=question.text,

@@ -50,14 +50,7 @@ class Waiting(NamedTuple):
 
 
 class ShadowRunner:
-    """The shadow traffic of one process. To be used on the event loop.
-
-    Usage::
-
-        runner = ShadowRunner(registry, metrics)
-        runner.submit(primary, shadow, question, prediction)  # after the reply
-        runner.close()
-    """
+    """The shadow traffic of one process. To be used on the event loop."""
 
     def __init__(self, registry: ModelRegistry, metrics: Metrics) -> None:
         self._registry = registry
@@ -68,8 +61,7 @@ class ShadowRunner:
         self._work: asyncio.Future[list[Same | None]] | None = None
         self._closed = False
 
-    @property
-    def waiting(self) -> int:
+    def __len__(self) -> int:
         """How many texts wait or run."""
         return len(self._waiting)
 

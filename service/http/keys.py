@@ -26,11 +26,6 @@ class KeysError(ValueError):
 class ApiKeys(WatchedFile[Digests]):
     """The keys in a file, one a line; blank lines and lines that begin with ``#`` are left out.
 
-    Usage::
-
-        keys = ApiKeys(Path("keys"))
-        keys.admits(scope["headers"])
-
     Raises:
         KeysError: as `WatchedFile`, or the file holds no key, or one that is too short or not of visible ASCII
             characters.

@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import orjson
@@ -18,17 +19,8 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
-from service.errors import (
-    ClientLeft,
-    InternalError,
-    InvalidRequest,
-    ServiceError,
-    Unauthorized,
-    UnknownPath,
-    WrongMethod,
-    error_body,
-    log_fault,
-)
+from service import errors
+from service.errors import ServiceError, error_body, log_fault
 from service.http.context import Reply, RequestContext
 from service.http.keys import ApiKeys
 from service.http.requests import read_body
@@ -60,33 +52,23 @@ class Draining(Protocol):
     draining: bool
 
 
+@dataclass(eq=False)
 class RequestMiddleware:
     """The service as an ASGI application; see the module.
 
     Attributes:
+        app: answers the paths in `documents`.
         endpoints: of the service, by path and method.
-        documents: paths that FastAPI answers.
     """
 
-    def __init__(
-        self,
-        app: FastAPI,
-        endpoints: Mapping[str, Mapping[str, Endpoint]],
-        documents: Collection[str],
-        settings: Settings,
-        lifecycle: Draining,
-        metrics: Metrics,
-        keys: ApiKeys | None = None,
-        tracer: Tracer | None = None,
-    ) -> None:
-        self.app = app
-        self.endpoints = endpoints
-        self.documents = frozenset(documents)
-        self.settings = settings
-        self.lifecycle = lifecycle
-        self.metrics = metrics
-        self.keys = keys
-        self.tracer = tracer
+    app: FastAPI
+    endpoints: Mapping[str, Mapping[str, Endpoint]]
+    documents: Collection[str]
+    settings: Settings
+    lifecycle: Draining
+    metrics: Metrics
+    keys: ApiKeys | None = None
+    tracer: Tracer | None = None
 
     @property
     def state(self) -> State:
@@ -138,21 +120,21 @@ class RequestMiddleware:
             context.timings = None
             if not isinstance(error, ServiceError):
                 log_fault(error, context.request_id)
-                error = InternalError()
+                error = errors.InternalError()
             self.metrics.count_error(error)
-            return None if isinstance(error, ClientLeft) else _error_reply(error, context.request_id)
+            return None if isinstance(error, errors.ClientLeft) else _error_reply(error, context.request_id)
 
     def _endpoint(self, context: RequestContext, path: str) -> Endpoint:
         methods = self.endpoints.get(path)
         if path in self.documents:
-            raise WrongMethod({"allow": "GET"}, allowed="GET")
+            raise errors.WrongMethod({"allow": "GET"}, allowed="GET")
         if methods is None:
-            raise UnknownPath
+            raise errors.UnknownPath
         if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(context.headers):
-            raise Unauthorized({"www-authenticate": "Bearer"})
+            raise errors.Unauthorized({"www-authenticate": "Bearer"})
         endpoint = methods.get("GET" if context.method == "HEAD" else context.method)
         if endpoint is None:
-            raise WrongMethod({"allow": ", ".join(methods)}, allowed=" or ".join(methods))
+            raise errors.WrongMethod({"allow": ", ".join(methods)}, allowed=" or ".join(methods))
         return endpoint
 
     async def _send(self, context: RequestContext, reply: Reply | None, send: Send) -> None:
@@ -186,7 +168,7 @@ class RequestMiddleware:
         """Do what was deferred until after the reply."""
         self.metrics.requests_in_flight -= 1
         seconds = context.timings.total if context.timings is not None else time.perf_counter() - context.began
-        status = context.status or ClientLeft.row.status
+        status = context.status or errors.ClientLeft.row.status
         self.metrics.defer(self.metrics.count_request, context.model, context.endpoint, status, seconds)
         if context.after_reply is not None:
             context.after_reply(context)
@@ -204,7 +186,7 @@ def _deadline(context: RequestContext, default_ms: int | None) -> float | None:
     milliseconds = default_ms
     if given is not None:
         if not (given.isdigit() and len(given) <= 7 and 1 <= int(given) <= MAX_DEADLINE_MS):
-            raise InvalidRequest(problem=f"x-deadline-ms: should be a whole number from 1 to {MAX_DEADLINE_MS}")
+            raise errors.InvalidRequest(problem=f"x-deadline-ms: should be a whole number from 1 to {MAX_DEADLINE_MS}")
         milliseconds = int(given)
     return None if milliseconds is None else context.began + milliseconds / 1000
 

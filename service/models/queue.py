@@ -21,16 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from service.errors import (
-    ClientLeft,
-    DeadlinePassed,
-    InvalidRequest,
-    MissingHead,
-    Overloaded,
-    ServiceError,
-    TextTooLarge,
-    UnknownLocale,
-)
+from service import errors
+from service.errors import ServiceError
 from service.http.context import RequestContext
 from service.http.requests import TextRequest, poll
 from service.models.cache import AnswerCache
@@ -127,10 +119,10 @@ class LoadedModel:
             InvalidRequest: it does not know one of these labels.
         """
         if len(item.text) > self.max_text_chars:
-            raise TextTooLarge(count=len(item.text), limit=self.max_text_chars)
+            raise errors.TextTooLarge(count=len(item.text), limit=self.max_text_chars)
         locale = self.locales.get(item.locale)
         if locale is None:
-            raise UnknownLocale(model=self.name, known=", ".join(sorted(self.locales)))
+            raise errors.UnknownLocale(model=self.name, known=", ".join(sorted(self.locales)))
         domains = intents = None
         if (names := getattr(item, "allowed_domains", None)) is not None:
             domains = self._numbers_of("domain", "allowed_domains", names)
@@ -146,7 +138,7 @@ class LoadedModel:
         """
         heads = self.student.manifest.labels.heads
         if head not in heads:
-            raise MissingHead(field=field, model=self.name, head=head, heads=", ".join(heads))
+            raise errors.MissingHead(field=field, model=self.name, head=head, heads=", ".join(heads))
 
     def _numbers_of(self, head: str, field: str, names: Collection[str]) -> tuple[int, ...]:
         self.require_head(head, field)
@@ -156,7 +148,7 @@ class LoadedModel:
             problem = (
                 f"{field}: holds a name that student {self.name} does not know; GET /v1/models lists those it does"
             )
-            raise InvalidRequest(problem=problem) from None
+            raise errors.InvalidRequest(problem=problem) from None
 
 
 class Waiting(NamedTuple):
@@ -210,7 +202,7 @@ class ModelQueue:
         """
         if items > self.free:
             seconds = max(1, math.ceil((self._permits - self.free) * self.seconds_per_text))
-            raise Overloaded({"retry-after": str(seconds)}, limit=self._permits)
+            raise errors.Overloaded({"retry-after": str(seconds)}, limit=self._permits)
         self.free -= items
         return Permits(self, items)
 
@@ -309,9 +301,9 @@ def assign_threads(queues: Collection[ModelQueue]) -> None:
 
 def _check(context: RequestContext, *, waited: bool = False) -> None:
     if context.deadline is not None and time.perf_counter() > context.deadline:
-        raise DeadlinePassed
+        raise errors.DeadlinePassed
     if waited and (message := poll(context.receive)) is not None and message["type"] == "http.disconnect":
-        raise ClientLeft
+        raise errors.ClientLeft
 
 
 def _settle(group: Sequence[Waiting], outcomes: Sequence[Outcome]) -> None:

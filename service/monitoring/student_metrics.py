@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client import Counter, Histogram
@@ -99,45 +100,37 @@ class _LocaleMetrics:
             self._intent.count(tally, prediction.intent[0], filtered=prediction.kept_intents is not None)
 
 
+@dataclass(slots=True, eq=False)
 class _LabelMetrics:
     """The metrics of the best label of one head.
 
-    Args:
+    Attributes:
         names: of all labels.
         counter: makes the counter of one label.
         confidence: the histogram of their confidence.
         label_window: the window of labels, if their drift is measured.
         confidence_window: the window of confidences, if their drift is measured.
+        known: counter and number of each label counted so far.
     """
 
-    __slots__ = ("_confidence", "_confidence_window", "_counter", "_known", "_label_window", "_names")
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        counter: Callable[[str], Counter],
-        confidence: Histogram,
-        label_window: Window | None,
-        confidence_window: Window | None,
-    ) -> None:
-        self._names = names
-        self._counter = counter
-        self._confidence = confidence
-        self._label_window = label_window
-        self._confidence_window = confidence_window
-        self._known: dict[str, tuple[Counter, int]] = {}
+    names: Sequence[str]
+    counter: Callable[[str], Counter]
+    confidence: Histogram
+    label_window: Window | None
+    confidence_window: Window | None
+    known: dict[str, tuple[Counter, int]] = field(default_factory=dict)
 
     def count(self, tally: Tally, best: Ranked, *, filtered: bool) -> None:
         """Record a label. The confidence of a filtered one is too high, and it says little of the traffic."""
         name, confidence = best
-        known = self._known.get(name)
+        known = self.known.get(name)
         if known is None:
-            known = self._known[name] = self._counter(name), self._names.index(name)
+            known = self.known[name] = self.counter(name), self.names.index(name)
         tally.add(known[0], 1)
         if filtered:
             return
-        tally.observe(self._confidence, confidence)
-        if self._label_window is not None:
-            self._label_window.add(known[1])
-        if self._confidence_window is not None:
-            self._confidence_window.add(confidence_bin(confidence))
+        tally.observe(self.confidence, confidence)
+        if self.label_window is not None:
+            self.label_window.add(known[1])
+        if self.confidence_window is not None:
+            self.confidence_window.add(confidence_bin(confidence))

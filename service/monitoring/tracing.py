@@ -55,12 +55,6 @@ class Tracer:
 
     The tracer provider is its own and not OpenTelemetry's global one: with that set, FastAPI would trace by itself,
     raw paths and messages of exceptions included.
-
-    Usage::
-
-        tracer = Tracer.start()
-        tracer.record(context)  # once for each request, when it is over
-        tracer.shutdown()
     """
 
     def __init__(self, provider: TracerProvider) -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from service.monitoring.metrics import SHARED_FOLDER, WorkerDeaths
@@ -44,6 +45,7 @@ def pause_after(failures: int) -> float:
     return 0.0 if failures < 2 else min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** min(failures - 2, 10))
 
 
+@dataclass(eq=False)
 class Worker:
     """The slot of one worker, whose process is replaced when it dies.
 
@@ -56,13 +58,12 @@ class Worker:
         failures: how many processes in a row died before their students were loaded.
     """
 
-    def __init__(self, number: int) -> None:
-        self.name = f"worker{number}"
-        self.process: asyncio.subprocess.Process | None = None
-        self.channel: Channel | None = None
-        self.report: Report | None = None
-        self.refusal: str | None = None
-        self.failures = 0
+    name: str
+    process: asyncio.subprocess.Process | None = None
+    channel: Channel | None = None
+    report: Report | None = None
+    refusal: str | None = None
+    failures: int = 0
 
     def signal(self, number: int) -> None:
         """Send a signal to the process if there is one."""
@@ -72,12 +73,7 @@ class Worker:
 
 
 class Supervisor:
-    """Keeps workers running.
-
-    Usage::
-
-        supervisor = Supervisor(command, settings, 2, bound, greet)
-        await supervisor.run(on_death)  # until `supervisor.stop` is called
+    """Keeps workers running, until `stop` is called.
 
     `command` is what a worker runs, with its task (see `_run`) as one more argument; for the rest see `supervise`.
 
@@ -86,16 +82,11 @@ class Supervisor:
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        settings: Settings,
-        count: int,
-        bound: socket.socket,
-        greet: Greet,
+        self, command: Sequence[str], settings: Settings, count: int, bound: socket.socket, greet: Greet
     ) -> None:
         self._command = command
         self._settings = settings
-        self.workers = [Worker(number) for number in range(count)]
+        self.workers = [Worker(f"worker{number}") for number in range(count)]
         self._bound = bound
         self._greet: Greet | None = greet
         self._patience = settings.drain_delay + settings.drain_seconds + STOP_MARGIN
@@ -231,16 +222,16 @@ def supervise(settings: Settings, count: int, bound: socket.socket, greet: Greet
     Raises:
         StartError: no worker starts.
     """
-    return asyncio.run(_supervise(settings, count, bound, greet))
 
+    async def run() -> int:
+        supervisor = Supervisor([sys.executable, "-m", "service.process.worker"], settings, count, bound, greet)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, supervisor.stop, number)
+        with _metrics_folder() as folder:
+            os.environ[SHARED_FOLDER] = folder  # for the workers, too
+            return await supervisor.run(WorkerDeaths().count)
 
-async def _supervise(settings: Settings, count: int, bound: socket.socket, greet: Greet) -> int:
-    supervisor = Supervisor([sys.executable, "-m", "service.process.worker"], settings, count, bound, greet)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, supervisor.stop, number)
-    with _metrics_folder() as folder:
-        os.environ[SHARED_FOLDER] = folder  # for the workers, too
-        return await supervisor.run(WorkerDeaths().count)
+    return asyncio.run(run())
 
 
 def _metrics_folder() -> tempfile.TemporaryDirectory[str]:

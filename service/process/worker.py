@@ -126,10 +126,7 @@ class Server(uvicorn.Server):
         return Report(students=list(self._registry.models), reasons=self._registry.reasons_not_ready())
 
     def _protocol(self) -> asyncio.Protocol:
-        """The protocol of one connection; as uvicorn makes it for connections that it accepts itself."""
-        kind: Any = self.config.http_protocol_class
-        made: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        return made
+        return Connection(self.config, self.server_state, self.lifespan.state)
 
     def _stop_listening(self, sockets: Sequence[socket.socket]) -> list[socket.socket]:
         """Close the sockets. Returns the connections that waited to be accepted, which the kernel would have reset."""

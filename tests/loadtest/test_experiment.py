@@ -202,7 +202,8 @@ class Counting:
         assert arm is not None
         model = self.experiment.arms[arm].model
         tally = Tally()
-        turn = Turn(self.experiment, arm, model, request_id, key.encode(), text.text, 0.9, True, 0.001)
+        labels = ArmLabels(self.experiment.name, arm, model)
+        turn = Turn(labels, self.experiment.friction, request_id, key.encode(), text.text, 0.9, True, 0.001)
         self.sessions.count(tally, turn)
         tally.apply()
         return Answer(arm, request_id)

@@ -66,10 +66,10 @@ class Bench:
     def say(self, text: str = WEATHER, key: bytes | None = b"me", arm: str = "control", **more: Any) -> str:
         request_id = more.pop("request_id", None) or next(self.ids)
         experiment = more.pop("experiment", EXPERIMENT)
-        model = experiment.arms[arm].model
+        labels = ArmLabels(experiment.name, arm, experiment.arms[arm].model)
         given = {"confidence": 0.9, "in_scope": True, "seconds": 0.001} | more
         tally = Tally()
-        self.sessions.count(tally, Turn(experiment, arm, model, request_id, key, text, **given))
+        self.sessions.count(tally, Turn(labels, experiment.friction, request_id, key, text, **given))
         tally.apply()
         return request_id
 
@@ -257,7 +257,7 @@ def test_giving_up_is_a_sign_even_after_the_session(bench: Bench) -> None:
 
 
 def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: Bench) -> None:
-    turn = Turn(EXPERIMENT, "control", "s", "late", None, LIGHT, 0.9, True, 0.001)
+    turn = Turn(CONTROL, EXPERIMENT.friction, "late", None, LIGHT, 0.9, True, 0.001)
     bench.metrics.defer(bench.sessions.count, turn)
 
     assert bench.tell("late").remembered
@@ -265,7 +265,7 @@ def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: Bench) -> Non
 
 
 def test_sessions_of_deferred_turns_are_closed_in_the_end(bench: Bench) -> None:
-    bench.metrics.defer(bench.sessions.count, Turn(EXPERIMENT, "control", "s", "x", b"me", LIGHT, 0.9, True, 0.001))
+    bench.metrics.defer(bench.sessions.count, Turn(CONTROL, EXPERIMENT.friction, "x", b"me", LIGHT, 0.9, True, 0.001))
     bench.sessions.close_all()
 
     assert bench.moments() == (1, 1, 0, 1, 0, 0)

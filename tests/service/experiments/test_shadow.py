@@ -179,7 +179,7 @@ def test_any_two_predictions_are_compared_in_the_tasks_that_both_have(
         for (first, other), second in zip(pairs, seconds, strict=True):
             second.says = other
             shadow.submit(primary, replace(registry.models["german"], student=second), Question(TEXT), first)
-        await until(lambda: shadow.waiting == 0)
+        await until(lambda: len(shadow) == 0)
 
     run(registry, metrics, scenario)
 
@@ -210,7 +210,7 @@ def test_what_cannot_be_compared_is_neither_run_nor_counted(
 ) -> None:
     async def scenario(shadow: ShadowRunner) -> None:
         shadow.submit(primary, loaded, question, primary.student.predict(TEXT))
-        assert shadow.waiting == 0
+        assert len(shadow) == 0
         await asyncio.sleep(0.02)
 
     run(registry, metrics, scenario)
@@ -221,7 +221,7 @@ def test_what_cannot_be_compared_is_neither_run_nor_counted(
 def test_student_is_not_compared_with_itself(registry: Any, metrics: Metrics, primary: LoadedModel) -> None:
     async def scenario(shadow: ShadowRunner) -> int:
         shadow.submit(primary, primary, Question(TEXT, "de-DE"), primary.student.predict(TEXT))
-        return shadow.waiting
+        return len(shadow)
 
     assert run(registry, metrics, scenario) == 0
 
@@ -240,7 +240,7 @@ def test_students_without_a_head_in_common_are_not_compared(
 
     async def scenario(shadow: ShadowRunner) -> int:
         shadow.submit(router, loaded, Question(TEXT, "de-DE"), primary.student.predict(TEXT))
-        return shadow.waiting
+        return len(shadow)
 
     assert run(registry, metrics, scenario) == 0
     assert dropped(metrics) == 0
@@ -323,7 +323,7 @@ def test_what_finds_no_time_is_dropped_and_counted(
     async def scenario(shadow: ShadowRunner) -> None:
         with registry.models["s"].queue.admit(1):
             offer(shadow, primary, loaded, 3)
-            await until(lambda: shadow.waiting == 0)
+            await until(lambda: len(shadow) == 0)
 
     run(registry, metrics, scenario)
 
@@ -334,9 +334,9 @@ def test_only_so_many_wait(registry: Any, metrics: Metrics, primary: LoadedModel
     async def scenario(shadow: ShadowRunner) -> None:
         with registry.models["s"].queue.admit(1):
             offer(shadow, primary, loaded, MAX_WAITING + 5)
-            assert shadow.waiting == MAX_WAITING
+            assert len(shadow) == MAX_WAITING
             assert dropped(metrics) == 5
-        await until(lambda: shadow.waiting == 0)
+        await until(lambda: len(shadow) == 0)
 
     run(registry, metrics, scenario)
 
@@ -356,7 +356,7 @@ def test_failure_is_logged_without_the_text_and_the_next_one_is_tried(
     async def scenario(shadow: ShadowRunner) -> None:
         for text in (TEXT, marked, TEXT):
             offer(shadow, primary, loaded, text=text)
-        await until(lambda: shadow.waiting == 0)
+        await until(lambda: len(shadow) == 0)
 
     run(registry, metrics, scenario)
 
@@ -423,7 +423,7 @@ def test_nobody_holds_the_text_afterwards(
             await asyncio.sleep(0.05)
         if fate == "closed":
             shadow.close()
-        await until(lambda: shadow.waiting == 0)
+        await until(lambda: len(shadow) == 0)
         await until(lambda: gc.collect() >= 0 and held() is None)
 
     run(registry, metrics, scenario)
