@@ -107,20 +107,12 @@ def address_of(bound: socket.socket) -> str:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A listening socket. Made here rather than by uvicorn, so that an error is one sentence.
-
-    Raises:
-        OSError: there is no such address, or it is taken.
-    """
+    """A listening socket. Raises OSError, with one sentence, if there is no such address or it is taken."""
     return _socket(settings, settings.port, socket.SO_REUSEADDR, listening=True)
 
 
 def reserve(settings: Settings) -> socket.socket:
-    """A socket that reserves the address for the workers, without listening itself.
-
-    Raises:
-        OSError: there is no such address, or it is taken.
-    """
+    """A socket that reserves the address for the workers without listening itself. Raises OSError as `listen`."""
     with _socket(settings, settings.port, socket.SO_REUSEADDR) as probe:  # fails where another service has the address
         port = probe.getsockname()[1]
     try:  # without SO_REUSEADDR: the probe of another service must fail even before a worker listens

@@ -25,7 +25,6 @@ from service.models.queue import Answer, LoadedModel
 from service.models.registry import ModelRegistry
 from service.monitoring.metrics import NONE, Metrics
 from service.monitoring.timings import Timings
-from service.page import Page
 from service.settings import Settings
 from service.student.decoding import Ranked, Span
 from service.student.manifest import Manifest
@@ -41,7 +40,7 @@ class Endpoints:
     registry: ModelRegistry
     metrics: Metrics
     router: Router
-    page: Page
+    page: Reply
     state: State
 
     async def nlu(self, context: Context, body: requests.NluRequest) -> Reply:
@@ -141,8 +140,8 @@ class Endpoints:
             context.after_reply = partial(self._record, model, answers)
             for item in body.items:
                 try:
-                    if isinstance(item, requests.ItemFault):
-                        raise errors.InvalidRequest(problem=item.problem)
+                    if isinstance(item, errors.InvalidRequest):
+                        raise item
                     answer = await model.answer_admitted(context, item)
                     answers.append(answer)
                     results.append(_nlu_body(model, item, answer, context.request_id))
@@ -193,7 +192,7 @@ class Endpoints:
 
     async def show_page(self, _: Context) -> Reply:
         """The web page."""
-        return Reply(self.page.body, self.page.headers)
+        return self.page
 
     def _record_turn(self, route: Route, answer: Answer, context: RequestContext) -> None:
         self._record(route.model, [answer], context)

@@ -59,13 +59,7 @@ def _pairs(kind: re.Pattern[str], what: str) -> Callable[[Any], Any]:
 
 
 class Settings(BaseSettings):
-    """Settings of the service.
-
-    Usage::
-
-        Settings(students=Path("students"), max_batch=16)  # in tests and programs
-        read_settings(["--max-batch", "16"], os.environ)  # on the command line
-    """
+    """Settings of the service, read from the environment; `read_settings` reads flags, too."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 

@@ -20,10 +20,9 @@ Signature = tuple[int, int, int]
 
 
 class WatchedFile(ABC, Generic[Content]):
-    """The content of a file, read again when the file changes. Each kind of file is a subclass.
+    """The content of a file, checked for changes at most once a second. Each kind of file is a subclass.
 
-    The file is checked at most once a second, by `current`. A new version that can't be used is logged once and changes
-    nothing: the last valid content stays.
+    A new version that can't be used is logged once and changes nothing: the last valid content stays.
 
     Args:
         path: of the file, in UTF-8.

@@ -137,23 +137,16 @@ class Experiment(_Strict):
         """
         if not self.arms:
             return None
-        digest = hashlib.blake2b(self._salt + key, digest_size=8).digest()
+        salt, names, borders = self._split
+        digest = hashlib.blake2b(salt + key, digest_size=8).digest()
         place = (int.from_bytes(digest) >> (64 - BITS)) / (1 << BITS)
-        return self._names[bisect_right(self._borders, place)]
+        return names[bisect_right(borders, place)]
 
     @cached_property
-    def _salt(self) -> bytes:
-        return self.name.encode() + b"\0"
-
-    @cached_property
-    def _names(self) -> list[str]:
-        return list(self.arms)
-
-    @cached_property
-    def _borders(self) -> list[float]:
-        """Where each arm but the last ends."""
+    def _split(self) -> tuple[bytes, list[str], list[float]]:
+        """What digests begin with, the names of the arms, and where each but the last ends."""
         ends = list(accumulate(arm.weight for arm in self.arms.values()))
-        return [end / ends[-1] for end in ends[:-1]]
+        return self.name.encode() + b"\0", list(self.arms), [end / ends[-1] for end in ends[:-1]]
 
 
 NOTHING = Experiment.model_construct()  # neither arms nor a shadow, which no file may hold
@@ -165,12 +158,7 @@ def split_key(client_key: bytes | None, request_id: str) -> bytes:
 
 
 class ExperimentFile(WatchedFile[Experiment]):
-    """The experiment of a file.
-
-    Args:
-        path: of the file.
-        clock: a monotonic clock, in seconds.
-        patient: start without arms and shadow where the file can't be used, until it can.
+    """The experiment of a file. If `patient`, it is `NOTHING` until the file can be used.
 
     Raises:
         ExperimentError: the file can't be used, and it is not `patient`.

@@ -37,7 +37,7 @@ MAX_SESSIONS = 50_000
 MAX_REQUESTS = 20_000
 REMEMBER_SECONDS = 900.0  # for which a turn is remembered by its request id
 MAX_CHARS = 256  # of a text in its sketch: more would fill it, and all long texts would be similar
-BITS = [1 << labels for labels in range(512)]  # a look-up is faster than a shift
+BITS = [1 << number for number in range(512)]  # a look-up is faster than a shift
 MOMENTS = ("sessions", "turns", "friction", "turns_squared", "friction_squared", "turns_friction")
 
 Sign = Literal["out_of_scope", "low_confidence", "rephrase", "abandoned"]
@@ -77,13 +77,7 @@ class Turn(NamedTuple):
 
 
 class FeedbackResult(NamedTuple):
-    """What was done with feedback.
-
-    Attributes:
-        labels: of the metrics in which it counts.
-        remembered: whether this process remembers the turn.
-        repeated: whether there was feedback on the request before, so that this one was not counted.
-    """
+    """What was done with feedback: where it counts, whether the turn is remembered, and whether it was repeated."""
 
     labels: ArmLabels
     remembered: bool
@@ -93,21 +87,7 @@ class FeedbackResult(NamedTuple):
 class Sessions:
     """The sessions and recent turns of one process; counts them in its metrics. To be used on the event loop.
 
-    Memory is bounded: the oldest sessions are closed, and the oldest turns forgotten.
-
-    Usage::
-
-        sessions = Sessions(metrics)
-        metrics.defer(sessions.count, Turn(...))  # for each text that was answered
-        sessions.record_feedback("4f2a", "abandoned", ArmLabels("trial", "control", "s"))
-        sessions.close_idle()  # regularly
-        sessions.close_all()  # at the end
-
-    Args:
-        metrics: in which to count.
-        clock: a monotonic clock, in seconds.
-        max_sessions: that are open at once.
-        max_requests: that are remembered for feedback.
+    At most `max_sessions` are open and `max_requests` turns remembered for feedback; the oldest are dropped.
     """
 
     def __init__(

@@ -55,8 +55,7 @@ class Router:
         """Choose the student for a request. One that names no model may be part of an experiment.
 
         Where any arm could not answer, because its student is not loaded or does not know the locale or the allowed
-        labels, the default one answers outside of the experiment. If only that arm left such requests out, the users of
-        the arms would differ.
+        labels, the default one answers outside of the experiment: else the users of the arms would differ.
 
         Raises:
             UnknownModel, NotReady: as `ModelRegistry.choose`.

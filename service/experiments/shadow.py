@@ -76,8 +76,8 @@ class ShadowRunner:
     def submit(self, primary: LoadedModel, shadow: LoadedModel, question: Question, prediction: Prediction) -> None:
         """Let the shadow answer a text that was answered, if there is time for it.
 
-        Nothing is done or counted where the two can't be compared: they are the same, have no head in common, the
-        shadow does not know the locale, or only some labels were allowed.
+        Nothing is done or counted where the two are the same or have no head in common, the shadow does not know the
+        locale, or labels were filtered.
         """
         filtered = question.domains is not None or question.intents is not None
         if self._closed or filtered or shadow.student is primary.student or not _common_heads(primary, shadow):

@@ -24,12 +24,7 @@ class KeysError(ValueError):
 
 
 class ApiKeys(WatchedFile[Digests]):
-    """The keys in a file, one a line; blank lines and lines that begin with ``#`` are left out.
-
-    Raises:
-        KeysError: as `WatchedFile`, or the file holds no key, or one that is too short or not of visible ASCII
-            characters.
-    """
+    """The keys in a file, one a line; blank lines and lines that begin with ``#`` are left out."""
 
     kind = "API keys file"
     error = KeysError

@@ -248,21 +248,12 @@ class FeedbackRequest(_Strict):
     ] = None
 
 
-class ItemFault:
-    """Stands for an item of a batch that is no `NluItem`, so that its neighbours are answered all the same.
-
-    Not a model: clients never see one, so OpenAPI must not either.
-    """
-
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-
-
-def _item_or_fault(value: Any) -> NluItem | ItemFault:
+def _item_or_error(value: Any) -> NluItem | InvalidRequest:
+    """An item of a batch, or what is wrong with it, so that the others are answered."""
     try:
         return NluItem.model_validate(value)
     except ValidationError as error:
-        return ItemFault(describe(error, NluItem, whole="item"))
+        return InvalidRequest(problem=describe(error, NluItem, whole="item"))
 
 
 class BatchRequest(_Strict):
@@ -271,7 +262,7 @@ class BatchRequest(_Strict):
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [REQUEST_EXAMPLE]}]})
 
     items: Annotated[
-        list[Annotated[NluItem | ItemFault, PlainValidator(_item_or_fault, json_schema_input_type=NluItem)]],
+        list[Annotated[NluItem | InvalidRequest, PlainValidator(_item_or_error, json_schema_input_type=NluItem)]],
         Field(min_length=1, max_length=MAX_ITEMS, description="texts, answered in this order"),
     ]
     model: Annotated[

@@ -1,8 +1,7 @@
 """A student in service, and the queue in front of it: admission, deadlines, order of arrival, event loop or thread.
 
-A student runs on the event loop where it can: handing its work to a thread lowers its rate. Beside a faster one, a slow
-student runs in a thread of its own (onnxruntime releases the interpreter meanwhile), so that it does not delay the
-other's texts.
+A student runs on the event loop where it can: a thread lowers its rate. Beside a faster one, a slow student runs in a
+thread (onnxruntime releases the interpreter meanwhile), so that it does not delay the other's texts.
 
 Texts that wait are answered in groups, each text by a run of its own (see `Student.predict_each`). A run sweeps the
 processor's caches, so tokenising five texts, running five and decoding five is faster than five times all three. A
@@ -39,14 +38,7 @@ GROUP_SECONDS = 10e-3
 
 
 class Answer(NamedTuple):
-    """The answer to one text.
-
-    Attributes:
-        question: what the student was asked; its locale is one of the student's own.
-        prediction: what it answered.
-        cached: whether the answer was remembered.
-        timings: where the time went.
-    """
+    """The answer to one text: what the student was asked, what it said, whether that was remembered, and the time."""
 
     question: Question
     prediction: Prediction
@@ -81,8 +73,7 @@ class LoadedModel:
         """The answer to one text. `began` is when it was asked for, if not at the request's arrival.
 
         Raises:
-            Overloaded: there is no permit left.
-            ServiceError: as `answer_admitted`.
+            ServiceError: as `ModelQueue.admit` and `answer_admitted`.
         """
         with self.queue.admit(1):
             return await self.answer_admitted(context, item, began)
@@ -113,10 +104,7 @@ class LoadedModel:
         """What the student is asked: the text, its locale, and the labels that may be answered.
 
         Raises:
-            TextTooLarge: the text is longer than allowed.
-            UnknownLocale: the student does not know the locale, and no fallback is configured.
-            MissingHead: labels are to be filtered for which it has no head.
-            InvalidRequest: it does not know one of these labels.
+            TextTooLarge, UnknownLocale, MissingHead, InvalidRequest: it can't be asked that.
         """
         if len(item.text) > self.max_text_chars:
             raise errors.TextTooLarge(count=len(item.text), limit=self.max_text_chars)
@@ -131,11 +119,7 @@ class LoadedModel:
         return Question(item.text, locale, item.top_k or 1, domains, intents)
 
     def require_head(self, head: str, field: str) -> None:
-        """Check that the student has a head; `field` is what asks for it.
-
-        Raises:
-            MissingHead: it has not.
-        """
+        """Raise MissingHead unless the student has a head; `field` is what asks for it."""
         heads = self.student.manifest.labels.heads
         if head not in heads:
             raise errors.MissingHead(field=field, model=self.name, head=head, heads=", ".join(heads))

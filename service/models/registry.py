@@ -62,15 +62,9 @@ def find_folders(root: Path) -> list[Path]:
 
 
 class ModelRegistry:
-    """The students of one process.
+    """The students of one process: ``registry.adopt(registry.prepare())`` loads them.
 
-    Usage::
-
-        registry = ModelRegistry(settings, Metrics())
-        registry.adopt(registry.prepare())  # takes seconds; requests meanwhile are answered "not ready"
-        registry.choose(None).student.predict("weck mich auf")
-
-    `prepare` may run in a thread while others serve; `adopt` belongs on the event loop, between two requests.
+    `prepare` takes seconds, and may run in a thread while others serve; `adopt` belongs on the event loop.
 
     Attributes:
         models: the students in service, by the name in their manifest; replaced by `adopt`.

@@ -33,7 +33,7 @@ def confidence_bin(confidence: float) -> int:
 
 
 def stability_index(shares: Sequence[float], texts: int, counts: Sequence[int]) -> float:
-    """The population stability index of counts against the shares that the same bins had among so many texts.
+    """The population stability index of counts against the shares that the same bins have in the profile.
 
     Both are mixed with the uniform distribution, as if each bin of the smaller sample held one half more. So the index
     is finite where a bin is empty, zero for equal distributions, and not raised by unequal sample sizes.

@@ -45,10 +45,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # unused time stamps
 
 
 def count_as(process: str) -> None:
-    """Count in the shared folder under this name, continuing where a dead process of the same name stopped.
+    """Count in the shared folder under this name, and go on where a dead process of the same name stopped.
 
-    Call it before the first metric is made. By default files are named by process id, so those of dead processes would
-    accumulate and be read at every scrape.
+    Call it before the first metric is made. By default files are named by process id, and would accumulate.
     """
     values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 

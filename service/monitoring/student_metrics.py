@@ -102,16 +102,7 @@ class _LocaleMetrics:
 
 @dataclass(slots=True, eq=False)
 class _LabelMetrics:
-    """The metrics of the best label of one head.
-
-    Attributes:
-        names: of all labels.
-        counter: makes the counter of one label.
-        confidence: the histogram of their confidence.
-        label_window: the window of labels, if their drift is measured.
-        confidence_window: the window of confidences, if their drift is measured.
-        known: counter and number of each label counted so far.
-    """
+    """The metrics of the best label of one head, and the windows in which its drift is measured, if it is."""
 
     names: Sequence[str]
     counter: Callable[[str], Counter]

@@ -25,7 +25,7 @@ PHASES = ("queue", "tokenize", "inference", "decode")
 METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
 OTHER_METHOD = "_OTHER"  # stands for unknown methods in OpenTelemetry's semantic conventions
 MAX_TRACEPARENT = 512  # bytes; the propagator would log longer ones
-# variable -> what is supported; the SDK reads most of them itself, but these would be ignored without a word
+# the only supported values of variables that the SDK would otherwise ignore silently
 SUPPORTED = {
     "OTEL_TRACES_EXPORTER": "otlp",
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
@@ -51,10 +51,9 @@ class FinishedRequest(Protocol):
 
 
 class Tracer:
-    """Makes and sends the spans of one process; see the module.
+    """Makes and sends the spans of one process.
 
-    The tracer provider is its own and not OpenTelemetry's global one: with that set, FastAPI would trace by itself,
-    raw paths and messages of exceptions included.
+    It does not set OpenTelemetry's global provider: FastAPI would then trace raw paths and messages of exceptions.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -73,8 +72,7 @@ class Tracer:
     def start(cls, processor: SpanProcessor | None = None) -> Tracer:
         """Start tracing as the standard ``OTEL_*`` variables say; call it in the process that serves.
 
-        Spans go through `processor`, which by default sends them in batches from a thread of its own. A collector that
-        can't be reached delays no request: spans are dropped, and the SDK logs that.
+        By default `processor` sends spans in batches, in a thread. If the collector can't be reached they are dropped.
 
         Raises:
             TracingError: the packages are missing, or a variable asks for something that is not supported.
@@ -104,8 +102,7 @@ class Tracer:
         those of a cached answer may be empty. Of the headers only ``traceparent`` is read.
         """
         end = time.time_ns()
-        # The wall clock is read once for each request: an offset taken at the start of the process would be wrong after
-        # the clock was set or the machine slept.
+        # not by an offset taken at the start of the process, which would be wrong after the clock was set
         begin = end - round((time.perf_counter() - request.began) * 1e9)
         method = request.method if request.method in METHODS else OTHER_METHOD
         attributes: dict[str, str | int] = {
@@ -143,10 +140,7 @@ class Tracer:
             begin = end
 
     def _parent(self, headers: Mapping[bytes, bytes]) -> Context:
-        """The remote parent that a W3C ``traceparent`` names, or none where it is not valid.
-
-        ``tracestate`` is left alone: it can hold anything, and would be sent along with our spans.
-        """
+        """The parent of a valid W3C ``traceparent``, if any. ``tracestate`` is ignored: it may hold anything."""
         given = headers.get(b"traceparent")
         if given is None or len(given) > MAX_TRACEPARENT:
             return self._no_parent

@@ -1,7 +1,6 @@
 """The number of worker processes: one for each core that this process may use, by affinity and its cgroups' quota.
 
-A container that may use two cores of a large machine still sees all of them. Sized by that, it would be throttled most
-of the time.
+A container that may use two cores still sees all of the machine's. Sized by those, it would be throttled.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ class Workers(NamedTuple):
 
 
 def choose_workers(asked: int | Literal["auto"], affinity: int | None = None, root: Path = ROOT) -> Workers:
-    """As many workers as were asked for or, for "auto", as there are cores for: the quota's rounded down, at least 1.
+    """As many workers as were asked for or, for "auto", as there are cores: the quota is rounded down, at least 1.
 
-    `affinity` is the number of cores that the scheduler may put this process on, looked up if left out; `root` is
-    where ``/proc`` and ``/sys`` are.
+    `affinity` is the number of cores by affinity, looked up if left out; `root` is where ``/proc`` and ``/sys`` are.
     """
     if asked != "auto":
         return Workers(asked, "as set")

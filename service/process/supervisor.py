@@ -2,8 +2,7 @@
 
 The supervisor serves nothing and loads no student. It holds the port, and starts processes that run
 `service.process.worker`, each with a listening socket of its own, over which the kernel spreads connections
-(SO_REUSEPORT; one shared socket would give most of them to the process that wakes first). `channel` holds the protocol
-between the two; when the supervisor's end closes, it has died, and the worker stops, too.
+(SO_REUSEPORT; a shared socket would give most of them to one process). A worker stops when the supervisor dies.
 """
 
 from __future__ import annotations
@@ -98,9 +97,7 @@ class Supervisor:
         self._code = 0
 
     async def run(self, on_death: Callable[[str], None]) -> int:
-        """Serve until stopped. Returns the exit code: 0, or 1 if a worker did not stop and had to be killed.
-
-        `on_death` is called with the name of each worker that dies without having been stopped.
+        """Serve until stopped; `on_death` gets the name of each worker that dies before. Returns the exit code.
 
         Raises:
             StartError: no worker ever loaded its students.

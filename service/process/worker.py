@@ -119,11 +119,17 @@ class Server(uvicorn.Server):
         elif not self._supervised:  # else the supervisor may pass on a SIGTERM that every process got
             self.should_exit = True
 
-    async def report(self) -> Report:
-        """What is served, once the students are loaded."""
-        await self._listening.wait()
-        await self._loaded.wait()
-        return Report(students=list(self._registry.models), reasons=self._registry.reasons_not_ready())
+    async def serve_and_tell(self, listener: socket.socket, tell: Callable[[Report], None]) -> None:
+        """Serve until told to stop. `tell` is called with what is served, once the students are loaded."""
+
+        async def report() -> None:
+            await self._listening.wait()
+            await self._loaded.wait()
+            tell(Report(students=list(self._registry.models), reasons=self._registry.reasons_not_ready()))
+
+        reporting = asyncio.create_task(report())
+        await self.serve([listener])
+        reporting.cancel()
 
     def _protocol(self) -> asyncio.Protocol:
         return Connection(self.config, self.server_state, self.lifespan.state)
@@ -154,7 +160,7 @@ def serve_alone(settings: Settings, listener: socket.socket, greet: Greet) -> No
     """
     app = _create_app(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(Server(app, settings), listener, lambda report: greet([report])))
+        runner.run(Server(app, settings).serve_and_tell(listener, lambda report: greet([report])))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -189,7 +195,7 @@ async def _work(settings: Settings, task: Json) -> int:
     server = Server(app, settings, supervised=True, patient=task["patient"])
     conversation = asyncio.create_task(channel.converse(reload))
     conversation.add_done_callback(lambda _: server.handle_exit(signal.SIGTERM))
-    await _serve(server, listener, lambda report: channel.tell(loaded=report))
+    await server.serve_and_tell(listener, lambda report: channel.tell(loaded=report))
     app.metrics.flush()  # other workers may continue to report this one's metrics
     if conversation.done():  # the supervisor has died and can't clean up
         shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
@@ -201,15 +207,6 @@ def _create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewa
         return create_app(settings, patient=patient)
     except (StudentError, KeysError, ExperimentError, TracingError) as error:
         raise StartError(error) from None
-
-
-async def _serve(server: Server, listener: socket.socket, tell: Callable[[Report], None]) -> None:
-    async def tell_when_loaded() -> None:
-        tell(await server.report())
-
-    telling = asyncio.create_task(tell_when_loaded())
-    await server.serve(sockets=[listener])
-    telling.cancel()
 
 
 def _join(family: int, address: tuple[Any, ...]) -> socket.socket:
