@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from distilled_nlu.cli import COMMANDS
 from service.app import create_app
-from service.settings import SHIPPED_STUDENTS, Settings, flag_of, variable_of
+from service.settings import Settings, flag_of, shown_default, variable_of
 
 DOCS = Path(__file__).parent
 Json = Mapping[str, Any]
@@ -140,11 +140,8 @@ def _typed(module: str) -> str:
 
 
 def _default_of(field: FieldInfo) -> str:
-    if field.default == SHIPPED_STUDENTS:  # a path that differs from one machine to the next
-        return "the shipped students"
-    if isinstance(field.default, bool):
-        return "on" if field.default else "off"
-    return "none" if field.default in (None, {}) else f"`{field.default}`"
+    shown = shown_default(field)
+    return f"`{shown}`" if shown == str(field.default) else shown
 
 
 def _body_of(operation: Json) -> Json:

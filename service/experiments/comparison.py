@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from service.http.replies import Json
+from service.http.context import Json
 from service.student.student import Prediction
 
 TASKS = ("domain", "intent", "slots")

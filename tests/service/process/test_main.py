@@ -341,7 +341,7 @@ def test_what_signals_do(students: Path, supervised: bool, signals: list[int], c
 
     asyncio.run(receive())
 
-    assert app.state.engine.draining
+    assert app.state.registry.draining
     assert (server.should_exit, server.force_exit) == (closes, drops)
 
 

@@ -71,7 +71,7 @@ def test_among_a_thousand_interleaved_requests(shipped: Client, bodies: Any, alo
 
 
 def test_in_sixteen_threads(shipped: Client, bodies: Any) -> None:
-    student = shipped.app.state.engine.default.student
+    student = shipped.app.state.registry.by_name["default"].student
     texts = [body["text"] for body in bodies] * 4
     one_by_one = [student.predict(text, 5)[:-1] for text in texts]
 
