@@ -29,7 +29,7 @@ from loadtest.load.machine import machine, versions
 from loadtest.load.target import TargetError, known_locales, on_cores, running_service, usable_cores
 from loadtest.load.texts import Text, TextsError, load_texts, select
 from loadtest.options import positive, positive_int, share
-from service.settings import SHIPPED_STUDENTS
+from service.student.shipped import SHIPPED_STUDENTS
 
 MISSED = 1
 CANNOT_MEASURE = 2

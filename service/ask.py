@@ -10,11 +10,9 @@ import json
 import sys
 from collections.abc import Sequence
 
-from service.settings import SHIPPED_STUDENTS, student_folder
 from service.student.manifest import StudentError
+from service.student.shipped import student_folder
 from service.student.student import Student
-
-SHIPPED = SHIPPED_STUDENTS / "s"
 
 
 def parser() -> argparse.ArgumentParser:

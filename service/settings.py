@@ -15,25 +15,20 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.student.shipped import SHIPPED_STUDENTS, named_folder
 
 PREFIX = "NLU_"
 MAX_WORKERS = 1024
 LOCALE = re.compile(r"[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*")
 STUDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SHIPPED_STUDENTS = Path(__file__).parent / "students"
 
 
 class SettingsError(Exception):
     """A setting that the service can't start with; the message is one sentence for the person who set it."""
-
-
-def student_folder(value: Path | str) -> Path:
-    """The folder that a flag names: a path, or the name of a shipped student."""
-    shipped = SHIPPED_STUDENTS / value
-    return shipped if len(Path(value).parts) == 1 and not Path(value).exists() and shipped.is_dir() else Path(value)
 
 
 def _workers(value: Any) -> Any:
@@ -65,7 +60,7 @@ class Settings(BaseSettings):
 
     students: Annotated[
         Path,
-        AfterValidator(student_folder),
+        BeforeValidator(named_folder),
         Field(
             description="folder of student folders, or one student folder, or the name of a shipped student ('s', 'xs')"
         ),

@@ -43,8 +43,8 @@ REPLACED = {
     "--of": "a telling name",
 }
 UNITS = re.compile(
-    r"second|millisecond|minute|\bms\b|step|line|byte|piece|token|point|percent|%|0 to 1|share|rate|number|how many|count"
-    r"|request|connection|user|round|process|thread|epoch|stage|run|utterance|text|rows?\b|port|size|length|seed|weight"
+    r"second|millisecond|minute|\bms\b|step|line|byte|piece|token|point|percent|%|0 to 1|share|rate|number|how many"
+    r"|count|request|connection|user|round|process|thread|epoch|stage|run|utterance|text|rows?\b|port|size|length|seed|weight"
     r"|power|temperature|dropout|factor|words?\b|characters|entries|items|times"
 )
 

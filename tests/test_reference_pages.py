@@ -8,7 +8,8 @@ import pytest
 
 from distilled_nlu.cli import COMMANDS
 from docs.generate import DOCS, command_line_page, http_page, pages, settings_page
-from service.settings import SHIPPED_STUDENTS, Settings, flag_of, variable_of
+from service.settings import Settings, flag_of, variable_of
+from service.student.shipped import SHIPPED_STUDENTS
 
 
 @pytest.mark.parametrize("page", ["configuration.md", "reference/cli.md", "reference/http.md"])

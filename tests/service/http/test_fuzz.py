@@ -19,7 +19,8 @@ from schemathesis import Case, CheckContext, Response
 
 from service.app import create_app
 from service.http.requests import MAX_TOP_K
-from service.settings import SHIPPED_STUDENTS, Settings
+from service.settings import Settings
+from service.student.shipped import SHIPPED_STUDENTS
 from tests.service.conftest import LOCALES, TAG_WORDS
 from tests.service.server import PATIENCE, Server
 

@@ -12,7 +12,8 @@ import pytest
 
 from loadtest.load.texts import load_texts
 from service.app import create_app
-from service.settings import SHIPPED_STUDENTS, Settings
+from service.settings import Settings
+from service.student.shipped import SHIPPED_STUDENTS
 from tests.service.conftest import Client
 
 LONG = " ".join(["wecker", "und", "musik", "morgen", "um", "neun"] * 84)  # 504 words
