@@ -16,6 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import export.extra  # noqa: F401 # isort: skip - before all else: names a missing extra
+
 from export.card import render_card
 from export.conversion import AUTO, AUTO_DROP, Wanted, convert, require_student
 from export.evaluated import read_data

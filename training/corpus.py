@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
+
 from training.data.datasets import DatasetError
 from training.text import budgets, transfer
 from training.text.corpus import SUFFIXES, CorpusError

@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
+
 import torch
 from torch import Tensor, nn
 

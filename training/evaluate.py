@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
+
 from accelerate.utils import gather_object
 
 from service.student.manifest import MANIFEST_FILE, StudentError

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
+
 import torch
 from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer

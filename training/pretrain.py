@@ -19,6 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
+
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What figures were measured on, and with what."""
+"""What figures were measured on, and with what; and how much memory a process holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from loadtest.load.target import usable_cores
 
@@ -21,6 +23,16 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """What it was measured with."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def memory_of(process: int) -> int | None:
+    """Bytes of a process and all below it; what they share counts once. None where the system does not tell."""
+    try:
+        top = psutil.Process(process)
+        total: int = sum(one.memory_full_info().pss for one in (top, *top.children(recursive=True)))
+        return total
+    except (psutil.Error, AttributeError):  # one has just ended, or the system knows no proportional sizes
+        return None
 
 
 def _cpu() -> str:

@@ -2,3 +2,7 @@
 
 Imports `training.data`, `training.evaluation` and `training.text`.
 """
+
+from service.extras import require
+
+require("training", "torch", "transformers", "accelerate", "tqdm")

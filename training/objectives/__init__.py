@@ -2,3 +2,7 @@
 
 Imports `training.models` and what that imports.
 """
+
+from service.extras import require
+
+require("training", "torch", "transformers", "accelerate", "tqdm")
