@@ -25,6 +25,7 @@ The folders, each of which imports only those above it:
 | `http/` | connection, middleware, request context, bodies, schemas, API keys |
 | `models/` | the loaded students: registry, queue, answer cache, reload |
 | `experiments/` | A/B routing, shadow traffic, user dissatisfaction |
+| `page/` | the web page |
 | `process/` | supervisor, workers, the number of processes; imports `app`, too |
 
 At the top: `errors`, `settings` and `watched_file`, which every folder may import; `endpoints` and `app` above

@@ -270,7 +270,12 @@ def _suggest(given: str, known: Iterable[str]) -> str:
 
 
 def _metavar(name: str, field: FieldInfo) -> str:
-    units = {"deadline_ms": "MILLISECONDS", "max_body_bytes": "BYTES", "max_text_chars": "CHARACTERS"}
+    units = {
+        "students": "DIR",
+        "deadline_ms": "MILLISECONDS",
+        "max_body_bytes": "BYTES",
+        "max_text_chars": "CHARACTERS",
+    }
     units |= dict.fromkeys(("body_seconds", "drain_delay", "drain_seconds"), "SECONDS")
     kind = str(field.annotation)
     return units.get(name) or ("N" if "int" in kind else "PATH" if "Path" in kind else "TEXT")

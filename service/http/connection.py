@@ -433,7 +433,7 @@ class RequestResponseCycle:
         self._wake()
 
     def end(self) -> None:
-        """Stop: the reply was sent, or nobody can read it."""
+        """Stop: the reply was sent, or the client has disconnected."""
         self.is_over = True
         self._chunks = []
         self._head = []

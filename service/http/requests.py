@@ -112,7 +112,7 @@ def _parse_again(raw: bytes, model: type[Body], problem: str) -> Body:
 def describe(error: ValidationError, model: type[BaseModel], whole: str = "body") -> str:
     """The first problem of a body that does not fit `model`: the field and what is allowed, without any value sent.
 
-    `whole` is what a problem is put down to that lies in no single field.
+    `whole` names a problem that lies in no single field.
     """
     if error.error_count() > MAX_PROBLEMS:
         return f"{whole}: does not fit in more than {MAX_PROBLEMS} places; allowed: {', '.join(model.model_fields)}"
@@ -130,12 +130,12 @@ def describe(error: ValidationError, model: type[BaseModel], whole: str = "body"
 
 
 def _repeatable(name: str) -> str:
-    """A field's name as the client wrote it, if it looks like a name; anything else could be text of a user."""
+    """A field's name as the client sent it, if it looks like a name; anything else could be text of a user."""
     return name if name.isidentifier() and name.isascii() and len(name) <= MAX_REPEATED_NAME else "(unnamed)"
 
 
 def _readable(text: str) -> str:
-    """Refuse what a tokenizer can't read or a person can't have meant."""
+    """Refuse texts that a tokenizer can't read or that are blank."""
     if not text or text.isspace():
         raise PydanticCustomError("blank", "must hold at least one character that is not white space")
     if "\0" in text:

@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
         self._known: set[Any] = set()  # connections from before the stop
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve on bound sockets until told to stop."""
+        """Serve on bound sockets until stopped."""
         await super().serve(sockets)
         if not self._loaded.is_set():  # a thread still loads students, and can't be stopped
             os._exit(0)
@@ -120,7 +120,7 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
     async def serve_and_tell(self, listener: socket.socket, tell: Callable[[Report], None]) -> None:
-        """Serve until told to stop. `tell` is called with what is served, once the students are loaded."""
+        """Serve until stopped. `tell` is called with what is served, once the students are loaded."""
 
         async def report() -> None:
             await self._listening.wait()
