@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import SHIPPED_STUDENTS, Settings, SettingsError, flag_of, parser, read_settings, variable_of
+from service.settings import Settings, SettingsError, flag_of, parser, read_settings, variable_of
+from service.student.shipped import SHIPPED_STUDENTS
 
 
 def test_defaults_serve_the_shipped_students() -> None:
@@ -27,12 +28,10 @@ def test_flag_wins_over_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_shipped_student_is_served_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shipped = read_settings(["--students", "xs"]).students
-
     (tmp_path / "xs").mkdir()
 
-    assert shipped == SHIPPED_STUDENTS / "xs"
-    assert read_settings(["--students", "xs"]).students == Path("xs")  # a folder here is meant first
+    assert read_settings(["--students", "xs"]).students == SHIPPED_STUDENTS / "xs"
+    assert read_settings(["--students", "./xs"]).students == Path("xs")
     assert read_settings(["--students", "xxs"]).students == Path("xxs")
 
 
