@@ -16,10 +16,10 @@ from loadtest.load.command import FAILED, command
 from loadtest.load.headless import run_locust
 from loadtest.load.options import Options, add, add_options, add_start_timeout, positive_int
 from loadtest.load.report import figures_of, is_success, table_of
-from loadtest.load.students import student_folder
 from loadtest.load.target import running_service, texts_for, wait_until_ready
 from loadtest.load.texts import load_texts
 from service.extras import require
+from service.student.shipped import named_folder
 
 
 @command()
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     target = made.add_mutually_exclusive_group()
     target.add_argument("--host", metavar="URL", help="service to test, such as http://127.0.0.1:8000 (default: one "
                         "that is started for the test on a free port)")  # fmt: skip
-    target.add_argument("--students", type=student_folder, metavar="DIR", help="for the service that is started: a "
+    target.add_argument("--students", type=named_folder, metavar="DIR", help="for the service that is started: a "
                         "student, a folder that holds some, or a shipped student by name (default: the shipped "
                         "ones)")  # fmt: skip
     add(made, "users", positive_int, "USERS", "users, each with a connection", 8)

@@ -28,10 +28,9 @@ from loadtest.load.client import LoadError, fetch
 from loadtest.load.closed_loop import Measured
 from loadtest.load.command import FAILED, command
 from loadtest.load.options import add, add_measurement, add_texts, positive, share
-from loadtest.load.students import student_folder
 from loadtest.load.target import TargetError, known_locales, usable_cores
 from loadtest.load.texts import Text, load_texts, select
-from service.settings import SHIPPED_STUDENTS
+from service.student.shipped import SHIPPED_STUDENTS, named_folder
 
 WARM_UP = 1.25  # seconds: the service looks at its experiment file once a second
 CAPACITY_SECONDS = 2.0
@@ -147,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     about = "What a shadow costs the clients of the primary student."
     made = argparse.ArgumentParser(prog="python -m loadtest.shadow", description=about, allow_abbrev=False)
-    made.add_argument("--students", type=student_folder, default=SHIPPED_STUDENTS, metavar="DIR", help="folder that "
+    made.add_argument("--students", type=named_folder, default=SHIPPED_STUDENTS, metavar="DIR", help="folder that "
                       "holds both students (default: the shipped ones)")  # fmt: skip
     add(made, "primary", str, "NAME", "student that answers", "s")
     add(made, "shadow", str, "NAME", "student that answers the same texts, and whose answers are only counted", "xs")

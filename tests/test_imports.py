@@ -29,8 +29,9 @@ ALLOWED = {
 # Layers from the lowest to the highest: a module imports its own layer and those before it.
 LAYERS = {
     "service": (
-        ("errors", "settings", "watched_file", "extras"),
+        ("errors", "watched_file", "extras"),
         ("student",),
+        ("settings",),
         ("monitoring",),
         ("http",),
         ("models",),

@@ -6,19 +6,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.settings import SHIPPED_STUDENTS
 from service.student.manifest import MANIFEST_FILE, Manifest, StudentError, read_manifest
-
-
-def student_folder(value: str) -> Path:
-    """The folder that a flag names: a path, or the name of a shipped student."""
-    shipped = SHIPPED_STUDENTS / value
-    return shipped if not Path(value).exists() and (shipped / MANIFEST_FILE).is_file() else Path(value)
+from service.student.shipped import named_folder
 
 
 def add_student(parser: argparse.ArgumentParser) -> None:
     """Add the flag that names exactly one student."""
-    parser.add_argument("--student", type=student_folder, default=student_folder("s"), metavar="DIR", help="student "
+    parser.add_argument("--student", type=named_folder, default=named_folder("s"), metavar="DIR", help="student "
                         "folder, or a shipped student by name (default: s)")  # fmt: skip
 
 
@@ -27,9 +21,9 @@ def add_students(parser: argparse.ArgumentParser, default: str | None = None) ->
     shown = f" (default: {default})" if default else ""
     parser.add_argument(
         "--students",
-        type=student_folder,
+        type=named_folder,
         nargs="+",
-        default=[student_folder(default)] if default else None,
+        default=[named_folder(default)] if default else None,
         required=default is None,
         metavar="DIR",
         help=f"student folders, folders that hold some, or shipped students by name, such as xs{shown}",

@@ -25,8 +25,8 @@ from loadtest.comparison.text import TITLE, blocks_of
 from loadtest.load.memory import memory_of
 from loadtest.load.tables import Table
 from loadtest.load.target import ROOT
-from service.settings import SHIPPED_STUDENTS
 from service.student.manifest import StudentError, read_manifest
+from service.student.shipped import SHIPPED_STUDENTS
 from tests.service import conftest
 from tests.service.conftest import write_student
 from training.data.utterances import Slot, Utterance

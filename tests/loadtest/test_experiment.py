@@ -27,7 +27,7 @@ from loadtest.experiments.users import ArmAnswer, Played, Population, play_sessi
 from loadtest.experiments.verdict import Moments, Plan, compare, holm, more_sessions, p_value_of
 from loadtest.load.texts import Text, load_texts
 from service.experiments.experiment import Experiment, split_key
-from service.experiments.friction import MOMENTS, Place, Sessions, Turn
+from service.experiments.friction import MOMENTS, ArmLabels, Sessions, Turn
 from service.monitoring.metrics import Metrics, Tally
 from tests.loadtest.conftest import running
 
@@ -202,13 +202,14 @@ class Counting:
         assert arm is not None
         model = self.experiment.arms[arm].model
         tally = Tally()
-        turn = Turn(self.experiment, arm, model, request_id, key.encode(), text.text, 0.9, True, 0.001)
+        labels = ArmLabels(self.experiment.name, arm, model)
+        turn = Turn(labels, self.experiment.friction, request_id, key.encode(), text.text, 0.9, True, 0.001)
         self.sessions.count(tally, turn)
-        tally.hand_over()
+        tally.apply()
         return ArmAnswer(arm, request_id)
 
     def give_up(self, key: str, answer: ArmAnswer) -> None:
-        noted = self.sessions.feedback(answer.request_id, "abandoned", Place())
+        noted = self.sessions.record_feedback(answer.request_id, "abandoned", ArmLabels())
         assert noted.remembered
         assert not noted.repeated
 

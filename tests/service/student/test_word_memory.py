@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loadtest.load.texts import load_texts
-from service.settings import SHIPPED_STUDENTS
 from service.student import tokenization
+from service.student.shipped import SHIPPED_STUDENTS
 from service.student.student import Student
 from service.student.tokenization import PLAIN, WORD_BY_WORD, TextEncoder, pipeline_of
 from training.text.tokenizer import new_tokenizer

@@ -1,0 +1,83 @@
+"""The command ``distilled-nlu``: the project's commands under one name.
+
+Each subcommand is the ``main(argv)`` of a module, which is imported when its command is run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NamedTuple
+
+UNUSABLE = 2  # exit code of a command line that cannot be used
+
+
+class Command(NamedTuple):
+    """A subcommand: the module whose `main` it runs, and what it does."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "serve": Command("service.__main__", "start the HTTP service"),
+    "ask": Command("service.ask", "ask a student without a server"),
+    "train": Command("training.finetune", "train a student on labelled utterances"),
+    "pretrain": Command("training.pretrain", "pretrain an encoder on plain text"),
+    "distill": Command("training.distill", "distil an encoder from a teacher on a transfer set"),
+    "evaluate": Command("training.evaluate", "score a checkpoint or a student on labelled utterances"),
+    "export": Command("export.onnx", "convert a checkpoint to a quantised student folder"),
+    "compare": Command("loadtest.compare", "compare students as served: quality, latency, memory"),
+    "loadtest": Command("loadtest.__main__", "load a service with locust and print its latencies"),
+    "experiment": Command("loadtest.experiment", "analyse an A/B experiment on live traffic"),
+    "corpus": Command("training.corpus", "build a transfer set of plain text"),
+    "tokenizer": Command("training.tokenizer", "train a tokenizer"),
+    "ladder": Command("training.ladder", "train several students from a recipe"),
+    "study": Command("training.study", "run a study from a recipe and report on it"),
+}
+
+
+def usage() -> str:
+    """The help text."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: distilled-nlu COMMAND [OPTION ...]",
+            "",
+            "Train, export, serve and compare small multilingual NLU students.",
+            "",
+            "commands:",
+            *(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
+            "",
+            "distilled-nlu COMMAND --help lists the options of a command; distilled-nlu --version prints the version.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand. Returns its exit code; 2 where there is no such command or what it needs is not installed."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if not given or given[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if given else sys.stderr)
+        return 0 if given else UNUSABLE
+    name, *options = given
+    if name == "--version":
+        from importlib.metadata import version  # takes longer to import than all the rest
+
+        print(f"distilled-nlu {version('distilled-nlu')}")
+        return 0
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(COMMANDS)}"
+        print(f"error: no command {name!r}{hint}", file=sys.stderr)
+        return UNUSABLE
+    from service.extras import MissingExtra
+
+    try:
+        code: int = import_module(COMMANDS[name].module).main(options)
+    except MissingExtra as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNUSABLE
+    return code
