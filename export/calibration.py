@@ -8,48 +8,30 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.observation import Slots, Texts
+from export.data import ExportData
+from export.observation import MIN_TEXTS, Observations, Slots, Texts, halves, observe, scope_head
+from export.scope import ClassMeans, fit_scope
 from service.student.decoding import FloatArray, softmax
-from service.student.manifest import PROFILE_BINS, Head, Labels, Profile
-from training.data.utterances import Utterance
+from service.student.manifest import PROFILE_BINS, Calibration, Head, Labels, Profile
+from service.student.predictor import Predictor
 
-log = logging.getLogger("export.onnx")
+log = logging.getLogger(__name__)
 
 BINS = 15
-LEAST = 50  # labelled texts or slots; of fewer nothing is fitted
 TEMPERATURES = (0.1, 10.0)
 SEARCH_STEPS = 25
-CERTAIN = 1e-7  # a confidence is kept so far from 0 and 1 where its logarithm is taken
+MIN_DOUBT = 1e-7  # distance of a confidence from 0 and 1 where its logarithm is taken
 
-TEXT_HEADS: Final[tuple[Literal["domain", "intent"], ...]] = ("domain", "intent")
 Combination = Literal["minimum", "product"]
-WHEN = ("before", "after")
 COMBINATIONS: Final[dict[Combination, Any]] = {"minimum": np.minimum, "product": np.multiply}
-Found = TypeVar("Found", bound="Answers")
-
-
-class Answers(Protocol):
-    """Answers of one kind, whose confidence depends on a temperature."""
-
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """Whether each answer is right, [answers]."""
-
-    def confidences(self, temperature: float) -> NDArray[np.float64]:
-        """The confidence of each answer, [answers], in 0..1."""
-
-    def loss(self, temperature: float) -> float:
-        """Mean negative log likelihood of what is right."""
-
-    def take(self, chosen: NDArray[np.bool_]) -> Answers:
-        """Some of the answers; `chosen` is [answers]."""
+ErrorsByLocale = dict[str, dict[str, float]]  # calibration errors "before" and "after" fitting, by locale
 
 
 @dataclass(frozen=True)
@@ -61,56 +43,60 @@ class LabelAnswers:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """As `Answers`."""
+        """Whether each answer is right, [texts]."""
         right: NDArray[np.bool_] = self.logits.argmax(axis=-1) == self.targets
         return right
 
     def confidences(self, temperature: float) -> NDArray[np.float64]:
-        """As `Answers`."""
+        """The confidence of each answer, [texts], in 0..1."""
         best: NDArray[np.float64] = softmax(self.logits / temperature).max(axis=-1).astype(np.float64)
         return best
 
     def loss(self, temperature: float) -> float:
-        """As `Answers`."""
-        of_target = (self.logits - self.logits.max(axis=-1, keepdims=True)) / temperature
-        chosen = np.take_along_axis(of_target, self.targets[:, None], axis=-1)[:, 0]
-        return float((np.log(np.exp(of_target).sum(axis=-1)) - chosen).mean())
+        """Mean negative log likelihood of the right labels."""
+        shifted = (self.logits - self.logits.max(axis=-1, keepdims=True)) / temperature
+        of_target = np.take_along_axis(shifted, self.targets[:, None], axis=-1)[:, 0]
+        return float((np.log(np.exp(shifted).sum(axis=-1)) - of_target).mean())
 
     def take(self, chosen: NDArray[np.bool_]) -> LabelAnswers:
-        """As `Answers`."""
+        """Some of the answers; `chosen` is [texts]."""
         return LabelAnswers(self.logits[chosen], self.targets[chosen])
 
 
 @dataclass(frozen=True)
 class SlotAnswers:
-    """Found slots, their confidence made up of those of their words."""
+    """Found slots, their confidence made up of those of their words; methods as of `LabelAnswers`."""
 
     slots: Slots
     combination: Combination
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """As `Answers`."""
+        """Whether each slot is right, [slots]."""
         return self.slots.right
 
     def confidences(self, temperature: float) -> NDArray[np.float64]:
-        """As `Answers`."""
+        """The confidence of each slot, [slots], in 0..1."""
         of_words = softmax(self.slots.words / temperature).max(axis=-1).astype(np.float64)
         combined: NDArray[np.float64] = COMBINATIONS[self.combination].reduceat(of_words, self.slots.begins)
         return combined
 
     def loss(self, temperature: float) -> float:
-        """As `Answers`: of two outcomes, right and wrong."""
-        sure = self.confidences(temperature).clip(CERTAIN, 1 - CERTAIN)
-        return float(-np.log(np.where(self.right, sure, 1 - sure)).mean())
+        """Mean negative log likelihood of two outcomes, right and wrong."""
+        confidences = self.confidences(temperature).clip(MIN_DOUBT, 1 - MIN_DOUBT)
+        return float(-np.log(np.where(self.right, confidences, 1 - confidences)).mean())
 
     def take(self, chosen: NDArray[np.bool_]) -> SlotAnswers:
-        """As `Answers`."""
+        """Some of the slots; `chosen` is [slots]."""
         lengths = np.diff(self.slots.begins, append=len(self.slots.words))
         begins = np.cumsum(lengths[chosen]) - lengths[chosen]
         return SlotAnswers(
             Slots(self.slots.words[np.repeat(chosen, lengths)], begins, self.slots.right[chosen]), self.combination
         )
+
+
+Answers = LabelAnswers | SlotAnswers
+Found = TypeVar("Found", LabelAnswers, SlotAnswers)
 
 
 class Confidences(NamedTuple):
@@ -121,8 +107,34 @@ class Confidences(NamedTuple):
 
     temperatures: dict[Head, dict[str, float]]
     slot_confidence: Combination
-    errors: dict[str, dict[str, dict[str, float]]]
+    errors: dict[str, ErrorsByLocale]
     combinations: dict[str, float]
+
+
+def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Calibration | None, ClassMeans | None]:
+    """Confidences, scope and profiles of a graph, and the class means that it must be given for them.
+
+    None where there is too little text for any of it. `rate` is the share of requests that scope may reject.
+    """
+    labels, observed = predictor.labels, observe(predictor, data)
+    confidences = fit_confidences(labels, observed)
+    fitted = fit_scope(labels, observed, confidences.temperatures, rate)
+    if not confidences.temperatures and fitted is None:
+        return None, None
+    calibration = Calibration(
+        data=data.source,
+        partition=data.partition,
+        temperatures=confidences.temperatures,
+        slot_confidence=confidences.slot_confidence,
+        scope=fitted.scope if fitted else None,
+        profile=profiles(labels, observed.requests, confidences),
+        measured={
+            "expected_calibration_error": confidences.errors,
+            "slot_confidence": confidences.combinations,
+            **(fitted.measured if fitted else {}),
+        },
+    )
+    return calibration, fitted.means if fitted else None
 
 
 def expected_calibration_error(confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> float:
@@ -157,12 +169,6 @@ def fit_temperature(answers: Answers) -> float:
     return round(math.exp((low + high) / 2), 4)
 
 
-def halves(count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Two halves of so many, by a fixed seed."""
-    first: NDArray[np.bool_] = np.random.default_rng(0).permutation(count) < count // 2
-    return first, ~first
-
-
 def cross_fitted_error(answers: Answers) -> float:
     """Calibration error after fitting, not flattered: each half is read with the temperature of the other."""
     confidences = np.empty(len(answers.right))
@@ -172,53 +178,41 @@ def cross_fitted_error(answers: Answers) -> float:
     return expected_calibration_error(confidences, answers.right)
 
 
-def fit_confidences(
-    labels: Labels,
-    utterances: Mapping[str, Sequence[Utterance]],
-    texts: Mapping[str, Texts],
-    slots: Mapping[str, Slots],
-) -> Confidences:
+def fit_confidences(labels: Labels, observed: Observations) -> Confidences:
     """Temperatures of the heads in the locales that have enough labels, and the better combination for slots.
 
-    By locale: labelled utterances, and what the graph said of them. A label that the student doesn't know is left out,
-    as no label is.
+    A label that the student doesn't know is left out, as a missing one is.
     """
     temperatures: dict[Head, dict[str, float]] = {}
-    errors: dict[str, dict[str, dict[str, float]]] = {}
-    for head in TEXT_HEADS:
-        if names := getattr(labels, head):
-            answers = _enough(head, {x: _label_answers(texts[x], utterances[x], head, names) for x in utterances})
-            if not answers:
-                continue
-            temperatures[head] = {}
-            errors[head] = {}
-            for locale, of_head in answers.items():
-                before, fitted = _error(of_head), cross_fitted_error(of_head)
-                helps = fitted < before  # what smoothed labels and teachers bend, one temperature may bend further
-                temperatures[head][locale] = fit_temperature(of_head) if helps else 1.0
-                errors[head][locale] = _rounded({"before": before, "after": min(before, fitted)})
-    plain = _enough("slots", {locale: SlotAnswers(found, "minimum") for locale, found in slots.items()})
+    errors: dict[str, ErrorsByLocale] = {}
+    for head in _label_heads(labels):
+        for locale, answers in _enough(head, _label_answers(labels, head, observed)).items():
+            before, after = _error(answers), cross_fitted_error(answers)
+            helps = after < before  # one temperature can't straighten what label smoothing and distillation bend
+            temperatures.setdefault(head, {})[locale] = fit_temperature(answers) if helps else 1.0
+            errors.setdefault(head, {})[locale] = _rounded({"before": before, "after": min(before, after)})
+    plain = _enough("slots", {locale: SlotAnswers(found, "minimum") for locale, found in observed.slots.items()})
     if not plain:
         return Confidences(temperatures, "minimum", errors, {})
     options = {name: {x: SlotAnswers(found.slots, name) for x, found in plain.items()} for name in COMBINATIONS}
-    after = {name: {x: cross_fitted_error(found) for x, found in option.items()} for name, option in options.items()}
-    means: dict[str, float] = {name: float(np.mean(list(by_locale.values()))) for name, by_locale in after.items()}
+    after_by = {name: {x: cross_fitted_error(found) for x, found in option.items()} for name, option in options.items()}
+    means = {name: float(np.mean(list(found.values()))) for name, found in after_by.items()}
     best = min(COMBINATIONS, key=lambda name: means[name])
     temperatures["slots"] = {locale: fit_temperature(found) for locale, found in options[best].items()}
-    errors["slots"] = {x: _rounded({"before": _error(found), "after": after[best][x]}) for x, found in plain.items()}
+    errors["slots"] = {x: _rounded({"before": _error(found), "after": after_by[best][x]}) for x, found in plain.items()}
     return Confidences(temperatures, best, errors, _rounded(means))
 
 
 def mean_errors(errors: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
     """Calibration errors by head, before and after, as means over the locales; from those by head and locale."""
     return {
-        head: _rounded({when: float(np.mean([found[when] for found in by_locale.values()])) for when in WHEN})
+        head: _rounded({x: float(np.mean([found[x] for found in by_locale.values()])) for x in ("before", "after")})
         for head, by_locale in errors.items()
     }
 
 
 def profiles(labels: Labels, texts: Mapping[str, Texts], confidences: Confidences) -> dict[str, Profile]:
-    """What the student says of the texts of each locale, read with its temperatures; of too few texts nothing."""
+    """What the student says of the texts of each locale, calibrated; of too few texts nothing."""
     head = scope_head(labels)
     return {
         locale: Profile(
@@ -227,36 +221,37 @@ def profiles(labels: Labels, texts: Mapping[str, Texts], confidences: Confidence
             confidence=_histogram(found.logits[head], confidences.temperatures.get(head, {}).get(locale, 1.0)),
         )
         for locale, found in texts.items()
-        if head and len(found.logits[head]) >= LEAST
+        if head and len(found.logits[head]) >= MIN_TEXTS
     }
 
 
-def scope_head(labels: Labels) -> Literal["domain", "intent"] | None:
-    """The head that scope and drift are judged by: the intents, the domains where there are none."""
-    return "intent" if labels.intent else "domain" if labels.domain else None
+def _label_heads(labels: Labels) -> list[Literal["domain", "intent"]]:
+    heads: tuple[Literal["domain", "intent"], ...] = ("domain", "intent")
+    return [head for head in heads if getattr(labels, head)]
 
 
-def _label_answers(texts: Texts, utterances: Sequence[Utterance], head: str, names: Sequence[str]) -> LabelAnswers:
-    numbers = {name: number for number, name in enumerate(names)}
-    targets = np.array([numbers.get(getattr(utterance, head), -1) for utterance in utterances], np.int64)
-    return LabelAnswers(texts.logits[head], targets).take(targets >= 0)
+def _label_answers(labels: Labels, head: str, observed: Observations) -> dict[str, LabelAnswers]:
+    numbers = {name: number for number, name in enumerate(getattr(labels, head))}
+    answers = {}
+    for locale, utterances in observed.utterances.items():
+        targets = np.array([numbers.get(getattr(utterance, head), -1) for utterance in utterances], np.int64)
+        answers[locale] = LabelAnswers(observed.requests[locale].logits[head], targets).take(targets >= 0)
+    return answers
 
 
 def _enough(head: str, answers: dict[str, Found]) -> dict[str, Found]:
-    """The locales with enough answers for a fit; the others are said in a log line."""
-    few = {locale: len(found.right) for locale, found in answers.items() if len(found.right) < LEAST}
+    """The locales with enough answers for a fit; the others are named in a log line."""
+    few = [f"{locale} ({len(found.right)})" for locale, found in answers.items() if len(found.right) < MIN_TEXTS]
     if few:
-        log.warning(
-            "%s: temperature 1, fewer than %d labels: %s", head, LEAST, ", ".join(f"{x} ({n})" for x, n in few.items())
-        )
-    return {locale: found for locale, found in answers.items() if locale not in few}
+        log.warning("%s: temperature 1, fewer than %d labels: %s", head, MIN_TEXTS, ", ".join(few))
+    return {locale: found for locale, found in answers.items() if len(found.right) >= MIN_TEXTS}
 
 
 def _error(answers: Answers) -> float:
     return expected_calibration_error(answers.confidences(1.0), answers.right)
 
 
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+def _rounded(values: Mapping[Any, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
 
 
@@ -268,6 +263,6 @@ def _shares_of_domains(texts: Texts, labels: Labels) -> dict[str, float]:
 
 
 def _histogram(logits: FloatArray, temperature: float) -> tuple[float, ...]:
-    sure = softmax(logits / temperature).max(axis=-1)
-    counts, _ = np.histogram(sure, bins=PROFILE_BINS, range=(0.0, 1.0))
-    return tuple(round(int(n) / len(sure), 6) for n in counts)
+    confidences = softmax(logits / temperature).max(axis=-1)
+    counts, _ = np.histogram(confidences, bins=PROFILE_BINS, range=(0.0, 1.0))
+    return tuple(round(int(n) / len(confidences), 6) for n in counts)

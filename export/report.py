@@ -1,0 +1,258 @@
+"""What an export says when it is done: the model card, a table for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from export.calibration import BINS, mean_errors
+from export.quantization import Loss
+from export.scope import means_by_method
+from service.student.manifest import Calibration, Manifest, Scope
+
+_COLUMNS = {
+    "domain_f1": "Domain F1",
+    "intent_accuracy": "Intent accuracy",
+    "slot_f1": "Slot F1",
+    "exact_match": "Exact match",
+}
+_METHODS = {
+    "max_softmax": "the confidence of the best {head}",
+    "energy": "the energy of the {head} logits",
+    "class_means": "the distance of a text's features to those of the nearest {head} in training",
+}
+_SLOTS = {"minimum": "the least", "product": "the product"}
+
+
+def render_card(manifest: Manifest, notice: str) -> str:
+    """The model card: what it is, how good, what its confidences mean, how it was trained, where it fails."""
+    shape, calibration = manifest.architecture, manifest.calibration
+    heads = ", ".join(
+        f"{len(getattr(manifest.labels, head))} {'slot tags' if head == 'slots' else head + 's'}"
+        for head in manifest.labels.heads
+    )
+    parts = [
+        f"# Student `{manifest.name}`",
+        f"Student of size `{manifest.size}` in {manifest.precision} for {', '.join(manifest.locales)}: {heads}.\n\n"
+        f"{shape.layers} layers x {shape.hidden}, {shape.attention_heads} attention heads, {shape.activation}; "
+        f"{shape.non_embedding_parameters / 1e6:.1f} M parameters outside embeddings and heads, "
+        f"{shape.parameters / 1e6:.1f} M in all; "
+        f"{shape.vocabulary} pieces; reads up to {manifest.max_length} pieces of a text. "
+        f"Digest `{manifest.digest}`. Graph: {manifest.graph.exporter}; {manifest.graph.quantisation}.",
+        *_trimming(manifest),
+        "## Quality",
+        _quality(manifest),
+        *(["## Confidence", *_confidence(calibration, manifest.locales)] if calibration else []),
+        "## Latency",
+        _latency(manifest),
+        "## Training",
+        _training(manifest.training),
+        *(["## Training data", notice.strip()] if notice else []),
+        "## Limits",
+        "It knows the domains, intents and slots it was trained on and answers every text with one of them: "
+        f"{_doubts(calibration)}. It has seen short requests to a voice assistant; other registers, other languages "
+        "and long texts were not measured. The figures above were used to choose the epoch, so expect a little less on "
+        "unseen data.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
+    """Quality, latency, calibration and `sizes`, the bytes of each part, as a table for people."""
+    measured, same = manifest.accuracy, manifest.parity["agreement_with_fp32"]
+    served = measured[manifest.precision]
+    names = [n for n in ("intent_accuracy", "slot_f1", "exact_match") if n in served["mean"]]
+    lines = [f"{measured['partition']} of {measured['data']}: fp32 / {manifest.precision} / its typed copy"]
+    lines.append(f"{'':9}" + "".join(f"{n:>24}" for n in [*names, "labels as fp32"]))
+    for locale in served:
+        shown = (measured["fp32"], served, measured["typed"])
+        cells = [" / ".join(f"{scores[locale][n]:.1f}" for scores in shown) for n in names]
+        cells.append(" / ".join(f"{value:.1f}" for value in same.get(locale, {}).values()))
+        lines.append(f"{locale:9}" + "".join(f"{cell:>24}" for cell in cells))
+    for precision in ("fp32", "int8"):
+        cells = [f"{pieces} pieces: {time:.0f} µs" for pieces, time in manifest.latency.get(precision, {}).items()]
+        lines += [f"{precision:9}" + "".join(f"{cell:>24}" for cell in cells)] if cells else []
+    if gate := measured.get("gate"):
+        worst = Loss(**{name: value for name, value in gate["worst"].items() if name != "points"})
+        kept = f"{len(gate['kept_in_fp32'])} nodes in fp32"
+        lines.append(f"gate of {gate['max_drop']:g} points: passed; loses at most {worst}; {kept}")
+    if manifest.calibration:
+        lines += _calibration_lines(calibration_summary(manifest.calibration))
+    return "\n".join([*lines, "kB on disk: " + ", ".join(f"{part} {size / 1e3:.0f}" for part, size in sizes.items())])
+
+
+def summary(out: Path, manifest: Manifest, sizes: dict[str, int]) -> dict[str, Any]:
+    """The machine-readable last line."""
+    return {
+        "student": str(out),
+        "precision": manifest.precision,
+        "digest": manifest.digest,
+        "megabytes": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6, 2),
+        "accuracy": {p: manifest.accuracy[p]["mean"] for p in ("fp32", "int8", "typed") if p in manifest.accuracy},
+        "latency": manifest.latency,
+        "fp32_max_abs_logit_difference": max(manifest.parity["fp32_max_abs_logit_difference"].values()),
+        "trimming": manifest.parity.get("trimming"),
+        "calibration": calibration_summary(manifest.calibration) if manifest.calibration else None,
+        "bytes": sizes,
+    }
+
+
+def calibration_summary(calibration: Calibration) -> dict[str, Any]:
+    """Calibration errors as means over the locales, and how well scope is told, as means over locales and sources."""
+    return {
+        "expected_calibration_error": mean_errors(calibration.measured["expected_calibration_error"]),
+        "slot_confidence": calibration.slot_confidence,
+        "scope": calibration.scope.method if calibration.scope else None,
+        "methods": means_by_method(calibration.measured.get("scope", {})),
+    }
+
+
+def _calibration_lines(found: dict[str, Any]) -> list[str]:
+    errors = found["expected_calibration_error"].items()
+    changes = [f"{head} {100 * e['before']:.1f} -> {100 * e['after']:.1f} %" for head, e in errors]
+    lines = [f"calibration error: {', '.join(changes)} (slots by {found['slot_confidence']})"] if changes else []
+    for method, figures in found["methods"].items():
+        accepted = f"accepts {100 * figures['false_acceptance']:.1f} % of out-of-scope text"
+        chosen = ", chosen" if method == found["scope"] else ""
+        lines.append(f"scope by {method}: AUROC {figures['auroc']:.3f}, {accepted}{chosen}")
+    return lines
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def _trimming(manifest: Manifest) -> list[str]:
+    if not (found := manifest.parity.get("trimming")):
+        return []
+    same = ", ".join(f"{locale} {share:.1f} %" for locale, share in found["same_answers"].items())
+    return [
+        f"Trimmed to the pieces that these locales need, {found['pieces']} of {found['pieces_before']}, from a student "
+        f"of {', '.join(found['locales_before'])}. Texts below that both answer alike in fp32: {same}."
+    ]
+
+
+def _quality(manifest: Manifest) -> str:
+    served, typed = manifest.accuracy[manifest.precision], manifest.accuracy["typed"]
+    names = [name for name in _COLUMNS if name in served["mean"]]
+    rows = [
+        [locale, *(f"{values[n]:.1f} ({typed[locale][n]:.1f})" for n in names)] for locale, values in served.items()
+    ]
+    return (
+        f"As served ({manifest.precision}), on `{manifest.accuracy['partition']}` of {manifest.accuracy['data']}, "
+        "in percent; in brackets on its copy with capitals and punctuation. Slot F1 as MASSIVE scores it; the mean is "
+        f"that of de, fr, it, es.\n\n{_table(['locale', *(_COLUMNS[name] for name in names)], rows)}"
+    )
+
+
+def _confidence(calibration: Calibration, locales: Sequence[str]) -> list[str]:
+    parts = [_errors(calibration)] if calibration.temperatures else []
+    if calibration.scope:
+        parts.append(_scope(calibration, calibration.scope))
+    if without := [x for x in locales if not any(x in found for found in calibration.temperatures.values())]:
+        parts.append(f"Not calibrated, as there is too little labelled text: {', '.join(without)}.")
+    return parts
+
+
+def _errors(calibration: Calibration) -> str:
+    errors = calibration.measured["expected_calibration_error"]
+
+    def change(error: dict[str, float], temperature: str = "") -> str:
+        return f"{100 * error['before']:.1f} → {100 * error['after']:.1f}{temperature}"
+
+    rows = [
+        [locale]
+        + [
+            change(errors[head][locale], f" (T {temperatures[locale]:.2f})") if locale in temperatures else "-"
+            for head, temperatures in calibration.temperatures.items()
+        ]
+        for locale in dict.fromkeys(locale for found in errors.values() for locale in found)
+    ]
+    rows.append(["mean", *(change(error) for error in mean_errors(errors).values())])
+    text = (
+        f"Confidences are the softmax of logits divided by a temperature (T), fitted on `{calibration.partition}` of "
+        f"{calibration.data} for each task and locale. Expected calibration error in percent ({BINS} equal bins), "
+        "before and after; after is measured on each half of the texts with the temperature of the other half.\n\n"
+        f"{_table(['locale', *errors], rows)}"
+    )
+    if "slots" in errors:
+        found = calibration.measured["slot_confidence"]
+        both = ", ".join(f"{_SLOTS[name]} {100 * error:.1f}" for name, error in found.items())
+        text += (
+            "\n\nThe confidence of a slot, that name, start and end are right, is "
+            f"{_SLOTS[calibration.slot_confidence]} of those of its words (error after: {both}); before is the least."
+        )
+    return text
+
+
+def _scope(calibration: Calibration, scope: Scope) -> str:
+    tables = calibration.measured["scope"]
+    means = means_by_method(tables)
+    rejected = calibration.measured["false_rejection"]
+    shares = ", ".join(f"{x} {100 * r['plain']:.1f} ({100 * r['typed']:.1f})" for x, r in rejected.items())
+    text = (
+        f"`in_scope` is judged by {_METHODS[scope.method].format(head=scope.head)}, with a threshold for each locale "
+        f"set to reject {100 * scope.false_rejection_rate:g} % of requests. Each half by the threshold of the other, "
+        f"it rejects in percent, and in brackets of the copy with capitals and punctuation: {shares}."
+    )
+    if not means:
+        return f"{text}\n\nHow much out-of-scope text it accepts was not measured."
+
+    def told(figures: dict[str, float]) -> str:
+        return f"{figures['auroc']:.2f} / {100 * figures['false_acceptance']:.0f}"
+
+    rows = [
+        [locale, source, *(told(tables[method][locale][source]) for method in means)]
+        for locale, sources in tables[scope.method].items()
+        for source in sources
+    ]
+    rows.append(["mean", "", *(told(figures) for figures in means.values())])
+    return (
+        f"{text}\n\nRequests against out-of-scope sentences, in lower case and without punctuation: area under the ROC "
+        "curve, and the percentage of those sentences that are accepted as requests. The method of highest mean area "
+        f"is served; it accepts {_accepted(means[scope.method])} of them.\n\n"
+        f"{_table(['locale', 'sentences', *means], rows)}"
+    )
+
+
+def _accepted(figures: dict[str, float]) -> str:
+    return f"{100 * figures['false_acceptance']:.0f} %"
+
+
+def _doubts(calibration: Calibration | None) -> str:
+    """What its confidence and `in_scope` are not good for."""
+    if calibration is None:
+        return "confidences are not calibrated, and out-of-scope text is not rejected"
+    sure = "confidences hold for texts like those it was scored on"
+    if calibration.scope is None:
+        return f"{sure}, and out-of-scope text is not rejected"
+    if found := means_by_method(calibration.measured["scope"]).get(calibration.scope.method):
+        return f"{sure}, and `in_scope` accepts {_accepted(found)} of out-of-scope text"
+    return f"{sure}, and how much out-of-scope text `in_scope` accepts was not measured"
+
+
+def _latency(manifest: Manifest) -> str:
+    times = {precision: manifest.latency[precision] for precision in ("fp32", "int8") if precision in manifest.latency}
+    rows = [[precision, *(f"{time:.0f}" for time in found.values())] for precision, found in times.items()]
+    return (
+        "Median microseconds of one run of the graph on the exporting machine, one thread, by length in pieces. "
+        f"Compare the ratios; absolute times depend on the machine.\n\n{_table(['', *times['fp32']], rows)}"
+    )
+
+
+def _training(training: dict[str, Any]) -> str:
+    stages: list[str] = []
+    stage: dict[str, Any] | None = training
+    while stage:
+        given = ((name.replace("_", "-"), value) for name, value in stage["settings"].items() if value != "")
+        texts = stage["lines"] if "lines" in stage else stage["utterances"]["train"]
+        outcome = "" if "lines" in stage else f"; epoch {stage['best_epoch']} was the best by mean exact match on dev"
+        stages.append(
+            f"    python -m {stage['command']} {' '.join(f'--{name} {value}' for name, value in given)}\n\n"
+            f"{texts:,} texts, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} minutes{outcome}. "
+            f"Source `{stage['commit']}`."
+        )
+        stage = stage.get("init")
+    return "\n\n".join(reversed(stages))
