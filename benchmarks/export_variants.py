@@ -1,9 +1,10 @@
-"""Graphs that the recipe does not take, made to be measured beside it."""
+"""Rejected export variants, kept for the benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,9 @@ from onnx import TensorProto, helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
 from onnxruntime.quantization import quantize_static as ort_quantise_static
 
-from export.graph import activation_products
+from export.graph import SESSION, activation_products
+from service.student.predictor import open_session
+from service.student.tokenization import Encoded
 
 
 class _Sentences(CalibrationDataReader):  # type: ignore[misc]
@@ -53,17 +56,28 @@ def with_labels_in_graph(source: Path, path: Path) -> Path:
     graph = model.graph
     outputs = [output.name for output in graph.output]
     del graph.output[:]
+    graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [-1]))
     for name in outputs:
-        graph.node.append(helper.make_node("Softmax", [name], [f"{name}_probabilities"], axis=-1))
+        probabilities = f"{name}_probabilities"
+        graph.node.append(helper.make_node("Softmax", [name], [probabilities], axis=-1))
+        ends = {probabilities: TensorProto.FLOAT}
         if name == "slot_logits":
             graph.node.append(helper.make_node("ArgMax", [name], ["slot_tags"], axis=-1, keepdims=0))
-            graph.node.append(
-                helper.make_node("ReduceMax", [f"{name}_probabilities", "last"], ["slot_confidence"], keepdims=0)
-            )
-            graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [-1]))
-            graph.output.append(helper.make_tensor_value_info("slot_tags", TensorProto.INT64, None))
-            graph.output.append(helper.make_tensor_value_info("slot_confidence", TensorProto.FLOAT, None))
-        else:
-            graph.output.append(helper.make_tensor_value_info(f"{name}_probabilities", TensorProto.FLOAT, None))
+            graph.node.append(helper.make_node("ReduceMax", [probabilities, "last"], ["slot_confidence"], keepdims=0))
+            ends = {"slot_tags": TensorProto.INT64, "slot_confidence": TensorProto.FLOAT}
+        graph.output.extend(helper.make_tensor_value_info(end, kind, None) for end, kind in ends.items())
     onnx.save(model, str(path))
     return path
+
+
+def labels_of(graph: Path) -> Callable[[Encoded], Any]:
+    """What reads the labels off a graph of `with_labels_in_graph`."""
+    session = open_session(graph, SESSION)
+    names = [output.name for output in session.get_outputs()]
+
+    def read(encoded: Encoded) -> None:
+        for name, values in zip(names, session.run(names, {"input_ids": np.array([encoded.ids])}), strict=True):
+            if name.endswith("_probabilities"):
+                values[0].max(), values[0].argmax()
+
+    return read
