@@ -1,4 +1,4 @@
-"""Measure the choices behind the export recipe side by side, on this machine.
+"""Measure the choices behind the export recipe and the rejected variants side by side, on this machine.
 
     python -m benchmarks.export_recipes --ckpt CKPT --data DATA
 
@@ -22,13 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from onnxruntime import InferenceSession
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
+from onnxruntime.quantization import quantize_static as ort_quantise_static
 
-from benchmarks.export_variants import labels_of, quantise_static, with_labels_in_graph
 from export.folder import ExportError
-from export.graph import SESSION, export_fp32, quantise_int8
+from export.graph import SESSION, export_fp32
 from export.latency import FUSED, LENGTHS, saturates, turns
 from export.pipeline import load_student
 from export.quality import first_of_each_locale
+from export.quantization import activation_products, quantise_int8
 from export.trimming import trim
 from service.student.decoding import best, softmax
 from service.student.manifest import SessionOptions
@@ -149,7 +154,7 @@ def build_variants(checkpoint: Checkpoint, data: datasets.Dataset, folder: Path)
         "skip + layer norm fused": scored(int8, FUSED),
         "static, QDQ": scored(quantise_static(fp32, folder / "qdq.onnx", ids, operators=False)),
         "static, QOperator": scored(quantise_static(fp32, folder / "qop.onnx", ids, operators=True)),
-        "softmax and argmax in the graph": Variant(in_graph, labels_of(in_graph)),
+        "softmax and argmax in the graph": Variant(in_graph, partial(read_labels, open_session(in_graph, SESSION))),
         f"{other} (time alone)": timed(with_activation(checkpoint, other), folder / "activation.onnx"),
         f"trimmed to {locales[0]} (time, size)": timed(
             trim(checkpoint, own, locales[:1]).checkpoint, folder / "trimmed.onnx"
@@ -175,6 +180,64 @@ def decode(predictor: Predictor, encoded: Encoded) -> None:
                 softmax(logits[0][tags > 0]).max(axis=-1)
         else:
             best(logits[0], getattr(predictor.labels, head))
+
+
+class Sentences(CalibrationDataReader):  # type: ignore[misc]
+    """Sentences of piece ids, one at a time."""
+
+    def __init__(self, sentences: Sequence[Sequence[int]]) -> None:
+        self._rest = ({"input_ids": np.array([ids], np.int64)} for ids in sentences)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next input of the graph, None after the last."""
+        return next(self._rest, None)
+
+
+def quantise_static(source: Path, path: Path, sentences: Sequence[Sequence[int]], operators: bool) -> Path:
+    """An int8 graph whose activations have fixed ranges, those seen on `sentences`: answers can't move with neighbours.
+
+    As quantised operators, or else with a pair of nodes around each product (QDQ), for the runtime to fuse.
+    """
+    ort_quantise_static(
+        source,
+        path,
+        Sentences(sentences),
+        quant_format=QuantFormat.QOperator if operators else QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+        per_channel=True,
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=activation_products(source),
+    )
+    return path
+
+
+def with_labels_in_graph(source: Path, path: Path) -> Path:
+    """A copy of a graph that ends in probabilities and, for slots, in each piece's best tag and its probability."""
+    model = onnx.load(str(source))
+    graph = model.graph
+    outputs = [output.name for output in graph.output]
+    del graph.output[:]
+    graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [-1]))
+    for name in outputs:
+        probabilities = f"{name}_probabilities"
+        graph.node.append(helper.make_node("Softmax", [name], [probabilities], axis=-1))
+        ends = {probabilities: TensorProto.FLOAT}
+        if name == "slot_logits":
+            graph.node.append(helper.make_node("ArgMax", [name], ["slot_tags"], axis=-1, keepdims=0))
+            graph.node.append(helper.make_node("ReduceMax", [probabilities, "last"], ["slot_confidence"], keepdims=0))
+            ends = {"slot_tags": TensorProto.INT64, "slot_confidence": TensorProto.FLOAT}
+        graph.output.extend(helper.make_tensor_value_info(end, kind, None) for end, kind in ends.items())
+    onnx.save(model, str(path))
+    return path
+
+
+def read_labels(session: InferenceSession, encoded: Encoded) -> None:
+    """Run a graph of `with_labels_in_graph`, and read the labels off it."""
+    for values in session.run(None, {"input_ids": np.array([encoded.ids])}):
+        if values.dtype == np.float32 and values.ndim == 2:  # the probabilities of domain or intent
+            values[0].max(), values[0].argmax()
 
 
 def render(rows: dict[str, Row], pieces: float, words: float, scored: int) -> str:

@@ -1,102 +1,101 @@
-"""Confidences that mean something: temperatures by task and locale, and how the words of a slot make up its confidence.
+"""Confidences that mean something: what a graph says of labelled text, and temperatures that are fitted to it.
 
-One temperature divides the logits of a head (Guo et al. 2017, "On Calibration of Modern Neural Networks"); it never
-changes the ranking. For slots it is fitted to whether a found slot is exactly right.
+One temperature divides the logits of a head in a locale (Guo et al. 2017, "On Calibration of Modern Neural Networks");
+it never changes the ranking. For slots it is fitted to whether a found slot is exactly right.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from export.data import ExportData
-from export.observation import MIN_TEXTS, Observations, Slots, Texts, halves, observe, scope_head
-from export.scope import ClassMeans, fit_scope
-from service.student.decoding import FloatArray, softmax
-from service.student.manifest import PROFILE_BINS, Calibration, Head, Labels, Profile
+from export.data import ExportData, by_locale
+from export.graph import FEATURES
+from service.student.decoding import FloatArray, decode_slots, softmax
+from service.student.manifest import PROFILE_BINS, Head, Labels, Profile
 from service.student.predictor import Predictor
+from training.data.utterances import Utterance
 
 log = logging.getLogger(__name__)
 
 BINS = 15
+MIN_TEXTS = 50  # labelled texts or slots; nothing is fitted to fewer
+MIN_DOUBT = 1e-7  # distance of a confidence from 0 and 1 where its logarithm is taken
 TEMPERATURES = (0.1, 10.0)
 SEARCH_STEPS = 25
-MIN_DOUBT = 1e-7  # distance of a confidence from 0 and 1 where its logarithm is taken
 
+TextHead = Literal["domain", "intent"]
+TEXT_HEADS: Final[tuple[TextHead, ...]] = ("domain", "intent")
 Combination = Literal["minimum", "product"]
 COMBINATIONS: Final[dict[Combination, Any]] = {"minimum": np.minimum, "product": np.multiply}
-ErrorsByLocale = dict[str, dict[str, float]]  # calibration errors "before" and "after" fitting, by locale
+Texts = dict[str, FloatArray]  # outputs of a graph for some texts: [texts, labels] by head, `FEATURES` [texts, width]
+progress = partial(tqdm, desc="calibrating", unit="utt", leave=False, disable=None)
 
 
 @dataclass(frozen=True)
-class LabelAnswers:
-    """The best labels of texts: `logits` [texts, labels], `targets` [texts] the number of the right label."""
+class Answers:
+    """Answers of one kind, whose confidence depends on a temperature: labels of texts, or found slots.
+
+    `logits` are [words, labels] of all answers one after the other, `begins` [answers] the row of each one's first word
+    (a text is one word). `right` [answers] says whether an answer is right. `targets` [answers] are the numbers of the
+    right labels, of texts alone. The confidence of an answer of several words is a `combination` of theirs.
+    """
 
     logits: FloatArray
-    targets: NDArray[np.int64]
+    begins: NDArray[np.int64]
+    right: NDArray[np.bool_]
+    targets: NDArray[np.int64] | None = None
+    combination: Combination = "minimum"
 
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """Whether each answer is right, [texts]."""
-        right: NDArray[np.bool_] = self.logits.argmax(axis=-1) == self.targets
-        return right
+    @classmethod
+    def of_labels(cls, logits: FloatArray, targets: NDArray[np.int64]) -> Answers:
+        """The best labels of texts, from `logits` [texts, labels]."""
+        return cls(logits, np.arange(len(logits)), logits.argmax(axis=-1) == targets, targets)
 
     def confidences(self, temperature: float) -> NDArray[np.float64]:
-        """The confidence of each answer, [texts], in 0..1."""
-        best: NDArray[np.float64] = softmax(self.logits / temperature).max(axis=-1).astype(np.float64)
-        return best
+        """The confidence of each answer, [answers], in 0..1."""
+        of_words = softmax(self.logits / temperature).max(axis=-1).astype(np.float64)
+        combined: NDArray[np.float64] = COMBINATIONS[self.combination].reduceat(of_words, self.begins)
+        return combined
 
     def loss(self, temperature: float) -> float:
-        """Mean negative log likelihood of the right labels."""
+        """Mean negative log likelihood: of the right labels, or of a slot's being right or wrong."""
+        if self.targets is None:
+            sure = self.confidences(temperature).clip(MIN_DOUBT, 1 - MIN_DOUBT)
+            return float(-np.log(np.where(self.right, sure, 1 - sure)).mean())
         shifted = (self.logits - self.logits.max(axis=-1, keepdims=True)) / temperature
         of_target = np.take_along_axis(shifted, self.targets[:, None], axis=-1)[:, 0]
         return float((np.log(np.exp(shifted).sum(axis=-1)) - of_target).mean())
 
-    def take(self, chosen: NDArray[np.bool_]) -> LabelAnswers:
-        """Some of the answers; `chosen` is [texts]."""
-        return LabelAnswers(self.logits[chosen], self.targets[chosen])
+    def take(self, chosen: NDArray[np.bool_]) -> Answers:
+        """Some of the answers; `chosen` is [answers]."""
+        lengths = np.diff(self.begins, append=len(self.logits))
+        begins = np.cumsum(lengths[chosen]) - lengths[chosen]
+        targets = None if self.targets is None else self.targets[chosen]
+        return Answers(self.logits[np.repeat(chosen, lengths)], begins, self.right[chosen], targets, self.combination)
 
 
 @dataclass(frozen=True)
-class SlotAnswers:
-    """Found slots, their confidence made up of those of their words; methods as of `LabelAnswers`."""
+class Observations:
+    """What a graph says: everything that calibration and scope are fitted to; all but `train` by locale.
 
-    slots: Slots
-    combination: Combination
+    `answers` are by head as well. `requests` are the labelled texts, `typed` their copies with capitals and
+    punctuation. `out_of_scope` is by source as well. `train` are features and classes of training texts, if any.
+    """
 
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """Whether each slot is right, [slots]."""
-        return self.slots.right
-
-    def confidences(self, temperature: float) -> NDArray[np.float64]:
-        """The confidence of each slot, [slots], in 0..1."""
-        of_words = softmax(self.slots.words / temperature).max(axis=-1).astype(np.float64)
-        combined: NDArray[np.float64] = COMBINATIONS[self.combination].reduceat(of_words, self.slots.begins)
-        return combined
-
-    def loss(self, temperature: float) -> float:
-        """Mean negative log likelihood of two outcomes, right and wrong."""
-        confidences = self.confidences(temperature).clip(MIN_DOUBT, 1 - MIN_DOUBT)
-        return float(-np.log(np.where(self.right, confidences, 1 - confidences)).mean())
-
-    def take(self, chosen: NDArray[np.bool_]) -> SlotAnswers:
-        """Some of the slots; `chosen` is [slots]."""
-        lengths = np.diff(self.slots.begins, append=len(self.slots.words))
-        begins = np.cumsum(lengths[chosen]) - lengths[chosen]
-        return SlotAnswers(
-            Slots(self.slots.words[np.repeat(chosen, lengths)], begins, self.slots.right[chosen]), self.combination
-        )
-
-
-Answers = LabelAnswers | SlotAnswers
-Found = TypeVar("Found", LabelAnswers, SlotAnswers)
+    answers: dict[Head, dict[str, Answers]]
+    requests: dict[str, Texts]
+    typed: dict[str, Texts]
+    out_of_scope: dict[str, dict[str, Texts]]
+    train: tuple[FloatArray, NDArray[np.int64]] | None
 
 
 class Confidences(NamedTuple):
@@ -107,34 +106,84 @@ class Confidences(NamedTuple):
 
     temperatures: dict[Head, dict[str, float]]
     slot_confidence: Combination
-    errors: dict[str, ErrorsByLocale]
+    errors: dict[str, dict[str, dict[str, float]]]
     combinations: dict[str, float]
 
 
-def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Calibration | None, ClassMeans | None]:
-    """Confidences, scope and profiles of a graph, and the class means that it must be given for them.
+def halves(count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Two halves of so many, by a fixed seed."""
+    first: NDArray[np.bool_] = np.random.default_rng(0).permutation(count) < count // 2
+    return first, ~first
 
-    None where there is too little text for any of it. `rate` is the share of requests that scope may reject.
+
+def scope_head(labels: Labels) -> TextHead | None:
+    """The head that scope and drift are judged by: the intents, the domains where there are none."""
+    return "intent" if labels.intent else "domain" if labels.domain else None
+
+
+def observe(predictor: Predictor, data: ExportData) -> Observations:
+    """Run the graph on all texts, one at a time as the service does.
+
+    A label that the student doesn't know is left out of the answers, as a missing one is.
     """
-    labels, observed = predictor.labels, observe(predictor, data)
-    confidences = fit_confidences(labels, observed)
-    fitted = fit_scope(labels, observed, confidences.temperatures, rate)
-    if not confidences.temperatures and fitted is None:
-        return None, None
-    calibration = Calibration(
-        data=data.source,
-        partition=data.partition,
-        temperatures=confidences.temperatures,
-        slot_confidence=confidences.slot_confidence,
-        scope=fitted.scope if fitted else None,
-        profile=profiles(labels, observed.requests, confidences),
-        measured={
-            "expected_calibration_error": confidences.errors,
-            "slot_confidence": confidences.combinations,
-            **(fitted.measured if fitted else {}),
-        },
+    labels, labelled = predictor.labels, by_locale(data.utterances)
+    requests, typed = (
+        {locale: read_texts(predictor, [u.text for u in found]) for locale, found in by_locale(utterances).items()}
+        for utterances in (data.utterances, data.typed)
     )
-    return calibration, fitted.means if fitted else None
+    answers: dict[Head, dict[str, Answers]] = {}
+    train = None
+    for head in TEXT_HEADS:
+        if numbers := {name: number for number, name in enumerate(getattr(labels, head))}:
+            answers[head] = {}
+            for locale, found in labelled.items():
+                targets = np.array([numbers.get(getattr(u, head), -1) for u in found], np.int64)
+                known = targets >= 0
+                answers[head][locale] = Answers.of_labels(requests[locale][head][known], targets[known])
+            if head == scope_head(labels) and (found := [u for u in data.train if getattr(u, head) in numbers]):
+                classes = np.array([numbers[getattr(u, head)] for u in found], np.int64)
+                train = read_texts(predictor, [u.text for u in found])[FEATURES], classes
+    if labels.slots:
+        answers["slots"] = {locale: read_slots(predictor, found) for locale, found in labelled.items()}
+    out_of_scope = {
+        locale: {source: read_texts(predictor, found) for source, found in sources.items()}
+        for locale, sources in data.out_of_scope.items()
+    }
+    return Observations(answers, requests, typed, out_of_scope, train)
+
+
+def read_texts(predictor: Predictor, texts: Sequence[str]) -> Texts:
+    """Logits of domain and intent, as far as the graph has them, and features."""
+    rows: dict[str, list[FloatArray]] = {}
+    for text in progress(texts):
+        for name, row in predictor.logits(predictor.encoder.encode(text)).items():
+            if name != "slots":
+                rows.setdefault(name, []).append(row[0])
+    return {name: np.array(values) for name, values in rows.items()}
+
+
+def read_slots(predictor: Predictor, utterances: Sequence[Utterance]) -> Answers:
+    """The slots found in utterances, compared with their own.
+
+    A reference slot that the student's words can't express is found by none, so what is found there is wrong.
+    """
+    tags = predictor.labels.slots
+    words: list[FloatArray] = []
+    begins: list[int] = []
+    right: list[bool] = []
+    for utterance in progress(utterances):
+        encoded = predictor.encoder.encode(utterance.text)
+        if not encoded.words:
+            continue
+        at_words = predictor.logits(encoded)["slots"][0][encoded.first_pieces]
+        expected = {(slot.name, slot.start, slot.end) for slot in utterance.slots}
+        for slot in decode_slots(utterance.text, encoded.words, at_words, tags):
+            begins.append(len(words))
+            right.append((slot.name, slot.start, slot.end) in expected)
+            inside = (start < slot.end and end > slot.start for start, end in encoded.words)
+            words += [row for row, belongs in zip(at_words, inside, strict=True) if belongs]
+    logits = np.array(words, np.float32).reshape(-1, len(tags))
+    return Answers(logits, np.array(begins, np.int64), np.array(right, bool))
 
 
 def expected_calibration_error(confidences: NDArray[np.float64], right: NDArray[np.bool_], bins: int = BINS) -> float:
@@ -178,23 +227,20 @@ def cross_fitted_error(answers: Answers) -> float:
     return expected_calibration_error(confidences, answers.right)
 
 
-def fit_confidences(labels: Labels, observed: Observations) -> Confidences:
-    """Temperatures of the heads in the locales that have enough labels, and the better combination for slots.
-
-    A label that the student doesn't know is left out, as a missing one is.
-    """
+def fit_confidences(answers: Mapping[Head, Mapping[str, Answers]]) -> Confidences:
+    """Temperatures, and the better combination for slots, from answers by head and locale; where there are enough."""
     temperatures: dict[Head, dict[str, float]] = {}
-    errors: dict[str, ErrorsByLocale] = {}
-    for head in _label_heads(labels):
-        for locale, answers in _enough(head, _label_answers(labels, head, observed)).items():
-            before, after = _error(answers), cross_fitted_error(answers)
+    errors: dict[str, dict[str, dict[str, float]]] = {}
+    enough = {head: _enough(head, found) for head, found in answers.items()}
+    for head in TEXT_HEADS:
+        for locale, found in enough.get(head, {}).items():
+            before, after = _error(found), cross_fitted_error(found)
             helps = after < before  # one temperature can't straighten what label smoothing and distillation bend
-            temperatures.setdefault(head, {})[locale] = fit_temperature(answers) if helps else 1.0
+            temperatures.setdefault(head, {})[locale] = fit_temperature(found) if helps else 1.0
             errors.setdefault(head, {})[locale] = _rounded({"before": before, "after": min(before, after)})
-    plain = _enough("slots", {locale: SlotAnswers(found, "minimum") for locale, found in observed.slots.items()})
-    if not plain:
+    if not (plain := enough.get("slots")):
         return Confidences(temperatures, "minimum", errors, {})
-    options = {name: {x: SlotAnswers(found.slots, name) for x, found in plain.items()} for name in COMBINATIONS}
+    options = {name: {x: replace(found, combination=name) for x, found in plain.items()} for name in COMBINATIONS}
     after_by = {name: {x: cross_fitted_error(found) for x, found in option.items()} for name, option in options.items()}
     means = {name: float(np.mean(list(found.values()))) for name, found in after_by.items()}
     best = min(COMBINATIONS, key=lambda name: means[name])
@@ -213,33 +259,24 @@ def mean_errors(errors: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict
 
 def profiles(labels: Labels, texts: Mapping[str, Texts], confidences: Confidences) -> dict[str, Profile]:
     """What the student says of the texts of each locale, calibrated; of too few texts nothing."""
-    head = scope_head(labels)
-    return {
-        locale: Profile(
-            texts=len(found.logits[head]),
-            domains=_shares_of_domains(found, labels),
-            confidence=_histogram(found.logits[head], confidences.temperatures.get(head, {}).get(locale, 1.0)),
+    head, found = scope_head(labels), {}
+    for locale, said in texts.items():
+        if not head or (count := len(said[head])) < MIN_TEXTS:
+            continue
+        temperature = confidences.temperatures.get(head, {}).get(locale, 1.0)
+        sure = softmax(said[head] / temperature).max(axis=-1)
+        bins, _ = np.histogram(sure, bins=PROFILE_BINS, range=(0.0, 1.0))
+        predicted = said["domain"].argmax(axis=-1) if labels.domain else np.array([], np.int64)
+        domains = np.bincount(predicted, minlength=len(labels.domain))
+        found[locale] = Profile(
+            texts=count,
+            domains={name: round(int(n) / count, 6) for name, n in zip(labels.domain, domains, strict=True)},
+            confidence=tuple(round(int(n) / count, 6) for n in bins),
         )
-        for locale, found in texts.items()
-        if head and len(found.logits[head]) >= MIN_TEXTS
-    }
+    return found
 
 
-def _label_heads(labels: Labels) -> list[Literal["domain", "intent"]]:
-    heads: tuple[Literal["domain", "intent"], ...] = ("domain", "intent")
-    return [head for head in heads if getattr(labels, head)]
-
-
-def _label_answers(labels: Labels, head: str, observed: Observations) -> dict[str, LabelAnswers]:
-    numbers = {name: number for number, name in enumerate(getattr(labels, head))}
-    answers = {}
-    for locale, utterances in observed.utterances.items():
-        targets = np.array([numbers.get(getattr(utterance, head), -1) for utterance in utterances], np.int64)
-        answers[locale] = LabelAnswers(observed.requests[locale].logits[head], targets).take(targets >= 0)
-    return answers
-
-
-def _enough(head: str, answers: dict[str, Found]) -> dict[str, Found]:
+def _enough(head: str, answers: Mapping[str, Answers]) -> dict[str, Answers]:
     """The locales with enough answers for a fit; the others are named in a log line."""
     few = [f"{locale} ({len(found.right)})" for locale, found in answers.items() if len(found.right) < MIN_TEXTS]
     if few:
@@ -253,16 +290,3 @@ def _error(answers: Answers) -> float:
 
 def _rounded(values: Mapping[Any, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
-
-
-def _shares_of_domains(texts: Texts, labels: Labels) -> dict[str, float]:
-    if not labels.domain:
-        return {}
-    counts = np.bincount(texts.logits["domain"].argmax(axis=-1), minlength=len(labels.domain))
-    return {name: round(int(n) / int(counts.sum()), 6) for name, n in zip(labels.domain, counts, strict=True)}
-
-
-def _histogram(logits: FloatArray, temperature: float) -> tuple[float, ...]:
-    confidences = softmax(logits / temperature).max(axis=-1)
-    counts, _ = np.histogram(confidences, bins=PROFILE_BINS, range=(0.0, 1.0))
-    return tuple(round(int(n) / len(confidences), 6) for n in counts)

@@ -1,4 +1,4 @@
-"""The text that an export is judged on: labelled utterances, candidates for golden sentences, out-of-scope text."""
+"""What an export is given: its options, and the text that it is judged on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from export.folder import ExportError
 from training.data import datasets
@@ -27,6 +28,27 @@ MIN_WORDS, MAX_WORDS = 3, 15  # of an out-of-scope sentence: as long as requests
 MAX_SENTENCES = 1000  # of an out-of-scope source
 OWN_TEXT = datasets.SAMPLE / "out_of_scope"
 _MARKS = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)|_")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of `export.onnx`, under their names."""
+
+    ckpt: Path
+    out: Path
+    data: str
+    partition: Partition
+    on_error: datasets.OnError
+    golden: str
+    notice: Path | None
+    locales: str | None
+    trim_text: str | None
+    precision: Literal["int8", "fp32", "auto"]
+    max_drop: float | None
+    cpu: Literal["any", "vnni"]
+    calibration: bool
+    out_of_scope: list[str]
+    false_rejection: float
 
 
 @dataclass(frozen=True)
@@ -48,50 +70,34 @@ class ExportData:
     vocabulary: list[str]
 
 
-def read_data(
-    source: str,
-    locales: Sequence[str],
-    partition: Partition = "dev",
-    golden: str = str(datasets.SAMPLE),
-    on_error: datasets.OnError = "raise",
-    out_of_scope: Sequence[str] | None = (),
-    trim_text: str | None = None,
-) -> ExportData:
-    """Read the evaluated partition in the student's locales, and the rest.
-
-    Args:
-        source: Labelled data.
-        locales: Those of the student.
-        partition: The one that the export is judged on.
-        golden: Labelled data that golden sentences come from.
-        on_error: What to do with a bad row.
-        out_of_scope: As for `read_out_of_scope`; None reads no such text.
-        trim_text: Comma-separated files whose vocabulary is kept, beside the training partition; None: no trimming.
+def read_data(options: Options, locales: Sequence[str]) -> ExportData:
+    """Read the evaluated partition in the student's locales, and what else the options need.
 
     Raises:
         DatasetError: a locale is missing.
         ExportError, CorpusError: out-of-scope text can't be read.
     """
-    outside = {} if out_of_scope is None else read_out_of_scope(out_of_scope, locales)
-    dataset = datasets.load(source, locales, on_error)
-    utterances = dataset.part(partition, locales)
-    candidates: list[Utterance] = []
+    out_of_scope = read_out_of_scope(options.out_of_scope, locales) if options.calibration else {}
+    dataset = datasets.load(options.data, locales, options.on_error)
+    utterances = dataset.part(options.partition, locales)
+    golden: list[Utterance] = []
     train: list[Utterance] = []
     for locale, found in by_locale(utterances).items():
         of_locale = [u for u in dataset.utterances if u.partition == "train" and u.locale == locale]
         train += random.Random(0).sample(of_locale, min(MAX_TRAINING_TEXTS, len(of_locale)))
         try:
-            candidates += datasets.load(golden, [locale], on_error).part("dev", [locale])
+            golden += datasets.load(options.golden, [locale], options.on_error).part("dev", [locale])
         except datasets.DatasetError:
-            log.warning("%s has no %s: golden sentences of %s will stand in the manifest", golden, locale, source)
-            candidates += found[:MAX_GOLDEN_CANDIDATES]
+            golden += found[:MAX_GOLDEN_CANDIDATES]
+            log.warning(
+                "%s has no %s: golden sentences of %s will stand in the manifest", options.golden, locale, options.data
+            )
     vocabulary = []
-    if trim_text is not None:
+    if options.locales:
         vocabulary = with_variants([u for u in dataset.utterances if u.partition == "train"])
-        vocabulary += spread_lines(trim_text.split(","), MAX_TRIM_LINES) if trim_text else []
-    return ExportData(
-        Path(source).name, partition, utterances, typed_copy(utterances), candidates, train, outside, vocabulary
-    )
+        vocabulary += spread_lines(options.trim_text.split(","), MAX_TRIM_LINES) if options.trim_text else []
+    source, typed = Path(options.data).name, typed_copy(utterances)
+    return ExportData(source, options.partition, utterances, typed, golden, train, out_of_scope, vocabulary)
 
 
 def by_locale(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:

@@ -1,4 +1,4 @@
-"""The graphs: a checkpoint as fp32 ONNX, and that as int8.
+"""The fp32 graph of a checkpoint, and what a graph's file holds.
 
 The served graph takes one sentence without padding (batch size fixed at 1): dynamic int8 uses one activation scale for
 a whole batch, so with other sentences beside it an answer would move.
@@ -6,11 +6,8 @@ a whole batch, so with other sentences beside it an answer would move.
 
 from __future__ import annotations
 
-import logging
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -20,8 +17,6 @@ from onnx import numpy_helper
 from optimum import version as optimum_version
 from optimum.exporters.onnx import export
 from optimum.exporters.onnx.base import OnnxConfig
-from optimum.onnxruntime import ORTQuantizer
-from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 
 from service.student.manifest import GraphRecipe, SessionOptions
@@ -68,57 +63,8 @@ def export_fp32(model: StudentModel, path: Path, with_features: bool = False) ->
     """
     config = StudentOnnxConfig(model.config)
     config.with_features = with_features
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):  # of shapes that are traced; the parity check covers them
         export(model.eval(), config, path, opset=OPSET, input_shapes={"batch_size": 1, "sequence_length": 12})
-
-
-def quantise_int8(
-    source: Path,
-    path: Path,
-    attention: bool = False,
-    keep: Sequence[str] = (),
-    only: Sequence[str] | None = None,
-    any_cpu: bool = True,
-) -> None:
-    """Quantise the plain export: weights int8 per channel, activations uint8 with a scale found at run time.
-
-    With `any_cpu` the products' weights have seven bits: then no sum of two products exceeds 16 bits, which is where
-    x86-64 CPUs without VNNI cut them off (``2 * 255 * 64 < 2**15``).
-
-    "Plain" matters: the runtime's own fusions work better on the quantised graph than quantisation does on an optimised
-    one. Products of two activations stay fp32 unless `attention` is set: quantising both sides of them costs time. The
-    nodes named in `keep` stay fp32 too, or all but those in `only`.
-    """
-    recipe = AutoQuantizationConfig.avx512_vnni(
-        is_static=False,
-        per_channel=True,
-        nodes_to_quantize=[] if only is None else list(only),
-        nodes_to_exclude=[*keep, *([] if attention else activation_products(source))],
-    )
-    recipe.reduce_range = any_cpu
-    with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch, _quiet():
-        ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
-        Path(scratch, source.name).replace(path)
-
-
-def quantisable_nodes(source: Path) -> list[str]:
-    """The names of the nodes of a plain export that `quantise_int8` quantises: look-ups and products with weights."""
-    return _nodes(source, ("MatMul", "Gather"), with_weights=True)
-
-
-def activation_products(source: Path) -> list[str]:
-    """The names of the nodes of a plain export that multiply two activations, which attention does."""
-    return _nodes(source, ("MatMul",), with_weights=False)
-
-
-def _nodes(source: Path, operators: Sequence[str], with_weights: bool) -> list[str]:
-    graph = onnx.load(str(source), load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
-    return [
-        node.name
-        for node in graph.node
-        if node.op_type in operators and bool(weights.intersection(node.input)) == with_weights
-    ]
 
 
 def part_sizes(path: Path) -> dict[str, int]:
@@ -148,17 +94,3 @@ def recipe_of(
         opset=OPSET,
         session=session,
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the tracer's notes on shapes, which the parity check covers, and optimum's on the missing config."""
-    optimum_log = logging.getLogger("optimum")
-    level = optimum_log.level
-    optimum_log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optimum_log.setLevel(level)

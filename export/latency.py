@@ -13,7 +13,6 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from export.folder import ExportError
 from export.graph import SESSION
 from service.student.manifest import SessionOptions
 from service.student.predictor import Predictor
@@ -66,14 +65,6 @@ def measure_latency(predictors: Mapping[str, Predictor], fused_over_apart: dict[
         **times,
         "fused_over_apart": fused_over_apart,
     }
-
-
-def require_faster(predictors: Mapping[str, Predictor]) -> None:
-    """Raise ExportError where "int8" is no faster than "fp32" on this machine."""
-    times = latencies(predictors)
-    slower = [pieces for pieces, time in times["int8"].items() if time >= times["fp32"][pieces]]
-    if slower:
-        raise ExportError(f"int8 is no faster here at {', '.join(slower)} pieces")
 
 
 def fastest_session(graph: Path, open_graph: OpenGraph) -> tuple[SessionOptions, dict[str, float]]:

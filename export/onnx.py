@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from export.data import Options
 from export.folder import ExportError
 from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, StudentError
 from training.data import datasets
@@ -111,24 +112,24 @@ def _between(low: float, high: float, allowed: str, inclusive: bool = True) -> C
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     flags = parser()
-    args = vars(flags.parse_args(argv))
-    if args["trim_text"] and not args["locales"]:
+    options = Options(**vars(flags.parse_args(argv)))
+    if options.trim_text and not options.locales:
         flags.error("--trim-text: only with --locales")
     from export.graph import part_sizes  # here, so that --help needs neither torch nor onnx
-    from export.pipeline import Options, export_student
+    from export.pipeline import export_student
     from export.report import render_table, summary
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("export").setLevel(logging.INFO)
-    ckpt, out = args.pop("ckpt"), args.pop("out")
+    logging.getLogger("optimum").setLevel(logging.ERROR)  # it warns of a configuration that only ORTModel needs
     try:
-        manifest = export_student(ckpt, out, Options(**args))
-        sizes = {**part_sizes(out / MODEL_FILE), "tokenizer": manifest.files[TOKENIZER_FILE].bytes}
+        manifest = export_student(options)
+        sizes = {**part_sizes(options.out / MODEL_FILE), "tokenizer": manifest.files[TOKENIZER_FILE].bytes}
     except (ExportError, CheckpointError, CorpusError, datasets.DatasetError, StudentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(render_table(manifest, sizes), file=sys.stderr)
-    print(json.dumps(summary(out, manifest, sizes), ensure_ascii=False))
+    print(json.dumps(summary(options.out, manifest, sizes), ensure_ascii=False))
     return 0
 
 

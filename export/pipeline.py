@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from export.calibration import calibrate
-from export.data import ExportData, read_data
+from export.calibration import fit_confidences, observe, profiles, scope_head
+from export.data import ExportData, Options, read_data
 from export.folder import ExportError, choose_golden, file_entries, new_folder
-from export.graph import FEATURES, export_fp32, quantise_int8, recipe_of
-from export.latency import fastest_session, measure_latency, require_faster, saturates
-from export.observation import scope_head
+from export.graph import FEATURES, export_fp32, recipe_of
+from export.latency import fastest_session, latencies, measure_latency, saturates
 from export.quality import accuracy, agreement, check_parity, first_of_each_locale
-from export.quantization import Gate, Scores
+from export.quantization import Scores, by_sensitivity, quantise_int8, quantise_within
 from export.report import render_card
-from export.scope import write_served
+from export.scope import ClassMeans, fit_scope, write_served
 from export.trimming import chosen_locales, compare, trim
 from service.student.manifest import (
     CARD_FILE,
@@ -26,13 +24,13 @@ from service.student.manifest import (
     MODEL_FILE,
     TOKENIZER_FILE,
     Architecture,
+    Calibration,
     Manifest,
     SessionOptions,
 )
 from service.student.predictor import Predictor, open_session
 from service.student.student import Student
-from training.data.datasets import OnError
-from training.data.utterances import Partition, Utterance
+from training.data.utterances import Utterance
 from training.evaluation.scoring import score_by_locale
 from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
 from training.models.prediction import answers_of_student
@@ -44,27 +42,8 @@ AUTO_DROP = 0.5  # points that int8 may lose with --precision auto
 SENSITIVITY_SENTENCES = 20  # of each locale
 
 
-@dataclass(frozen=True)
-class Options:
-    """The flags of `export.onnx`, under their names."""
-
-    data: str
-    partition: Partition
-    golden: str
-    on_error: OnError
-    out_of_scope: list[str]
-    calibration: bool
-    false_rejection: float
-    locales: str | None
-    trim_text: str | None
-    precision: str
-    max_drop: float | None
-    cpu: str
-    notice: Path | None
-
-
-def export_student(ckpt: Path, out: Path, options: Options) -> Manifest:
-    """Export a checkpoint to the student folder `out`, which appears when it is complete.
+def export_student(options: Options) -> Manifest:
+    """Export a checkpoint to a student folder, which appears when it is complete.
 
     Raises:
         ExportError: the graph doesn't compute what PyTorch does, int8 loses too much, or the flags don't fit.
@@ -73,24 +52,16 @@ def export_student(ckpt: Path, out: Path, options: Options) -> Manifest:
     """
     if options.cpu == "vnni" and options.precision != "fp32" and saturates():
         raise ExportError("--cpu vnni: this CPU cuts off the sums of 8-bit weights; export elsewhere or --cpu any")
-    checkpoint = load_student(ckpt)
+    checkpoint = load_student(options.ckpt)
     locales = chosen_locales(options.locales, checkpoint.training["locales"])
-    data = read_data(
-        options.data,
-        locales,
-        options.partition,
-        options.golden,
-        options.on_error,
-        options.out_of_scope if options.calibration else None,
-        (options.trim_text or "") if options.locales else None,
-    )
+    data = read_data(options, locales)
     notice = options.notice.read_text(encoding="utf-8") if options.notice else ""
-    with new_folder(out) as folder:
+    with new_folder(options.out) as folder:
         trimming = None
         if options.locales:
             trimmed = trim(checkpoint, data.vocabulary, locales)
             trimming, checkpoint = compare(checkpoint, trimmed, data.utterances), trimmed.checkpoint
-        manifest = convert(checkpoint, data, options, folder, out.name, trimming)
+        manifest = convert(checkpoint, data, options, folder, trimming)
         (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (folder / CARD_FILE).write_text(render_card(manifest, notice), encoding="utf-8")
         Student.load(folder)  # as the service would
@@ -114,7 +85,7 @@ def load_student(ckpt: Path) -> Checkpoint:
 
 
 def convert(
-    checkpoint: Checkpoint, data: ExportData, options: Options, folder: Path, name: str, trimming: dict[str, Any] | None
+    checkpoint: Checkpoint, data: ExportData, options: Options, folder: Path, trimming: dict[str, Any] | None
 ) -> Manifest:
     """Write graph and tokenizer into `folder`, and measure what the manifest says of them."""
     labels, encoder, any_cpu = checkpoint.labels, checkpoint.encoder, options.cpu == "any"
@@ -134,7 +105,7 @@ def convert(
 
     gate = None
     if options.precision == "auto" or (options.precision == "int8" and options.max_drop is not None):
-        gate = pass_gate(graphs, predictor_of, data.utterances, options.max_drop, options.precision == "auto", any_cpu)
+        gate = pass_gate(graphs, predictor_of, data.utterances, options)
     precision: Literal["fp32", "int8"] = "int8" if "int8" in graphs else "fp32"
     predictors = {name: predictor_of(graph) for name, graph in graphs.items()}
     log.info("scoring %s on %d utterances of %s", " and ".join(graphs), len(data.utterances), data.source)
@@ -142,7 +113,6 @@ def convert(
 
     calibration = means = None
     if options.calibration:
-        log.info("calibrating on %d utterances of %s", len(data.utterances), data.source)
         observed = predictor_of(graphs[precision], further=features)
         calibration, means = calibrate(observed, data, options.false_rejection)
     write_served(graphs[precision], folder / MODEL_FILE, means)
@@ -152,7 +122,7 @@ def convert(
     for graph in graphs.values():
         graph.unlink()
     return Manifest(
-        name=name,
+        name=options.out.name,
         size=checkpoint.model.config.size,
         precision=precision,
         architecture=architecture_of(checkpoint.model),
@@ -180,39 +150,69 @@ def convert(
     )
 
 
+def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Calibration | None, ClassMeans | None]:
+    """Confidences, scope and profiles of a graph, and the class means that it must be given for them.
+
+    None where there is too little text for any of it. `rate` is the share of requests that scope may reject.
+    """
+    log.info("calibrating on %d utterances of %s", len(data.utterances), data.source)
+    observed = observe(predictor, data)
+    confidences = fit_confidences(observed.answers)
+    scope, means, measured = fit_scope(predictor.labels, observed, confidences.temperatures, rate)
+    if not confidences.temperatures and scope is None:
+        return None, None
+    calibration = Calibration(
+        data=data.source,
+        partition=data.partition,
+        temperatures=confidences.temperatures,
+        slot_confidence=confidences.slot_confidence,
+        scope=scope,
+        profile=profiles(predictor.labels, observed.requests, confidences),
+        measured={
+            "expected_calibration_error": confidences.errors,
+            "slot_confidence": confidences.combinations,
+            **measured,
+        },
+    )
+    return calibration, means
+
+
 def pass_gate(
     graphs: dict[str, Path],
     predictor_of: Callable[[Path], Predictor],
     utterances: Sequence[Utterance],
-    max_drop: float | None,
-    auto: bool,
-    any_cpu: bool,
+    options: Options,
 ) -> dict[str, Any] | None:
-    """Quantise as far as `max_drop` allows, and return what the gate found.
+    """Quantise as far as `--max-drop` allows, and return what the gate found.
 
-    With `auto`, the int8 graph is deleted where it loses too much or is no faster here.
+    With ``--precision auto`` the int8 graph is deleted where it loses too much or is no faster here.
 
     Raises:
-        ExportError: int8 loses too much, without `auto`.
+        ExportError: int8 was asked for and loses too much.
     """
 
     def score(graph: Path) -> Scores:
         return score_by_locale(utterances, answers_of_student(predictor_of(graph), utterances))
 
-    encode = predictor_of(graphs["fp32"]).encoder.encode
-    sentences = [encode(u.text) for u in first_of_each_locale(utterances, SENSITIVITY_SENTENCES)]
-    gate = Gate(AUTO_DROP if max_drop is None else max_drop, score, predictor_of, sentences, any_cpu)
+    def order() -> list[str]:
+        encode = predictor_of(graphs["fp32"]).encoder.encode
+        sentences = [encode(u.text) for u in first_of_each_locale(utterances, SENSITIVITY_SENTENCES)]
+        return by_sensitivity(graphs["fp32"], predictor_of, sentences, any_cpu)
+
+    max_drop, any_cpu = AUTO_DROP if options.max_drop is None else options.max_drop, options.cpu == "any"
     try:
-        chosen = gate.quantise(graphs["fp32"], graphs["int8"])
-        if auto:
-            require_faster({name: predictor_of(graph) for name, graph in graphs.items()})
+        gate = quantise_within(max_drop, graphs["fp32"], graphs["int8"], score, order, any_cpu)
+        if options.precision == "auto":
+            times = latencies({name: predictor_of(graph) for name, graph in graphs.items()})
+            if slower := [pieces for pieces, time in times["int8"].items() if time >= times["fp32"][pieces]]:
+                raise ExportError(f"int8 is no faster here at {', '.join(slower)} pieces")
     except ExportError as error:
-        if not auto:
+        if options.precision != "auto":
             raise
         log.info("%s: fp32 is served", error)
         graphs.pop("int8").unlink(missing_ok=True)
         return None
-    return gate.report(chosen)
+    return gate
 
 
 def architecture_of(model: StudentModel) -> Architecture:

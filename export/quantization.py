@@ -1,18 +1,25 @@
-"""The gate that int8 passes: what it may lose, and which nodes stay in fp32 where it loses more."""
+"""int8: how a graph is quantised, and the gate that decides which nodes stay in fp32.
+
+"Plain" int8 quantises every look-up and every product with weights. Where it loses more than it may, the most sensitive
+nodes are kept in fp32, as few as a bisection finds.
+"""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from optimum.onnxruntime import ORTQuantizer
+from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from tqdm import tqdm
 
 from export.folder import ExportError
-from export.graph import quantisable_nodes, quantise_int8
 from service.student.decoding import FloatArray, softmax
 from service.student.predictor import Predictor
 from service.student.tokenization import Encoded
@@ -23,6 +30,58 @@ GATED = ("domain_accuracy", "intent_accuracy", "slot_f1", "exact_match")
 ROUNDING = 1e-9
 
 Scores = Mapping[str, Mapping[str, float]]  # by locale and metric, in percent
+
+
+def quantise_int8(
+    source: Path,
+    path: Path,
+    attention: bool = False,
+    keep: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    any_cpu: bool = True,
+) -> None:
+    """Quantise the plain export: weights int8 per channel, activations uint8 with a scale found at run time.
+
+    With `any_cpu` the products' weights have seven bits: then no sum of two products exceeds 16 bits, which is where
+    x86-64 CPUs without VNNI cut them off (``2 * 255 * 64 < 2**15``).
+
+    "Plain" matters: the runtime's own fusions work better on the quantised graph than quantisation does on an optimised
+    one. Products of two activations stay fp32 unless `attention` is set: quantising both sides of them costs time. The
+    nodes named in `keep` stay fp32 too, or all but those in `only`.
+    """
+    recipe = AutoQuantizationConfig.avx512_vnni(
+        is_static=False,
+        per_channel=True,
+        nodes_to_quantize=[] if only is None else list(only),
+        nodes_to_exclude=[*keep, *([] if attention else activation_products(source))],
+    )
+    recipe.reduce_range = any_cpu
+    with (
+        tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch,
+        warnings.catch_warnings(action="ignore"),
+    ):
+        ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
+        Path(scratch, source.name).replace(path)
+
+
+def quantisable_nodes(source: Path) -> list[str]:
+    """The names of the nodes of a plain export that `quantise_int8` quantises: look-ups and products with weights."""
+    return _nodes(source, ("MatMul", "Gather"), with_weights=True)
+
+
+def activation_products(source: Path) -> list[str]:
+    """The names of the nodes of a plain export that multiply two activations, which attention does."""
+    return _nodes(source, ("MatMul",), with_weights=False)
+
+
+def _nodes(source: Path, operators: Sequence[str], with_weights: bool) -> list[str]:
+    graph = onnx.load(str(source), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in operators and bool(weights.intersection(node.input)) == with_weights
+    ]
 
 
 @dataclass(frozen=True)
@@ -39,113 +98,101 @@ class Loss:
         """Before minus after."""
         return self.before - self.after
 
+    def within(self, max_drop: float) -> bool:
+        """Whether it is no more than `max_drop` points."""
+        return self.points <= max_drop + ROUNDING
+
     def __str__(self) -> str:
         return f"{self.points:.2f} points of {self.metric} in {self.locale} ({self.before:.2f} -> {self.after:.2f})"
 
 
-def losses(before: Scores, after: Scores) -> list[Loss]:
-    """The losses of every gated metric in every locale, greatest first."""
+def max_loss(before: Scores, after: Scores) -> Loss:
+    """The greatest loss of any gated metric in any locale."""
     found = [
         Loss(locale, metric, float(values[metric]), float(after[locale][metric]))
         for locale, values in before.items()
         for metric in GATED
         if metric in values
     ]
-    return sorted(found, key=lambda loss: -loss.points)
+    return max(found, key=lambda loss: loss.points)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A quantised graph: the nodes that stay in fp32, its greatest loss, and whether that is within the budget."""
+def quantise_within(
+    max_drop: float,
+    source: Path,
+    target: Path,
+    score: Callable[[Path], Scores],
+    order: Callable[[], Sequence[str]],
+    any_cpu: bool = True,
+) -> dict[str, Any]:
+    """Write an int8 graph that loses at most `max_drop` points of any gated metric in any locale.
 
-    kept: tuple[str, ...]
-    worst: Loss
-    passes: bool
+    Args:
+        max_drop: In points of percent.
+        source: The fp32 graph.
+        target: Where the int8 graph goes.
+        score: Scores a graph on the evaluated data.
+        order: Gives the nodes in the order in which they are kept in fp32; called where plain int8 loses too much.
+        any_cpu: As for `quantise_int8`.
 
+    Returns:
+        What the manifest says of it.
 
-@dataclass
-class Gate:
-    """Finds a quantised graph that loses at most `max_drop` points of any gated metric in any locale.
-
-    Usage::
-
-        gate = Gate(0.5, score, open_graph, sentences)
-        chosen = gate.quantise(fp32, int8)
-
-    `score` gives the scores of a graph on the evaluated data. `open_graph` and `sentences` serve to measure how
-    sensitive a node is. `any_cpu` is that of `quantise_int8`.
+    Raises:
+        ExportError: no graph passes; the message names metric and locale.
     """
+    before = score(source)
+    nodes: list[str] = []
+    losses: dict[int, Loss] = {}  # by number of nodes in fp32
 
-    max_drop: float
-    score: Callable[[Path], Scores]
-    open_graph: Callable[[Path], Predictor]
-    sentences: Sequence[Encoded]
-    any_cpu: bool = True
+    def passes(count: int) -> bool:
+        quantise_int8(source, target, keep=nodes[:count], any_cpu=any_cpu)
+        losses[count] = max_loss(before, score(target))
+        log.info("%d nodes in fp32: loses %s", count, losses[count])
+        return losses[count].within(max_drop)
 
-    def __post_init__(self) -> None:
-        self.trials: list[Trial] = []
-
-    def quantise(self, source: Path, target: Path) -> Trial:
-        """Write a quantised graph that passes: plain, or with as few nodes in fp32 as a bisection finds.
-
-        Nodes are kept in the order of what quantising each alone does to the probabilities, most sensitive first.
-
-        Raises:
-            ExportError: none passes; the message names metric and locale.
-        """
-        before = self.score(source)
-        passing = self._try(source, target, before, [])
-        if passing.passes:
-            return passing
-        log.info("int8 loses %s; looking for the nodes to keep in fp32", passing.worst)
-        nodes = self.by_sensitivity(source, target)
-        failed, count = 0, 1
-        while not (passing := self._try(source, target, before, nodes[:count])).passes:
-            if count >= len(nodes):
-                best = min(self.trials, key=lambda trial: trial.worst.points)
+    kept = 0
+    if not passes(kept):
+        log.info("looking for the nodes to keep in fp32")
+        nodes += order()
+        failed, kept = 0, 1
+        while not passes(kept):
+            if kept >= len(nodes):
                 raise ExportError(
-                    f"int8 loses {best.worst}; allowed: {self.max_drop:g}. {len(self.trials)} graphs were tried, with "
-                    f"up to {count} nodes in fp32; train with more care for it, allow more, or --precision fp32"
+                    f"int8 loses {min(losses.values(), key=lambda loss: loss.points)}; allowed: {max_drop:g}. "
+                    f"{len(losses)} graphs were tried, with up to {kept} nodes in fp32; train with more care for it, "
+                    "allow more, or --precision fp32"
                 )
-            failed, count = count, min(2 * count, len(nodes))
-        while len(passing.kept) - failed > 1:
-            middle = (failed + len(passing.kept)) // 2
-            trial = self._try(source, target, before, nodes[:middle])
-            passing, failed = (trial, failed) if trial.passes else (passing, middle)
-        quantise_int8(source, target, keep=passing.kept, any_cpu=self.any_cpu)
-        return passing
+            failed, kept = kept, min(2 * kept, len(nodes))
+        while kept - failed > 1:
+            middle = (failed + kept) // 2
+            failed, kept = (failed, middle) if passes(middle) else (middle, kept)
+        quantise_int8(source, target, keep=nodes[:kept], any_cpu=any_cpu)  # the last one tried may have failed
+    return {
+        "max_drop": max_drop,
+        "worst": {**asdict(losses[kept]), "points": round(losses[kept].points, 4)},
+        "kept_in_fp32": nodes[:kept],
+        "search": [
+            {"kept_in_fp32": count, "worst": str(loss), "passes": loss.within(max_drop)}
+            for count, loss in losses.items()
+        ],
+    }
 
-    def report(self, chosen: Trial) -> dict[str, Any]:
-        """What the manifest says of it."""
-        return {
-            "max_drop": self.max_drop,
-            "worst": {**vars(chosen.worst), "points": round(chosen.worst.points, 4)},
-            "kept_in_fp32": list(chosen.kept),
-            "search": [
-                {"kept_in_fp32": len(trial.kept), "worst": str(trial.worst), "passes": trial.passes}
-                for trial in self.trials
-            ],
-        }
 
-    def by_sensitivity(self, source: Path, scratch: Path) -> list[str]:
-        """The quantisable nodes, those first that move the probabilities most when they alone are quantised."""
-        expected = self._probabilities(source)
-        moved = {}
+def by_sensitivity(
+    source: Path, open_graph: Callable[[Path], Predictor], sentences: Sequence[Encoded], any_cpu: bool = True
+) -> list[str]:
+    """The quantisable nodes, those first that move the probabilities of `sentences` most when quantised alone."""
+
+    def probabilities(graph: Path) -> list[FloatArray]:
+        predictor = open_graph(graph)
+        return [softmax(logits[0]) for encoded in sentences for logits in predictor.logits(encoded).values()]
+
+    expected, moved = probabilities(source), {}
+    with tempfile.TemporaryDirectory(prefix=".sensitivity-", dir=source.parent) as scratch:
+        graph = Path(scratch, source.name)
         for name in tqdm(quantisable_nodes(source), desc="sensitivity", unit="node", leave=False, disable=None):
-            quantise_int8(source, scratch, only=[name], any_cpu=self.any_cpu)
-            pairs = zip(expected, self._probabilities(scratch), strict=True)
+            quantise_int8(source, graph, only=[name], any_cpu=any_cpu)
+            pairs = zip(expected, probabilities(graph), strict=True)
             moved[name] = np.mean([np.abs(a - b).sum(axis=-1).mean() / 2 for a, b in pairs])  # total variation
-        return sorted(moved, key=lambda name: -moved[name])
-
-    def _try(self, source: Path, target: Path, before: Scores, kept: Sequence[str]) -> Trial:
-        quantise_int8(source, target, keep=kept, any_cpu=self.any_cpu)
-        worst = losses(before, self.score(target))[0]
-        trial = Trial(tuple(kept), worst, worst.points <= self.max_drop + ROUNDING)
-        self.trials.append(trial)
-        log.info("%d nodes in fp32: loses %s", len(kept), worst)
-        return trial
-
-    def _probabilities(self, graph: Path) -> list[FloatArray]:
-        """The probabilities of every head for each sentence."""
-        predictor = self.open_graph(graph)
-        return [softmax(logits[0]) for encoded in self.sentences for logits in predictor.logits(encoded).values()]
+    return sorted(moved, key=lambda name: -moved[name])

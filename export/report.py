@@ -7,16 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from export.calibration import BINS, mean_errors
-from export.quantization import Loss
 from export.scope import means_by_method
 from service.student.manifest import Calibration, Manifest, Scope
 
-_COLUMNS = {
-    "domain_f1": "Domain F1",
-    "intent_accuracy": "Intent accuracy",
-    "slot_f1": "Slot F1",
-    "exact_match": "Exact match",
-}
+_SHOWN = ("domain_f1", "intent_accuracy", "slot_f1", "exact_match")
 _METHODS = {
     "max_softmax": "the confidence of the best {head}",
     "energy": "the energy of the {head} logits",
@@ -40,11 +34,25 @@ def render_card(manifest: Manifest, notice: str) -> str:
         f"{shape.parameters / 1e6:.1f} M in all; "
         f"{shape.vocabulary} pieces; reads up to {manifest.max_length} pieces of a text. "
         f"Digest `{manifest.digest}`. Graph: {manifest.graph.exporter}; {manifest.graph.quantisation}.",
-        *_trimming(manifest),
+    ]
+    if found := manifest.parity.get("trimming"):
+        same = ", ".join(f"{locale} {share:.1f} %" for locale, share in found["same_answers"].items())
+        parts.append(
+            f"Trimmed to the pieces that these locales need, {found['pieces']} of {found['pieces_before']}, from a "
+            f"student of {', '.join(found['locales_before'])}. Texts below that both answer alike in fp32: {same}."
+        )
+    parts += [
         "## Quality",
+        f"On `{manifest.accuracy['partition']}` of {manifest.accuracy['data']}, in percent; typed: the served graph on "
+        "its copy with capitals and punctuation. Slot F1 as MASSIVE scores it; the mean is that of de, fr, it, es.",
         _quality(manifest),
-        *(["## Confidence", *_confidence(calibration, manifest.locales)] if calibration else []),
+    ]
+    if calibration:
+        parts += ["## Confidence", *_confidence(calibration, manifest.locales)]
+    parts += [
         "## Latency",
+        "Median microseconds of one run of the graph on the exporting machine, one thread, by length in pieces. "
+        "Compare the ratios; absolute times depend on the machine.",
         _latency(manifest),
         "## Training",
         _training(manifest.training),
@@ -59,27 +67,23 @@ def render_card(manifest: Manifest, notice: str) -> str:
 
 
 def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
-    """Quality, latency, calibration and `sizes`, the bytes of each part, as a table for people."""
-    measured, same = manifest.accuracy, manifest.parity["agreement_with_fp32"]
-    served = measured[manifest.precision]
-    names = [n for n in ("intent_accuracy", "slot_f1", "exact_match") if n in served["mean"]]
-    lines = [f"{measured['partition']} of {measured['data']}: fp32 / {manifest.precision} / its typed copy"]
-    lines.append(f"{'':9}" + "".join(f"{n:>24}" for n in [*names, "labels as fp32"]))
-    for locale in served:
-        shown = (measured["fp32"], served, measured["typed"])
-        cells = [" / ".join(f"{scores[locale][n]:.1f}" for scores in shown) for n in names]
-        cells.append(" / ".join(f"{value:.1f}" for value in same.get(locale, {}).values()))
-        lines.append(f"{locale:9}" + "".join(f"{cell:>24}" for cell in cells))
-    for precision in ("fp32", "int8"):
-        cells = [f"{pieces} pieces: {time:.0f} µs" for pieces, time in manifest.latency.get(precision, {}).items()]
-        lines += [f"{precision:9}" + "".join(f"{cell:>24}" for cell in cells)] if cells else []
-    if gate := measured.get("gate"):
-        worst = Loss(**{name: value for name, value in gate["worst"].items() if name != "points"})
+    """Quality, latency, calibration and `sizes`, the bytes of each part, for people."""
+    lines = [f"{manifest.accuracy['partition']} of {manifest.accuracy['data']}", _quality(manifest), _latency(manifest)]
+    if gate := manifest.accuracy.get("gate"):
+        worst = next(trial["worst"] for trial in gate["search"] if trial["kept_in_fp32"] == len(gate["kept_in_fp32"]))
         kept = f"{len(gate['kept_in_fp32'])} nodes in fp32"
         lines.append(f"gate of {gate['max_drop']:g} points: passed; loses at most {worst}; {kept}")
     if manifest.calibration:
-        lines += _calibration_lines(calibration_summary(manifest.calibration))
-    return "\n".join([*lines, "kB on disk: " + ", ".join(f"{part} {size / 1e3:.0f}" for part, size in sizes.items())])
+        found = calibration_summary(manifest.calibration)
+        errors = found["expected_calibration_error"].items()
+        changes = ", ".join(f"{head} {100 * e['before']:.1f} -> {100 * e['after']:.1f} %" for head, e in errors)
+        lines += [f"calibration error: {changes} (slots by {found['slot_confidence']})"] if changes else []
+        for method, figures in found["methods"].items():
+            chosen = ", chosen" if method == found["scope"] else ""
+            accepted = f"accepts {_percent(figures, 1)} of out-of-scope text{chosen}"
+            lines.append(f"scope by {method}: AUROC {figures['auroc']:.3f}, {accepted}")
+    lines.append("kB on disk: " + ", ".join(f"{part} {size / 1e3:.0f}" for part, size in sizes.items()))
+    return "\n".join(lines)
 
 
 def summary(out: Path, manifest: Manifest, sizes: dict[str, int]) -> dict[str, Any]:
@@ -108,117 +112,106 @@ def calibration_summary(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def _calibration_lines(found: dict[str, Any]) -> list[str]:
-    errors = found["expected_calibration_error"].items()
-    changes = [f"{head} {100 * e['before']:.1f} -> {100 * e['after']:.1f} %" for head, e in errors]
-    lines = [f"calibration error: {', '.join(changes)} (slots by {found['slot_confidence']})"] if changes else []
-    for method, figures in found["methods"].items():
-        accepted = f"accepts {100 * figures['false_acceptance']:.1f} % of out-of-scope text"
-        chosen = ", chosen" if method == found["scope"] else ""
-        lines.append(f"scope by {method}: AUROC {figures['auroc']:.3f}, {accepted}{chosen}")
-    return lines
-
-
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
-
-
-def _trimming(manifest: Manifest) -> list[str]:
-    if not (found := manifest.parity.get("trimming")):
-        return []
-    same = ", ".join(f"{locale} {share:.1f} %" for locale, share in found["same_answers"].items())
-    return [
-        f"Trimmed to the pieces that these locales need, {found['pieces']} of {found['pieces_before']}, from a student "
-        f"of {', '.join(found['locales_before'])}. Texts below that both answer alike in fp32: {same}."
-    ]
+    lines = [header, ["---"] * len(header), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(f"| {' | '.join(map(str.ljust, cells, widths))} |" for cells in lines)
 
 
 def _quality(manifest: Manifest) -> str:
-    served, typed = manifest.accuracy[manifest.precision], manifest.accuracy["typed"]
-    names = [name for name in _COLUMNS if name in served["mean"]]
+    measured, same = manifest.accuracy, manifest.parity["agreement_with_fp32"]
+    shown = dict.fromkeys(("fp32", manifest.precision, "typed"))
+    names = [name for name in _SHOWN if name in measured["fp32"]["mean"]]
     rows = [
-        [locale, *(f"{values[n]:.1f} ({typed[locale][n]:.1f})" for n in names)] for locale, values in served.items()
+        [
+            locale,
+            *(" / ".join(f"{measured[x][locale][name]:.1f}" for x in shown) for name in names),
+            " / ".join(f"{share:.1f}" for share in same.get(locale, {}).values()),
+        ]
+        for locale in measured["fp32"]
     ]
-    return (
-        f"As served ({manifest.precision}), on `{manifest.accuracy['partition']}` of {manifest.accuracy['data']}, "
-        "in percent; in brackets on its copy with capitals and punctuation. Slot F1 as MASSIVE scores it; the mean is "
-        f"that of de, fr, it, es.\n\n{_table(['locale', *(_COLUMNS[name] for name in names)], rows)}"
+    return _table(
+        [" / ".join(shown), *(name.replace("_", " ").replace("f1", "F1") for name in names), "labels as in fp32"], rows
     )
 
 
+def _latency(manifest: Manifest) -> str:
+    times = {precision: manifest.latency[precision] for precision in ("fp32", "int8") if precision in manifest.latency}
+    rows = [[precision, *(f"{time:.0f} µs" for time in found.values())] for precision, found in times.items()]
+    return _table(["", *(f"{length} pieces" for length in times["fp32"])], rows)
+
+
 def _confidence(calibration: Calibration, locales: Sequence[str]) -> list[str]:
-    parts = [_errors(calibration)] if calibration.temperatures else []
+    parts = _errors(calibration) if calibration.temperatures else []
     if calibration.scope:
-        parts.append(_scope(calibration, calibration.scope))
+        parts += _scope(calibration, calibration.scope)
     if without := [x for x in locales if not any(x in found for found in calibration.temperatures.values())]:
         parts.append(f"Not calibrated, as there is too little labelled text: {', '.join(without)}.")
     return parts
 
 
-def _errors(calibration: Calibration) -> str:
+def _errors(calibration: Calibration) -> list[str]:
     errors = calibration.measured["expected_calibration_error"]
 
     def change(error: dict[str, float], temperature: str = "") -> str:
         return f"{100 * error['before']:.1f} → {100 * error['after']:.1f}{temperature}"
 
-    rows = [
-        [locale]
-        + [
-            change(errors[head][locale], f" (T {temperatures[locale]:.2f})") if locale in temperatures else "-"
-            for head, temperatures in calibration.temperatures.items()
+    rows = []
+    for locale in dict.fromkeys(locale for found in errors.values() for locale in found):
+        cells = [
+            change(errors[head][locale], f" (T {found[locale]:.2f})") if locale in found else "-"
+            for head, found in calibration.temperatures.items()
         ]
-        for locale in dict.fromkeys(locale for found in errors.values() for locale in found)
-    ]
+        rows.append([locale, *cells])
     rows.append(["mean", *(change(error) for error in mean_errors(errors).values())])
-    text = (
+    parts = [
         f"Confidences are the softmax of logits divided by a temperature (T), fitted on `{calibration.partition}` of "
         f"{calibration.data} for each task and locale. Expected calibration error in percent ({BINS} equal bins), "
-        "before and after; after is measured on each half of the texts with the temperature of the other half.\n\n"
-        f"{_table(['locale', *errors], rows)}"
-    )
+        "before and after; after is measured on each half of the texts with the temperature of the other half.",
+        _table(["locale", *errors], rows),
+    ]
     if "slots" in errors:
         found = calibration.measured["slot_confidence"]
         both = ", ".join(f"{_SLOTS[name]} {100 * error:.1f}" for name, error in found.items())
-        text += (
-            "\n\nThe confidence of a slot, that name, start and end are right, is "
+        parts.append(
+            "The confidence of a slot, that name, start and end are right, is "
             f"{_SLOTS[calibration.slot_confidence]} of those of its words (error after: {both}); before is the least."
         )
-    return text
+    return parts
 
 
-def _scope(calibration: Calibration, scope: Scope) -> str:
+def _scope(calibration: Calibration, scope: Scope) -> list[str]:
     tables = calibration.measured["scope"]
     means = means_by_method(tables)
     rejected = calibration.measured["false_rejection"]
     shares = ", ".join(f"{x} {100 * r['plain']:.1f} ({100 * r['typed']:.1f})" for x, r in rejected.items())
-    text = (
+    parts = [
         f"`in_scope` is judged by {_METHODS[scope.method].format(head=scope.head)}, with a threshold for each locale "
         f"set to reject {100 * scope.false_rejection_rate:g} % of requests. Each half by the threshold of the other, "
         f"it rejects in percent, and in brackets of the copy with capitals and punctuation: {shares}."
-    )
+    ]
     if not means:
-        return f"{text}\n\nHow much out-of-scope text it accepts was not measured."
+        return [*parts, "How much out-of-scope text it accepts was not measured."]
 
-    def told(figures: dict[str, float]) -> str:
-        return f"{figures['auroc']:.2f} / {100 * figures['false_acceptance']:.0f}"
+    def cells(figures: Iterable[dict[str, float]]) -> list[str]:
+        return [f"{found['auroc']:.2f} / {_percent(found)}" for found in figures]
 
     rows = [
-        [locale, source, *(told(tables[method][locale][source]) for method in means)]
+        [locale, source, *cells(tables[method][locale][source] for method in means)]
         for locale, sources in tables[scope.method].items()
         for source in sources
     ]
-    rows.append(["mean", "", *(told(figures) for figures in means.values())])
-    return (
-        f"{text}\n\nRequests against out-of-scope sentences, in lower case and without punctuation: area under the ROC "
-        "curve, and the percentage of those sentences that are accepted as requests. The method of highest mean area "
-        f"is served; it accepts {_accepted(means[scope.method])} of them.\n\n"
-        f"{_table(['locale', 'sentences', *means], rows)}"
-    )
+    return [
+        *parts,
+        "Requests against out-of-scope sentences, in lower case and without punctuation: area under the ROC curve, and "
+        "the percentage of those sentences that are accepted as requests. The method of highest mean area is served; "
+        f"it accepts {_percent(means[scope.method])} of them.",
+        _table(["locale", "sentences", *means], [*rows, ["mean", "", *cells(means.values())]]),
+    ]
 
 
-def _accepted(figures: dict[str, float]) -> str:
-    return f"{100 * figures['false_acceptance']:.0f} %"
+def _percent(figures: dict[str, float], digits: int = 0) -> str:
+    return f"{100 * figures['false_acceptance']:.{digits}f} %"
 
 
 def _doubts(calibration: Calibration | None) -> str:
@@ -229,17 +222,8 @@ def _doubts(calibration: Calibration | None) -> str:
     if calibration.scope is None:
         return f"{sure}, and out-of-scope text is not rejected"
     if found := means_by_method(calibration.measured["scope"]).get(calibration.scope.method):
-        return f"{sure}, and `in_scope` accepts {_accepted(found)} of out-of-scope text"
+        return f"{sure}, and `in_scope` accepts {_percent(found)} of out-of-scope text"
     return f"{sure}, and how much out-of-scope text `in_scope` accepts was not measured"
-
-
-def _latency(manifest: Manifest) -> str:
-    times = {precision: manifest.latency[precision] for precision in ("fp32", "int8") if precision in manifest.latency}
-    rows = [[precision, *(f"{time:.0f}" for time in found.values())] for precision, found in times.items()]
-    return (
-        "Median microseconds of one run of the graph on the exporting machine, one thread, by length in pieces. "
-        f"Compare the ratios; absolute times depend on the machine.\n\n{_table(['', *times['fp32']], rows)}"
-    )
 
 
 def _training(training: dict[str, Any]) -> str:

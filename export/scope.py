@@ -7,7 +7,7 @@ Three scores are compared on requests and on out-of-scope text: the confidence o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from scipy.stats import rankdata  # type: ignore[import-untyped]
 
+from export.calibration import MIN_TEXTS, Observations, TextHead, Texts, halves, scope_head
 from export.graph import FEATURES
-from export.observation import MIN_TEXTS, Observations, Texts, halves, scope_head
 from service.student.calibration import scope_score
 from service.student.decoding import FloatArray, best
 from service.student.manifest import Head, Labels, Scope
@@ -34,6 +34,7 @@ WORTHWHILE = 0.005  # of AUROC, for which more directions are taken
 SHRINKAGE = 1e-3
 
 Values = NDArray[np.float64]
+Score = Callable[[Texts, str], Values]  # the score of each text, [texts], in a locale; higher is more like a request
 Cells = dict[str, dict[str, dict[str, float]]]  # by locale, source, and name of the figure
 
 
@@ -72,6 +73,10 @@ class ClassMeans:
         to_means = (self.means**2).sum(axis=1) - 2 * at @ self.means.T
         nearest: Values = (at**2).sum(axis=1) + to_means.min(axis=1)
         return nearest
+
+    def score(self, texts: Texts, _locale: str) -> Values:
+        """The negative distance of each text, [texts], which is the same in every locale."""
+        return -self.distances(texts[FEATURES])
 
 
 def write_served(source: Path, target: Path, means: ClassMeans | None) -> None:
@@ -135,82 +140,78 @@ def false_rejection(scores: Values, judged: Values, rate: float) -> float:
     return float(np.concatenate(rejected).mean())
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A method that could judge scope, by a head and its temperatures; `means` are for ``class_means`` alone."""
+def by_logits(method: Literal["max_softmax", "energy"], head: TextHead, temperatures: Mapping[str, float]) -> Score:
+    """Scores from calibrated logits, by the function that the service uses."""
 
-    method: Method
-    head: Literal["domain", "intent"]
-    temperatures: Mapping[str, float]
-    means: ClassMeans | None = None
-
-    def scores(self, texts: Texts, locale: str) -> Values:
-        """The score of each text, [texts], by the functions that the service uses."""
-        if self.means is not None and texts.features is not None:
-            return -self.means.distances(texts.features)
-        scale, logits = 1 / self.temperatures.get(locale, 1.0), texts.logits[self.head]
+    def scores(texts: Texts, locale: str) -> Values:
+        scale, logits = 1 / temperatures.get(locale, 1.0), texts[head]
         names = [""] * logits.shape[-1]
-        return np.array([scope_score(self.method, x, scale, best(x, names, scale).confidence) for x in logits])
+        return np.array([scope_score(method, x, scale, best(x, names, scale).confidence) for x in logits])
 
-    def compare(self, observed: Observations, locales: Sequence[str], rate: float) -> Cells:
-        """AUROC of requests against each source, and the share of the source that passes at the threshold."""
-        table: Cells = {}
-        for locale in locales:
-            inside = self.scores(observed.requests[locale], locale)
-            threshold = threshold_of(inside, rate)
-            for source, texts in observed.out_of_scope.get(locale, {}).items():
-                outside = self.scores(texts, locale)
-                passed = float((outside >= threshold).mean())
-                figures = {"auroc": round(auroc(inside, outside), 4), "false_acceptance": round(passed, 4)}
-                table.setdefault(locale, {})[source] = figures
-        return table
+    return scores
 
 
-@dataclass(frozen=True)
-class FittedScope:
-    """The scope that is served, the class means that it needs (None for other methods), and figures for people."""
-
-    scope: Scope
-    means: ClassMeans | None
-    measured: dict[str, Any]
+def compare(score: Score, observed: Observations, locales: Sequence[str], rate: float) -> Cells:
+    """AUROC of requests against each source, and the share of the source that passes at the threshold."""
+    table: Cells = {}
+    for locale in locales:
+        inside = score(observed.requests[locale], locale)
+        threshold = threshold_of(inside, rate)
+        for source, texts in observed.out_of_scope.get(locale, {}).items():
+            outside = score(texts, locale)
+            passed = float((outside >= threshold).mean())
+            figures = {"auroc": round(auroc(inside, outside), 4), "false_acceptance": round(passed, 4)}
+            table.setdefault(locale, {})[source] = figures
+    return table
 
 
 def fit_scope(
     labels: Labels, observed: Observations, temperatures: Mapping[Head, Mapping[str, float]], rate: float
-) -> FittedScope | None:
+) -> tuple[Scope | None, ClassMeans | None, dict[str, Any]]:
     """Compare the methods, keep the one of highest mean AUROC over locales and sources, and fit its thresholds.
 
-    None where no locale has enough requests for a threshold. Without out-of-scope text nothing can be compared, and
-    `UNMEASURED` is taken. `temperatures` are by head and locale; `rate` is the share of requests that may be rejected.
+    Without out-of-scope text nothing can be compared, and `UNMEASURED` is taken.
+
+    Args:
+        labels: The student's.
+        observed: What its graph says.
+        temperatures: By head and locale.
+        rate: The share of requests that may be rejected.
+
+    Returns:
+        The scope (None where no locale has enough requests for a threshold), the class means that it needs (None for
+        other methods), and figures for people.
     """
     if not (head := scope_head(labels)):
-        return None
-    counts = {locale: len(found.logits[head]) for locale, found in observed.requests.items()}
+        return None, None, {}
+    counts = {locale: len(found[head]) for locale, found in observed.requests.items()}
     if few := [f"{locale} ({count})" for locale, count in counts.items() if count < MIN_TEXTS]:
         log.warning("scope: not judged, fewer than %d requests: %s", MIN_TEXTS, ", ".join(few))
-    locales = [locale for locale, count in counts.items() if count >= MIN_TEXTS]
-    if not locales:
-        return None
-    candidates = _candidates(head, temperatures.get(head, {}), observed, locales, rate)
-    tables: dict[str, Cells] = {c.method: c.compare(observed, locales, rate) for c in candidates}
+    if not (locales := [locale for locale, count in counts.items() if count >= MIN_TEXTS]):
+        return None, None, {}
+    of_head = temperatures.get(head, {})
+    methods: dict[Method, Score] = {x: by_logits(x, head, of_head) for x in ("max_softmax", "energy")}
+    if means := _class_means(observed, locales, rate):
+        methods["class_means"] = means.score
+    tables = {method: compare(score, observed, locales, rate) for method, score in methods.items()}
+    chosen = UNMEASURED
     if any(tables.values()):
-        chosen = max(candidates, key=lambda candidate: mean_of(tables[candidate.method], "auroc"))
+        chosen = max(methods, key=lambda method: mean_of(tables[method], "auroc"))
     else:
         log.warning("scope: no out-of-scope text to compare methods on: judged by %s", UNMEASURED)
-        chosen = next(candidate for candidate in candidates if candidate.method == UNMEASURED)
     thresholds, rejected = {}, {}
     for locale in locales:
-        plain, typed = (chosen.scores(texts[locale], locale) for texts in (observed.requests, observed.typed))
+        plain, typed = (methods[chosen](texts[locale], locale) for texts in (observed.requests, observed.typed))
         thresholds[locale] = threshold_of(plain, rate)
         rejected[locale] = {
             "plain": round(false_rejection(plain, plain, rate), 4),
             "typed": round(false_rejection(plain, typed, rate), 4),
         }
-    scope = Scope(method=chosen.method, head=head, false_rejection_rate=rate, thresholds=thresholds)
+    scope = Scope(method=chosen, head=head, false_rejection_rate=rate, thresholds=thresholds)
     measured: dict[str, Any] = {"scope": tables, "false_rejection": rejected}
-    if chosen.means is not None:
-        measured["directions"] = chosen.means.projection.shape[1]
-    return FittedScope(scope, chosen.means, measured)
+    if not means or chosen != "class_means":
+        return scope, None, measured
+    return scope, means, {**measured, "directions": means.projection.shape[1]}
 
 
 def mean_of(table: Cells, figure: str) -> float:
@@ -227,21 +228,13 @@ def means_by_method(tables: Mapping[str, Cells]) -> dict[str, dict[str, float]]:
     }
 
 
-def _candidates(
-    head: Literal["domain", "intent"],
-    temperatures: Mapping[str, float],
-    observed: Observations,
-    locales: Sequence[str],
-    rate: float,
-) -> list[Candidate]:
-    """The methods that can be compared; class means in the fewest `DIRECTIONS` that more hardly improve."""
-    candidates = [Candidate("max_softmax", head, temperatures), Candidate("energy", head, temperatures)]
+def _class_means(observed: Observations, locales: Sequence[str], rate: float) -> ClassMeans | None:
+    """Class means in the fewest `DIRECTIONS` that more hardly improve; None where nothing can be fitted or compared."""
     if observed.train is None:
         log.warning("scope: no training texts to fit class means to: that method is left out")
-    elif any(observed.out_of_scope.get(locale) for locale in locales):
-        options = [
-            Candidate("class_means", head, temperatures, ClassMeans.fit(*observed.train, count)) for count in DIRECTIONS
-        ]
-        reached = [mean_of(option.compare(observed, locales, rate), "auroc") for option in options]
-        candidates.append(options[next(i for i, found in enumerate(reached) if found >= max(reached) - WORTHWHILE)])
-    return candidates
+        return None
+    if not any(observed.out_of_scope.get(locale) for locale in locales):
+        return None
+    options = [ClassMeans.fit(*observed.train, count) for count in DIRECTIONS]
+    reached = [mean_of(compare(option.score, observed, locales, rate), "auroc") for option in options]
+    return options[next(i for i, found in enumerate(reached) if found >= max(reached) - WORTHWHILE)]

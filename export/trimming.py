@@ -11,9 +11,8 @@ import copy
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -33,12 +32,11 @@ MIN_SAME_ANSWERS = 99.0  # percent of a locale's evaluated texts that must be an
 CHUNK = 10_000  # texts tokenised at a time
 
 
-@dataclass(frozen=True)
-class Trimmed:
+class Trimmed(NamedTuple):
     """A checkpoint with fewer pieces; `kept` are the old ids of its pieces, in the order of their new ones."""
 
     checkpoint: Checkpoint
-    kept: tuple[int, ...]
+    kept: list[int]
 
 
 def chosen_locales(flag: str | None, known: Sequence[str]) -> list[str]:
@@ -63,7 +61,7 @@ def trim(checkpoint: Checkpoint, texts: Iterable[str], locales: Sequence[str]) -
     kept = needed(tokenizer, texts)
     encoder = TextEncoder(with_pieces(tokenizer, kept), checkpoint.encoder.max_length)
     training = {**checkpoint.training, "locales": list(locales)}
-    return Trimmed(Checkpoint(with_rows(model, kept), encoder, checkpoint.labels, training), tuple(kept))
+    return Trimmed(Checkpoint(with_rows(model, kept), encoder, checkpoint.labels, training), kept)
 
 
 def needed(tokenizer: Tokenizer, texts: Iterable[str]) -> list[int]:
@@ -134,23 +132,17 @@ def compare(whole: Checkpoint, trimmed: Trimmed, utterances: Sequence[Utterance]
     old, new = whole.encoder.encode_whole, trimmed.checkpoint.encoder.encode_whole
     # of a text that is too long for the student, as much as it reads
     changed = [u for u in utterances if [trimmed.kept[number] for number in new(u.text).ids] != old(u.text).ids]
-    before, after = (
-        answers_of_model(found.model, found.encoder, found.labels, changed) for found in (whole, trimmed.checkpoint)
-    )
+    before, after = (answers_of_model(x.model, x.encoder, x.labels, changed) for x in (whole, trimmed.checkpoint))
     other = [u for u, one, two in zip(changed, before, after, strict=True) if one != two]
-    same_pieces: dict[str, float] = {}
-    same_answers: dict[str, float] = {}
-    for locale, found in by_locale(utterances).items():
-        for same, different in ((same_pieces, changed), (same_answers, other)):
-            same[locale] = round(100 * (1 - sum(u.locale == locale for u in different) / len(found)), 2)
-    report = {
-        "locales_before": whole.training["locales"],
-        "pieces": len(trimmed.kept),
-        "pieces_before": whole.encoder.tokenizer.get_vocab_size(),
-        "same_pieces": same_pieces,
-        "same_answers": same_answers,
-    }
-    pieces = f"{report['pieces']} of {report['pieces_before']} pieces"
+    same_pieces, same_answers = (
+        {
+            locale: round(100 * (1 - sum(u.locale == locale for u in different) / len(found)), 2)
+            for locale, found in by_locale(utterances).items()
+        }
+        for different in (changed, other)
+    )
+    count_before = whole.encoder.tokenizer.get_vocab_size()
+    pieces = f"{len(trimmed.kept)} of {count_before} pieces"
     shares = ", ".join(f"{x} {same:.1f} / {same_answers[x]:.1f} %" for x, same in same_pieces.items())
     log.info("%s kept; texts with the same pieces / the same answer: %s", pieces, shares)
     locale, worst = min(same_answers.items(), key=lambda entry: entry[1])
@@ -159,7 +151,13 @@ def compare(whole: Checkpoint, trimmed: Trimmed, utterances: Sequence[Utterance]
             f"--locales: with {pieces} only {worst:.1f} % of the texts of {locale} are answered as before; allowed: "
             f"{MIN_SAME_ANSWERS:g}. Name more of their text with --trim-text"
         )
-    return report
+    return {
+        "locales_before": whole.training["locales"],
+        "pieces": len(trimmed.kept),
+        "pieces_before": count_before,
+        "same_pieces": same_pieces,
+        "same_answers": same_answers,
+    }
 
 
 def _content(tokenizer: Tokenizer) -> dict[str, Any]:

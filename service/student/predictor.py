@@ -73,7 +73,11 @@ def open_session(model: Path | bytes, options: SessionOptions) -> ort.InferenceS
 
 
 class Predictor:
-    """A graph with its labels, tokenizer and calibration. `predict` may be called from several threads at once."""
+    """A graph with its labels, tokenizer and calibration. `predict` may be called from several threads at once.
+
+    Without a calibration, confidences are the softmax of plain logits. `further` names outputs that `logits` is to
+    return as well.
+    """
 
     def __init__(
         self,
@@ -83,15 +87,6 @@ class Predictor:
         calibration: Calibration | None = None,
         further: Sequence[str] = (),
     ) -> None:
-        """Put the parts together.
-
-        Args:
-            labels: Names of the labels, which say which heads the graph has.
-            encoder: The tokenizer.
-            session: The graph, as `open_session` opens it.
-            calibration: Temperatures and scope by locale; without it, confidences are the softmax of plain logits.
-            further: Names of further outputs of the graph that `logits` is to return.
-        """
         self.labels = labels
         self.encoder = encoder
         self._session = session
