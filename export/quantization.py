@@ -56,10 +56,7 @@ def quantise_int8(
         nodes_to_exclude=[*keep, *([] if attention else activation_products(source))],
     )
     recipe.reduce_range = any_cpu
-    with (
-        tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch,
-        warnings.catch_warnings(action="ignore"),
-    ):
+    with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch:
         ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
         Path(scratch, source.name).replace(path)
 
