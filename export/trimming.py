@@ -2,7 +2,7 @@
 
 A unigram tokenizer takes the most probable way to cut a word, so it loses nothing with the pieces that no text of these
 locales needs: a text all of whose pieces are kept is cut as before, and the fp32 graph computes the same from the same
-rows of the table, to the bit. Other texts are cut into more pieces; every single character is kept.
+rows of the table, to the bit. Other texts are cut otherwise, mostly into more pieces; every single character is kept.
 """
 
 from __future__ import annotations
