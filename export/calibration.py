@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,18 +96,6 @@ class Observations:
     typed: dict[str, Texts]
     out_of_scope: dict[str, dict[str, Texts]]
     train: tuple[FloatArray, NDArray[np.int64]] | None
-
-
-class Confidences(NamedTuple):
-    """What is fitted: temperatures by head and locale, the slots' combination; and calibration errors for people.
-
-    `errors` are by head and locale, before and after; `combinations` the slots' mean error after, by combination.
-    """
-
-    temperatures: dict[Head, dict[str, float]]
-    slot_confidence: Combination
-    errors: dict[str, dict[str, dict[str, float]]]
-    combinations: dict[str, float]
 
 
 def halves(count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -227,8 +215,15 @@ def cross_fitted_error(answers: Answers) -> float:
     return expected_calibration_error(confidences, answers.right)
 
 
-def fit_confidences(answers: Mapping[Head, Mapping[str, Answers]]) -> Confidences:
-    """Temperatures, and the better combination for slots, from answers by head and locale; where there are enough."""
+def fit_confidences(
+    answers: Mapping[Head, Mapping[str, Answers]],
+) -> tuple[dict[Head, dict[str, float]], Combination, dict[str, Any]]:
+    """Fit temperatures to answers by head and locale, where there are enough, and choose a combination for slots.
+
+    Returns:
+        Temperatures by head and locale; the combination; and for people the calibration errors by head and locale, and
+        the slots' mean error after fitting by combination.
+    """
     temperatures: dict[Head, dict[str, float]] = {}
     errors: dict[str, dict[str, dict[str, float]]] = {}
     enough = {head: _enough(head, found) for head, found in answers.items()}
@@ -238,15 +233,16 @@ def fit_confidences(answers: Mapping[Head, Mapping[str, Answers]]) -> Confidence
             helps = after < before  # one temperature can't straighten what label smoothing and distillation bend
             temperatures.setdefault(head, {})[locale] = fit_temperature(found) if helps else 1.0
             errors.setdefault(head, {})[locale] = _rounded({"before": before, "after": min(before, after)})
-    if not (plain := enough.get("slots")):
-        return Confidences(temperatures, "minimum", errors, {})
-    options = {name: {x: replace(found, combination=name) for x, found in plain.items()} for name in COMBINATIONS}
-    after_by = {name: {x: cross_fitted_error(found) for x, found in option.items()} for name, option in options.items()}
-    means = {name: float(np.mean(list(found.values()))) for name, found in after_by.items()}
-    best = min(COMBINATIONS, key=lambda name: means[name])
-    temperatures["slots"] = {locale: fit_temperature(found) for locale, found in options[best].items()}
-    errors["slots"] = {x: _rounded({"before": _error(found), "after": after_by[best][x]}) for x, found in plain.items()}
-    return Confidences(temperatures, best, errors, _rounded(means))
+    best: Combination = "minimum"
+    means: dict[str, float] = {}
+    if plain := enough.get("slots"):
+        options = {name: {x: replace(found, combination=name) for x, found in plain.items()} for name in COMBINATIONS}
+        afters = {name: {x: cross_fitted_error(found) for x, found in fit.items()} for name, fit in options.items()}
+        means = {name: float(np.mean(list(found.values()))) for name, found in afters.items()}
+        best = min(COMBINATIONS, key=lambda name: means[name])
+        temperatures["slots"] = {x: fit_temperature(found) for x, found in options[best].items()}
+        errors["slots"] = {x: _rounded({"before": _error(plain[x]), "after": afters[best][x]}) for x in plain}
+    return temperatures, best, {"expected_calibration_error": errors, "slot_confidence": _rounded(means)}
 
 
 def mean_errors(errors: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -257,14 +253,15 @@ def mean_errors(errors: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict
     }
 
 
-def profiles(labels: Labels, texts: Mapping[str, Texts], confidences: Confidences) -> dict[str, Profile]:
+def profiles(
+    labels: Labels, texts: Mapping[str, Texts], temperatures: Mapping[Head, Mapping[str, float]]
+) -> dict[str, Profile]:
     """What the student says of the texts of each locale, calibrated; of too few texts nothing."""
     head, found = scope_head(labels), {}
     for locale, said in texts.items():
         if not head or (count := len(said[head])) < MIN_TEXTS:
             continue
-        temperature = confidences.temperatures.get(head, {}).get(locale, 1.0)
-        sure = softmax(said[head] / temperature).max(axis=-1)
+        sure = softmax(said[head] / temperatures.get(head, {}).get(locale, 1.0)).max(axis=-1)
         bins, _ = np.histogram(sure, bins=PROFILE_BINS, range=(0.0, 1.0))
         predicted = said["domain"].argmax(axis=-1) if labels.domain else np.array([], np.int64)
         domains = np.bincount(predicted, minlength=len(labels.domain))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from service.student.manifest import MODEL_FILE, NAME_PATTERN, TOKENIZER_FILE, FileEntry, Golden, sha256_of
+from service.student.manifest import NAME_PATTERN, Golden
 from service.student.predictor import Predictor, golden_answer
 from training.data.utterances import Utterance
 
@@ -41,14 +41,6 @@ def new_folder(out: Path) -> Iterator[Path]:
         os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def file_entries(folder: Path) -> dict[str, FileEntry]:
-    """Digest and size of the files that a manifest vouches for."""
-    return {
-        name: FileEntry(sha256=sha256_of(folder / name), bytes=(folder / name).stat().st_size)
-        for name in (MODEL_FILE, TOKENIZER_FILE)
-    }
 
 
 def choose_golden(predictor: Predictor, utterances: Sequence[Utterance]) -> tuple[Golden, ...]:

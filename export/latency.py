@@ -55,16 +55,12 @@ def latencies(predictors: Mapping[str, Predictor], rounds: int = 40) -> Times:
     return turns({name: predictor.logits for name, predictor in predictors.items()}, vocabulary, rounds)
 
 
-def measure_latency(predictors: Mapping[str, Predictor], fused_over_apart: dict[str, float]) -> dict[str, Any]:
-    """What the manifest says of latency, by precision; with what fp32 takes in multiples of int8."""
+def measure_latency(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
+    """What the manifest says of latency, by precision, and what fp32 takes in multiples of int8."""
     times: dict[str, Any] = dict(latencies(predictors))
     if len(times) == 2:
         times["fp32_over_int8"] = {n: round(times["fp32"][n] / times["int8"][n], 2) for n in times["int8"]}
-    return {
-        "unit": "median microseconds of one session run, by pieces",
-        **times,
-        "fused_over_apart": fused_over_apart,
-    }
+    return {"unit": "median microseconds of one session run, by pieces", **times}
 
 
 def fastest_session(graph: Path, open_graph: OpenGraph) -> tuple[SessionOptions, dict[str, float]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from export.calibration import fit_confidences, observe, profiles, scope_head
 from export.data import ExportData, Options, read_data
-from export.folder import ExportError, choose_golden, file_entries, new_folder
+from export.folder import ExportError, choose_golden, new_folder
 from export.graph import FEATURES, export_fp32, recipe_of
 from export.latency import fastest_session, latencies, measure_latency, saturates
 from export.quality import accuracy, agreement, check_parity, first_of_each_locale
@@ -25,6 +25,7 @@ from service.student.manifest import (
     TOKENIZER_FILE,
     Architecture,
     Calibration,
+    FileEntry,
     Manifest,
     SessionOptions,
 )
@@ -130,7 +131,7 @@ def convert(
         locales=tuple(checkpoint.training["locales"]),
         max_length=encoder.max_length,
         graph=recipe_of(precision, gate["kept_in_fp32"] if gate else (), session, any_cpu),
-        files=file_entries(folder),
+        files={file: FileEntry.of(folder / file) for file in (MODEL_FILE, TOKENIZER_FILE)},
         golden=choose_golden(student, data.golden),
         parity={
             **parity,
@@ -144,7 +145,7 @@ def convert(
             **accuracy(data.typed, typed),
             **({"gate": gate} if gate else {}),
         },
-        latency=measure_latency(predictors, fused_over_apart),
+        latency={**measure_latency(predictors), "fused_over_apart": fused_over_apart},
         calibration=calibration,
         training=without_history(checkpoint.training),
     )
@@ -157,22 +158,18 @@ def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Cali
     """
     log.info("calibrating on %d utterances of %s", len(data.utterances), data.source)
     observed = observe(predictor, data)
-    confidences = fit_confidences(observed.answers)
-    scope, means, measured = fit_scope(predictor.labels, observed, confidences.temperatures, rate)
-    if not confidences.temperatures and scope is None:
+    temperatures, slot_confidence, errors = fit_confidences(observed.answers)
+    scope, means, measured = fit_scope(predictor.labels, observed, temperatures, rate)
+    if not temperatures and scope is None:
         return None, None
     calibration = Calibration(
         data=data.source,
         partition=data.partition,
-        temperatures=confidences.temperatures,
-        slot_confidence=confidences.slot_confidence,
+        temperatures=temperatures,
+        slot_confidence=slot_confidence,
         scope=scope,
-        profile=profiles(predictor.labels, observed.requests, confidences),
-        measured={
-            "expected_calibration_error": confidences.errors,
-            "slot_confidence": confidences.combinations,
-            **measured,
-        },
+        profile=profiles(predictor.labels, observed.requests, temperatures),
+        measured={**errors, **measured},
     )
     return calibration, means
 
@@ -194,14 +191,12 @@ def pass_gate(
     def score(graph: Path) -> Scores:
         return score_by_locale(utterances, answers_of_student(predictor_of(graph), utterances))
 
-    def order() -> list[str]:
-        encode = predictor_of(graphs["fp32"]).encoder.encode
-        sentences = [encode(u.text) for u in first_of_each_locale(utterances, SENSITIVITY_SENTENCES)]
-        return by_sensitivity(graphs["fp32"], predictor_of, sentences, any_cpu)
-
-    max_drop, any_cpu = AUTO_DROP if options.max_drop is None else options.max_drop, options.cpu == "any"
+    fp32, int8, any_cpu = graphs["fp32"], graphs["int8"], options.cpu == "any"
+    texts = [u.text for u in first_of_each_locale(utterances, SENSITIVITY_SENTENCES)]
+    max_drop = AUTO_DROP if options.max_drop is None else options.max_drop
     try:
-        gate = quantise_within(max_drop, graphs["fp32"], graphs["int8"], score, order, any_cpu)
+        order = partial(by_sensitivity, fp32, predictor_of, texts, any_cpu)
+        gate = quantise_within(max_drop, fp32, int8, score, order, any_cpu)
         if options.precision == "auto":
             times = latencies({name: predictor_of(graph) for name, graph in graphs.items()})
             if slower := [pieces for pieces, time in times["int8"].items() if time >= times["fp32"][pieces]]:

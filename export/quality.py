@@ -21,16 +21,6 @@ log = logging.getLogger(__name__)
 
 PARITY_SENTENCES = 500  # of each locale, at most
 PARITY_TOLERANCE = 1e-3
-REPORTED = (
-    "domain_accuracy",
-    "domain_f1",
-    "intent_accuracy",
-    "slot_f1",
-    "slot_f1_strict",
-    "exact_match",
-    "semer",
-    "irer",
-)
 
 
 def first_of_each_locale(utterances: Sequence[Utterance], count: int) -> list[Utterance]:
@@ -94,11 +84,10 @@ def agreement(
 
 
 def accuracy(utterances: Sequence[Utterance], answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
-    """The metrics that the manifest reports, in percent: by name of the answers, locale and metric."""
-    return {
-        name: {
-            locale: {metric: round(values[metric], 2) for metric in REPORTED if metric in values}
-            for locale, values in score_by_locale(utterances, found).items()
-        }
-        for name, found in answers.items()
-    }
+    """The metrics of the manifest, in percent: by name of the answers, locale and metric."""
+
+    def rounded(values: Mapping[str, float]) -> dict[str, float]:  # ICER is 100 minus the intent accuracy
+        return {metric: round(value, 2) for metric, value in values.items() if metric != "icer"}
+
+    scores = {name: score_by_locale(utterances, found) for name, found in answers.items()}
+    return {name: {locale: rounded(values) for locale, values in found.items()} for name, found in scores.items()}

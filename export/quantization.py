@@ -22,7 +22,6 @@ from tqdm import tqdm
 from export.folder import ExportError
 from service.student.decoding import FloatArray, softmax
 from service.student.predictor import Predictor
-from service.student.tokenization import Encoded
 
 log = logging.getLogger(__name__)
 
@@ -177,13 +176,14 @@ def quantise_within(
 
 
 def by_sensitivity(
-    source: Path, open_graph: Callable[[Path], Predictor], sentences: Sequence[Encoded], any_cpu: bool = True
+    source: Path, open_graph: Callable[[Path], Predictor], texts: Sequence[str], any_cpu: bool = True
 ) -> list[str]:
-    """The quantisable nodes, those first that move the probabilities of `sentences` most when quantised alone."""
+    """The quantisable nodes, those first that move the probabilities of `texts` most when quantised alone."""
 
     def probabilities(graph: Path) -> list[FloatArray]:
         predictor = open_graph(graph)
-        return [softmax(logits[0]) for encoded in sentences for logits in predictor.logits(encoded).values()]
+        encoded = map(predictor.encoder.encode, texts)
+        return [softmax(logits[0]) for found in map(predictor.logits, encoded) for logits in found.values()]
 
     expected, moved = probabilities(source), {}
     with tempfile.TemporaryDirectory(prefix=".sensitivity-", dir=source.parent) as scratch:

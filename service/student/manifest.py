@@ -106,6 +106,11 @@ class FileEntry(_Frozen):
     sha256: Digest
     bytes: int
 
+    @classmethod
+    def of(cls, file: Path) -> Self:
+        """Those of a file as it is now."""
+        return cls(sha256=sha256_of(file), bytes=file.stat().st_size)
+
 
 class GoldenSlot(_Frozen):
     """One expected slot; `text[start:end] == value` in code points."""

@@ -25,7 +25,7 @@ from export.calibration import (
 from export.data import ExportData
 from service.student.calibration import COMBINE
 from service.student.decoding import softmax
-from service.student.manifest import Labels
+from service.student.manifest import Head, Labels
 from service.student.student import Student
 from training.data import datasets
 
@@ -98,12 +98,13 @@ def slots_of(right_by: Combination, count: int = 4000) -> Answers:
 
 @pytest.mark.parametrize("combination", ["minimum", "product"])
 def test_the_combination_and_temperature_that_slots_were_made_by_are_found(combination: Combination) -> None:
-    found = fit_confidences({"slots": {"de-DE": slots_of(combination)}})
+    temperatures, found, measured = fit_confidences({"slots": {"de-DE": slots_of(combination)}})
 
-    assert found.slot_confidence == combination
-    assert found.temperatures == {"slots": {"de-DE": pytest.approx(2.0, rel=0.1)}}
-    assert found.errors["slots"]["de-DE"]["after"] < 0.03 < found.errors["slots"]["de-DE"]["before"]
-    assert set(found.combinations) == {"minimum", "product"}
+    errors = measured["expected_calibration_error"]["slots"]["de-DE"]
+    assert found == combination
+    assert temperatures == {"slots": {"de-DE": pytest.approx(2.0, rel=0.1)}}
+    assert errors["after"] < 0.03 < errors["before"]
+    assert set(measured["slot_confidence"]) == {"minimum", "product"}
 
 
 def test_some_of_the_slots_keep_their_words() -> None:
@@ -114,35 +115,37 @@ def test_some_of_the_slots_keep_their_words() -> None:
 
 
 def test_a_locale_with_few_labels_keeps_temperature_one_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    found = fit_confidences({"domain": {"de-DE": drawn(60), "fr-FR": drawn(49)}})
+    temperatures, _, measured = fit_confidences({"domain": {"de-DE": drawn(60), "fr-FR": drawn(49)}})
 
-    assert list(found.temperatures["domain"]) == ["de-DE"]
+    errors = measured["expected_calibration_error"]
+    assert list(temperatures["domain"]) == ["de-DE"]
     assert "domain: temperature 1, fewer than 50 labels: fr-FR (49)" in caplog.text
-    assert mean_errors(found.errors)["domain"] == found.errors["domain"]["de-DE"]
+    assert mean_errors(errors)["domain"] == errors["domain"]["de-DE"]
 
 
 def test_a_temperature_that_does_not_help_is_left_at_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "cross_fitted_error", lambda _: 1.0)
 
-    found = fit_confidences({"domain": {"de-DE": drawn(60)}})
+    temperatures, _, measured = fit_confidences({"domain": {"de-DE": drawn(60)}})
 
-    assert found.temperatures == {"domain": {"de-DE": 1.0}}
-    assert found.errors["domain"]["de-DE"]["after"] == found.errors["domain"]["de-DE"]["before"]
+    errors = measured["expected_calibration_error"]["domain"]["de-DE"]
+    assert temperatures == {"domain": {"de-DE": 1.0}}
+    assert errors["after"] == errors["before"]
 
 
 def test_profiles_are_shares_of_calibrated_answers() -> None:
     logits = np.array([[2.0, 0.0]] * 30 + [[0.0, 1.0]] * 30, np.float32)
     texts = {"de-DE": {"domain": logits}, "fr-FR": {"domain": logits[:9]}}
-    confidences = calibration.Confidences({"domain": {"de-DE": 2.0}}, "minimum", {}, {})
+    temperatures: dict[Head, dict[str, float]] = {"domain": {"de-DE": 2.0}}
 
-    found = profiles(Labels(domain=("a", "b")), texts, confidences)
+    found = profiles(Labels(domain=("a", "b")), texts, temperatures)
 
     assert list(found) == ["de-DE"]
     assert found["de-DE"].texts == 60
     assert found["de-DE"].domains == {"a": 0.5, "b": 0.5}
     bins = [i for i, share in enumerate(found["de-DE"].confidence) if share]
     assert bins == [int(20 / (1 + math.exp(-0.5))), int(20 / (1 + math.exp(-1)))]
-    assert profiles(Labels(slots=LABELS.slots), texts, confidences) == {}
+    assert profiles(Labels(slots=LABELS.slots), texts, temperatures) == {}
 
 
 def test_slots_are_observed_as_the_service_decodes_them(student_folder: Path, sample: Path) -> None:
