@@ -1,4 +1,4 @@
-"""The fp32 graph of a checkpoint, and what a graph's file holds.
+"""The fp32 graph of a checkpoint.
 
 The served graph takes one sentence without padding (batch size fixed at 1): dynamic int8 uses one activation scale for
 a whole batch, so with other sentences beside it an answer would move.
@@ -10,10 +10,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
 import onnxruntime
 import torch
-from onnx import numpy_helper
 from optimum import version as optimum_version
 from optimum.exporters.onnx import export
 from optimum.exporters.onnx.base import OnnxConfig
@@ -25,11 +23,6 @@ from training.models.student import StudentModel
 
 OPSET = 18
 FEATURES = "features"
-PARTS = {  # of a graph's file, by the modules whose weights they are
-    "embeddings": ("pieces", "positions"),
-    "encoder": ("blocks", "norm"),
-    "heads": ("domain", "intent", "slots"),
-}
 # onnxruntime's fused skip + layer-norm kernel was slower on the CPU provider than Add and LayerNormalization apart, so
 # those are the default; the export measures both (`latency.fastest_session`).
 SESSION = SessionOptions(intra_op_num_threads=1, disabled_optimizers=("SkipLayerNormFusion",))
@@ -67,18 +60,6 @@ def export_fp32(model: StudentModel, path: Path, with_features: bool = False) ->
         export(model.eval(), config, path, opset=OPSET, input_shapes={"batch_size": 1, "sequence_length": 12})
 
 
-def part_sizes(path: Path) -> dict[str, int]:
-    """The bytes of a graph's file by what they hold: embeddings, encoder, heads, scope, and the graph itself."""
-    model = onnx.load(str(path))
-    bytes_of = {tensor.name: len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer}
-    sizes = dict.fromkeys((*PARTS, "scope"), 0)
-    for node in model.graph.node:
-        module = node.name.strip("/").split("/")[0].split(".")[0]
-        part = next((part for part, modules in PARTS.items() if module in modules), "scope")
-        sizes[part] += sum(bytes_of.pop(name, 0) for name in node.input)
-    return {**sizes, "graph": path.stat().st_size - sum(sizes.values())}
-
-
 def recipe_of(
     precision: str, kept: Sequence[str] = (), session: SessionOptions = SESSION, any_cpu: bool = True
 ) -> GraphRecipe:
@@ -88,9 +69,5 @@ def recipe_of(
         weights = "7-bit weights for any CPU" if any_cpu else "8-bit weights for CPUs with VNNI"
         quantisation = f"dynamic int8, per channel, {weights}, onnxruntime {onnxruntime.__version__}"
         quantisation += f"; in fp32: {', '.join(kept)}" if kept else ""
-    return GraphRecipe(
-        exporter=f"optimum {optimum_version.__version__}, torch {torch.__version__}",
-        quantisation=quantisation,
-        opset=OPSET,
-        session=session,
-    )
+    exporter = f"optimum {optimum_version.__version__}, torch {torch.__version__}"
+    return GraphRecipe(exporter=exporter, quantisation=quantisation, opset=OPSET, session=session)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from export.data import Options
 from export.folder import ExportError
-from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, StudentError
+from service.student.manifest import StudentError
 from training.data import datasets
 from training.data.utterances import PARTITIONS
 from training.models.errors import CheckpointError
@@ -28,29 +28,16 @@ def parser() -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         prog="python -m export.onnx", description="Convert a checkpoint to an ONNX student folder.", allow_abbrev=False
     )
-    add = flags.add_argument
+    add, sample = flags.add_argument, str(datasets.SAMPLE)
     add("--ckpt", type=Path, required=True, help="checkpoint folder of training.finetune")
     add("--out", type=Path, required=True, help="student folder to write; its name is the student's name")
-    add("--data", default=str(datasets.SAMPLE), help="labelled data to judge the export on (default: the sample set)")
+    add("--data", default=sample, help="labelled data to judge the export on (default: the sample set)")
     add("--partition", choices=PARTITIONS, default="dev", help="partition of --data (default: %(default)s)")
     add("--on-error", choices=("raise", "skip"), default="raise", help="what a bad row does (default: %(default)s)")
-    add(
-        "--golden",
-        metavar="DATA",
-        default=str(datasets.SAMPLE),
-        help="data whose sentences may stand in the published manifest (default: the sample set)",
-    )
+    add("--golden", metavar="DATA", default=sample, help="source of published sentences (default: the sample set)")
     add("--notice", type=Path, help="text for the model card: training data, attribution, licence (default: none)")
-    add(
-        "--locales",
-        help="comma-separated locales to serve, the vocabulary trimmed to them (default: all, untrimmed)",
-    )
-    add(
-        "--trim-text",
-        metavar="FILES",
-        help="with --locales, comma-separated plain text whose vocabulary is kept, beside that of the training "
-        "partition of --data (default: none)",
-    )
+    add("--locales", help="comma-separated locales to serve, the vocabulary trimmed to them (default: all, untrimmed)")
+    add("--trim-text", metavar="FILES", help="with --locales, plain text that the vocabulary must fit (default: none)")
     add(
         "--precision",
         choices=("int8", "fp32", "auto"),
@@ -61,9 +48,8 @@ def parser() -> argparse.ArgumentParser:
         "--max-drop",
         type=_between(0, 100, "points of percent, 0 to 100"),
         metavar="POINTS",
-        help="what int8 may lose of accuracy, slot F1 or exact match in any locale of --data, in points of percent; if "
-        "it loses more, the most sensitive nodes are kept in fp32, and if that is not enough, nothing is written "
-        "(default: any loss is accepted)",
+        help="what int8 may lose of accuracy, slot F1 or exact match in any locale, in points of percent; where it "
+        "loses more, sensitive nodes stay in fp32, and where that does not do, nothing is written (default: any loss)",
     )
     add(
         "--cpu",
@@ -76,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
         "--calibration",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="fit confidences and scope to the partition of --data",
+        help="fit confidences and scope to the partition of --data (default: on)",
     )
     add(
         "--out-of-scope",
@@ -84,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="LOCALE=FILE,...",
         help="text that is no request, on which scope is measured: .txt or .txt.gz, one sentence a line, or clinc150's "
-        "data_full.json; a locale holds for the files up to the next one; repeatable (default: the sample set's)",
+        "data_full.json; a locale holds up to the next one; repeatable (default: the sample set's)",
     )
     add(
         "--false-rejection",
@@ -115,19 +101,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(**vars(flags.parse_args(argv)))
     if options.trim_text and not options.locales:
         flags.error("--trim-text: only with --locales")
-    from export.graph import part_sizes  # here, so that --help needs neither torch nor onnx
-    from export.pipeline import export_student
-    from export.report import render_table, summary
+    from export.pipeline import export_student  # here, so that --help needs neither torch nor onnx
+    from export.report import part_sizes, render_table, summary
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("export").setLevel(logging.INFO)
     logging.getLogger("optimum").setLevel(logging.ERROR)  # it warns of a configuration that only ORTModel needs
     try:
         manifest = export_student(options)
-        sizes = {**part_sizes(options.out / MODEL_FILE), "tokenizer": manifest.files[TOKENIZER_FILE].bytes}
     except (ExportError, CheckpointError, CorpusError, datasets.DatasetError, StudentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    sizes = part_sizes(options.out)
     print(render_table(manifest, sizes), file=sys.stderr)
     print(json.dumps(summary(options.out, manifest, sizes), ensure_ascii=False))
     return 0

@@ -6,10 +6,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
+from onnx import numpy_helper
+
 from export.calibration import BINS, mean_errors
 from export.scope import means_by_method
-from service.student.manifest import Calibration, Manifest, Scope
+from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Manifest, Scope
 
+PARTS = {  # of a graph's file, by the modules whose weights they are
+    "embeddings": ("pieces", "positions"),
+    "encoder": ("blocks", "norm"),
+    "heads": ("domain", "intent", "slots"),
+}
 _SHOWN = ("domain_f1", "intent_accuracy", "slot_f1", "exact_match")
 _METHODS = {
     "max_softmax": "the confidence of the best {head}",
@@ -84,6 +92,20 @@ def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
             lines.append(f"scope by {method}: AUROC {figures['auroc']:.3f}, {accepted}")
     lines.append("kB on disk: " + ", ".join(f"{part} {size / 1e3:.0f}" for part, size in sizes.items()))
     return "\n".join(lines)
+
+
+def part_sizes(folder: Path) -> dict[str, int]:
+    """The bytes of a student by what they hold: embeddings, encoder, heads, scope, the graph itself, and tokenizer."""
+    path = folder / MODEL_FILE
+    model = onnx.load(str(path))
+    bytes_of = {tensor.name: len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer}
+    sizes = dict.fromkeys((*PARTS, "scope"), 0)
+    for node in model.graph.node:
+        module = node.name.strip("/").split("/")[0].split(".")[0]
+        part = next((part for part, modules in PARTS.items() if module in modules), "scope")
+        sizes[part] += sum(bytes_of.pop(name, 0) for name in node.input)
+    graph, tokenizer = path.stat().st_size - sum(sizes.values()), (folder / TOKENIZER_FILE).stat().st_size
+    return {**sizes, "graph": graph, "tokenizer": tokenizer}
 
 
 def summary(out: Path, manifest: Manifest, sizes: dict[str, int]) -> dict[str, Any]:
@@ -218,12 +240,8 @@ def _doubts(calibration: Calibration | None) -> str:
     """What its confidence and `in_scope` are not good for."""
     if calibration is None:
         return "confidences are not calibrated, and out-of-scope text is not rejected"
-    sure = "confidences hold for texts like those it was scored on"
-    if calibration.scope is None:
-        return f"{sure}, and out-of-scope text is not rejected"
-    if found := means_by_method(calibration.measured["scope"]).get(calibration.scope.method):
-        return f"{sure}, and `in_scope` accepts {_percent(found)} of out-of-scope text"
-    return f"{sure}, and how much out-of-scope text `in_scope` accepts was not measured"
+    scope = "`in_scope` accepts some out-of-scope text (above)" if calibration.scope else "there is no `in_scope`"
+    return f"confidences hold for texts like those it was scored on, and {scope}"
 
 
 def _training(training: dict[str, Any]) -> str:

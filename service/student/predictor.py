@@ -57,7 +57,7 @@ class Prediction(NamedTuple):
     phases: tuple[float, float, float]
 
 
-def open_session(model: Path | bytes, options: SessionOptions) -> ort.InferenceSession:
+def open_session(model: Path, options: SessionOptions) -> ort.InferenceSession:
     """An onnxruntime CPU session with one thread that doesn't spin, opened as the manifest asks."""
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = options.intra_op_num_threads
@@ -65,7 +65,7 @@ def open_session(model: Path | bytes, options: SessionOptions) -> ort.InferenceS
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
     return ort.InferenceSession(
-        str(model) if isinstance(model, Path) else model,
+        str(model),
         session_options,
         providers=["CPUExecutionProvider"],
         disabled_optimizers=list(options.disabled_optimizers),

@@ -158,8 +158,5 @@ def pipeline_of(tokenizer: Tokenizer) -> str:
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
     """The span without white space at its edges (a piece's offsets include the space before its word)."""
-    while text[start].isspace():
-        start += 1
-    while text[end - 1].isspace():
-        end -= 1
-    return start, end
+    word = text[start:end]
+    return end - len(word.lstrip()), start + len(word.rstrip())

@@ -301,3 +301,12 @@ def test_ask_answers_without_torch(student_folder: Path) -> None:
     assert answer["domain"]["name"] == "alarm"
     for slot in answer["slots"]:
         assert answer["text"][slot["start"] : slot["end"]] == slot["value"]
+
+
+def test_the_flags_need_neither_torch_nor_onnx() -> None:
+    script = (
+        "import sys; from export.onnx import parser; parser(); "
+        "assert not {'torch', 'transformers', 'optimum', 'onnx', 'scipy'} & set(sys.modules)"
+    )
+
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
