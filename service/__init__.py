@@ -8,7 +8,7 @@ The path of a text of ``POST /v1/nlu`` from socket to reply, which a test measur
     endpoints              gets an answer, and makes it the body of the reply
     experiments.routing    chooses the student: the one named, that of an experiment's arm, or the default
     models.queue           checks the request against the student; answer cache, permits, queue, deadline
-    student.student        runs the graph, one text at a time
+    student.predictor      runs the graph, one text at a time
     student.tokenization   text to tokens and words
     student.decoding       logits to labels and slots
     student.calibration    whether the text is in scope

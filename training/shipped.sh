@@ -25,7 +25,7 @@ export_student() {
         folder=$generic/${locale%-*}
         set -- "$@" --out-of-scope "$locale=$folder/flores_ntrex.txt.gz,$folder/eltec.txt.gz"
     done
-    "$python" -m export.onnx --eval "$massive" "$@"
+    "$python" -m export.onnx --data "$massive" "$@"
 }
 
 # Two teachers from labelled text alone, in related languages first

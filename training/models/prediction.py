@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from service.student.decoding import decode_slots
 from service.student.manifest import Labels
-from service.student.student import Student
+from service.student.predictor import Predictor
 from service.student.tokenization import TextEncoder
 from training.data.utterances import Slot, Utterance
 from training.evaluation.scoring import Answer
@@ -53,10 +53,10 @@ def answers_of_model(
     return answers
 
 
-def answers_of_student(student: Student, utterances: Sequence[Utterance]) -> list[Answer]:
-    """Answers of a student folder, one sentence at a time and without padding, as the service runs it."""
+def answers_of_student(student: Predictor, utterances: Sequence[Utterance]) -> list[Answer]:
+    """Answers of an exported graph, one sentence at a time and without padding, as the service runs it."""
     answers = []
-    for utterance in tqdm(utterances, desc=student.manifest.name, unit="utt", leave=False, disable=None):
+    for utterance in tqdm(utterances, desc="answering", unit="utt", leave=False, disable=None):
         found = student.predict(utterance.text)
         answers.append(
             Answer(

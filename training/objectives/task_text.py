@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from service.student.tokenization import MOST_CHARACTERS_A_PIECE, TextEncoder
+from service.student.tokenization import MAX_CHARACTERS_PER_PIECE, TextEncoder
 from training.models.batches import Batch, Example, Rows, collate, whole_of
 from training.text.corpus import CorpusError, read_lines
 
@@ -37,7 +37,7 @@ class Unlabelled:
             CorpusError: a source can't be read, or all hold fewer sentences than a step takes.
         """
         rng = random.Random(seed)
-        longest = MOST_CHARACTERS_A_PIECE * encoder.max_length  # what lies beyond is read by nobody
+        longest = MAX_CHARACTERS_PER_PIECE * encoder.max_length  # what lies beyond is read by nobody
         texts = [text[:longest] for source in sources for text in sampled(read_lines([source]), rng)]
         encoded = sorted(((encoder.encode(text), text) for text in texts), key=lambda pair: len(pair[0].ids))
         self._a_step, self._processes = batch_size * processes, processes

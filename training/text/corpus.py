@@ -30,11 +30,32 @@ _TAIL = 2048  # tokens: the end of a budget, where lines are chosen so that they
 _HAN_KANA = re.compile(
     "[\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
+_LOCATED = re.compile(r"([A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*)=(.*)")
 BUCKET_BYTES = 4 << 20  # a larger bucket is split before it is read into memory
 
 
 class CorpusError(ValueError):
     """Text that can't be used; the message names what was wrong and what is allowed."""
+
+
+def located_files(text: str) -> list[tuple[str | None, str]]:
+    """The locales and files of ``[LOCALE=]FILE,...``: a locale holds for the files after it, up to the next one.
+
+    Files before the first locale have none.
+
+    Raises:
+        CorpusError: a locale is followed by no file.
+    """
+    found: list[tuple[str | None, str]] = []
+    locale = None
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        file = part
+        if match := _LOCATED.fullmatch(part):
+            locale, file = match[1], match[2].strip()
+        if not file:
+            raise CorpusError(f"{part}: names no file; allowed: [LOCALE=]FILE,...")
+        found.append((locale, file))
+    return found
 
 
 def find_files(sources: Sequence[str]) -> list[Path]:

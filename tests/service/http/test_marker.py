@@ -382,7 +382,7 @@ def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) 
     [
         "service.student.student.Student.predict_each",
         "service.student.tokenization.TextEncoder.encode",
-        "service.student.student.decode_slots",
+        "service.student.predictor.decode_slots",
         "service.models.queue.ModelQueue.admit",
         "service.models.queue.LoadedModel.answer_admitted",
         "service.models.queue.LoadedModel.question_of",

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from training.data import datasets
 from training.text import corpus, transfer
-from training.text.corpus import CorpusError, Quota, read_lines
+from training.text.corpus import CorpusError, Quota, located_files, read_lines
 from training.text.tokenizer import train_tokenizer
 
 LANGUAGES = ("de", "fr")
@@ -247,6 +247,24 @@ def test_doubles_and_blanks_are_counted(tmp_path: Path) -> None:
         "duplicate": {"generic": 2},
         "blank": {"generic": 2},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        ("a.txt, b.txt.gz,", [(None, "a.txt"), (None, "b.txt.gz")]),
+        ("a,de-DE=b,c,zh-Hant-TW=d", [(None, "a"), ("de-DE", "b"), ("de-DE", "c"), ("zh-Hant-TW", "d")]),
+        ("de=x=1.txt,folder/fr=2.txt,hub:name", [("de", "x=1.txt"), ("de", "folder/fr=2.txt"), ("de", "hub:name")]),
+    ],
+)
+def test_a_locale_holds_for_the_files_after_it(text: str, found: list[tuple[str | None, str]]) -> None:
+    assert located_files(text) == found
+
+
+def test_a_locale_without_a_file_is_refused() -> None:
+    with pytest.raises(CorpusError, match="de-DE=: names no file"):
+        located_files("de-DE=,a.txt")
 
 
 def test_characters_of_han_and_kana_are_words(tmp_path: Path) -> None:
