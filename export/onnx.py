@@ -16,6 +16,7 @@ from pathlib import Path
 
 from export.data import Options
 from export.folder import ExportError
+from service.extras import require
 from service.student.manifest import StudentError
 from training.data import datasets
 from training.data.utterances import PARTITIONS
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = Options(**vars(flags.parse_args(argv)))
     if options.trim_text and not options.locales:
         flags.error("--trim-text: only with --locales")
+    require("export")
     from export.pipeline import export_student  # here, so that --help needs neither torch nor onnx
     from export.report import part_sizes, render_table, summary
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-PACKAGES = ("service", "training", "export", "loadtest", "benchmarks", "distilled_nlu")
+PACKAGES = ("distilled_nlu", "service", "training", "export", "loadtest", "benchmarks")
+
+# For each extra, the packages that its commands import.
+EXTRAS = {
+    "training": ("torch", "transformers", "accelerate", "tqdm", "scipy", "matplotlib"),
+    "export": ("onnx", "optimum", "torch", "transformers", "tqdm"),
+    "loadtest": ("locust", "matplotlib", "scipy", "psutil"),
+}
 
 
-class MissingExtra(ImportError):  # noqa: N818 - it is what is said, not an error of the program
+class MissingExtra(ImportError):  # noqa: N818 - a state of the installation, not a fault of the program
     """A package of an extra is not installed; the message is one sentence that names both."""
 
 
@@ -20,12 +27,12 @@ def require(extra: str, *modules: str) -> None:
 
     Args:
         extra: its name, such as "training".
-        modules: the packages to look for, by the names under which they are imported.
+        modules: the packages to look for, by the names under which they are imported; all of the extra by default.
 
     Raises:
         MissingExtra: one of them is not installed.
     """
-    missing = next((module for module in modules if find_spec(module) is None), None)
+    missing = next((module for module in modules or EXTRAS[extra] if find_spec(module) is None), None)
     if missing is None:
         return
     sentence = f"{missing} is not installed; this command needs: pip install 'distilled-nlu[{extra}]'"

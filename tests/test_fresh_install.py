@@ -122,7 +122,7 @@ def test_the_wheel_holds_the_packages_and_their_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
 
     tops = {name.partition("/")[0] for name in names if "dist-info" not in name}
-    assert tops >= {"service", "training", "export", "loadtest"}
+    assert tops >= {"distilled_nlu", "service", "training", "export", "loadtest"}
     assert not {"benchmarks", "tests", "docs", "deploy"} & tops
     assert {f"{top}/py.typed" for top in tops} <= set(names)
     for folder in ("service/page", "service/students", "training/recipes", "training/sample"):
@@ -145,15 +145,16 @@ def test_the_base_install_serves_the_shipped_student(base: Environment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "missing", "extra"),
+    ("command", "missing", "extra"),
     [
-        ("training.finetune", "torch", "training"),
-        ("export.onnx", "onnx", "export"),
+        ("training.finetune --data DATA --out CKPT", "torch", "training"),
+        ("distilled_nlu evaluate --student s --data DATA", "torch", "training"),
+        ("export.onnx --ckpt CKPT --out DIR", "onnx", "export"),
         ("loadtest", "locust", "loadtest"),
     ],
 )
-def test_a_command_names_the_extra_that_it_needs(base: Environment, module: str, missing: str, extra: str) -> None:
-    said = base.run(module, code=2)
+def test_a_command_names_the_extra_that_it_needs(base: Environment, command: str, missing: str, extra: str) -> None:
+    said = base.run(*command.split(), code=2)
 
     assert said == f"error: {missing} is not installed; this command needs: pip install 'distilled-nlu[{extra}]'\n"
 

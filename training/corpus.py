@@ -1,4 +1,4 @@
-"""The command ``python -m training.corpus build``: a transfer set, see `training.text.transfer`."""
+"""Build a transfer set: ``python -m training.corpus build``, see `training.text.transfer`."""
 
 from __future__ import annotations
 
@@ -11,51 +11,60 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from service.extras import require
+
 import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
 
 from training.data.datasets import DatasetError
-from training.text import budgets, transfer
+from training.text.budgets import SPOKEN, TransferSet
 from training.text.corpus import SUFFIXES, CorpusError
+
+SHOWN = ("lines", "tokens", "asked", "unit", "ratio", "spoken_share", "removed", "sha256")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags; those that are not given are None."""
+    whole = argparse.ArgumentParser(
+        prog="python -m training.corpus", description="Plain text for training.", allow_abbrev=False
+    )
+    add = whole.add_argument
+    add("action", choices=("build",), help="build a transfer set")
+    add("--generic", metavar="FOLDER", help="plain sentences: LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt (default: none)")
+    add("--data", help="labelled data: folder, tarball, file or hub:NAME; its dev and test stay out (default: none)")
+    add("--ratio", metavar="GENERIC:TASK", help="generic to task tokens: 1:0, 7:3, 0:1 ... (default: 7:3)")
+    add("--locales", required=True, help="comma-separated tags, balanced (de,fr) or weighted (de=2,fr-FR=1)")
+    add("--tokens", type=int, required=True, help="size of the set, in tokens")
+    add("--spoken-share", type=float, metavar="SHARE", help="of the generic tokens (default: as there are)")
+    add("--spoken", metavar="SOURCES", help=f"comma-separated names of the spoken sources (default: {SPOKEN})")
+    add("--tokenizer", metavar="FILE", help="tokenizer.json whose pieces are the tokens (default: none, words)")
+    add("--seed", type=int, help="decides lines and order (default: 1)")
+    add("--repeat", action="store_true", help="take lines several times where there are too few")
+    add("--on-error", choices=("raise", "skip"), help="what to do with a bad row of --data (default: raise)")
+    add("--out", type=Path, required=True, metavar="FILE", help=f"file to write: {' or '.join(SUFFIXES)}")
+    add("--force", action="store_true", help="overwrite --out")
+    return whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see `training.text.transfer`."""
     args = parser().parse_args(argv)
+    require("training")
+    from training.text import transfer
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    given = {f.name: value for f in fields(budgets.TransferSet) if (value := getattr(args, f.name)) is not None}
+    given = {f.name: value for f in fields(TransferSet) if (value := getattr(args, f.name)) is not None}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it clears up too
     try:
-        manifest = transfer.build(budgets.TransferSet(**given), args.out, args.force)
+        manifest = transfer.build(TransferSet(**given), args.out, args.force)
     except (CorpusError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, before)
     print(transfer.render(manifest), file=sys.stderr)
-    shown = ("lines", "tokens", "asked", "unit", "ratio", "spoken_share", "removed", "sha256")
     files = {"file": str(args.out), "manifest": str(transfer.manifest_of(args.out))}
-    print(json.dumps({**files, **{name: manifest[name] for name in shown}}))
+    print(json.dumps({**files, **{name: manifest[name] for name in SHOWN}}))
     return 0
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's flags; those that are not given are None."""
-    whole = argparse.ArgumentParser(prog="python -m training.corpus", description="Plain text for training.")
-    build = whole.add_subparsers(required=True, metavar="build").add_parser("build", help="build a transfer set")
-    build.add_argument("--generic", help="folder: LANGUAGE/SOURCE.txt[.gz], or LANGUAGE.txt or LOCALE.txt in it")
-    build.add_argument("--task", help="labelled data: folder, tarball, file or hub:NAME; its dev and test stay out")
-    build.add_argument("--ratio", help="generic to task tokens: 1:0, 7:3 (default), 0:1, ...")
-    build.add_argument("--languages", required=True, help="comma-separated; de,fr balanced or de=2,fr=1 weighted")
-    build.add_argument("--tokens", type=int, required=True, help="size of the set")
-    build.add_argument("--spoken-share", type=float, help="share of the generic tokens from spoken sources")
-    build.add_argument("--spoken", help="comma-separated names of the spoken sources")
-    build.add_argument("--tokenizer", help="tokenizer.json whose pieces are the tokens; words by default")
-    build.add_argument("--seed", type=int, help="decides lines and order (1)")
-    build.add_argument("--repeat", action="store_true", help="take lines several times where there are too few")
-    build.add_argument("--on-error", choices=("raise", "skip"), help="what to do with a bad row of --task (raise)")
-    build.add_argument("--out", type=Path, required=True, help=f"file to write: {' or '.join(SUFFIXES)}")
-    build.add_argument("--force", action="store_true", help="overwrite --out")
-    return whole
 
 
 if __name__ == "__main__":

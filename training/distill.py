@@ -3,10 +3,8 @@
     python -m training.distill --teacher CKPT --size s --corpus TRANSFER_SET --out STUDENT
     python -m training.distill --teacher CKPT --chain l --size s --corpus TRANSFER_SET --out STUDENT
 
-At the hidden pieces the student learns from the text (hard loss) and from the teacher's distribution over the
-vocabulary (soft loss: Hinton et al. 2015); one more loss may compare hidden states. The teacher is asked once a batch,
-and nothing of it is stored. `--chain` distils through intermediates, each in `OUT/via-SIZE`: teacher -> l -> s. The
-teacher is a checkpoint, a Hugging Face encoder's folder, or the name of one on the hub.
+`--chain` distils through intermediates, each in `OUT/via-SIZE`: teacher -> l -> s. The teacher is a checkpoint, a
+Hugging Face encoder's folder, or the name of one on the hub. `training.runs.distillation` says what is learned.
 
 Progress goes to standard error; the last line of standard output is one JSON object. `--resume` continues an
 interrupted run exactly. `accelerate launch -m training.distill ...` runs it on several devices.
@@ -15,255 +13,29 @@ interrupted run exactly. `accelerate launch -m training.distill ...` runs it on 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
-
-import torch
-from torch import Tensor, nn
-
-from service.student.manifest import Labels
-from training.models.checkpoint import Checkpoint, is_finished, load_checkpoint, load_resume_state, save_resume_state
-from training.models.devices import autocast_of, processes
-from training.models.errors import CheckpointError
-from training.models.sizes import SIZES
-from training.models.student import StudentConfig, StudentModel
-from training.objectives.inheritance import inherit_layers, require_part
-from training.objectives.layer_mapping import LAYER_MAPPINGS
-from training.objectives.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
-from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
-from training.runs.settings import begin, is_untouched, listed, parser_of, report, setting
-from training.runs.text_run import TextRun, TextSettings
-from training.text.corpus import read_lines
+from service.extras import require
+from training.runs.flags import parser_of
+from training.runs.settings import DistillSettings
 
 COMMAND = "training.distill"
-NONE = "none"
-RANDOM, INHERITED = "random", "teacher"
-PROBE_LINES = 256
-
-log = logging.getLogger(COMMAND)
 
 
-@dataclass(frozen=True)
-class Settings(TextSettings):
-    """Everything that decides the outcome of a run; each is a flag, and `--resume` inherits them all."""
-
-    teacher: str = setting("", "what to imitate: checkpoint, Hugging Face folder or hub name; its tokenizer is shared")
-    size: str = setting("s", "encoder size of the student", choices=tuple(SIZES))
-    chain: str = setting("", "comma-separated sizes of intermediates, each taught by the one before")
-    start: str = setting(
-        RANDOM, f"first weights: {RANDOM}, {INHERITED} (the teacher's own layers), or a checkpoint with its tokenizer"
-    )
-    prediction_loss: str = setting("kl", "compares distributions over the vocabulary", choices=tuple(PREDICTION_LOSSES))
-    temperature: float = setting(2.0, "softens both distributions of the soft loss", low=0.1)
-    soft_weight: float = setting(1.0, "weight of the soft loss", low=0)
-    hard_weight: float = setting(0.5, "weight of the masked-language loss on the text itself", low=0)
-    hidden_loss: str = setting(NONE, "compares hidden states", choices=(NONE, *HIDDEN_LOSSES))
-    hidden_weight: float = setting(1.0, "weight of the hidden-state loss", low=0)
-    layer_mapping: str = setting(
-        "uniform", "which layers are compared, or inherited, in pairs", choices=tuple(LAYER_MAPPINGS)
-    )
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    return parser_of(COMMAND, "Distil an encoder on a transfer set.", DistillSettings)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    args = parser_of(COMMAND, "Distil an encoder on a transfer set.", Settings).parse_args(argv)
-    return report(lambda: run_chain(args))
+    args = parser().parse_args(argv)
+    require("training")
+    from training.runs.distillation import distill  # PyTorch is not needed for --help
+    from training.runs.start import run_command
 
-
-def run_chain(args: argparse.Namespace) -> dict[str, Any]:
-    """Distil the intermediates that are not finished yet, then the student. Returns the student's summary.
-
-    Raises:
-        ValueError: settings, text or teacher that can't be used.
-        FloatingPointError: loss or gradient is not finite.
-    """
-    settings, state = begin(COMMAND, Settings, args)
-    for name in ("teacher", "corpus"):
-        if not getattr(settings, name):
-            raise ValueError(f"--{name} is required (unless --resume)")
-    sizes = listed(settings.chain)
-    unknown = sorted(set(sizes) - set(SIZES))
-    if unknown:
-        raise ValueError(f"--chain: {', '.join(unknown)}; allowed: {', '.join(SIZES)}")
-    begun = state is not None and "model" in state
-    if sizes and not begun:
-        require_start(settings, sizes)
-
-    def keep() -> None:  # what a chain is resumed by until its student has a state
-        if state is None and processes().is_main_process:
-            save_resume_state(args.out, {"command": COMMAND, "settings": asdict(settings)})
-
-    teacher = settings.teacher
-    for size in sizes:
-        folder = args.out / f"via-{size}"
-        if not begun and not is_finished(folder):
-            first = settings.start if settings.start in (RANDOM, INHERITED) else RANDOM
-            via = replace(settings, size=size, teacher=teacher, start=first, chain="")
-            left = None if is_untouched(folder) else load_resume_state(folder)
-            distil(via, folder, args.save_every, left, before=keep)
-        teacher = str(folder)
-    last = replace(settings, teacher=teacher)
-    return distil(last, args.out, args.save_every, state if begun else None, settings)
-
-
-def require_start(settings: Settings, sizes: Sequence[str]) -> None:
-    """Raise ValueError where the end of a chain through these sizes could not begin, before hours are spent on it."""
-    teacher = load_checkpoint(settings.teacher)
-    start_of(settings, teacher)
-    above = teacher.model.config
-    for size in (*sizes, settings.size) if settings.start == INHERITED else ():
-        config = config_of(replace(settings, size=size), above)
-        require_part(above, config)
-        above = config
-
-
-def distil(
-    settings: Settings,
-    out: Path,
-    save_every: int,
-    state: dict[str, Any] | None,
-    asked: Settings | None = None,
-    before: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """One run, from teacher and text to the student's checkpoint. Returns the summary.
-
-    Args:
-        settings: What to do.
-        out: Checkpoint folder to write.
-        save_every: Steps between resume states.
-        state: Of the run that is resumed.
-        asked: Settings to be resumed by, where they are not those above (the teacher at the head of a chain).
-        before: Called when all that can be refused has been accepted, before the first state is saved.
-
-    Raises:
-        CorpusError, CheckpointError: text, teacher or start that can't be used.
-        FloatingPointError: loss or gradient is not finite.
-    """
-    teacher = load_checkpoint(settings.teacher)
-    if not teacher.model.config.masked:
-        raise CheckpointError(f"{settings.teacher}: has no masked-language head, so there is nothing to imitate")
-    if teacher.labels.heads:  # a Hugging Face one keeps its masked-language head, but fine-tuning left it behind
-        raise CheckpointError(f"{settings.teacher}: was fine-tuned on a task; its masked-language head is out of date")
-    start = start_of(settings, teacher)
-    readable = min(c.model.config.max_position_embeddings for c in (teacher, start or teacher))
-    texts = read_lines(listed(settings.corpus))
-    run = TextRun(COMMAND, asked or settings, teacher.encoder.tokenizer, texts, out, readable)
-    torch.manual_seed(settings.seed)  # here, as loading the teacher may draw numbers too
-    first = start.encoder_alone(settings.dropout) if start else first_student(settings, teacher.model, run)
-    student = MaskedLanguageModel(first)
-    imitation = Imitation(student, teacher.model.to(processes().device), settings)
-    before()
-    run.begin(imitation, student, save_every, state)
-    soft = PREDICTION_LOSSES[settings.prediction_loss]
-
-    def loss_of(batch: MaskedBatch) -> Tensor:
-        with autocast_of(settings.precision, batch.input_ids.device):
-            with torch.no_grad():
-                taught = teacher.model(batch.input_ids, batch.attention_mask, all_layers=True)
-                expected = teacher.model.piece_logits(taught.last_hidden_state[batch.chosen])
-            logits, hidden = run.loop.model(batch, taught.hidden_states)
-        share = run.loop.share_of(len(expected), batch.total)
-        loss = settings.hard_weight * masked_loss(logits, batch, run.loop)
-        loss = loss + settings.soft_weight * share * soft(logits, expected, settings.temperature)
-        whole: Tensor = loss + settings.hidden_weight * hidden
-        return whole
-
-    run.train(loss_of)
-    return run.finish({"teacher": teacher.training})
-
-
-class Imitation(nn.Module):
-    """What is trained: the student, and a projection to the teacher's width for each layer that is compared.
-
-    The projections (Jiao et al. 2020, section 3.1) are there only where the hidden-state loss needs equal widths; they
-    are left behind when the student is saved.
-    """
-
-    def __init__(self, student: MaskedLanguageModel, teacher: StudentModel, settings: Settings) -> None:
-        super().__init__()
-        self.student = student
-        self.loss = HIDDEN_LOSSES.get(settings.hidden_loss)
-        ours, theirs = student.model.config, teacher.config
-        self.pairs = (
-            LAYER_MAPPINGS[settings.layer_mapping](ours.num_hidden_layers, theirs.num_hidden_layers)
-            if self.loss
-            else []
-        )
-        unequal = self.loss is not None and self.loss.equal_widths and ours.hidden_size != theirs.hidden_size
-        self.projections = nn.ModuleList(
-            nn.Linear(ours.hidden_size, theirs.hidden_size) if unequal else nn.Identity() for _ in self.pairs
-        )
-
-    def forward(self, batch: MaskedBatch, taught: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Logits [chosen pieces, vocabulary], and the mean of the hidden-state losses of the pairs of layers."""
-        logits, output = self.student(batch.input_ids, batch.attention_mask, batch.chosen, bool(self.pairs))
-        hidden = torch.zeros((), device=logits.device)
-        for (ours, theirs), projection in zip(self.pairs, self.projections, strict=True):
-            states = projection(output.hidden_states[ours])
-            hidden = hidden + self.loss.function(states, taught[theirs], batch.attention_mask) / len(self.pairs)  # type: ignore[union-attr]
-        return logits, hidden
-
-
-def start_of(settings: Settings, teacher: Checkpoint) -> Checkpoint | None:
-    """The checkpoint that the student starts from, if it starts from one.
-
-    Raises:
-        CheckpointError: it has another tokenizer than the teacher, or another size; or the teacher has no layers that
-            can be inherited.
-    """
-    if settings.start == INHERITED and not isinstance(teacher.model, StudentModel):
-        raise CheckpointError(f"--start {INHERITED}: layers are inherited from this project's encoders alone")
-    if settings.start in (RANDOM, INHERITED):
-        return None
-    start = load_checkpoint(settings.start)
-    if start.encoder.tokenizer.to_str() != teacher.encoder.tokenizer.to_str():
-        raise CheckpointError(
-            f"--start {settings.start}: its tokenizer is not the teacher's; losses on pieces compare like with "
-            "like, so allowed are encoders that share the teacher's tokenizer"
-        )
-    if isinstance(start.model, StudentModel) and start.model.config.size != settings.size:
-        raise CheckpointError(f"--start {settings.start}: is of size {start.model.config.size}, not {settings.size}")
-    return start
-
-
-def first_student(settings: Settings, teacher: StudentModel, run: TextRun) -> StudentModel:
-    """A student of the asked size before its first step, with random weights or with its teacher's layers.
-
-    Raises:
-        ValueError: the teacher's layers can't be inherited.
-    """
-    student = StudentModel(config_of(settings, teacher.config))
-    if settings.start == INHERITED:
-        done = inherit_layers(teacher, student, settings.layer_mapping, probe_of(run))
-        log.info("inherited from the teacher: %s", done)
-    return student
-
-
-def config_of(settings: Settings, teacher: StudentConfig) -> StudentConfig:
-    """A student of the asked size that reads what its teacher reads."""
-    return StudentConfig.of_size(
-        settings.size,
-        Labels(),
-        vocab_size=teacher.vocab_size,
-        max_position_embeddings=min(settings.max_length, teacher.max_position_embeddings),
-        dropout=settings.dropout,
-        masked=True,
-    )
-
-
-def probe_of(run: TextRun) -> Tensor:
-    """Some lines of the text, [lines, pieces] without padding, on which to see which directions matter."""
-    lines = run.text.lines
-    lengths = lines.starts[1:] - lines.starts[:-1]
-    longest = (-lengths[: 64 * PROBE_LINES]).argsort(kind="stable")[:PROBE_LINES]
-    width = int(lengths[longest].min())
-    return lines.batch(longest, run.text.special.pad)[0][:, :width]
+    return run_command(COMMAND, DistillSettings, args, distill)
 
 
 if __name__ == "__main__":

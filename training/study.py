@@ -1,12 +1,12 @@
 """Run a study from a recipe, and report on it.
 
     python -m training.study --recipe training/recipes/study-demo.toml --out RUNS
-    python -m training.study report RUNS
+    python -m training.study --report --out RUNS
 
-The first command makes what the recipe asks for (tokenizer, transfer sets, encoders, fine-tuned students, what they
-answer) and skips what is done; started again after an interruption, it goes on from where each stage stood. What each
-stage says stands in RUNS/logs. The second writes `report.md`, `report.json` and the figures from the small files in
-RUNS/results alone. `training.studies.recipe` says what a recipe holds.
+Makes what the recipe asks for (tokenizer, transfer sets, encoders, fine-tuned students, what they answer) and skips
+what is done; started again after an interruption, it goes on from where each stage stood. RUNS/logs holds the output of
+each stage. The report (`report.md`, `report.json` and figures) is made from the small files in RUNS/results alone;
+`--report` makes it again. `training.studies.recipe` says what a recipe holds.
 """
 
 from __future__ import annotations
@@ -16,62 +16,56 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from service.extras import require
 from training.data.utterances import PARTITIONS
-from training.runs.settings import at_least_one
-from training.runs.settings import report as finish
-from training.studies import report, stages
-from training.studies.ledger import Ledger
-from training.studies.recipe import read_recipe
-from training.studies.scheduler import Scheduler
+from training.runs.flags import at_least_one
 
-COMMAND = "training.study"
+
+def parser(
+    command: str = "training.study", description: str = "Run a study from a recipe, and report on it."
+) -> argparse.ArgumentParser:
+    """The flags of this command, and of `training.ladder`."""
+    whole = argparse.ArgumentParser(prog=f"python -m {command}", description=description, allow_abbrev=False)
+    whole.add_argument(
+        "--recipe", type=Path, help="TOML file, some stand in training/recipes (default: none; needed without --report)"
+    )
+    whole.add_argument("--out", type=Path, required=True, help="folder of the runs; what is done there is skipped")
+    whole.add_argument(
+        "--data", help="labelled data: folder, tarball, file or hub:NAME (default: what the recipe names)"
+    )
+    whole.add_argument("--generic", metavar="FOLDER", help="plain sentences by language (default: that of the recipe)")
+    whole.add_argument("--partition", choices=PARTITIONS, help="what is scored (default: that of the recipe, or dev)")
+    whole.add_argument(
+        "--jobs",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="stages at once, each with its share of the cores (default: %(default)s)",
+    )
+    whole.add_argument(
+        "--until", default="", metavar="STAGE", help="stop after this stage, or group such as runs (default: none)"
+    )
+    whole.add_argument("--report", action="store_true", help="run nothing: report on what is done")
+    return whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    return run(parser(), argv)
+
+
+def run(whole: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Run a recipe, or report on one. Returns the exit code."""
+    args = whole.parse_args(argv)
+    if not args.recipe and not args.report:
+        whole.error("--recipe is required (unless --report)")
+    require("training")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    if argv[:1] == ["report"]:
-        parser = argparse.ArgumentParser(prog=f"python -m {COMMAND} report", description="Report on a study.")
-        parser.add_argument("runs", type=Path, help="folder of the study")
-        runs = parser.parse_args(argv[1:]).runs
-        return finish(lambda: {"report": str(runs / "report.md"), **_summary(report.write_report(runs))})
-    parser = argparse.ArgumentParser(prog=f"python -m {COMMAND}", description="Run a study.")
-    parser.add_argument("--recipe", type=Path, required=True, help="TOML file; some stand in training/recipes")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the study; what is done there is skipped")
-    parser.add_argument("--task", help="labelled data, in place of the recipe's")
-    parser.add_argument("--generic", help="folder of plain sentences, in place of the recipe's")
-    parser.add_argument("--partition", choices=PARTITIONS, help="what is scored, in place of the recipe's")
-    parser.add_argument(
-        "--jobs", type=at_least_one, default=1, help="stages at once, each with its share of the cores (%(default)s)"
-    )
-    parser.add_argument("--until", default="", help="stop when this stage, or group of stages (encoders), is done")
-    args = parser.parse_args(argv)
-    return finish(lambda: run(args))
+    from training.runs.start import report  # PyTorch is not needed for --help
+    from training.studies import engine
 
-
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Do all stages of a study that are not done. Returns the summary.
-
-    Raises:
-        RecipeError: the recipe can't be used.
-        StageError: a stage failed, or stands there with other settings.
-    """
-    recipe = read_recipe(args.recipe).with_data(args.task, args.generic, args.partition)
-    args.out.mkdir(parents=True, exist_ok=True)
-    plan = stages.stages_of(recipe, args.out)
-    if args.until:
-        plan = stages.needed_for(plan, args.until)
-    ledger = Ledger(args.out / "made")
-    todo = ledger.todo(plan)
-    Scheduler(plan, ledger, args.out / "logs", args.jobs, "study").run(todo)
-    return {"runs": str(args.out), "stages": len(plan), "done_now": len(todo)}
-
-
-def _summary(content: dict[str, Any]) -> dict[str, Any]:
-    return {"title": content.get("title"), "missing": content.get("missing", [])}
+    return report(lambda: engine.publish(args.out) if args.report else engine.run(args))
 
 
 if __name__ == "__main__":

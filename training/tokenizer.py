@@ -11,41 +11,53 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.data.datasets import DatasetError
+from training.data import datasets
+from training.runs.flags import listed
 from training.text.corpus import CorpusError
-from training.text.tokenizer import VOCABULARY, save_tokenizer, spread_lines, task_texts, train_tokenizer
+from training.text.tokenizer import VOCABULARY, save_tokenizer, spread_lines, train_tokenizer, with_variants
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    whole = argparse.ArgumentParser(
+        prog="python -m training.tokenizer", description="Train the shared unigram tokenizer.", allow_abbrev=False
+    )
+    add = whole.add_argument
+    add("--data", help="labelled data whose training texts are read: folder, tarball, file or hub:NAME (default: none)")
+    add("--locales", default="", help="comma-separated locales of --data (default: all)")
+    add("--corpus", default="", metavar="FILES", help="comma-separated text files, folders or hub:NAME (default: none)")
+    add(
+        "--tokenizer-lines",
+        type=int,
+        default=300_000,
+        metavar="LINES",
+        help="lines of --corpus, evenly spread, that are read (default: %(default)s)",
+    )
+    add("--vocabulary", type=int, default=VOCABULARY, metavar="PIECES", help="pieces at most (default: %(default)s)")
+    add("--out", type=Path, required=True, metavar="FILE", help="tokenizer.json to write")
+    return whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.tokenizer", description="Train the shared unigram tokenizer."
-    )
-    parser.add_argument("--data", help="labelled data whose training texts are read: folder, tarball, file or hub:NAME")
-    parser.add_argument("--locales", help="comma-separated locales of --data, all by default")
-    parser.add_argument("--corpus", default="", help="comma-separated text files, folders of them or hub:NAME")
-    parser.add_argument("--corpus-lines", type=int, default=300_000, help="evenly spread, that are read (%(default)s)")
-    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="pieces at most (%(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="tokenizer.json to write")
-    args = parser.parse_args(argv)
-    if not args.data and not args.corpus:
-        parser.error("no text: give --data, --corpus or both")
+    args = parser().parse_args(argv)
     try:
-        texts = task_texts(args.data, args.locales) if args.data else []
-        texts += spread_lines(args.corpus.split(","), args.corpus_lines) if args.corpus else []
+        if not args.data and not args.corpus:
+            raise CorpusError("no text: give --data, --corpus or both")
+        locales = listed(args.locales) or None
+        texts = with_variants(datasets.load(args.data, locales).part("train", locales)) if args.data else []
+        texts += spread_lines(listed(args.corpus), args.tokenizer_lines) if args.corpus else []
         tokenizer = train_tokenizer(texts, args.vocabulary)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         save_tokenizer(tokenizer, args.out)
-    except (DatasetError, CorpusError) as error:
+    except (datasets.DatasetError, CorpusError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    encodings = tokenizer.encode_batch_fast(texts)
-    words = sum(len(text.split()) for text in texts)
+    pieces = sum(len(encoding.ids) - 1 for encoding in tokenizer.encode_batch_fast(texts))
     summary = {
         "tokenizer": str(args.out),
         "pieces": tokenizer.get_vocab_size(),
         "texts": len(texts),
-        "pieces_per_word": round(sum(len(e.ids) - 1 for e in encodings) / max(1, words), 3),
+        "pieces_per_word": round(pieces / max(1, sum(len(text.split()) for text in texts)), 3),
     }
     print(json.dumps(summary))
     return 0

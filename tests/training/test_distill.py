@@ -23,12 +23,15 @@ from training.models.student import StudentConfig, StudentModel
 from training.objectives.layer_mapping import LAYER_MAPPINGS
 from training.objectives.losses import HIDDEN_LOSSES
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel
+from training.runs.distillation import Imitation
+from training.runs.settings import DistillSettings
+from training.runs.start import is_untouched
 
 SHORT = ["--size", "xs", "--batch-pieces", "512", "--threads", "1"]
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "training.json"]
 
 FORKS = multiprocessing.get_context("forkserver")  # processes that don't import PyTorch anew
-FORKS.set_forkserver_preload(["training.distill", "training.pretrain"])
+FORKS.set_forkserver_preload(["training.runs.distillation", "training.runs.pretraining"])
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +133,8 @@ def test_each_hidden_loss_reaches_the_student_through_each_mapping(hidden_loss: 
     mask[0, 5:] = 0
     targets = torch.full_like(ids, -100)
     targets[:, 2] = 7
-    settings = distill.Settings(hidden_loss=hidden_loss, layer_mapping=mapping)
-    imitation = distill.Imitation(MaskedLanguageModel(narrow), wide, settings)
+    settings = DistillSettings(hidden_loss=hidden_loss, layer_mapping=mapping)
+    imitation = Imitation(MaskedLanguageModel(narrow), wide, settings)
     with torch.no_grad():
         taught = wide(ids, mask, all_layers=True).hidden_states
 
@@ -215,7 +218,6 @@ def test_what_cannot_be_distilled_is_one_sentence(
         (teacher, ["--start", str(teacher), "--size", "s"], "is of size xs, not s"),
         (teacher, ["--start", "teacher", "--size", "s"], "hidden_size 256 of the student is more than the teacher's"),
         (hub_bert, ["--start", "teacher"], "layers are inherited from this project's encoders alone"),
-        (teacher, ["--chain", "xs,huge"], "--chain: huge; allowed: xs, s, m"),
         (Path("/nowhere"), [], "/nowhere: no such checkpoint folder"),
         (teacher, ["--corpus", "/nowhere.txt"], "/nowhere.txt: no text there"),
         (teacher, ["--corpus", ""], "--corpus is required"),
@@ -231,7 +233,7 @@ def test_what_cannot_be_distilled_is_one_sentence(
     for taught_by, more, message in cases:
         assert distill.main(arguments(taught_by, corpus, tmp_path / "out", *more)) == 2, message
         assert message in capsys.readouterr().err
-        assert distill.is_untouched(tmp_path / "out")
+        assert is_untouched(tmp_path / "out")
 
 
 def kill(arguments: list[str], moment: Callable[[], bool]) -> None:

@@ -22,7 +22,7 @@ def test_a_checkpoint_is_scored_with_every_metric_and_interval(
 ) -> None:
     out = tmp_path / "scores.json"
 
-    report = scores(capsys, "--model", str(checkpoint), "--data", str(sample), "--partition", "test", "--out", str(out))
+    report = scores(capsys, "--ckpt", str(checkpoint), "--data", str(sample), "--partition", "test", "--out", str(out))
 
     assert report["kind"] == "checkpoint"
     assert report["utterances"] == {"de-DE": 33}
@@ -36,8 +36,8 @@ def test_a_checkpoint_is_scored_with_every_metric_and_interval(
 def test_checkpoint_and_student_folder_are_scored_alike(
     checkpoint: Path, student_folder: Path, sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    one = scores(capsys, "--model", str(checkpoint), "--data", str(sample))
-    other = scores(capsys, "--model", str(student_folder), "--data", str(sample))
+    one = scores(capsys, "--ckpt", str(checkpoint), "--data", str(sample))
+    other = scores(capsys, "--student", str(student_folder), "--data", str(sample))
 
     assert other["kind"] == "student"
     for metric in ("domain_accuracy", "intent_accuracy"):
@@ -45,7 +45,7 @@ def test_checkpoint_and_student_folder_are_scored_alike(
 
 
 def test_typed_text_and_tails(checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = ["--model", str(checkpoint), "--data", str(sample)]
+    source = ["--ckpt", str(checkpoint), "--data", str(sample)]
 
     assert scores(capsys, *source, "--typed")["partition"] == "dev, typed"
     tail = scores(capsys, *source, "--partition", "tail_unseen_word")
@@ -57,22 +57,36 @@ def test_typed_text_and_tails(checkpoint: Path, sample: Path, capsys: pytest.Cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "/nowhere"], "/nowhere: no such checkpoint folder"),
+        (["--ckpt", "/nowhere"], "/nowhere: no such checkpoint folder"),
         (["--locales", "xx-XX"], "no utterances for xx-XX"),
     ],
 )
 def test_what_cannot_be_scored_is_one_sentence(
     checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    assert evaluate.main(["--model", str(checkpoint), "--data", str(sample), *arguments]) == 2
+    assert evaluate.main(["--ckpt", str(checkpoint), "--data", str(sample), *arguments]) == 2
 
     assert message in capsys.readouterr().err
+
+
+def test_a_shipped_student_is_scored_by_its_name(sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = scores(capsys, "--student", "xs", "--data", str(sample), "--locales", "de-DE")
+
+    assert (report["model"], report["kind"]) == ("xs", "student")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--ckpt", "a", "--student", "s"]])
+def test_one_model_is_scored(arguments: list[str], sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main([*arguments, "--data", str(sample)])
+
+    assert "--student" in capsys.readouterr().err
 
 
 def test_several_processes_give_the_same_report(
     checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    flags = ["--model", str(checkpoint), "--data", str(sample), "--out", str(tmp_path / "scores.json")]
+    flags = ["--ckpt", str(checkpoint), "--data", str(sample), "--out", str(tmp_path / "scores.json")]
     launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     script = tmp_path / "evaluate.py"  # a process that ends with its group open sometimes aborts

@@ -18,6 +18,7 @@ from training import evaluate, finetune
 from training.models.checkpoint import load_checkpoint, load_resume_state, save_resume_state
 from training.models.errors import CheckpointError
 from training.models.hub import HubModel
+from training.runs import task_loss
 
 SHORT = [
     "--size",
@@ -301,14 +302,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_the_best_epoch_stays(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, healthy, calls = tmp_path / "out", finetune.multitask_loss, []
+    out, healthy, calls = tmp_path / "out", task_loss.multitask_loss, []
 
     def failing(*args: object) -> Tensor:
         calls.append(args)
         return healthy(*args) * (float("nan") if len(calls) > 14 else 1.0)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune, "multitask_loss", failing)
+        patched.setattr(task_loss, "multitask_loss", failing)
         assert finetune.main(arguments(sample, out)) == 1
 
     assert "loss is nan at step 14" in capsys.readouterr().err
@@ -331,7 +332,7 @@ def test_a_hugging_face_encoder_becomes_a_task_model_and_a_teacher(
     assert tuned.encoder.max_length == 48
     assert tuned.training["history"][1]["loss"] < tuned.training["history"][0]["loss"]
     capsys.readouterr()
-    assert evaluate.main(["--model", str(out), "--data", str(sample)]) == 0
+    assert evaluate.main(["--ckpt", str(out), "--data", str(sample)]) == 0
     scores = json.loads(capsys.readouterr().out)["mean"]
     assert scores["exact_match"][0] == pytest.approx(tuned.training["dev"]["mean"]["exact_match"], abs=0.01)
     student = [*data, "--size", "xs", "--vocabulary", "300", "--teacher", str(out), "--out", str(tmp_path / "student")]

@@ -26,7 +26,7 @@ LAUNCH = f"""{sys.executable} -m accelerate.commands.launch --multi_gpu --num_pr
 --mixed_precision no --dynamo_backend no --main_process_port 0""".split()
 
 FORKS = multiprocessing.get_context("forkserver")  # processes that don't import PyTorch anew
-FORKS.set_forkserver_preload(["training.distill", "training.pretrain"])
+FORKS.set_forkserver_preload(["training.runs.distillation", "training.runs.pretraining"])
 
 
 def kill(arguments: list[str], moment: Callable[[], bool]) -> None:

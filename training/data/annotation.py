@@ -14,8 +14,7 @@ _NAME = re.compile(r"[\w-]+")
 def parse(annotation: str) -> tuple[str, tuple[Slot, ...]]:
     """Annotated text to (plain text, slots).
 
-    Raises:
-        RecordError: a bracket without its partner, a slot without name or value.
+    Raises RecordError: a bracket without its partner, a slot without name or value.
     """
     parts: list[str] = []
     slots: list[Slot] = []
@@ -40,8 +39,7 @@ def parse(annotation: str) -> tuple[str, tuple[Slot, ...]]:
 def render(text: str, slots: Sequence[Slot]) -> str:
     """The inverse of `parse`: text and slots to annotated text.
 
-    Raises:
-        RecordError: the text holds square brackets, which the annotation cannot carry.
+    Raises RecordError: the text holds square brackets, which the annotation cannot carry.
     """
     _refuse_brackets(text)
     parts: list[str] = []
@@ -57,10 +55,8 @@ def align(text: str, annotation: str) -> tuple[Slot, ...]:
     """Slots of `annotation` in offsets of `text`, which may lack some of the annotation's white space.
 
     MASSIVE's Japanese and Chinese rows put spaces around slots that `utt` doesn't have. Characters other than white
-    space must agree one by one; a row where they don't is refused rather than shifted.
-
-    Raises:
-        RecordError: the texts differ in more than white space.
+    space must agree one by one; a row where they don't is refused rather than shifted. Raises RecordError: the texts
+    differ in more than white space.
     """
     plain, slots = parse(annotation)
     if plain == text:

@@ -26,7 +26,7 @@ import logging
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 OnError = Literal["raise", "skip"]
 HUB_PREFIX = "hub:"
 SAMPLE = Path(__file__).parents[1] / "sample"  # the project's own small set, in MASSIVE's layout
+_Row = tuple[str, Mapping[str, Any] | str]  # where it stands, and its fields or why it is no row
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".csv")
 _PARTITION_OF_SPLIT: dict[str, Partition] = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
 
@@ -59,8 +60,7 @@ class Dataset:
     def part(self, partition: Partition, locales: Sequence[str] | None = None) -> list[Utterance]:
         """The utterances of one partition (and of the given locales), in order of the source.
 
-        Raises:
-            DatasetError: there are none, for the partition or for one of the locales.
+        Raises DatasetError: there are none, for the partition or for one of the locales.
         """
         chosen = [u for u in self.utterances if u.partition == partition and (locales is None or u.locale in locales)]
         counts = Counter(u.locale for u in chosen)
@@ -75,102 +75,64 @@ class Dataset:
 def load(source: str, locales: Sequence[str] | None = None, on_error: OnError = "raise") -> Dataset:
     """Read a source (see the module's docstring), restricted to some locales.
 
-    Labels of dev or test that never occur in train are logged as warnings: no student can learn them.
-
-    Raises:
-        DatasetError: no such source, no row, an unknown locale, an id twice in a locale, or (unless `on_error` is
-            "skip") a bad row.
+    Labels of dev or test that never occur in train are logged as warnings: no student can learn them. Raises
+    DatasetError: no such source, no row, an unknown locale, an id twice in a locale, or (unless `on_error` is "skip") a
+    bad row.
     """
-    reader = _Reader(on_error, locales)
-    if source.startswith(HUB_PREFIX):
-        rows = _hub_rows(source.removeprefix(HUB_PREFIX), locales)
-    else:
-        rows = _file_rows(Path(source), locales)
-    utterances = tuple(reader.read(rows))
+    hub = source.startswith(HUB_PREFIX)
+    rows = _hub_rows(source.removeprefix(HUB_PREFIX), locales) if hub else _file_rows(Path(source), locales)
+    places: dict[tuple[str, str], str] = {}  # of utterances, by locale and id
+    utterances: list[Utterance] = []
+    problems: list[str] = []
+    for place, fields in rows:
+        try:
+            if isinstance(fields, str):
+                raise RecordError("row", fields)
+            utterance = utterance_of(fields)
+            if locales is not None and utterance.locale not in locales:
+                continue
+            first = places.setdefault((utterance.locale, utterance.id), place)
+            if first != place:
+                raise RecordError("id", f"{utterance.id!r} stands twice for {utterance.locale}, first at {first}")
+            utterances.append(utterance)
+        except RecordError as error:
+            problems.append(f"{place}: {error}")
+            if on_error == "raise":
+                raise DatasetError(problems[0]) from error
     found = sorted({u.locale for u in utterances})
-    missing = sorted(set(locales or ()) - set(found))
-    if missing:
-        raise DatasetError(
-            f"{source}: no utterances for {', '.join(missing)}; the source holds {', '.join(found) or 'none'} of those"
-        )
+    if missing := sorted(set(locales or ()) - set(found)):
+        held = ", ".join(found) or "none"
+        raise DatasetError(f"{source}: no utterances for {', '.join(missing)}; the source holds {held} of those")
     if not utterances:
         raise DatasetError(f"{source}: holds no utterances")
-    if reader.skipped:
-        log.warning("%s: skipped %d bad rows, the first: %s", source, reader.skipped, reader.first_error)
+    if problems:
+        log.warning("%s: skipped %d bad rows, the first: %s", source, len(problems), problems[0])
     _warn_of_unseen_labels(source, utterances)
-    return Dataset(source, utterances, reader.skipped)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A raw row and where it stands; `fields` is an error text where the line is not even a row."""
-
-    where: str
-    fields: Mapping[str, Any] | str
-
-
-class _Reader:
-    """Turns rows into utterances, refusing or counting the bad ones."""
-
-    def __init__(self, on_error: OnError, locales: Sequence[str] | None) -> None:
-        self.on_error = on_error
-        self.locales = None if locales is None else set(locales)
-        self.skipped = 0
-        self.first_error = ""
-        self._seen: dict[tuple[str, str], str] = {}
-
-    def read(self, rows: Iterator[_Row]) -> Iterator[Utterance]:
-        for row in rows:
-            try:
-                if isinstance(row.fields, str):
-                    raise RecordError("row", row.fields)
-                utterance = utterance_of(row.fields)
-                if self.locales is not None and utterance.locale not in self.locales:
-                    continue
-                key = (utterance.locale, utterance.id)
-                if key in self._seen:
-                    raise RecordError(
-                        "id", f"{utterance.id!r} stands twice for {utterance.locale}, first at {self._seen[key]}"
-                    )
-            except RecordError as error:
-                message = f"{row.where}: {error}"
-                if self.on_error == "raise":
-                    raise DatasetError(message) from error
-                self.skipped += 1
-                self.first_error = self.first_error or message
-                continue
-            self._seen[key] = row.where
-            yield utterance
+    return Dataset(source, tuple(utterances), len(problems))
 
 
 def utterance_of(row: Mapping[str, Any]) -> Utterance:
     """One row, in MASSIVE's or the project's fields, as a record.
 
-    Raises:
-        RecordError: a field missing, of the wrong type, or inconsistent.
+    Raises RecordError: a field missing, of the wrong type, or inconsistent.
     """
+    slots: tuple[Slot, ...]
     if "utt" in row:
         text = _text(row, "utt")
         slots = annotation.align(text, _text(row, "annot_utt"))
-        domain = _optional(row, "scenario")
     elif row.get("annotation"):
         text, slots = annotation.parse(_text(row, "annotation"))
-        domain = _optional(row, "domain")
     elif "text" in row:
-        text = _text(row, "text")
-        slots = _slots(row.get("slots") or ())
-        domain = _optional(row, "domain")
+        text, slots = _text(row, "text"), _slots(row.get("slots") or ())
     else:
-        raise RecordError(
-            "row", f"has the fields {', '.join(sorted(row)) or '(none)'}; allowed: with 'text', 'annotation' or 'utt'"
-        )
-    partition = _text(row, "partition")
+        held = ", ".join(sorted(row)) or "(none)"
+        raise RecordError("row", f"has the fields {held}; allowed: with 'text', 'annotation' or 'utt'")
     return Utterance(
+        partition=cast(Partition, _text(row, "partition")),
         id=_text(row, "id"),
         text=text,
         locale=_text(row, "locale"),
-        partition=cast(Partition, partition),
-        domain=domain,
+        domain=_optional(row, "scenario" if "utt" in row else "domain"),
         intent=_optional(row, "intent"),
         slots=slots,
     )
@@ -178,15 +140,9 @@ def utterance_of(row: Mapping[str, Any]) -> Utterance:
 
 def row_of(utterance: Utterance) -> dict[str, Any]:
     """The project's JSONL row of a record: the inverse of `utterance_of`."""
-    return {
-        "id": utterance.id,
-        "text": utterance.text,
-        "locale": utterance.locale,
-        "partition": utterance.partition,
-        "domain": utterance.domain,
-        "intent": utterance.intent,
-        "slots": [{"name": s.name, "start": s.start, "end": s.end} for s in utterance.slots],
-    }
+    names = ("id", "text", "locale", "partition", "domain", "intent")
+    slots = [{"name": s.name, "start": s.start, "end": s.end} for s in utterance.slots]
+    return {**{name: getattr(utterance, name) for name in names}, "slots": slots}
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
@@ -226,63 +182,46 @@ def _file_rows(path: Path, locales: Sequence[str] | None) -> Iterator[_Row]:
             if files:
                 break
         else:
-            raise DatasetError(
-                f"{path}: holds no data; allowed: {', '.join('*' + s for s in _SUFFIXES)} in it, data/ or 1.1/data/"
-            )
-        for file in _of_locales(files, locales):
-            yield from _rows_of(file.name, str(file), lambda file=file: _open(file))  # type: ignore[misc]
+            names = ", ".join("*" + s for s in _SUFFIXES)
+            raise DatasetError(f"{path}: holds no data; allowed: {names} in it, data/ or 1.1/data/")
+        named = [f for f in files if f.name.split(".")[0] in (locales or ())]
+        # where files are named by locale, those of other locales are not read
+        for file in named if named and len(named) == len(set(locales or ())) else files:
+            yield from _rows_of(file.name, str(file), file.open("rb"))
     elif path.name.endswith((".tar.gz", ".tgz", ".tar")) and path.is_file():
         yield from _tar_rows(path, locales)
     elif path.name.endswith(_SUFFIXES) and path.is_file():
-        yield from _rows_of(path.name, str(path), lambda: _open(path))
+        yield from _rows_of(path.name, str(path), path.open("rb"))
     else:
-        raise DatasetError(
-            f"{path}: no such data; allowed: a folder, a .tar.gz, {', '.join(_SUFFIXES)} or {HUB_PREFIX}OWNER/NAME"
-        )
-
-
-def _of_locales(files: Sequence[Path], locales: Sequence[str] | None) -> list[Path]:
-    """Skip the files of other locales unread, where files are named by locale."""
-    if locales is None:
-        return list(files)
-    named = [f for f in files if f.name.split(".")[0] in locales]
-    return named if len(named) == len(set(locales)) else list(files)
+        kinds = f"a folder, a .tar.gz, {', '.join(_SUFFIXES)} or {HUB_PREFIX}OWNER/NAME"
+        raise DatasetError(f"{path}: no such data; allowed: {kinds}")
 
 
 def _tar_rows(path: Path, locales: Sequence[str] | None) -> Iterator[_Row]:
     if not tarfile.is_tarfile(path):
         raise DatasetError(f"{path}: is no complete tar archive")
     with tarfile.open(path) as archive:
-        members = [
-            m for m in archive if m.isfile() and m.name.endswith(_SUFFIXES) and not Path(m.name).name.startswith(".")
-        ]
+        members = [m for m in archive if m.isfile() and m.name.endswith(_SUFFIXES) and Path(m.name).name[0] != "."]
         if not members:
             raise DatasetError(f"{path}: the archive holds no {' or '.join(_SUFFIXES)}")
         for member in members:
             name = Path(member.name).name
             if locales is not None and len(members) > 1 and name.split(".")[0] not in locales:
                 continue
-            stream = archive.extractfile(member)
-            if stream is not None:
-                yield from _rows_of(name, f"{path}!{member.name}", lambda stream=stream: stream)  # type: ignore[misc]
+            if (stream := archive.extractfile(member)) is not None:
+                yield from _rows_of(name, f"{path}!{member.name}", stream)
 
 
-def _open(path: Path) -> IO[bytes]:
-    return path.open("rb")
-
-
-def _rows_of(name: str, where: str, open_raw: Callable[[], IO[bytes]]) -> Iterator[_Row]:
+def _rows_of(name: str, where: str, raw: IO[bytes]) -> Iterator[_Row]:
     with ExitStack() as stack:
-        raw = stack.enter_context(open_raw())
-        binary = stack.enter_context(gzip.open(raw)) if name.endswith(".gz") else raw
-        stream = io.TextIOWrapper(
-            cast(IO[bytes], binary), encoding="utf-8-sig", newline="" if name.endswith(".csv") else None
-        )
+        binary = stack.enter_context(raw)
+        if name.endswith(".gz"):
+            binary = cast(IO[bytes], stack.enter_context(gzip.open(raw)))
+        read = _csv_rows if name.endswith(".csv") else _jsonl_rows
+        newline = "" if name.endswith(".csv") else None
+        stream = stack.enter_context(io.TextIOWrapper(binary, encoding="utf-8-sig", newline=newline))
         try:
-            if name.endswith(".csv"):
-                yield from _csv_rows(stream, where)
-            else:
-                yield from _jsonl_rows(stream, where)
+            yield from read(stream, where)
         except UnicodeDecodeError as error:
             raise DatasetError(f"{where}: is not UTF-8 ({error.reason} at byte {error.start} of a block)") from error
         except (gzip.BadGzipFile, zlib.error, tarfile.TarError, EOFError) as error:
@@ -295,23 +234,17 @@ def _jsonl_rows(stream: io.TextIOWrapper, where: str) -> Iterator[_Row]:
             continue
         try:
             fields = json.loads(line)
+            problem = f"is a JSON {type(fields).__name__}"
         except json.JSONDecodeError as error:
-            fields = f"is no JSON ({error.msg} at column {error.colno}); allowed: one JSON object a line"
-        if not isinstance(fields, dict | str):
-            fields = f"is a JSON {type(fields).__name__}; allowed: one JSON object a line"
-        yield _Row(f"{where}:{number}", fields)
+            fields, problem = None, f"is no JSON ({error.msg} at column {error.colno})"
+        yield f"{where}:{number}", fields if isinstance(fields, dict) else f"{problem}; allowed: one JSON object a line"
 
 
 def _csv_rows(stream: io.TextIOWrapper, where: str) -> Iterator[_Row]:
     reader = csv.DictReader(stream, restkey="(surplus)")
     for fields in reader:
-        row = _Row(f"{where}:{reader.line_num}", fields)
-        if "(surplus)" in fields:
-            row = _Row(
-                row.where,
-                f"has more cells than the header's {len(reader.fieldnames or ())}; quote cells that hold commas",
-            )
-        yield row
+        cells = f"has more cells than the header's {len(reader.fieldnames or ())}; quote cells that hold commas"
+        yield f"{where}:{reader.line_num}", cells if "(surplus)" in fields else fields
 
 
 def _hub_rows(name: str, locales: Sequence[str] | None) -> Iterator[_Row]:
@@ -331,20 +264,16 @@ def _hub_rows(name: str, locales: Sequence[str] | None) -> Iterator[_Row]:
             for number, row in enumerate(part):
                 fields = {c: names[c](v) if c in names and v is not None else v for c, v in row.items()}
                 fields["partition"] = _PARTITION_OF_SPLIT.get(str(split), str(split))
-                yield _Row(f"{HUB_PREFIX}{name}[{split}]:{number}", fields)
+                yield f"{HUB_PREFIX}{name}[{split}]:{number}", fields
 
 
 def _warn_of_unseen_labels(source: str, utterances: Sequence[Utterance]) -> None:
-    def labels(partition: Partition) -> set[tuple[str, str | None]]:
-        found: set[tuple[str, str | None]] = set()
-        for u in utterances:
-            if u.partition == partition:
-                found |= {("domain", u.domain), ("intent", u.intent), *(("slot", s.name) for s in u.slots)}
-        return {(kind, name) for kind, name in found if name is not None}
-
-    train = labels("train")
-    for partition in PARTITIONS[1:]:
-        for kind, name in sorted(labels(partition) - train) if train else ():
+    found: dict[Partition, set[tuple[str, str]]] = {partition: set() for partition in PARTITIONS}
+    for u in utterances:
+        named = (("domain", u.domain), ("intent", u.intent), *(("slot", s.name) for s in u.slots))
+        found[u.partition] |= {(kind, name) for kind, name in named if name is not None}
+    for partition in PARTITIONS[1:] if found["train"] else ():
+        for kind, name in sorted(found[partition] - found["train"]):
             log.warning(
                 "%s: %s %r occurs in %s but never in train: no student can learn it", source, kind, name, partition
             )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
 def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
     """Name the file that can't be written, where an error doesn't: that of a full disk, of PyTorch, or one of `errors`.
 
-    Raises:
-        OSError: whatever went wrong inside; on a full disk for one.
+    Raises OSError: whatever went wrong inside; on a full disk for one.
     """
     expected: tuple[type[Exception], ...] = (OSError, RuntimeError, *errors)
     try:
@@ -43,3 +45,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, compressed where the name ends in .gz; the same content gives the same bytes."""
+    data = (json.dumps(content, ensure_ascii=False, indent=None if path.suffix == ".gz" else 1) + "\n").encode()
+    write_atomically(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote."""
+    data = path.read_bytes()
+    return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)

@@ -35,8 +35,7 @@ class Utterance:
     `id` is the same for the translations of one sentence, so splits are made by id. `domain` and `intent` may be
     None in unlabelled text. Slots are in order of `start` and don't overlap.
 
-    Raises:
-        RecordError: text blank, partition unknown, or a slot out of range, empty or overlapping.
+    Raises RecordError: text blank, partition unknown, or a slot out of range, empty or overlapping.
     """
 
     id: str

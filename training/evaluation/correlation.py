@@ -1,4 +1,4 @@
-"""How sure a correlation is between points that come in clusters, as the domains of several languages do."""
+"""Correlation of points that come in clusters, as the domains of several languages do, with its interval."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 
-from training.evaluation.effects import ENDS, RESAMPLES, SEED, Floats
+from training.evaluation.effects import ENDS, RESAMPLES, SEED
+from training.evaluation.scoring import Floats
 
-FEWEST_CLUSTERS = 5  # domains, below which a correlation has no interval
-FEWEST_POINT_UTTERANCES = 20  # in a domain of a locale, below which it is no point of a correlation
+MIN_CLUSTERS = 5  # domains, below which a correlation has no interval
+MIN_POINT_UTTERANCES = 20  # in a domain of a locale, below which it is no point of a correlation
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,6 @@ class Correlation:
     value: float
     low: float | None
     high: float | None
-
-
-def pearson(x: Floats, y: Floats) -> float:
-    """Pearson's coefficient, -1 to 1; NaN where either side is constant."""
-    a, b = x - x.mean(), y - y.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return max(-1.0, min(1.0, float(a @ b) / scale)) if scale > 0 else math.nan
-
-
-def ranks(values: Floats) -> Floats:
-    """Ranks from 1; equal values share the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
 
 
 def correlate(x: Floats, y: Floats, clusters: Sequence[Any], resamples: int = RESAMPLES) -> dict[str, Correlation]:
@@ -54,19 +43,23 @@ def correlate(x: Floats, y: Floats, clusters: Sequence[Any], resamples: int = RE
     members = [np.flatnonzero(np.array(clusters) == name) for name in dict.fromkeys(clusters)]
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return {}
-    samples: list[tuple[float, float]] = []
-    if len(members) >= FEWEST_CLUSTERS:
-        generator = np.random.default_rng([SEED, 2])
-        for draw in generator.integers(0, len(members), size=(resamples, len(members))):
-            rows = np.concatenate([members[i] for i in draw])
-            samples.append((pearson(x[rows], y[rows]), pearson(ranks(x[rows]), ranks(y[rows]))))
-    points = {"pearson": pearson(x, y), "spearman": pearson(ranks(x), ranks(y))}
-    return {name: _correlation(point, [s[i] for s in samples]) for i, (name, point) in enumerate(points.items())}
+    samples = [_coefficients(x, y)]
+    if len(members) >= MIN_CLUSTERS:
+        draws = np.random.default_rng([SEED, 2]).integers(0, len(members), size=(resamples, len(members)))
+        resampled = (np.concatenate([members[i] for i in draw]) for draw in draws)
+        samples += [_coefficients(x[rows], y[rows]) for rows in resampled]
+    values = zip(("pearson", "spearman"), np.array(samples).T, strict=True)
+    return {name: _correlation(found[0], found[1:]) for name, found in values}
 
 
-def _correlation(point: float, samples: Sequence[float]) -> Correlation:
-    finite = [value for value in samples if math.isfinite(value)]
-    if not finite:
-        return Correlation(point, None, None)
-    low, high = np.percentile(finite, ENDS)
-    return Correlation(point, float(low), float(high))
+def _coefficients(x: Floats, y: Floats) -> tuple[float, float]:
+    """Pearson's and Spearman's coefficient, NaN where either side is constant."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan, math.nan
+    return float(np.corrcoef(x, y)[0, 1]), float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+
+
+def _correlation(point: float, samples: Floats) -> Correlation:
+    finite = samples[np.isfinite(samples)]
+    low, high = np.percentile(finite, ENDS).tolist() if len(finite) else (None, None)
+    return Correlation(float(point), low, high)

@@ -1,8 +1,6 @@
 """What a choice of encoder changes: relative changes, and how sure they are.
 
-Pure functions. A weight matrix of shape [1 + resamples, utterances] says how often each utterance is drawn: row 0 draws
-each once, so the first value of whatever is computed from it is that of the set itself, the others are those of
-bootstrap samples (Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993). A tail is judged with the columns of
+Pure functions on weight matrices of utterances (`training.evaluation.scoring`). A tail is judged with the columns of
 its utterances, so that a sentence is drawn alike in all sets, and in all languages that hold it.
 
 Two things were drawn at random: the utterances of the test set and the seeds of the runs. Both are resampled. Three
@@ -20,14 +18,21 @@ from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
-from training.evaluation.scoring import MEAN_LOCALES
+from training.evaluation.scoring import (
+    MEAN,
+    PERCENT,
+    Floats,
+    Ints,
+    Weights,
+    class_counts,
+    macro_f1,
+    mean_locales,
+    ratio,
+    weights_of,
+)
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Weights = NDArray[np.float32]
 Outcomes = dict[str, Ints]  # of one run in one locale: a name as in the result files to [utterances]
 Runs = Mapping[str, Mapping[int, Mapping[str, Outcomes]]]  # encoder to seed to locale
 Key = tuple[str, str, str, str]  # metric, encoder, set, locale or MEAN
@@ -35,14 +40,12 @@ Values = dict[Key, Floats]  # in percent, [1 + resamples, seeds]
 
 RESAMPLES = 2000
 SEED = 0
-PERCENT = 100.0
 LEVEL = 0.95
 ENDS = (PERCENT * (1 - LEVEL) / 2, PERCENT * (1 + LEVEL) / 2)  # of an interval, as percentiles
-FEWEST_UTTERANCES = 30  # in a set, below which its effect is shown but not judged
-MEAN = "mean"
+MIN_UTTERANCES = 30  # in a set, below which its effect is shown but not judged
 
 _NORMAL_END = float(special.ndtri((1 + LEVEL) / 2))
-_MOST_DEGREES = 1e6  # as good as normal
+_MAX_DEGREES = 1e6  # as good as normal
 
 
 class Metric(NamedTuple):
@@ -97,14 +100,6 @@ class Effect:
     seeds: int
 
 
-def weights_of(size: int, resamples: int = RESAMPLES, seed: int = SEED) -> Weights:
-    """How often each of `size` utterances is drawn, [1 + resamples, size]; row 0 draws each once."""
-    draws = np.random.default_rng([seed, 0]).integers(0, size, size=(resamples, size))
-    flat = (draws + size * np.arange(resamples)[:, None]).ravel()
-    drawn = np.bincount(flat, minlength=resamples * size).reshape(resamples, size)
-    return np.concatenate([np.ones((1, size), np.int64), drawn]).astype(np.float32)
-
-
 def weights_by_locale(references: Mapping[str, Reference], resamples: int = RESAMPLES) -> dict[str, Weights]:
     """Weights of each locale: the same where the locales hold the same ids in the same order, else independent."""
     by_ids: dict[tuple[str, ...], Weights] = {}
@@ -119,38 +114,16 @@ def seed_draws(seeds: int, side: int = 0, resamples: int = RESAMPLES) -> Ints:
     return np.random.default_rng([SEED, 1, side]).integers(0, seeds, size=(resamples, seeds))
 
 
-def macro_f1(expected: Ints, found: Ints, classes: int, weights: Weights) -> Floats:
-    """`training.scoring.macro_f1` of weighted utterances, [1 + resamples]; NaN where none is drawn.
-
-    A prediction of -1 is a class of its own that never is right.
-    """
-    correct, both = _class_counts(expected, found, classes, weights)
-    shares = np.divide(2 * correct, both, out=np.zeros_like(both), where=both > 0)
-    return _ratio(shares.sum(axis=1), (both > 0).sum(axis=1).astype(float))
-
-
 def domain_f1(expected: Ints, found: Ints, classes: int) -> Floats:
     """F1 of each class over all utterances, [classes]; NaN of a class that occurs on neither side."""
-    correct, both = _class_counts(expected, found, classes, np.ones((1, len(expected)), np.float32))
-    return _ratio(2 * correct[0], both[0])[:classes]
-
-
-def _class_counts(expected: Ints, found: Ints, classes: int, weights: Weights) -> tuple[Floats, Floats]:
-    """Right answers, and references plus predictions, [1 + resamples, classes + 1]. Integers, so float32 is exact."""
-    one_hot = np.eye(classes + 1, dtype=np.float32)
-    references, predictions = one_hot[expected], one_hot[np.where(found < 0, classes, found)]
-    correct, both = weights @ (references * predictions), weights @ (references + predictions)
-    return correct.astype(np.float64), both.astype(np.float64)
+    correct, both = class_counts(expected, found, classes, np.ones((1, len(expected)), np.float32))
+    return ratio(2 * correct[0], both[0])[:classes]
 
 
 def error_rate(errors: Ints, trials: Ints, weights: Weights) -> Floats:
     """Errors over trials of weighted utterances, [1 + resamples]; NaN where nothing is tried."""
     counts = (weights @ np.stack([errors, trials], axis=1).astype(np.float32)).astype(np.float64)
-    return _ratio(counts[:, 0], counts[:, 1])
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    return np.divide(numerator, denominator, out=np.full_like(denominator, np.nan), where=denominator > 0)
+    return ratio(counts[:, 0], counts[:, 1])
 
 
 def measure(
@@ -191,14 +164,9 @@ def values_of(
     return values
 
 
-def mean_locales(references: Mapping[str, Reference]) -> list[str]:
-    """The locales that a mean is taken over: de, fr, it, es as far as they are there, or all."""
-    return [locale for locale in MEAN_LOCALES if locale in references] or list(references)
-
-
 def relative_change(candidate: Floats, baseline: Floats) -> Floats:
     """Change from baseline to candidate in percent of the baseline; NaN where the baseline isn't above 0."""
-    return PERCENT * _ratio(candidate - baseline, baseline)
+    return PERCENT * ratio(candidate - baseline, baseline)
 
 
 def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Effect | None:
@@ -242,7 +210,7 @@ def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Eff
             drawn += scale * part[0][columns[is_defined]].mean(axis=1)
             of_seeds += float(part[0].var(ddof=1)) / seeds
     seeds = min(candidate.shape[1], baseline.shape[1])
-    degrees = _MOST_DEGREES
+    degrees = _MAX_DEGREES
     if seeds > 1 and of_seeds > 0:
         degrees = min(degrees, (seeds - 1) * max(1.0, float(drawn.var()) / of_seeds) ** 2)
     return _effect(change, drawn, degrees, seeds)
@@ -258,7 +226,7 @@ def _effect(change: float, drawn: Floats, degrees: float, seeds: int) -> Effect:
         low=max(-PERCENT, change - wider * below),  # no more than everything can be lost
         high=change + wider * above,
         p_value=_p_value(change, below if change > 0 else above, degrees, len(drawn)),
-        degrees=math.inf if degrees >= _MOST_DEGREES else degrees,
+        degrees=math.inf if degrees >= _MAX_DEGREES else degrees,
         seeds=seeds,
     )
 
@@ -266,10 +234,10 @@ def _effect(change: float, drawn: Floats, degrees: float, seeds: int) -> Effect:
 def _seed_deviations(candidate: Floats, baseline: Floats) -> list[Floats]:
     """What each run of either side adds to the relative change, to first order, [1 + resamples, seeds] in percent."""
     top, bottom = (values.mean(axis=1, keepdims=True) for values in (candidate, baseline))
-    ratio = _ratio(top, bottom)
+    level = ratio(top, bottom)
     return [
-        PERCENT * _ratio(candidate - top, np.broadcast_to(bottom, candidate.shape)),
-        -PERCENT * ratio * _ratio(baseline - bottom, np.broadcast_to(bottom, baseline.shape)),
+        PERCENT * ratio(candidate - top, np.broadcast_to(bottom, candidate.shape)),
+        -PERCENT * level * ratio(baseline - bottom, np.broadcast_to(bottom, baseline.shape)),
     ]
 
 
@@ -364,4 +332,4 @@ def _by_domain(task: str, reference: Reference, outcomes: Outcomes, classes: int
         np.bincount(reference.domain[known], x[known], minlength=classes).astype(np.float64)
         for x in (errors, reference.slots + 1)
     ]
-    return _ratio(sums[0], sums[1])
+    return ratio(sums[0], sums[1])

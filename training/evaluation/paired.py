@@ -8,12 +8,13 @@ metric have intervals from a bootstrap that draws the same utterances for both s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
+
 from training.data.utterances import Utterance
-from training.evaluation.scoring import Answer, Scorecard, interval
+from training.evaluation.scoring import MEAN, Answer, Scorecard, with_interval
 
 Json = dict[str, Any]
 
@@ -25,31 +26,11 @@ def compare(candidate: Scorecard, baseline: Scorecard) -> Json:
     {"gained", "lost", "p_value"}}}: differences in points with 95 % intervals, of the metrics that both have; and how
     many utterances only the candidate, and only the baseline, answers right.
     """
-    mean = (candidate.mean(), candidate.mean_samples()), (baseline.mean(), baseline.mean_samples())
-    by_locale = {
-        locale: (
-            (candidate.points[locale], candidate.samples[locale]),
-            (baseline.points[locale], baseline.samples[locale]),
-        )
-        for locale in candidate.points
-    }
-    found: Json = {"locales": {}, "mean": {}, "exact_match": {}}
-    for name, ((points, samples), (before, samples_before)) in {**by_locale, "mean": mean}.items():
-        differences = {
-            metric: [
-                round(value, 3)
-                for value in (
-                    points[metric] - before[metric],
-                    *interval(samples[metric] - samples_before[metric]),
-                )
-            ]
-            for metric in points
-            if metric in before
-        }
-        if name == "mean":
-            found["mean"] = differences
-        else:
-            found["locales"][name] = differences
+    found: Json = {"locales": {}, "exact_match": {}}
+    for name, now in candidate.values.items():
+        before = baseline.values[name]
+        found["locales"][name] = {m: with_interval(values - before[m]) for m, values in now.items() if m in before}
+    found["mean"] = found["locales"].pop(MEAN)
     for locale, exact in candidate.exact.items():
         gained = int(((exact == 1) & (baseline.exact[locale] == 0)).sum())
         lost = int(((exact == 0) & (baseline.exact[locale] == 1)).sum())
@@ -59,10 +40,8 @@ def compare(candidate: Scorecard, baseline: Scorecard) -> Json:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """How likely a split as uneven or more is by chance, two-sided: the exact test on the discordant pairs."""
-    pairs = gained + lost
-    tail = sum(math.comb(pairs, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / (1 << pairs))
+    """P value of McNemar's exact test, two-sided: how likely a split as uneven or more is by chance."""
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def changes(utterances: Sequence[Utterance], answers: Sequence[Answer], before: Sequence[Answer]) -> Iterator[Json]:

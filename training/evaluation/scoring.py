@@ -1,17 +1,22 @@
-"""Metrics of quality: pure functions from references and predictions to figures, each with the definition it uses.
+"""Metrics of quality, each defined once: from references and answers to figures in percent.
 
 Slots are compared at the words of the reference text: white-space tokens, and single characters for locales that
 MASSIVE scores so. A word belongs to the slot that covers its first labelled character. Utterances without a label count
 for none of the metrics of that label.
+
+A weight matrix [1 + resamples, utterances] says how often each utterance is drawn: row 0 draws each once, so the first
+value of whatever is computed from it is that of the set itself, the others are those of bootstrap samples (Efron and
+Tibshirani, *An Introduction to the Bootstrap*, 1993). Sets of one size are resampled alike, so parallel sets (same ids,
+same order) stay paired.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +28,26 @@ from training.data.utterances import Slot, Utterance
 
 CHARACTER_LOCALES = ("ja-JP", "zh-CN", "zh-TW")
 MEAN_LOCALES = ("de-DE", "fr-FR", "it-IT", "es-ES")
+MEAN = "mean"  # beside the locales
 RESAMPLES = 1000
+PERCENT = 100.0
+METRICS = {  # by name: the heads that it needs
+    "domain_accuracy": ("domain",),
+    "domain_f1": ("domain",),
+    "intent_accuracy": ("intent",),
+    "icer": ("intent",),
+    "slot_f1": ("slots",),
+    "slot_f1_strict": ("slots",),
+    "exact_match": ("intent", "slots"),
+    "semer": ("intent", "slots"),
+    "irer": ("domain", "intent", "slots"),
+}
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Weights = NDArray[np.float32]
+Span = tuple[str, int, int]
+Ratio = tuple[float, float]  # numerator and denominator of a metric; (0, 0) where the utterance doesn't count
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +57,6 @@ class Answer:
     domain: str | None = None
     intent: str | None = None
     slots: tuple[Slot, ...] | None = None
-
-
-class SpanCounts(NamedTuple):
-    """Spans of one utterance or a sum of them."""
-
-    correct: int
-    predicted: int
-    reference: int
-
-
-def f1(correct: float, predicted: float, reference: float) -> float:
-    """F1 = 2 c / (p + r) in 0..1; 1 where there is nothing to find and nothing was found."""
-    return 2 * correct / (predicted + reference) if predicted + reference else 1.0
 
 
 def reference_words(text: str, locale: str) -> list[tuple[int, int]]:
@@ -64,20 +75,15 @@ def reference_words(text: str, locale: str) -> list[tuple[int, int]]:
     return words
 
 
-def strict_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Spans of BIO tags: "B-" always begins one, so adjacent slots of one type stay two."""
-    return spans_of_tags(tags)
-
-
-def massive_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+def massive_spans(tags: Sequence[str]) -> list[Span]:
     """Spans as MASSIVE scores them: maximal runs of one label, so adjacent slots of one type merge."""
     return spans_of_tags([tag if tag == OUTSIDE else f"I-{tag[2:]}" for tag in tags])
 
 
-def count_spans(reference: Iterable[tuple[str, int, int]], predicted: Iterable[tuple[str, int, int]]) -> SpanCounts:
-    """Exact matches of (name, start, end)."""
+def count_spans(reference: Iterable[Span], predicted: Iterable[Span]) -> tuple[int, int, int]:
+    """Exact matches of (name, start, end), predicted spans and reference spans."""
     expected, found = set(reference), set(predicted)
-    return SpanCounts(len(expected & found), len(found), len(expected))
+    return len(expected & found), len(found), len(expected)
 
 
 def semantic_errors(utterance: Utterance, answer: Answer) -> tuple[int, int]:
@@ -98,172 +104,166 @@ def semantic_errors(utterance: Utterance, answer: Answer) -> tuple[int, int]:
     return errors + (answer.intent != utterance.intent), len(utterance.slots) + 1
 
 
-class Scores:
-    """Per-utterance outcomes of one set, from which each metric is computed, on all rows or on a resample."""
+def weights_of(size: int, resamples: int, seed: int = 0) -> Weights:
+    """How often each of `size` utterances is drawn, [1 + resamples, size]; row 0 draws each once."""
+    draws = np.random.default_rng([seed, 0]).integers(0, size, size=(resamples, size))
+    flat = (draws + size * np.arange(resamples)[:, None]).ravel()
+    drawn = np.bincount(flat, minlength=resamples * size).reshape(resamples, size)
+    return np.concatenate([np.ones((1, size), np.int64), drawn]).astype(np.float32)
 
-    def __init__(self, references: Sequence[Utterance], answers: Sequence[Answer]) -> None:
+
+def ratio(numerator: Floats, denominator: Floats, empty: float = math.nan) -> Floats:
+    """Element by element; `empty` where the denominator is not above 0."""
+    return np.divide(numerator, denominator, out=np.full_like(denominator, empty), where=denominator > 0)
+
+
+def class_counts(expected: Ints, found: Ints, classes: int, weights: Weights) -> tuple[Floats, Floats]:
+    """Right answers, and references plus predictions, [1 + resamples, classes + 1].
+
+    A prediction of -1 is a class of its own, the last, that never is right. Integers, so float32 is exact.
+    """
+    one_hot = np.eye(classes + 1, dtype=np.float32)
+    references, predictions = one_hot[expected], one_hot[np.where(found < 0, classes, found)]
+    correct, both = weights @ (references * predictions), weights @ (references + predictions)
+    return correct.astype(np.float64), both.astype(np.float64)
+
+
+def macro_f1(expected: Ints, found: Ints, classes: int, weights: Weights) -> Floats:
+    """Mean over the classes of F1 of weighted utterances, 0 to 1, [1 + resamples]; NaN where none is drawn.
+
+    Classes that occur neither in the references nor in the predictions are left out, as scikit-learn does.
+    """
+    correct, both = class_counts(expected, found, classes, weights)
+    return ratio(ratio(2 * correct, both, 0.0).sum(axis=1), (both > 0).sum(axis=1).astype(float))
+
+
+def _share(value: float) -> Ratio:
+    return (0, 0) if math.isnan(value) else (value, 1)
+
+
+def _ratios_of(utterance: Utterance, answer: Answer) -> dict[str, Ratio]:
+    """What one answer adds to numerator and denominator of each metric but the macro-averaged."""
+    words = reference_words(utterance.text, utterance.locale)
+    expected, found = tags_of(words, utterance.slots), tags_of(words, answer.slots or ())
+    merged = massive_spans(expected), massive_spans(found)
+    domain = float(answer.domain == utterance.domain) if utterance.domain else math.nan
+    intent = float(answer.intent == utterance.intent) if utterance.intent else math.nan
+    exact = intent * (merged[0] == merged[1])
+    strict, massive = count_spans(spans_of_tags(expected), spans_of_tags(found)), count_spans(*merged)
+    return {
+        "domain_accuracy": _share(domain),
+        "intent_accuracy": _share(intent),
+        "icer": _share(1 - intent),
+        "slot_f1": (2 * massive[0], massive[1] + massive[2]),
+        "slot_f1_strict": (2 * strict[0], strict[1] + strict[2]),
+        "exact_match": _share(exact),
+        "semer": semantic_errors(utterance, answer) if utterance.intent else (0, 0),
+        "irer": _share(1 - domain * exact),
+    }
+
+
+class Scores:
+    """Every metric that the model's heads allow, of one set and on resamples of it.
+
+    Attributes:
+        values: by metric, in percent, [1 + resamples].
+        exact: whether intent and every tag are right, [utterances]: 1 or 0, NaN where the reference has no intent.
+    """
+
+    def __init__(self, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = 0) -> None:
         """Compare; both sequences have the same order. Raises ValueError when they differ in length or are empty."""
         if len(references) != len(answers) or not references:
-            raise ValueError(
-                f"{len(references)} references and {len(answers)} answers; allowed: equally many, at least one"
-            )
-        self.size = len(references)
-        first = answers[0]
-        self._has = {
+            counts = f"{len(references)} references and {len(answers)} answers"
+            raise ValueError(f"{counts}; allowed: equally many, at least one")
+        first, weights = answers[0], weights_of(len(references), resamples)
+        has = {
             "domain": first.domain is not None and any(u.domain for u in references),
             "intent": first.intent is not None and any(u.intent for u in references),
             "slots": first.slots is not None,
         }
-        named = {u.domain for u in references} | {a.domain for a in answers if first.domain is not None}
-        index = {name: i for i, name in enumerate(sorted(name for name in named if name))}
-        self._domains = len(index)
-        outcomes = [_outcome(u, a, index) for u, a in zip(references, answers, strict=True)]
-        self._domain_pairs = np.array([o.domains for o in outcomes])
-        self._right = {head: np.array([getattr(o, head) for o in outcomes]) for head in ("domain", "intent", "slots")}
-        self._strict = np.array([o.strict for o in outcomes])
-        self._massive = np.array([o.massive for o in outcomes])
-        self._semer = np.array([o.semer for o in outcomes])
-
-    def metrics(self) -> dict[str, float]:
-        """Every metric that the model's heads allow, in percent, over all utterances."""
-        return {name: metric(np.arange(self.size)) for name, metric in self._metrics().items()}
-
-    def resampled(self, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, NDArray[np.float64]]:
-        """Each metric on bootstrap samples of the utterances (Efron 1979), [resamples], in percent.
-
-        Sets of one size are resampled alike for one seed, so parallel sets (same ids, same order) stay paired.
-        """
-        draws = np.random.default_rng(seed).integers(0, self.size, size=(resamples, self.size))
-        return {name: np.array([metric(rows) for rows in draws]) for name, metric in self._metrics().items()}
-
-    def exact_matches(self) -> NDArray[np.float64]:
-        """Whether intent and every tag are right, [utterances]: 1 or 0, NaN where the reference has no intent."""
-        matches: NDArray[np.float64] = self._right["intent"] * self._right["slots"]
-        return matches
-
-    def _metrics(self) -> dict[str, Callable[[NDArray[np.int64]], float]]:
-        """Metric by name, as a function of the rows that it is computed on."""
-        right, has = self._right, self._has
-        result: dict[str, Callable[[NDArray[np.int64]], float]] = {}
-
-        def share(outcomes: NDArray[np.float64]) -> Callable[[NDArray[np.int64]], float]:
-            return lambda rows: 100 * float(np.nanmean(outcomes[rows]))
-
-        if has["domain"]:
-            result["domain_accuracy"] = share(right["domain"])
-            result["domain_f1"] = lambda rows: 100 * macro_f1(self._domain_pairs[rows], self._domains)
-        if has["intent"]:
-            result["intent_accuracy"] = share(right["intent"])
-            result["icer"] = share(1 - right["intent"])
-        if has["slots"]:
-            result["slot_f1"] = lambda rows: 100 * f1(*self._massive[rows].sum(axis=0))
-            result["slot_f1_strict"] = lambda rows: 100 * f1(*self._strict[rows].sum(axis=0))
-        if has["intent"] and has["slots"]:
-            result["exact_match"] = share(right["intent"] * right["slots"])
-            result["semer"] = lambda rows: (
-                100 * float(np.nansum(self._semer[rows, 0]) / np.nansum(self._semer[rows, 1]))
-            )
-        if all(has.values()):
-            result["irer"] = share(1 - right["domain"] * right["intent"] * right["slots"])
-        return result
+        rows = [_ratios_of(u, a) for u, a in zip(references, answers, strict=True)]
+        self.values: dict[str, Floats] = {}
+        for name in (name for name, heads in METRICS.items() if all(has[head] for head in heads)):
+            if name == "domain_f1":
+                self.values[name] = PERCENT * _domain_f1(references, answers, weights)
+            else:
+                sums = (weights @ np.array([row[name] for row in rows], dtype=np.float32)).astype(np.float64)
+                nothing = 1.0 if name.startswith("slot_f1") else math.nan  # of F1, where there was nothing to find
+                self.values[name] = PERCENT * ratio(sums[:, 0], sums[:, 1], nothing)
+        exact = np.array([row["exact_match"] for row in rows])
+        self.exact = np.where(exact[:, 1] > 0, exact[:, 0], math.nan)
 
 
-class _Outcome(NamedTuple):
-    """What one answer got right: 1 or 0, NaN where the reference has no such label."""
-
-    domains: tuple[int, int]
-    domain: float
-    intent: float
-    slots: float
-    strict: SpanCounts
-    massive: SpanCounts
-    semer: tuple[float, float]
+def _domain_f1(references: Sequence[Utterance], answers: Sequence[Answer], weights: Weights) -> Floats:
+    names = sorted({u.domain for u in references if u.domain} | {a.domain for a in answers if a.domain})
+    index = {name: i for i, name in enumerate(names)}
+    labelled = [i for i, u in enumerate(references) if u.domain]
+    expected = np.array([index[references[i].domain or ""] for i in labelled])
+    found = np.array([index.get(answers[i].domain or "", -1) for i in labelled])
+    return macro_f1(expected, found, len(names), weights[:, labelled])
 
 
-def _outcome(utterance: Utterance, answer: Answer, index: dict[str, int]) -> _Outcome:
-    words = reference_words(utterance.text, utterance.locale)
-    expected, found = tags_of(words, utterance.slots), tags_of(words, answer.slots or ())
-    domains = (index.get(utterance.domain or "", -1), index.get(answer.domain or "", -1))
-    return _Outcome(
-        domains=domains if utterance.domain else (-1, -1),
-        domain=float(answer.domain == utterance.domain) if utterance.domain else math.nan,
-        intent=float(answer.intent == utterance.intent) if utterance.intent else math.nan,
-        slots=float(massive_spans(expected) == massive_spans(found)),
-        strict=count_spans(strict_spans(expected), strict_spans(found)),
-        massive=count_spans(massive_spans(expected), massive_spans(found)),
-        semer=semantic_errors(utterance, answer) if utterance.intent else (math.nan, math.nan),
-    )
-
-
-def macro_f1(pairs: NDArray[np.int64], classes: int) -> float:
-    """Mean over the classes of F1, in 0..1; `pairs` is [utterances, 2] of (reference, predicted) indices.
-
-    A reference of -1 means that the utterance has no label; it is left out.
-    Classes that occur neither in the reference nor in the predictions are left out, as scikit-learn does.
-    """
-    labelled = pairs[pairs[:, 0] >= 0]
-    correct = np.bincount(labelled[labelled[:, 0] == labelled[:, 1], 0], minlength=classes)
-    both = np.bincount(labelled[:, 0], minlength=classes) + np.bincount(labelled[:, 1], minlength=classes)
-    present = both > 0
-    return float((2 * correct[present] / both[present]).mean()) if present.any() else 1.0
-
-
-def interval(resampled: NDArray[np.float64]) -> tuple[float, float]:
+def interval(resampled: Floats) -> tuple[float, float]:
     """The 95 % percentile interval of resampled values."""
     low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
 
-def mean_over_locales(
-    by_locale: dict[str, dict[str, float]], locales: Sequence[str] = MEAN_LOCALES
-) -> dict[str, float]:
-    """The mean of each metric over those of `locales` that were scored, or over all where none was."""
-    chosen = [by_locale[locale] for locale in locales if locale in by_locale] or list(by_locale.values())
-    return {name: sum(scores[name] for scores in chosen) / len(chosen) for name in chosen[0]}
+def with_interval(values: Floats) -> list[float]:
+    """The first of [1 + resamples] values, and the ends of the interval of the others."""
+    return [round(x, 3) for x in (float(values[0]), *interval(values[1:]))]
+
+
+def mean_locales(locales: Collection[str]) -> list[str]:
+    """The locales that a mean is taken over: `MEAN_LOCALES` as far as they are there, else all."""
+    return [locale for locale in MEAN_LOCALES if locale in locales] or list(locales)
+
+
+def with_mean(by_locale: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Metrics by locale, and under `MEAN` their mean over the `mean_locales`."""
+    chosen = [by_locale[locale] for locale in mean_locales(by_locale)]
+    mean = {name: sum(scores[name] for scores in chosen) / len(chosen) for name in chosen[0]}
+    return {**{locale: dict(scores) for locale, scores in by_locale.items()}, MEAN: mean}
 
 
 @dataclass(frozen=True)
 class Scorecard:
-    """Every metric per locale and for their mean, in percent, with what resamples of the utterances say of each.
+    """Every metric per locale and for their mean, on the set and on resamples of its utterances.
 
     Attributes:
         sizes: utterances by locale.
-        points: by locale and metric.
-        samples: likewise, each [resamples]. Where the locales hold the same ids, as in MASSIVE, a sentence is drawn in
-            all of them or in none, so that means can be taken over them.
-        exact: `Scores.exact_matches` by locale, the utterances in order of their ids.
-        over: the locales whose mean is taken: `MEAN_LOCALES` as far as they are there, else all.
+        values: `Scores.values` by locale, and under `MEAN` their mean. Where the locales hold the same ids, as in
+            MASSIVE, a sentence is drawn in all of them or in none.
+        exact: `Scores.exact` by locale, the utterances in order of their ids.
     """
 
     sizes: dict[str, int]
-    points: dict[str, dict[str, float]]
-    samples: dict[str, dict[str, NDArray[np.float64]]]
-    exact: dict[str, NDArray[np.float64]]
-    over: list[str]
+    values: dict[str, dict[str, Floats]]
+    exact: dict[str, Floats]
 
     @classmethod
-    def of(cls, references: Sequence[Utterance], answers: Sequence[Answer]) -> Scorecard:
+    def of(cls, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = RESAMPLES) -> Scorecard:
         """Score answers, which have the order of the references."""
-        card = cls({}, {}, {}, {}, [])
-        for locale in dict.fromkeys(u.locale for u in references):
+        scores: dict[str, Scores] = {}
+        sizes = Counter(u.locale for u in references)
+        for locale in sizes:
             rows = sorted((i for i, u in enumerate(references) if u.locale == locale), key=lambda i: references[i].id)
-            scores = Scores([references[i] for i in rows], [answers[i] for i in rows])
-            card.sizes[locale] = len(rows)
-            card.points[locale], card.samples[locale] = scores.metrics(), scores.resampled()
-            card.exact[locale] = scores.exact_matches()
-        card.over.extend([x for x in MEAN_LOCALES if x in card.points] or list(card.points))
-        return card
+            scores[locale] = Scores([references[i] for i in rows], [answers[i] for i in rows], resamples)
+        values = with_mean({locale: found.values for locale, found in scores.items()})
+        return cls(dict(sizes), values, {locale: found.exact for locale, found in scores.items()})
+
+    @property
+    def over(self) -> list[str]:
+        """The locales whose mean is taken."""
+        return mean_locales(self.sizes)
 
     def mean(self) -> dict[str, float]:
         """The mean of each metric."""
-        return mean_over_locales(self.points, self.over)
+        return {name: float(values[0]) for name, values in self.values[MEAN].items()}
 
-    def mean_samples(self) -> dict[str, NDArray[np.float64]]:
+    def mean_samples(self) -> dict[str, Floats]:
         """The mean of each metric on each resample, [resamples]."""
-        return {
-            name: np.mean([self.samples[locale][name] for locale in self.over], axis=0)
-            for name in self.points[self.over[0]]
-        }
+        return {name: values[1:] for name, values in self.values[MEAN].items()}
 
     def report(self) -> dict[str, Any]:
         """Metrics as [value, low, high], with 95 % intervals.
@@ -271,22 +271,12 @@ class Scorecard:
         Returns {"utterances": {locale: count}, "locales": {locale: {metric: [...]}}, "mean": {metric: [...]},
         "mean_over": [...]}.
         """
-        return {
-            "utterances": self.sizes,
-            "locales": {x: _with_intervals(self.points[x], self.samples[x]) for x in self.points},
-            "mean": _with_intervals(self.mean(), self.mean_samples()),
-            "mean_over": self.over,
-        }
-
-
-def _with_intervals(points: dict[str, float], samples: dict[str, NDArray[np.float64]]) -> dict[str, list[float]]:
-    return {name: [round(x, 3) for x in (value, *interval(samples[name]))] for name, value in points.items()}
+        found = {x: {name: with_interval(v) for name, v in values.items()} for x, values in self.values.items()}
+        mean = found.pop(MEAN)
+        return {"utterances": self.sizes, "locales": found, "mean": mean, "mean_over": self.over}
 
 
 def score_by_locale(references: Sequence[Utterance], answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
-    """Metrics in percent per locale, and under "mean" their mean over `MEAN_LOCALES`."""
-    by_locale = {}
-    for locale in dict.fromkeys(u.locale for u in references):
-        rows = [i for i, u in enumerate(references) if u.locale == locale]
-        by_locale[locale] = Scores([references[i] for i in rows], [answers[i] for i in rows]).metrics()
-    return {**by_locale, "mean": mean_over_locales(by_locale)}
+    """Metrics in percent per locale, and under "mean" their mean over the `mean_locales`."""
+    values = Scorecard.of(references, answers, resamples=0).values
+    return {locale: {name: float(found[0]) for name, found in scores.items()} for locale, scores in values.items()}

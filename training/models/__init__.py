@@ -2,7 +2,3 @@
 
 Imports `training.data`, `training.evaluation` and `training.text`.
 """
-
-from service.extras import require
-
-require("training", "torch", "transformers", "accelerate", "tqdm")

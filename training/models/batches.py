@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from service.student.tokenization import Encoded, TextEncoder
 from training.data.augmentation import SlotValues, augment
 from training.data.labels import tags_of
 from training.data.utterances import Utterance
+from training.models.devices import ALONE, Split
 
 IGNORED = -100  # the index that torch's cross entropy skips
 
@@ -44,17 +45,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A step's batch as it was before it was shared out among processes: targets of each head, and `rows`."""
+    """A step's batch before it is shared out among processes: how many targets each head has, and `rows`."""
 
     domain: int
     intent: int
     slots: int
     rows: Rows
-    processes: int = 1
-
-    def scale(self, targets: int) -> float:
-        """What to multiply a sum over a part's targets by, so that its mean over the processes is that over all."""
-        return self.processes / max(1, targets)
+    split: Split = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +102,10 @@ class ExampleEncoder:
         )
 
 
-def whole_of(examples: Sequence[Example], rows: Rows, processes: int = 1) -> Whole:
+def whole_of(examples: Sequence[Example], rows: Rows, split: Split = ALONE) -> Whole:
     """Count the targets of all examples of a step."""
     domain, intent = (sum(getattr(e, head) != IGNORED for e in examples) for head in ("domain", "intent"))
-    return Whole(domain, intent, sum(len(e.slots) - e.slots.count(IGNORED) for e in examples), rows, processes)
+    return Whole(domain, intent, sum(len(e.slots) - e.slots.count(IGNORED) for e in examples), rows, split)
 
 
 def collate(examples: Sequence[Example], pad_id: int, rows: Rows | None = None, whole: Whole | None = None) -> Batch:
@@ -160,7 +157,7 @@ def length_buckets(
 class EpochData:
     """The training batches of each epoch: a function of seed and epoch only, so that a resumed run sees the same.
 
-    A step takes `batch_size` utterances for each of the `processes`.
+    A step takes `batch_size` utterances for each process.
     """
 
     def __init__(
@@ -170,10 +167,10 @@ class EpochData:
         batch_size: int,
         augmented_share: float,
         seed: int,
-        processes: int = 1,
         substituted_share: float = 0.0,
+        split: Split = ALONE,
     ) -> None:
-        self._a_step, self._processes = batch_size * processes, processes
+        self._a_step, self._split = batch_size * split.count, split
         self.steps = -(-len(utterances) // self._a_step)
         self._utterances = utterances
         self._encoder = encoder
@@ -181,9 +178,7 @@ class EpochData:
         self._augmented_share, self._substituted_share, self._seed = augmented_share, substituted_share, seed
         self._values = SlotValues(utterances)
 
-    def batches(
-        self, epoch: int, pad_id: int, skip: int = 0, part_of: Callable[[Rows], Rows] = np.copy
-    ) -> Iterator[Batch]:
+    def batches(self, epoch: int, pad_id: int, skip: int = 0) -> Iterator[Batch]:
         """The `steps` batches of an epoch (from 0), less the first `skip`: of each, this process's part."""
         rng = random.Random(f"{self._seed}:{epoch}")
         examples = []
@@ -198,9 +193,9 @@ class EpochData:
         order = length_buckets([len(e.ids) for e in examples], self._a_step, np.random.default_rng([self._seed, epoch]))
         known = np.where(rewritten, -1, np.arange(len(examples)))
         for chosen in order[skip:]:
-            rows = np.resize(chosen, max(len(chosen), self._processes))  # each process must have something to do
-            part = part_of(rows)
-            whole = whole_of([examples[i] for i in rows], known[rows], self._processes)
+            rows = self._split.enough(chosen)
+            part = self._split.part_of(rows)
+            whole = whole_of([examples[i] for i in rows], known[rows], self._split)
             yield collate([examples[i] for i in part], pad_id, known[part], whole)
 
 

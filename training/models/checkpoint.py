@@ -22,7 +22,8 @@ from tokenizers import Tokenizer
 
 from service.student.manifest import TOKENIZER_FILE, Labels
 from service.student.tokenization import TextEncoder
-from training.data.files import write_atomically, writing
+from training.data.files import write_json, writing
+from training.models import hub
 from training.models.errors import CheckpointError
 from training.models.student import StudentConfig, StudentModel
 
@@ -35,7 +36,7 @@ SCRATCH = ".saving-"
 class Checkpoint:
     """A loaded checkpoint: model in evaluation mode, text encoder, labels, and what `training.json` says.
 
-    The model is a `StudentModel`, or a `training.models.hub.HubModel`, which has the same face.
+    The model is a `StudentModel`, or a `training.models.hub.HubModel`, which has the same interface.
     """
 
     model: StudentModel
@@ -66,17 +67,14 @@ def save_checkpoint(folder: Path, model: StudentModel, tokenizer: Tokenizer, tra
         for file in sorted(Path(scratch).iterdir()):
             file.chmod(0o644)  # safetensors writes files that only their owner can read
             os.replace(file, folder / file.name)
-    write_atomically(folder / TRAINING_FILE, (json.dumps(training, indent=1, ensure_ascii=False) + "\n").encode())
+    write_json(folder / TRAINING_FILE, training)
 
 
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     """Load a checkpoint folder, a Hugging Face encoder's folder, or one from the hub by its name.
 
-    Raises:
-        CheckpointError: no such folder or name, a file missing, another architecture, or weights that do not fit.
+    Raises CheckpointError: no such folder or name, a file missing, another architecture, or weights that do not fit.
     """
-    from training.models import hub  # here, since it needs this module
-
     folder = Path(source)
     if hub.is_hub_source(source):
         model, tokenizer = hub.open_hub(str(source), device)
@@ -96,11 +94,9 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> C
         training = json.loads(file.read_text()) if file.is_file() else {}
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    pieces = encoder.tokenizer.get_vocab_size()
-    if pieces > model.config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: {TOKENIZER_FILE} has {pieces} pieces, config.json says {model.config.vocab_size}"
-        )
+    pieces, rows = encoder.tokenizer.get_vocab_size(), model.config.vocab_size
+    if pieces > rows:
+        raise CheckpointError(f"{folder}: {TOKENIZER_FILE} has {pieces} pieces, config.json says {rows}")
     return Checkpoint(model, encoder, labels, training)
 
 
@@ -112,8 +108,7 @@ def is_finished(folder: Path) -> bool:
 def with_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """The checkpoint, if it can answer.
 
-    Raises:
-        CheckpointError: it is an encoder without heads, or doesn't say which locales it serves.
+    Raises CheckpointError: it is an encoder without heads, or doesn't say which locales it serves.
     """
     if not checkpoint.labels.heads:
         raise CheckpointError(f"{folder}: is an encoder without heads; train them with training.finetune --init")
@@ -138,11 +133,7 @@ def save_resume_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_resume_state(folder: Path) -> dict[str, Any]:
-    """Read the resume state.
-
-    Raises:
-        CheckpointError: there is none, or it can't be read.
-    """
+    """Read the resume state. Raises CheckpointError: there is none, or it can't be read."""
     path = folder / RESUME_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder}: nothing to resume: {RESUME_FILE} is missing (a finished run removes it)")

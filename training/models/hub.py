@@ -1,4 +1,4 @@
-"""Any Hugging Face encoder with a masked-language head, behind the same face as our student.
+"""Any Hugging Face encoder with a masked-language head, behind the same interface as our student.
 
 `xlm-roberta-base`, or a folder that `save_pretrained` made, can then be pretrained further, distilled from, fine-tuned
 and saved as one of our checkpoints.
@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from training.models.errors import CheckpointError
-from training.models.student import StudentConfig, StudentOutput
+from training.models.student import StudentConfig, StudentOutput, TaskHeads
 from training.text.tokenizer import special_ids
 
 T = TypeVar("T")
@@ -43,7 +42,7 @@ PIECE_LOGITS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 # they find padding by its id.
 POSITIONS_AFTER_PADDING = ("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
-HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")
+HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")  # model or owner/model
 
 # Of the wrapped configuration, what says where it came from or how its file was stored, not what the encoder is.
 NOT_KEPT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -92,14 +91,8 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: HubConfig) -> None:
         super().__init__(config)
-        width = config.hidden_size
         self.wrapped = AutoModelForMaskedLM.from_config(inner_config(config.wrapped))
-        self.heads = nn.ModuleDict(
-            {
-                head: nn.Linear(width if head == "slots" else 2 * width, len(names))
-                for head, names in config.labels.items()
-            }
-        )
+        self.heads = TaskHeads(config.hidden_size, config.labels)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -135,28 +128,15 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
             all_layers: whether to give the hidden states of all layers.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        found = self.wrapped.base_model(
-            input_ids=input_ids, attention_mask=mask, output_hidden_states=all_layers, return_dict=True
-        )
+        read = {"input_ids": input_ids, "attention_mask": mask}
+        found = self.wrapped.base_model(**read, output_hidden_states=all_layers, return_dict=True)
         hidden: Tensor = found.last_hidden_state
         weights = mask[:, :, None].to(hidden.dtype)
-        features = torch.cat([(hidden * weights).sum(dim=1) / weights.sum(dim=1), hidden[:, 0]], dim=-1)
-        pooled = functional.dropout(features, self.config.dropout, self.training)
-        read = {
-            "domain": pooled,
-            "intent": pooled,
-            "slots": functional.dropout(hidden, self.config.dropout, self.training),
-        }
-        logits = {name: head(read[name]) for name, head in self.heads.items()}
-        return StudentOutput(
-            domain_logits=logits.get("domain"),
-            intent_logits=logits.get("intent"),
-            slot_logits=logits.get("slots"),
-            features=features,
-            last_hidden_state=hidden,
-            # the last layer's output as the heads see it: some architectures normalise it once more
-            hidden_states=(*found.hidden_states[:-1], hidden) if all_layers else None,
-        )
+        mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        output: StudentOutput = self.heads(hidden, mean, self.config.dropout)
+        # the last layer's output as the heads see it: some architectures normalise it once more
+        output.hidden_states = (*found.hidden_states[:-1], hidden) if all_layers else None
+        return output
 
     def piece_logits(self, hidden: Tensor) -> Tensor:
         """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""
@@ -165,21 +145,17 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
     def count_parameters(self) -> tuple[int, int]:
         """All weights, and those outside the embedding tables and all heads."""
         encoder = self.wrapped.base_model
-        tables = sum(
-            p.numel() for module in encoder.modules() if isinstance(module, nn.Embedding) for p in module.parameters()
-        )
-        total = sum(p.numel() for p in self.parameters())
-        return total, sum(p.numel() for p in encoder.parameters()) - tables
+        tables = [module for module in encoder.modules() if isinstance(module, nn.Embedding)]
+        total, outside = (sum(p.numel() for p in module.parameters()) for module in (self, encoder))
+        return total, outside - sum(p.numel() for table in tables for p in table.parameters())
 
 
 def inner_config(wrapped: dict[str, Any]) -> Any:
     """The Transformers configuration of a wrapped encoder. Raises ValueError for an architecture that isn't known."""
     kind = wrapped.get("model_type")
     if kind not in PIECE_LOGITS:
-        raise ValueError(
-            f"model_type {kind!r} is no encoder whose masked-language head is known; "
-            f"allowed: {', '.join(sorted(PIECE_LOGITS))}"
-        )
+        allowed = ", ".join(sorted(PIECE_LOGITS))
+        raise ValueError(f"model_type {kind!r} is no encoder whose masked-language head is known; allowed: {allowed}")
     if wrapped.get("is_decoder"):
         raise ValueError(f"a {kind!r} that is configured as a decoder; an encoder is needed")
     config = AutoConfig.for_model(**wrapped)
@@ -209,37 +185,29 @@ def is_hub_source(source: str | Path) -> bool:
     A name of something that exists here is never one on the hub.
     """
     folder = Path(source)
-    return is_hub_folder(folder) if folder.exists() else not _is_path(str(source))
+    return is_hub_folder(folder) if folder.exists() else bool(HUB_NAME.fullmatch(str(source)))
 
 
-def open_hub(name_or_folder: str, device: str | torch.device = "cpu") -> tuple[HubModel, Tokenizer]:
+def open_hub(name: str, device: str | torch.device = "cpu") -> tuple[HubModel, Tokenizer]:
     """An encoder and its tokenizer, from a local folder or by its name on the hub; in evaluation mode and float32.
 
-    Raises:
-        CheckpointError: neither can be found or reached, or it lacks a masked-language head that is known, a fast
-            tokenizer or a special piece.
+    Raises CheckpointError: neither can be found or reached, or it lacks a masked-language head that is known, a fast
+    tokenizer or a special piece.
     """
-    found = Path(name_or_folder).is_dir()
-    if not found and _is_path(name_or_folder):
-        raise CheckpointError(f"{name_or_folder}: no such folder")
-    source = "the folder" if found else "no such folder; from the hub it"
-    inner = _attempt(name_or_folder, source, AutoConfig.from_pretrained)
+    found = Path(name).is_dir()
+    if not found and not HUB_NAME.fullmatch(name):
+        raise CheckpointError(f"{name}: no such folder")
+    inner = _attempt(name, "the folder" if found else "no such folder; from the hub it", AutoConfig.from_pretrained)
     try:
         config = HubConfig(wrapped=inner.to_diff_dict())
     except ValueError as error:
-        raise CheckpointError(f"{name_or_folder}: {error}") from error
-    tokenizer = _open_tokenizer(name_or_folder, config)
-    wrapped, loading = _attempt(
-        name_or_folder,
-        "its weights",
-        AutoModelForMaskedLM.from_pretrained,
-        config=inner_config(config.wrapped),
-        output_loading_info=True,
-    )
+        raise CheckpointError(f"{name}: {error}") from error
+    tokenizer = _open_tokenizer(name, config)
+    load, options = AutoModelForMaskedLM.from_pretrained, {"output_loading_info": True}
+    wrapped, loading = _attempt(name, "its weights", load, config=inner_config(config.wrapped), **options)
     if missing := sorted(loading["missing_keys"]):
-        raise CheckpointError(
-            f"{name_or_folder}: is no encoder with a masked-language head: its weights lack {', '.join(missing[:3])}"
-        )
+        lacks = ", ".join(missing[:3])
+        raise CheckpointError(f"{name}: is no encoder with a masked-language head: its weights lack {lacks}")
     with torch.device("meta"):  # no second set of weights
         model = HubModel(config)
     model.wrapped = wrapped.float()
@@ -272,8 +240,3 @@ def _attempt(name: str, what: str, load: Callable[..., T], **kwargs: Any) -> T:
     except Exception as error:  # the Rust sides raise bare Exception
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(f"{name}: {what} cannot be loaded: {reason}") from error
-
-
-def _is_path(name: str) -> bool:
-    """Whether it can't be a name on the hub, `model` or `owner/model`."""
-    return not HUB_NAME.fullmatch(name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +13,13 @@ from tqdm import tqdm
 from service.student.decoding import decode_slots
 from service.student.manifest import Labels
 from service.student.predictor import Predictor
+from service.student.shipped import student_folder
+from service.student.student import Student
 from service.student.tokenization import TextEncoder
 from training.data.utterances import Slot, Utterance
 from training.evaluation.scoring import Answer
 from training.models.batches import Example, collate, in_length_order
+from training.models.checkpoint import load_checkpoint, with_heads
 from training.models.student import StudentModel
 from training.text.tokenizer import special_ids
 
@@ -66,3 +71,18 @@ def answers_of_student(student: Predictor, utterances: Sequence[Utterance]) -> l
             )
         )
     return answers
+
+
+def open_model(
+    ckpt: Path | None, student: str | None, device: torch.device
+) -> tuple[list[str], Callable[[Sequence[Utterance]], list[Answer]]]:
+    """The locales that a checkpoint, or else a student, serves, and a function from utterances to its answers.
+
+    Raises CheckpointError, StudentError: it can't be used.
+    """
+    if ckpt is None:
+        opened = Student.load(student_folder(student or ""))
+        return list(opened.manifest.locales), partial(answers_of_student, opened)
+    checkpoint = with_heads(load_checkpoint(ckpt, device), ckpt)
+    answers = partial(answers_of_model, checkpoint.model, checkpoint.encoder, checkpoint.labels)
+    return list(checkpoint.training["locales"]), answers

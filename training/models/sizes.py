@@ -1,4 +1,4 @@
-"""The one table of student sizes."""
+"""The one table of student sizes, and what else of an encoder's shape can be chosen."""
 
 from __future__ import annotations
 
@@ -30,3 +30,7 @@ SIZES: dict[str, Size] = {
     "xl": Size(12, 768),  # the shape of XLM-R Base
     "xxl": Size(24, 768),  # the 170M intermediate student of that paper
 }
+
+DEFAULT_SIZE = "s"
+ACTIVATIONS = ("gelu", "relu")  # names in torch.nn.functional
+DEFAULT_ACTIVATION = "gelu"

@@ -5,7 +5,7 @@ Pre-layer-norm (Xiong et al. 2020), one fused matrix for query, key and value, l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from service.student.manifest import Labels
-from training.models.sizes import SIZES
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": functional.gelu, "relu": functional.relu}
+from training.models.sizes import ACTIVATIONS, DEFAULT_ACTIVATION, SIZES
 
 
 class StudentConfig(PretrainedConfig):  # type: ignore[misc]
@@ -37,7 +35,7 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         num_attention_heads: int = 4,
         intermediate_size: int = 1024,
         max_position_embeddings: int = 64,
-        activation: str = "gelu",
+        activation: str = DEFAULT_ACTIVATION,
         dropout: float = 0.2,
         labels: dict[str, list[str]] | None = None,
         size: str = "custom",
@@ -95,6 +93,22 @@ class StudentOutput(ModelOutput):  # type: ignore[misc]
     hidden_states: tuple[Tensor, ...] | None = None
 
 
+class TaskHeads(nn.ModuleDict):
+    """A linear layer for each head: domain and intent read `features`, slots read each piece."""
+
+    def __init__(self, width: int, labels: Mapping[str, Sequence[str]]) -> None:
+        widths = {"domain": 2 * width, "intent": 2 * width, "slots": width}
+        super().__init__({head: nn.Linear(widths[head], len(names)) for head, names in labels.items()})
+
+    def forward(self, hidden: Tensor, mean: Tensor, dropout: float) -> StudentOutput:
+        """Logits of last hidden states [batch, pieces, width] and their mean over the pieces, [batch, width]."""
+        features = torch.cat([mean, hidden[:, 0]], dim=-1)
+        pooled = functional.dropout(features, dropout, self.training)
+        pieces = functional.dropout(hidden, dropout, self.training)
+        logits = {name: head(pieces if name == "slots" else pooled) for name, head in self.items()}
+        return StudentOutput(logits.get("domain"), logits.get("intent"), logits.get("slots"), features, hidden)
+
+
 class Block(nn.Module):
     """One pre-layer-norm transformer layer."""
 
@@ -102,7 +116,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = config.num_attention_heads
         self.dropout = config.dropout
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation: Callable[[Tensor], Tensor] = getattr(functional, config.activation)
         self.norm_attention = nn.LayerNorm(config.hidden_size)
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.attention_out = nn.Linear(config.hidden_size, config.hidden_size)
@@ -156,12 +170,7 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         self.positions = nn.Embedding(config.max_position_embeddings, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleDict(
-            {
-                head: nn.Linear(width if head == "slots" else 2 * width, len(names))
-                for head, names in config.labels.items()
-            }
-        )
+        self.heads = TaskHeads(width, config.labels)
         self.masked = MaskedHead(width, config.vocab_size) if config.masked else None
         self.post_init()
 
@@ -182,9 +191,8 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
             all_layers: whether to give the hidden states of all layers.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        hidden = functional.dropout(
-            self.pieces(input_ids) + self.positions(positions), self.config.dropout, self.training
-        )
+        read = self.pieces(input_ids) + self.positions(positions)
+        hidden = functional.dropout(read, self.config.dropout, self.training)
         bias = None
         if attention_mask is not None:
             bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
@@ -198,22 +206,9 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         else:
             mask = attention_mask[:, :, None].to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        features = torch.cat([mean, hidden[:, 0]], dim=-1)
-        pooled = functional.dropout(features, self.config.dropout, self.training)
-        read = {
-            "domain": pooled,
-            "intent": pooled,
-            "slots": functional.dropout(hidden, self.config.dropout, self.training),
-        }
-        logits = {name: head(read[name]) for name, head in self.heads.items()}
-        return StudentOutput(
-            logits.get("domain"),
-            logits.get("intent"),
-            logits.get("slots"),
-            features,
-            hidden,
-            tuple(states) if all_layers else None,
-        )
+        output: StudentOutput = self.heads(hidden, mean, self.config.dropout)
+        output.hidden_states = tuple(states) if all_layers else None
+        return output
 
     def piece_logits(self, hidden: Tensor) -> Tensor:
         """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""

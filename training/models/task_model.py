@@ -13,6 +13,7 @@ from service.student.tokenization import TextEncoder
 from training.models.checkpoint import Checkpoint
 from training.models.errors import CheckpointError
 from training.models.hub import HubModel
+from training.models.sizes import DEFAULT_ACTIVATION, DEFAULT_SIZE
 from training.models.student import StudentConfig, StudentModel
 
 log = logging.getLogger(__name__)
@@ -25,23 +26,22 @@ class Shape(NamedTuple):
     activation: str
 
 
-DEFAULT = Shape("s", "gelu")
+DEFAULT = Shape(DEFAULT_SIZE, DEFAULT_ACTIVATION)
 
 
 def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:
     """The shape of the checkpoint to start from, else the one asked for ("": the default).
 
-    Raises:
-        CheckpointError: the checkpoint has another than was asked for.
+    Raises CheckpointError: the checkpoint has another than was asked for.
     """
     if start is None:
         return Shape(size or DEFAULT.size, activation or DEFAULT.activation)
     has = Shape(*(str(getattr(start.model.config, name, "")) for name in Shape._fields))
     for name, asked, value in zip(Shape._fields, (size, activation), has, strict=True):
         if asked not in ("", value):
+            has_own = value or "one of its own architecture"
             raise CheckpointError(
-                f"--init has another {name} than --{name} {asked}: {value or 'one of its own architecture'}; "
-                f"leave --{name} out to inherit it"
+                f"--init has another {name} than --{name} {asked}: {has_own}; leave --{name} out to inherit it"
             )
     return has
 
@@ -55,21 +55,14 @@ def model_of(
     shape: Shape, start: Checkpoint | None, labels: Labels, encoder: TextEncoder, dropout: float
 ) -> StudentModel:
     """The model before its first step: as large as `shape` says, or the encoder of `start` with heads for `labels`."""
-    pieces = encoder.tokenizer.get_vocab_size()
+    length = encoder.max_length
     if start is None:
-        return StudentModel(
-            StudentConfig.of_size(
-                shape.size,
-                labels,
-                vocab_size=pieces,
-                max_position_embeddings=encoder.max_length,
-                activation=shape.activation,
-                dropout=dropout,
-            )
-        )
+        options = {"activation": shape.activation, "dropout": dropout, "max_position_embeddings": length}
+        pieces = encoder.tokenizer.get_vocab_size()
+        return StudentModel(StudentConfig.of_size(shape.size, labels, vocab_size=pieces, **options))
     config = copy.deepcopy(start.model.config)
     config.labels = {head: list(getattr(labels, head)) for head in labels.heads}
-    config.dropout, config.max_position_embeddings = dropout, encoder.max_length
+    config.dropout, config.max_position_embeddings = dropout, length
     if isinstance(start.model, StudentModel):
         config.masked = False
     model = type(start.model)(config)

@@ -89,13 +89,16 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def hidden_pkd(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Squared distance of a piece's two states, both of length 1 (Sun et al. 2019, Patient KD, L_PT); 0 to 4.
+    """Mean squared error of the first pieces' states, each of length 1 (Sun et al. 2019, Patient KD, eq. 7).
 
-    They sum it over examples and layers, for the first piece only; this is the mean over all pieces. The distance is
-    not divided by the width, so a weight means the same at each. It equals twice `hidden_cosine`.
+    With s_i and t_i the states [d] of the first piece ([CLS]) of sentence i of n::
+
+        L_PT = 1 / (n d) sum_i || s_i / ||s_i|| - t_i / ||t_i|| ||^2
+
+    They sum over sentences and units; the mean is that of their published code. Between 0 and 4 / d.
     """
-    ours, theirs = _pieces(student, teacher, mask)
-    return (_unit(ours) - _unit(theirs)).square().sum() / max(1, len(ours))
+    ours, theirs = _pieces(student[:, :1], teacher[:, :1], mask[:, :1])
+    return (_unit(ours) - _unit(theirs)).square().sum() / max(1, ours.numel())
 
 
 def hidden_relations(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.devices import autocast_of
+from training.models.batches import IGNORED
+from training.models.devices import Split, autocast_of
 from training.models.student import StudentOutput
-from training.runs.loop import Loop
 from training.text.lines import Lines
 from training.text.tokenizer import SpecialIds
-
-IGNORED = -100
 
 
 class MaskedLanguageModel(nn.Module):
@@ -52,10 +50,16 @@ class MaskedBatch:
         """Where something is to be predicted, [lines, pieces]."""
         return self.targets != IGNORED
 
+    def to(self, device: torch.device) -> MaskedBatch:
+        """The batch on a device."""
+        return MaskedBatch(
+            self.input_ids.to(device), self.attention_mask.to(device), self.targets.to(device), self.total
+        )
+
 
 @dataclass(frozen=True)
 class MaskedText:
-    """A text whose batches are masked anew in each step: a function of seed and step, in however many processes."""
+    """A text whose batches are masked anew in each step, as a function of seed and step only."""
 
     lines: Lines
     special: SpecialIds
@@ -63,17 +67,11 @@ class MaskedText:
     share: float
     seed: int
 
-    def batch(self, rows: NDArray[np.int64], step: int, loop: Loop) -> MaskedBatch:
+    def batch(self, rows: NDArray[np.int64], step: int, split: Split) -> MaskedBatch:
         """This process's part of the rows of a step."""
-        whole = self._masked(loop.enough(rows), [self.seed, step])
-        part = torch.from_numpy(loop.part_of(np.arange(len(whole.input_ids))))
-        device = next(loop.model.parameters()).device
-        return MaskedBatch(
-            whole.input_ids[part].to(device),
-            whole.attention_mask[part].to(device),
-            whole.targets[part].to(device),
-            whole.total,
-        )
+        whole = self._masked(split.enough(rows), [self.seed, step])
+        part = torch.from_numpy(split.part_of(np.arange(len(whole.input_ids))))
+        return MaskedBatch(whole.input_ids[part], whole.attention_mask[part], whole.targets[part], whole.total)
 
     def held_out(self) -> list[MaskedBatch]:
         """The held-out lines, always with the same masks."""
@@ -107,10 +105,10 @@ def mask_pieces(
     return corrupted, torch.where(chosen, input_ids, torch.full_like(input_ids, IGNORED))
 
 
-def masked_loss(logits: Tensor, batch: MaskedBatch, loop: Loop) -> Tensor:
+def masked_loss(logits: Tensor, batch: MaskedBatch, split: Split) -> Tensor:
     """Cross entropy (nats) of this process's targets as its share of the mean over all targets of the step."""
     total = functional.cross_entropy(logits.float(), batch.targets[batch.chosen], reduction="sum")
-    return total * loop.share_of(1, batch.total)
+    return total * split.scale(batch.total)
 
 
 def held_out_scores(model: MaskedLanguageModel, text: MaskedText, precision: str) -> dict[str, float]:
@@ -122,9 +120,9 @@ def held_out_scores(model: MaskedLanguageModel, text: MaskedText, precision: str
     model.eval()
     loss, right, total = 0.0, 0, 0
     with torch.inference_mode(), autocast_of(precision, device):
-        for batch in text.held_out():
-            logits, _ = model(*(x.to(device) for x in (batch.input_ids, batch.attention_mask, batch.chosen)))
-            targets = batch.targets[batch.chosen].to(device)
+        for batch in (held_out.to(device) for held_out in text.held_out()):
+            logits, _ = model(batch.input_ids, batch.attention_mask, batch.chosen)
+            targets = batch.targets[batch.chosen]
             loss += float(functional.cross_entropy(logits.float(), targets, reduction="sum"))
             right += int((logits.argmax(-1) == targets).sum())
             total += batch.total

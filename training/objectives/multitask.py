@@ -1,4 +1,4 @@
-"""Losses and learning-rate schedule of fine-tuning: pure functions."""
+"""The loss of fine-tuning on labels, and word dropout: pure functions."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def multitask_loss(output: StudentOutput, batch: Batch, slot_weight: float, smoo
     Each is the mean over its targets: utterances for domain and intent, first pieces of words for slots. Of a batch
     that is a process's part of a larger one, the mean over the processes is that over all targets. Returns a scalar.
     """
-    loss, whole = torch.zeros((), device=batch.input_ids.device), batch.whole
+    loss, whole, scale = torch.zeros((), device=batch.input_ids.device), batch.whole, batch.whole.split.scale
     for logits, target, weight in (
-        (output.domain_logits, batch.domain, whole.scale(whole.domain)),
-        (output.intent_logits, batch.intent, whole.scale(whole.intent)),
-        (output.slot_logits, batch.slots, slot_weight * whole.scale(whole.slots)),
+        (output.domain_logits, batch.domain, scale(whole.domain)),
+        (output.intent_logits, batch.intent, scale(whole.intent)),
+        (output.slot_logits, batch.slots, slot_weight * scale(whole.slots)),
     ):
         if logits is not None:
             # a sum, and so 0 where no target is known: each process must have a gradient for every head
@@ -33,8 +33,8 @@ def multitask_loss(output: StudentOutput, batch: Batch, slot_weight: float, smoo
     return loss
 
 
-def hide_pieces(batch: Batch, share: float, unknown_id: int, protected_id: int | Sequence[int]) -> Tensor:
-    """The batch's input_ids [batch, pieces] with a random share replaced by [UNK]: word dropout (Iyyer et al. 2015).
+def word_dropout(batch: Batch, share: float, unknown_id: int, protected_id: int | Sequence[int]) -> Tensor:
+    """The batch's input_ids [batch, pieces] with a random share replaced by [UNK] (Iyyer et al. 2015).
 
     Padding and the protected pieces stay.
     """

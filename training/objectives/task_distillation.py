@@ -48,8 +48,7 @@ class TeacherTargets:
     ) -> None:
         """Ask the teachers about texts that the student reads by way of `encoder`.
 
-        Raises:
-            CheckpointError: a teacher has other labels than the student.
+        Raises CheckpointError: a teacher has other labels than the student.
         """
         self.temperature = temperature
         self._labels = labels
@@ -107,8 +106,7 @@ class TeacherTargets:
 def open_teacher(folder: Path, device: torch.device) -> Teacher:
     """A fine-tuned checkpoint, or an exported student, which answers as it is served.
 
-    Raises:
-        CheckpointError: it is neither, or can't be used.
+    Raises CheckpointError: it is neither, or can't be used.
     """
     if (folder / MANIFEST_FILE).is_file():
         try:
@@ -170,11 +168,11 @@ def distillation_loss(output: StudentOutput, batch: Batch, targets: TeacherTarge
     for head, logits in (("domain", output.domain_logits), ("intent", output.intent_logits)):
         if logits is not None:
             total = _soft_cross_entropy(logits[chosen], getattr(targets, head)[rows], targets.temperature)
-            loss = loss + whole.scale(len(all_rows)) * total
+            loss = loss + whole.split.scale(len(all_rows)) * total
     if output.slot_logits is not None:
         soft = np.concatenate([targets.slots[i] for i in rows])
         total = _soft_cross_entropy(output.slot_logits[chosen][batch.first[chosen]], soft, targets.temperature)
-        loss = loss + slot_weight * whole.scale(int(targets.paired[all_rows].sum())) * total
+        loss = loss + slot_weight * whole.split.scale(int(targets.paired[all_rows].sum())) * total
     return loss
 
 

@@ -2,7 +2,3 @@
 
 Imports `training.objectives` and what that imports.
 """
-
-from service.extras import require
-
-require("training", "torch", "transformers", "accelerate", "tqdm")

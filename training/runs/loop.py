@@ -15,16 +15,30 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from training.models.checkpoint import RESUME_FILE, save_resume_state
 from training.models.devices import processes
-from training.runs.schedule import rate_at
+from training.runs.settings import RunSettings
 
 CLIP = 1.0
+
+
+def rate_at(step: int, total: int, peak: float) -> float:
+    """Learning rate of a step (from 0): linear warm-up over the first 5 % of the steps, then linear decay to 0."""
+    warm_up = max(1, total // 20)
+    return peak * min((step + 1) / warm_up, (total - step) / max(1, total - warm_up))
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a run is saved, after how many steps each, and the state of the interrupted run that goes on, if any."""
+
+    out: Path
+    save_every: int
+    state: dict[str, Any] | None = None
 
 
 @dataclass
@@ -47,41 +61,37 @@ class Loop:
 
     Usage::
 
-        loop = Loop(model, total=1000, learning_rate=1e-3, seed=1, out=folder, facts={"settings": ...}, state=...)
+        loop = Loop(model, settings, Storage(folder, save_every=200), total=1000, facts={"command": ...})
         with loop.bar():
             while not loop.finished:
-                loop.step(lambda: loss_of(loop.model, loop.part_of(next_batch)))
+                loop.step(lambda: loss_of(loop.model, next_batch))
 
-    `loop.model` is what a step calls; `loop.bare` is the same without what several processes wrap around it.
-    `facts` is saved with each resume state, for the command to set itself up again. Everything random in a step is
+    `loop.model` is what a step calls; `loop.bare` is the same without the wrapper for several processes.
+    `facts` and the settings are saved with each resume state. Everything random in a step is
     drawn from (seed, step, process), so a run that is killed and resumed takes the very same steps.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        *,
+        settings: RunSettings,
+        storage: Storage,
         total: int,
-        learning_rate: float,
-        weight_decay: float,
-        seed: int,
-        out: Path,
-        save_every: int,
         facts: dict[str, Any],
         average: float = 0.0,
-        state: dict[str, Any] | None = None,
     ) -> None:
-        """Set up the optimiser, or restore the one whose `state` is given; then save the state where the run begins.
+        """Set up the optimiser, or restore that of an interrupted run; then save the state where the run begins.
 
         With `average` in (0, 1), an exponential moving average of the weights (Polyak and Juditsky 1992) is kept beside
         the model: the one to score and to save.
         """
-        self.total, self.out, self.facts = total, out, facts
+        self.total, self.out, self.save_every, state = total, storage.out, storage.save_every, storage.state
+        self.facts = {"settings": asdict(settings), **facts}
         self.progress = Progress()
-        self.bare, self._peak, self._seed, self.save_every = model, learning_rate, seed, save_every
+        self.bare, self._settings = model, settings
         rule = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
         self._average = AveragedModel(model, multi_avg_fn=rule) if average else None
-        optimiser = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
+        optimiser = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay, fused=True)
         self._measured_from = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if state is not None:
@@ -111,26 +121,11 @@ class Loop:
         """Whether this is the process that scores, saves and reports."""
         return bool(self._accelerator.is_main_process)
 
-    def enough(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """The rows of a step, some of them twice where there would be none for some process."""
-        return np.resize(rows, max(len(rows), self._accelerator.num_processes))
-
-    def part_of(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """This process's part of the rows of a step."""
-        return self.enough(rows)[self._accelerator.process_index :: self._accelerator.num_processes]
-
-    def share_of(self, counted: int, total: int) -> float:
-        """What to multiply a mean over `counted` targets by, so that the mean over processes is that over `total`."""
-        return counted * float(self._accelerator.num_processes) / max(1, total)
-
     @contextmanager
     def bar(self) -> Iterator[None]:
         """Show progress on standard error: steps, rate, time left, loss."""
-        pace = 0.5 if sys.stderr.isatty() else 15
-        hidden = not self.is_main
-        with tqdm(
-            total=self.total, initial=self.progress.step, unit="step", mininterval=pace, disable=hidden
-        ) as self._bar:
+        pace, done = 0.5 if sys.stderr.isatty() else 15, self.progress.step
+        with tqdm(total=self.total, initial=done, unit="step", mininterval=pace, disable=not self.is_main) as self._bar:
             yield
 
     def describe(self, text: str) -> None:
@@ -147,13 +142,11 @@ class Loop:
         """One optimiser step on the loss that the function computes; saves the state when it is time. Returns the loss.
 
         The loss is the mean over the processes. With `record_every`, it goes into the history every so many steps.
-
-        Raises:
-            FloatingPointError: loss or gradient is not finite; the weights are still those of the step before.
+        Raises FloatingPointError: loss or gradient is not finite; the weights are still those of the step before.
         """
         step, process = self.progress.step, self._accelerator.process_index
-        torch.manual_seed(int(np.random.SeedSequence([self._seed, step, process]).generate_state(1)[0]))
-        rate = rate_at(step, self.total, self._peak)
+        torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, step, process]).generate_state(1)[0]))
+        rate = rate_at(step, self.total, self._settings.learning_rate)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self.model.train()

@@ -1,162 +1,116 @@
-"""A training command's flags: its settings (a frozen dataclass, inherited when a run is resumed) and where it runs."""
+"""The settings of the training commands: everything that decides the outcome of a run. Imports no torch.
+
+Each field is a flag of its command; `--resume` inherits them all.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import field, fields
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import partial
 
-import torch
+from training.data.labels import HEADS
+from training.models.sizes import ACTIVATIONS, DEFAULT_ACTIVATION, DEFAULT_SIZE, SIZES
+from training.objectives.layer_mapping import LAYER_MAPPINGS
+from training.runs.flags import setting
+from training.text.tokenizer import VOCABULARY
 
-from training.models.checkpoint import load_resume_state
-from training.models.devices import leave, processes
-from training.models.errors import CheckpointError
+NONE = "none"
+RANDOM, INHERITED = "random", "teacher"  # first weights of a distilled student
+PREDICTION_LOSSES = ("kl", "cross_entropy", "mse")  # names of training.objectives.losses
+HIDDEN_LOSSES = ("mse", "cosine", "pkd", "relations")
+ON_ERROR = ("raise", "skip")
+OF_INIT = "that of --init, else"
 
-log = logging.getLogger(__name__)
-
-CHANGEABLE = ("learning_rate", "precision")  # on resume: what a run that went wrong may need to go on
-
-SettingsType = TypeVar("SettingsType")
-
-
-def setting(
-    default: Any, text: str, choices: tuple[str, ...] | None = None, low: float | None = None, high: float | None = None
-) -> Any:
-    """A field with its help text and what is allowed: one of `choices`, or a number from `low` to `high`."""
-    return field(default=default, metadata={"help": text, "choices": choices, "low": low, "high": high})
+share = partial(setting, low=0, high=1, unit="SHARE")
+weight = partial(setting, low=0, unit="WEIGHT")
+pieces = partial(setting, low=2, unit="PIECES")
+encoder_size = partial(setting, choices=tuple(SIZES))
 
 
-def parser_of(command: str, description: str, settings: type) -> argparse.ArgumentParser:
-    """A parser with the flags that every training command has, and one flag a setting."""
-    parser = argparse.ArgumentParser(prog=f"python -m {command}", description=description)
-    parser.add_argument("--out", type=Path, required=True, help="checkpoint folder to write")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the interrupted run in --out exactly; start it if there is none"
+@dataclass(frozen=True)
+class RunSettings:
+    """The settings of every training run."""
+
+    max_length: int = pieces(64, "pieces of a text that are read at most")
+    epochs: int = setting(1, "passes over the text", low=1)
+    learning_rate: float = setting(1e-3, "peak of AdamW's rate: linear warm-up, then linear decay", low=0, unit="RATE")
+    weight_decay: float = setting(0.01, "decay of AdamW", low=0, unit="RATE")
+    dropout: float = share(0.0, "dropout in the encoder; of a Hugging Face one before its heads")
+    seed: int = setting(1, "decides weights, order, masks and augmentation", low=0)
+    precision: str = setting("auto", "auto: bf16 where the hardware computes it", choices=("auto", "bf16", "fp32"))
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(RunSettings):
+    """The settings of `training.finetune`."""
+
+    data: str = setting("", "labelled data: folder, tarball, file or hub:NAME", shown="that of the resumed run")
+    locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
+    extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
+    init: str = setting(
+        "", "checkpoint, Hugging Face folder or hub name to start from, with its tokenizer", unit="CKPT"
     )
-    parser.add_argument(
-        "--save-every", type=at_least_one, default=200, metavar="STEPS", help="steps between states (%(default)s)"
+    teacher: str = setting("", "comma-separated fine-tuned checkpoints or students to imitate", unit="CKPTS")
+    unlabelled: str = setting("", "comma-separated files of plain sentences to imitate teachers on", unit="FILES")
+    unlabelled_share: float = share(0.5, "such sentences a step, as a share of --batch-size", low=0.01, high=16)
+    teacher_weight: float = share(0.7, "share of the loss that imitates the teachers; the rest is labels")
+    temperature: float = setting(1.0, "softens the teachers' probabilities", low=0.1)
+    size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
+    heads: str = setting(",".join(HEADS), "comma-separated heads", choices=HEADS, several=True)
+    activation: str = setting("", "activation", choices=ACTIVATIONS, shown=f"{OF_INIT} {DEFAULT_ACTIVATION}")
+    vocabulary: int = pieces(VOCABULARY, "tokenizer pieces at most", low=100)
+    epochs: int = setting(12, "passes over the training data", low=1)
+    batch_size: int = setting(128, "utterances a step and process", low=1, unit="UTTERANCES")
+    average: float = share(0.0, "decay a step of the average of the weights that is scored and kept; 0: no average")
+    dropout: float = share(0.2, "dropout in the encoder; of a Hugging Face one before its heads")
+    unknown_share: float = share(0.1, "share of training pieces replaced by [UNK]")
+    augmented_share: float = share(0.5, "share of training utterances rewritten as typed text")
+    substituted_share: float = share(0.0, "share of training utterances that get other values in their slots")
+    label_smoothing: float = share(0.1, "share of the target that is spread over all labels")
+    out_of_scope: str = setting("", "comma-separated [LOCALE=]FILE of sentences that are no requests", unit="FILES")
+    out_of_scope_share: float = share(0.25, "such sentences a step, as a share of --batch-size", low=0.01)
+    slot_weight: float = weight(2.0, "weight of the slot loss beside domain and intent")
+    on_error: str = setting("raise", "what to do with a bad row of --data", choices=ON_ERROR)
+
+
+@dataclass(frozen=True)
+class TextSettings(RunSettings):
+    """The settings of every run over plain text."""
+
+    corpus: str = setting("", "comma-separated text files (one sentence a line), folders or hub:NAME", unit="FILES")
+    steps: int = setting(0, "optimiser steps, over as many passes as they take", low=0, shown="as --epochs need")
+    batch_pieces: int = pieces(4096, "pieces a step and process", low=1)
+    masked_share: float = share(0.15, "share of the pieces to be predicted")
+
+
+@dataclass(frozen=True)
+class PretrainSettings(TextSettings):
+    """The settings of `training.pretrain`."""
+
+    data: str = setting("", "labelled data whose training texts are read too: folder, tarball, file or hub:NAME")
+    locales: str = setting("", "comma-separated locales of --data", shown="all of --data")
+    init: str = setting("", "checkpoint, Hugging Face folder or hub name to go on from", unit="CKPT")
+    tokenizer: str = setting("", "tokenizer.json to use", unit="FILE", shown=f"{OF_INIT} trained on the text")
+    size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
+    vocabulary: int = pieces(VOCABULARY, "pieces at most of a tokenizer that is trained", low=100)
+    tokenizer_lines: int = setting(300_000, "corpus lines that it is trained on, evenly spread", low=0, unit="LINES")
+    on_error: str = setting("raise", "what to do with a bad row of --data", choices=ON_ERROR)
+
+
+@dataclass(frozen=True)
+class DistillSettings(TextSettings):
+    """The settings of `training.distill`."""
+
+    teacher: str = setting(
+        "", "checkpoint, Hugging Face folder or hub name to imitate, with its tokenizer", unit="CKPT"
     )
-    parser.add_argument("--threads", type=at_least_one, help="CPU threads (all)")
-    for f in fields(settings):
-        shown = f" ({f.default})" if f.default not in ("", None) else ""
-        parser.add_argument(
-            _flag(f.name),
-            type=_checked(f.metadata, type(f.default)),
-            default=argparse.SUPPRESS,
-            choices=f.metadata["choices"],
-            metavar=None if f.metadata["choices"] else f.name.upper(),
-            help=f.metadata["help"] + shown,
-        )
-    return parser
-
-
-def begin(
-    command: str, settings: type[SettingsType], args: argparse.Namespace
-) -> tuple[SettingsType, dict[str, Any] | None]:
-    """Settings of the run, and the resume state where one is continued.
-
-    Raises:
-        CheckpointError: a finished run, one of another command, or a new run's --out is not an empty folder.
-        ValueError: a given setting, other than rate and precision, differs from the one of the run that is resumed.
-    """
-    level = logging.INFO if processes().is_main_process else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-    state = load_resume_state(args.out) if args.resume and not is_untouched(args.out) else None
-    if state is not None and state["command"] != command:
-        raise CheckpointError(f"{args.out}: holds an interrupted run of {state['command']}, not of {command}")
-    if state is None and not is_untouched(args.out):
-        raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
-    processes().wait_for_everyone()  # before the first of them writes there
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    return _settle(settings, args, state["settings"] if state else None), state
-
-
-def is_untouched(folder: Path) -> bool:
-    """Whether nothing was saved there yet. What begins with a dot doesn't count: a killed run may have left it."""
-    if not folder.is_dir():
-        return not folder.exists()
-    return all(file.name.startswith(".") or (file.is_dir() and is_untouched(file)) for file in folder.iterdir())
-
-
-def report(run: Callable[[], dict[str, Any]]) -> int:
-    """Run a command to its end and print its summary, one JSON object; or print what stopped it. Returns the exit code.
-
-    2 for what the user can put right, 1 for a run that went wrong on its way; its last state can be resumed.
-    """
-    try:
-        summary = run()
-    except (FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if processes().is_main_process:
-        print(json.dumps(summary, ensure_ascii=False))
-    leave()
-    return 0
-
-
-def _settle(
-    settings: type[SettingsType], args: argparse.Namespace, inherited: Mapping[str, Any] | None
-) -> SettingsType:
-    """Settings given, else inherited from the run that is resumed, else default; logged with where each comes from.
-
-    Raises:
-        ValueError: a given setting differs from the one of the run that is resumed, and may not.
-    """
-    names = [f.name for f in fields(settings)]  # type: ignore[arg-type]
-    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    if inherited is not None:
-        inherited = vars(settings(**inherited))  # with the defaults of settings that came after the run began
-        for name, value in given.items():
-            if inherited[name] != value and name not in CHANGEABLE:
-                raise ValueError(f"{_flag(name)} {value} differs from the interrupted run's {inherited[name]}")
-    settled = settings(**{**(inherited or {}), **given})
-    for name in names:
-        origin = "given" if name in given else "inherited" if inherited else "default"
-        if inherited is not None and inherited[name] != getattr(settled, name):
-            origin = f"given, {inherited[name]} until now"
-        log.info("%-16s %s (%s)", name, getattr(settled, name), origin)
-    return settled
-
-
-def at_least_one(text: str) -> int:
-    """A flag that counts something."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is out of range; allowed: 1 or more")
-    return value
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _checked(metadata: Mapping[str, Any], kind: type) -> Any:
-    def convert(text: str) -> Any:
-        value = kind(text)
-        low, high = metadata["low"], metadata["high"]
-        if (low is not None and value < low) or (high is not None and value > high):
-            allowed = f"{low} or more" if high is None else f"{low} to {high}"
-            raise argparse.ArgumentTypeError(f"{value} is out of range; allowed: {allowed}")
-        return value
-
-    convert.__name__ = kind.__name__  # argparse names it in "invalid int value"
-    return convert
-
-
-def listed(text: str) -> list[str]:
-    """The parts of a comma-separated setting."""
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def file_names(text: str) -> str:
-    """A setting of files and folders without what is above them, which may name a person or a machine."""
-    return ",".join(dict.fromkeys(Path(part).name if Path(part).exists() else part for part in listed(text)))
+    size: str = encoder_size(DEFAULT_SIZE, "encoder size of the student")
+    chain: str = encoder_size("", "comma-separated sizes of intermediates, each taught by the one before", several=True)
+    start: str = setting(RANDOM, f"first weights: {RANDOM}, {INHERITED} (its own layers), or a checkpoint")
+    prediction_loss: str = setting("kl", "compares distributions over the vocabulary", choices=PREDICTION_LOSSES)
+    temperature: float = setting(2.0, "softens both distributions of the soft loss", low=0.1)
+    soft_weight: float = weight(1.0, "weight of the soft loss")
+    hard_weight: float = weight(0.5, "weight of the masked-language loss on the text itself")
+    hidden_loss: str = setting(NONE, "compares hidden states", choices=(NONE, *HIDDEN_LOSSES))
+    hidden_weight: float = weight(1.0, "weight of the hidden-state loss")
+    layer_mapping: str = setting("uniform", "which layers are compared, or inherited", choices=tuple(LAYER_MAPPINGS))

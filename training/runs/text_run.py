@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from training.models.checkpoint import save_checkpoint
-from training.models.devices import processes
+from training.models.devices import processes, split
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, MaskedText, held_out_scores
-from training.runs.loop import Loop, source_commit
-from training.runs.settings import file_names, setting
+from training.runs.flags import file_names
+from training.runs.loop import Loop, Storage, source_commit
+from training.runs.settings import TextSettings
 from training.text.lines import FOLDER, Lines, encode_lines
 from training.text.tokenizer import special_ids
 
@@ -30,30 +30,13 @@ SCORED_EVERY = 4  # resume states
 NAMED = ("corpus", "data", "init", "tokenizer", "teacher", "start")  # settings that name files or folders
 
 
-@dataclass(frozen=True)
-class TextSettings:
-    """The settings of every run over a text."""
-
-    corpus: str = setting("", "comma-separated text files (.txt, .txt.gz; one sentence a line), folders or hub:NAME")
-    max_length: int = setting(64, "pieces of a line that are read at most", low=2)
-    epochs: int = setting(1, "passes over the text", low=1)
-    steps: int = setting(0, "optimiser steps, over as many passes as they take (0: as many as --epochs need)", low=0)
-    batch_pieces: int = setting(4096, "pieces a step and process", low=1)
-    learning_rate: float = setting(1e-3, "peak of AdamW's rate: linear warm-up, then linear decay", low=0)
-    weight_decay: float = setting(0.01, "decay of AdamW", low=0)
-    dropout: float = setting(0.0, "dropout in the encoder", low=0, high=1)
-    masked_share: float = setting(0.15, "share of the pieces to be predicted", low=0, high=1)
-    seed: int = setting(1, "decides weights, order and masks", low=0)
-    precision: str = setting("auto", "auto takes bf16 where the hardware computes it", choices=("auto", "bf16", "fp32"))
-
-
 class TextRun:
     """One run: encodes the text, takes the steps, saves the checkpoint.
 
     Usage::
 
-        run = TextRun(command, settings, tokenizer, texts, out)
-        run.begin(model_to_train, student_in_it, save_every, state)
+        run = TextRun(command, settings, tokenizer, texts, storage)
+        run.begin(model_to_train, student_in_it)
         run.train(loss_of_batch)
         summary = run.finish(lineage)
     """
@@ -64,63 +47,51 @@ class TextRun:
         settings: TextSettings,
         tokenizer: Tokenizer,
         texts: Iterator[str],
-        out: Path,
+        storage: Storage,
         readable: int = sys.maxsize,
     ) -> None:
-        """Encode the texts: the main process writes them into `out`, for all to draw batches from.
+        """Encode the texts: the main process writes them into the run's folder, for all to draw batches from.
 
-        Lines are cut at `max_length`, or at the `readable` pieces that the encoders can read.
-
-        Raises:
-            CorpusError, DatasetError: there is no text, or it can't be read.
+        Lines are cut at `max_length`, or at the `readable` pieces that the encoders can read. Raises CorpusError,
+        DatasetError: there is no text, or it can't be read.
         """
-        self.command, self.settings, self.tokenizer, self.out = command, settings, tokenizer, out
+        self.command, self.settings, self.tokenizer, self.storage = command, settings, tokenizer, storage
+        folder = storage.out / FOLDER
         if processes().is_main_process:
-            encode_lines(tokenizer, texts, min(settings.max_length, readable), out / FOLDER)
+            encode_lines(tokenizer, texts, min(settings.max_length, readable), folder)
         processes().wait_for_everyone()
-        lines = Lines(out / FOLDER, settings.seed)
+        lines = Lines(folder, settings.seed)
         vocabulary = tokenizer.get_vocab_size()
         log.info("%d lines, %d pieces, vocabulary %d", len(lines), len(lines.pieces), vocabulary)
         self.text = MaskedText(lines, special_ids(tokenizer), vocabulary, settings.masked_share, settings.seed)
-        self._a_step = settings.batch_pieces * processes().num_processes
+        self.split = split()
+        self._a_step = settings.batch_pieces * self.split.count
 
-    def begin(
-        self, model: nn.Module, student: MaskedLanguageModel, save_every: int, state: dict[str, Any] | None
-    ) -> None:
+    def begin(self, model: nn.Module, student: MaskedLanguageModel) -> None:
         """Set up the loop for the model that is trained and the student in it, or restore it."""
         self.student = student
-        settings, lines, count = self.settings, self.text.lines, processes().num_processes
-        if state is not None and (before := state.get("processes", count)) != count:
+        settings, lines, count, state = self.settings, self.text.lines, self.split.count, self.storage.state
+        facts = {
+            "command": self.command,
+            "tokenizer": self.tokenizer.to_str(),
+            "text": [len(lines), len(lines.pieces), lines.checksum],
+            "processes": count,
+        }
+        if state is not None and (before := state["processes"]) != count:
             raise ValueError(f"the run began with {before} processes, which decide its steps; these are {count}")
-        text = [len(lines), len(lines.pieces), lines.checksum]
-        if state is not None and text[: len(state["text"])] != state["text"]:
+        if state is not None and (before := state["text"]) != facts["text"]:
             raise ValueError(
-                f"the text has changed since the run began: lines, pieces, checksum {state['text']}, now {text}"
+                f"the text has changed since the run began: lines, pieces, checksum {before}, now {facts['text']}"
             )
-        self.loop = Loop(
-            model.to(processes().device),
-            total=settings.steps or max(1, round(settings.epochs * lines.trained_pieces / self._a_step)),
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            seed=settings.seed,
-            out=self.out,
-            save_every=save_every,
-            facts={
-                "command": self.command,
-                "settings": asdict(settings),
-                "tokenizer": self.tokenizer.to_str(),
-                "text": text,
-                "processes": count,
-            },
-            state=state,
-        )
+        steps = settings.steps or max(1, round(settings.epochs * lines.trained_pieces / self._a_step))
+        self.loop = Loop(model.to(processes().device), settings, self.storage, steps, facts)
 
     def train(self, loss_of: Callable[[MaskedBatch], Tensor]) -> None:
         """Take the steps that are left. Raises FloatingPointError when loss or gradient is not finite."""
-        loop = self.loop
+        loop, device = self.loop, processes().device
 
         def loss_of_rows(rows: NDArray[np.int64]) -> Tensor:
-            return loss_of(self.text.batch(rows, loop.progress.step, loop))
+            return loss_of(self.text.batch(rows, loop.progress.step, self.split).to(device))
 
         with loop.bar():
             for rows in islice(self.text.lines.batches(self._a_step), loop.progress.step, loop.total):
@@ -131,13 +102,12 @@ class TextRun:
 
     def finish(self, training: dict[str, Any]) -> dict[str, Any]:
         """Score the lines held out and save the student's checkpoint. Returns the summary."""
-        loop, lines, settings = self.loop, self.text.lines, self.settings
+        loop, lines, settings = self.loop, self.text.lines, asdict(self.settings)
         loop.save_state()
         scores = self._scores()
-        named = {name: file_names(str(value)) for name, value in asdict(settings).items() if name in NAMED}
         training = {
             "command": self.command,
-            "settings": {**asdict(settings), **named},
+            "settings": {**settings, **{name: file_names(settings[name]) for name in NAMED if name in settings}},
             **training,
             "lines": len(lines) - len(lines.held_out),
             "pieces": lines.trained_pieces,
@@ -150,15 +120,11 @@ class TextRun:
             "commit": source_commit(),
         }
         if loop.is_main:
-            save_checkpoint(self.out, self.student.model, self.tokenizer, training)
+            save_checkpoint(loop.out, self.student.model, self.tokenizer, training)
             lines.remove()
         loop.end()
-        return {
-            "checkpoint": str(self.out),
-            "steps": loop.progress.step,
-            "minutes": round(loop.progress.seconds / 60, 1),
-            **scores,
-        }
+        minutes = round(loop.progress.seconds / 60, 1)
+        return {"checkpoint": str(loop.out), "steps": loop.progress.step, "minutes": minutes, **scores}
 
     def _scores(self) -> dict[str, float]:
         return held_out_scores(self.student, self.text, self.settings.precision)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.data.files import write_atomically
+from training.data.files import read_json, write_json
 
 
 class StageError(ValueError):
@@ -50,17 +50,14 @@ class Ledger:
     def todo(self, plan: Sequence[Stage]) -> list[Stage]:
         """The stages of a plan, each after those that it needs, that are not done or no longer what is asked.
 
-        Raises:
-            StageError: one of them would lose the work of a command.
+        Raises StageError: one of them would lose the work of a command.
         """
         found: list[Stage] = []
         for stage in plan:
             different = self._different(stage, {x.name for x in found}) if stage.output.exists() else []
             if different and not callable(stage.work):
-                raise StageError(
-                    f"{stage.name}: was made {'; '.join(different)}; remove {stage.output} to have it made anew, "
-                    "or choose another --out"
-                )
+                way = f"remove {stage.output} to have it made anew, or choose another --out"
+                raise StageError(f"{stage.name}: was made {'; '.join(different)}; {way}")
             if different or not stage.is_whole():
                 found.append(stage)
         return found
@@ -69,26 +66,21 @@ class Ledger:
         """Note what a stage is made with; to be called before there is any output."""
         marks = {need: self._entry(need).get("mark") for need in stage.needs}
         entry = {"mark": uuid.uuid4().hex, "asked": dict(stage.asked), "of": marks}
-        write_atomically(self._file(stage.name), (json.dumps(entry, indent=1) + "\n").encode())
+        write_json(self._file(stage.name), entry)
 
     def _different(self, stage: Stage, remade: set[str]) -> list[str]:
         entry = self._entry(stage.name)
         if not entry:
             return ["in a way that is not on record"]
         found, asked = entry["asked"], json.loads(json.dumps(dict(stage.asked)))
-        changed = [
-            f"with {key} {found.get(key, 'left out')!r}, now {asked.get(key, 'left out')!r}"
-            for key in dict.fromkeys([*asked, *found])
-            if found.get(key) != asked.get(key)
-        ]
+        keys = [key for key in dict.fromkeys([*asked, *found]) if found.get(key) != asked.get(key)]
+        changed = [f"with {key} {found.get(key, 'left out')!r}, now {asked.get(key, 'left out')!r}" for key in keys]
         others = [need for need in stage.needs if need in remade or entry["of"].get(need) != self._entry(need)["mark"]]
         return changed + [f"of another {need}" for need in others]
 
     def _entry(self, name: str) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self._file(name).read_text()))
-        except FileNotFoundError:
-            return {}
+        file = self._file(name)
+        return dict(read_json(file)) if file.is_file() else {}
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.json"

@@ -1,99 +1,143 @@
-"""A study's recipe: a TOML file that names texts, encoders, tasks and what is compared.
+"""Recipes: a TOML file of runs, of the text that they learn from, and of what is compared.
 
 ::
 
     title = "Which transfer set?"
-
-    [data]
-    task = "../sample"                  # labelled data, relative to the recipe; or --task
-    generic = "../sample/out_of_scope"  # plain sentences; or --generic
+    data = "../sample"                  # labelled data, relative to the recipe; or --data
+    generic = "../sample/out_of_scope"  # plain sentences, GENERIC/<language>/<source>.txt[.gz]; or --generic
     locales = ["de-DE", "fr-FR"]
     partition = "dev"                   # what is scored; or --partition
 
-    [tokenizer]                         # flags of training.tokenizer
+    [tokenizer]                         # settings of training.tokenizer: one tokenizer for all pretrained encoders
     vocabulary = 16000
 
-    [corpora.mixed]                     # flags of training.corpus build
+    [corpora.mixed]                     # settings of training.corpus build
     ratio = "7:3"
     tokens = 4_000_000
 
-    [pretrain]                          # flags of every encoder that is pretrained; [distill] and [finetune] likewise
-    [encoders.teacher]                  # flags of training.pretrain or training.distill
+    [pretrain]                          # settings of every run that is pretrained; [distill] and [finetune] likewise
+    [runs.teacher]                      # settings of the run's command
     title = "teacher"
-    command = "pretrain"
-    corpus = "mixed"                    # corpora and encoders are named as in the recipe
+    command = "pretrain"                # pretrain, distill or finetune (the default)
+    corpus = "mixed"                    # corpora of the recipe, or sources in the languages of the locales
+    data = true                         # pretrain: read the labelled training texts too
+    [runs.student]
+    command = "distill"
+    corpus = "mixed"
+    teacher = "teacher"                 # init, teacher and start: runs, paths relative to --out that begin with a dot,
+                                        # or whatever the command takes
+    [[comparisons]]
+    title = "Transfer sets"
+    baseline = "generic"
+    runs = ["mixed"]
 
-    [tasks]                             # heads that each compared encoder is fine-tuned with
+Compared are fine-tuned runs, each with the scores of one seed (`training.ladder`). With tasks, compared are encoders,
+each fine-tuned once a task and seed (`training.study`)::
+
+    [tasks]                             # heads that each compared encoder is fine-tuned with, beside [finetune]
     dc = "domain"
     icner = "intent,slots"
 
     [report]
     seeds = [1, 2, 3]                   # of fine-tuning
-    similarity_encoders = ["mixed"]     # whose effect is related to how near a domain is to the generic text
-    fewest_point_utterances = 20        # that a domain needs in a language to be a point of that relation
+    similarity_runs = ["mixed"]         # whose effect is related to how near a domain is to the generic text
+    min_point_utterances = 20           # that a domain needs in a language to be a point of that relation
     noise = {teacher = "mixed"}         # teachers whose word accuracy is measured, each with a text that it held out
-    [[report.comparisons]]
-    title = "Transfer sets"
-    baseline = "generic"
-    encoders = ["mixed"]
+    notes = ["A sentence for the report."]
 """
 
 from __future__ import annotations
 
+import argparse
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from training.evaluation.correlation import FEWEST_POINT_UTTERANCES
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-TASKS = ("dc", "icner")
-COMMANDS = ("pretrain", "distill")
-PARENTS = ("init", "teacher", "start")  # settings that may name another encoder of the recipe
-STARTS = ("random", "teacher")  # but not as a start, where these say how the first weights are made
-_SECTIONS = ("title", "data", "tokenizer", "corpora", *COMMANDS, "encoders", "finetune", "tasks", "report")
+from training.data.datasets import HUB_PREFIX
+from training.data.utterances import Partition
+from training.evaluation.correlation import MIN_POINT_UTTERANCES
+from training.runs.flags import listed, parser_of
+from training.runs.settings import INHERITED, RANDOM, DistillSettings, FinetuneSettings, PretrainSettings
+from training.text.budgets import TransferSet
+
+SETTINGS = {"pretrain": PretrainSettings, "distill": DistillSettings, "finetune": FinetuneSettings}
+GIVEN = ("data", "locales", "tokenizer")  # settings of runs and corpora that the recipe gives as a whole
+TOKENIZER_SETTINGS = ("corpus", "tokenizer_lines", "vocabulary")
+CORPUS_SETTINGS = tuple(f.name for f in fields(TransferSet) if f.name not in (*GIVEN, "generic"))
+PARENTS = ("init", "teacher", "start")  # settings that may name other runs
+
+Settings = dict[str, bool | int | float | str]
 
 
 class RecipeError(ValueError):
     """A recipe that can't be used; the message names file and entry, and what is allowed."""
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """One encoder: how it is made, and of which others."""
+class Entry(BaseModel):
+    """A table of a recipe, in which every name is known."""
 
-    name: str
-    title: str
-    command: str
-    settings: Mapping[str, Any]
-
-    @property
-    def corpus(self) -> str:
-        """The recipe's name of the text that it learns from."""
-        return str(self.settings["corpus"])
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A whole study. `settings` hold flags of commands by section; everything else has the names of the file."""
+class Run(Entry):
+    """One run: its command and that command's settings, with those of the command's section."""
 
     title: str
-    task: str
-    generic: str
-    locales: tuple[str, ...]
-    partition: str
-    tokenizer: Mapping[str, Any]
-    corpora: Mapping[str, Mapping[str, Any]]
-    encoders: Mapping[str, Encoder]
-    finetune: Mapping[str, Any]
-    tasks: Mapping[str, str]
-    seeds: tuple[int, ...]
-    comparisons: tuple[Mapping[str, Any], ...]
-    similarity_encoders: tuple[str, ...] = ()
-    fewest_point_utterances: int = FEWEST_POINT_UTTERANCES
-    noise: Mapping[str, str] = field(default_factory=dict)
+    command: Literal["pretrain", "distill", "finetune"]
+    settings: Settings
+
+
+class Comparison(Entry):
+    """Runs that are compared with a baseline."""
+
+    title: str
+    baseline: str
+    runs: tuple[str, ...]
+
+
+class ReportSettings(Entry):
+    """What a report on tasks holds."""
+
+    seeds: tuple[int, ...] = ()
+    similarity_runs: tuple[str, ...] = ()
+    min_point_utterances: int = MIN_POINT_UTTERANCES
+    noise: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+
+
+class Recipe(Entry):
+    """A whole recipe; its names are those of the file."""
+
+    title: str
+    data: str = ""
+    generic: str = ""
+    locales: tuple[str, ...] = Field(min_length=1)
+    partition: Partition = "dev"
+    tokenizer: Settings = {}
+    corpora: dict[str, Settings] = {}
+    pretrain: Settings = {}
+    distill: Settings = {}
+    finetune: Settings = {}
+    runs: dict[str, Run]
+    tasks: dict[Literal["dc", "icner"], str] = {}
+    comparisons: tuple[Comparison, ...] = Field(min_length=1)
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_runs(cls, content: Any) -> Any:
+        """Give each run its name as title, its command, and the settings of the command's section."""
+        runs = {}
+        for name, entry in content.get("runs", {}).items():
+            given = {"title": name, "command": "finetune", **entry}
+            own = {key: given.pop(key) for key in [*given] if key not in ("title", "command")}
+            runs[name] = {**given, "settings": {**content.get(given["command"], {}), **own}}
+        return {**content, **({"runs": runs} if runs else {})}
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -102,102 +146,108 @@ class Recipe:
 
     @property
     def compared(self) -> tuple[str, ...]:
-        """The encoders that are fine-tuned: baselines and what is compared with them, in order."""
-        names = (name for c in self.comparisons for name in (c["baseline"], *c["encoders"]))
-        return tuple(dict.fromkeys(names))
+        """Baselines and the runs compared with them, in order."""
+        return tuple(dict.fromkeys(name for c in self.comparisons for name in (c.baseline, *c.runs)))
 
-    def with_data(self, task: str | None, generic: str | None, partition: str | None) -> Recipe:
-        """The recipe with other data, where given.
+    @property
+    def encoders(self) -> list[str]:
+        """The runs that are pretrained or distilled."""
+        return [name for name, run in self.runs.items() if run.command != "finetune"]
 
-        Raises:
-            RecipeError: it names none and none is given.
-        """
-        settled = replace(
-            self,
-            task=task or self.task,
-            generic=generic or self.generic,
-            partition=partition or self.partition,
-        )
-        for name in ("task", "generic"):
+    def is_run(self, setting: str, value: str) -> bool:
+        """Whether a setting that may name a run does so; "random" and "teacher" as a start are no runs."""
+        return value in self.runs and not (setting == "start" and value in (RANDOM, INHERITED))
+
+    def parents_of(self, settings: Mapping[str, Any]) -> list[str]:
+        """The runs that a run with these settings is made of."""
+        named = [(key, value) for key in PARENTS for value in listed(str(settings.get(key, "")))]
+        return list(dict.fromkeys(value for key, value in named if self.is_run(key, value)))
+
+    def with_data(self, data: str | None, generic: str | None, partition: str | None) -> Recipe:
+        """The recipe with other data, where given. Raises RecipeError: it names none and none is given."""
+        given = {"data": data, "generic": generic, "partition": partition}
+        settled = self.model_copy(update={name: value for name, value in given.items() if value})
+        for name in ("data", "generic"):
             if not getattr(settled, name):
-                raise RecipeError(f"the recipe names no {name} data: give --{name}")
+                raise RecipeError(f"the recipe names no {name}: give --{name}")
         return settled
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
-    Raises:
-        RecipeError: no such file, no TOML, or an entry that is missing, unknown or names nothing.
+    Raises RecipeError: no such file, no TOML, or an entry that is missing, unknown, not allowed or names nothing.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
-    try:
-        recipe = _recipe_of(content, path.parent)
+        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         _check(recipe)
-    except KeyError as error:
-        raise RecipeError(f"{path}: {error.args[0]} is missing") from error
-    except (TypeError, AttributeError, ValueError) as error:
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {'; '.join(map(_problem, error.errors()))}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RecipeError(f"{path}: {error}") from error
-    return recipe
+    return recipe.model_copy(update={name: _located(getattr(recipe, name), path) for name in ("data", "generic")})
 
 
-def _recipe_of(content: Mapping[str, Any], folder: Path) -> Recipe:
-    unknown = sorted(set(content) - set(_SECTIONS))
-    if unknown:
-        raise ValueError(f"unknown sections {', '.join(unknown)}; allowed: {', '.join(_SECTIONS)}")
-    data, report = content["data"], content["report"]
-
-    def located(name: str) -> str:
-        value = str(data.get(name, ""))
-        return str(folder / value) if value and not value.startswith("hub:") else value
-
-    return Recipe(
-        title=content["title"],
-        task=located("task"),
-        generic=located("generic"),
-        locales=tuple(data["locales"]),
-        partition=data.get("partition", "dev"),
-        tokenizer=content.get("tokenizer", {}),
-        corpora=content["corpora"],
-        encoders={name: _encoder_of(name, entry, content) for name, entry in content["encoders"].items()},
-        finetune=content.get("finetune", {}),
-        tasks=content["tasks"],
-        seeds=tuple(report["seeds"]),
-        comparisons=tuple(report["comparisons"]),
-        similarity_encoders=tuple(report.get("similarity_encoders", ())),
-        fewest_point_utterances=int(report.get("fewest_point_utterances", FEWEST_POINT_UTTERANCES)),
-        noise=report.get("noise", {}),
-        notes=tuple(report.get("notes", ())),
-    )
+def _located(source: str, recipe: Path) -> str:
+    return str(recipe.parent / source) if source and not source.startswith(HUB_PREFIX) else source
 
 
-def _encoder_of(name: str, entry: Mapping[str, Any], content: Mapping[str, Any]) -> Encoder:
-    command = entry["command"]
-    if command not in COMMANDS:
-        raise ValueError(f"encoders.{name}: command {command!r}; allowed: {', '.join(COMMANDS)}")
-    own = {key: value for key, value in entry.items() if key not in ("title", "command")}
-    return Encoder(name, entry.get("title", name), command, {**content.get(command, {}), **own})
+def _problem(error: Any) -> str:
+    """What is wrong with an entry, and what is allowed."""
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        models: dict[Any, type[Entry]] = {"report": ReportSettings, "comparisons": Comparison}
+        model = models.get(error["loc"][0], Recipe)
+        return f"{where} is unknown; allowed: {', '.join(model.model_fields)}"
+    return f"{where} is missing" if error["type"] == "missing" else f"{where}: {error['msg']}, not {error['input']!r}"
 
 
 def _check(recipe: Recipe) -> None:
-    """Raise ValueError where a name stands for nothing."""
+    """Raise ValueError where a name stands for nothing, or a setting is none of its command."""
 
-    def require(what: str, names: Any, known: Any) -> None:
-        missing = [str(name) for name in names if name not in known]
-        if missing:
-            raise ValueError(f"{what} names {', '.join(missing)}; known: {', '.join(map(str, known)) or 'none'}")
+    def require(entry: str, names: Iterable[str], known: Iterable[str]) -> None:
+        if missing := [name for name in names if name not in [*known]]:
+            raise ValueError(f"{entry}: unknown {', '.join(missing)}; allowed: {', '.join(known) or 'none'}")
 
-    for encoder in recipe.encoders.values():
-        require(f"encoders.{encoder.name}: corpus", [encoder.corpus], recipe.corpora)
-    require("[tasks]", recipe.tasks, TASKS)
-    require("report.comparisons", recipe.compared, recipe.encoders)
-    require("report.similarity_encoders", recipe.similarity_encoders, recipe.compared)
-    require("report.noise", recipe.noise, recipe.encoders)
-    require("report.noise", recipe.noise.values(), recipe.corpora)
-    if recipe.similarity_encoders and not recipe.noise:
-        raise ValueError("report.similarity_encoders needs report.noise: its first teacher tells how alike texts are")
-    if not recipe.seeds or not recipe.comparisons:
-        raise ValueError("report needs at least one seed and one comparison")
+    require("tokenizer", recipe.tokenizer, TOKENIZER_SETTINGS)
+    for name, settings in recipe.corpora.items():
+        require(f"corpora.{name}", settings, CORPUS_SETTINGS)
+    for name, run in recipe.runs.items():
+        _check_run(f"runs.{name}", run)
+    try:
+        TopologicalSorter({name: recipe.parents_of(run.settings) for name, run in recipe.runs.items()}).prepare()
+    except CycleError as error:
+        raise ValueError(f"runs: {' of '.join(reversed(error.args[1]))}: can't be made of itself") from error
+    comparable = recipe.encoders if recipe.tasks else [name for name in recipe.runs if name not in recipe.encoders]
+    for comparison in recipe.comparisons:
+        require(f"comparisons, {comparison.title!r}", (comparison.baseline, *comparison.runs), comparable)
+    report = recipe.report
+    require("report.similarity_runs", report.similarity_runs, recipe.compared)
+    require("report.noise", report.noise, recipe.encoders)
+    require("report.noise", report.noise.values(), recipe.corpora)
+    if report.similarity_runs and not report.noise:
+        raise ValueError("report.similarity_runs needs report.noise: its first teacher tells how alike texts are")
+    if bool(recipe.tasks) != bool(report.seeds):
+        raise ValueError("tasks and report.seeds need each other: at least one task and one seed, or neither")
+
+
+def _check_run(entry: str, run: Run) -> None:
+    """Raise ValueError where the command would not take the settings."""
+    settings = dict(run.settings)
+    if run.command == "pretrain" and not isinstance(settings.pop("data", False), bool):
+        raise ValueError(f"{entry}: data; allowed: true or false")
+    allowed = [f.name for f in fields(SETTINGS[run.command]) if f.name not in GIVEN]
+    if unknown := sorted(set(settings) - set(allowed)):
+        raise ValueError(f"{entry}: unknown {', '.join(unknown)}; allowed for {run.command}: {', '.join(allowed)}")
+    parser = parser_of(entry, "", SETTINGS[run.command])
+    parser.exit_on_error = False
+    try:
+        parser.parse_args([f"--out={entry}", *flags_of(settings)])
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{entry}: {error}") from error
+
+
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as a command's flags: a bare flag for True, none for False."""
+    named = {f"--{name.replace('_', '-')}": value for name, value in settings.items() if value is not False}
+    return [flag if value is True else f"{flag}={value}" for flag, value in named.items()]

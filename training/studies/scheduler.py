@@ -41,8 +41,8 @@ class Scheduler:
         done = {stage.name for stage in self.plan} - {stage.name for stage in todo}
         waiting = list(todo)
         futures: dict[Future[Any], Stage] = {}
-        # Workers that live on: starting Python and PyTorch anew for each stage would take longer than many stages do
-        # Always the same number of threads, which decides roundings: figures must not depend on what runs side by side
+        # Workers stay: starting Python and PyTorch anew for each stage would take longer than many stages do.
+        # Always the same number of threads, as it decides roundings: figures must not depend on what runs side by side.
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), _prepare, (os.getpid(), threads))
         bar = tqdm(total=len(self.plan), initial=len(done), unit="stage", desc=self.title)
@@ -72,13 +72,12 @@ class Scheduler:
 
     def _require_success(self, stage: Stage, future: Future[int]) -> None:
         try:
-            code = future.result()
+            code, file = future.result(), self._log_of(stage)
         except BrokenProcessPool as error:
             raise StageError(f"{stage.name}: its process was killed; start again to go on") from error
         if code:
-            file = self._log_of(stage)
             end = file.read_text(errors="replace").replace("\r", "\n").rstrip().splitlines()[-TAIL:]
-            raise StageError(f"{stage.name} failed; {file} ends:\n" + "\n".join(end))
+            raise StageError("\n".join([f"{stage.name} failed; {file} ends:", *end]))
 
 
 def _prepare(parent: int, threads: int) -> None:

@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import rel_entr  # type: ignore[import-untyped,unused-ignore]
 from tokenizers import Tokenizer
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from service.student.tokenization import TextEncoder
 from training.models.devices import autocast_of
 from training.text.tokenizer import special_ids
 
 ROWS = 256  # that a model reads at once
+
+Question = tuple[list[int], list[int]]  # pieces, and the positions that are hidden
 
 
 def piece_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64]:
@@ -34,19 +38,12 @@ def piece_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64
 def divergence(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Jensen-Shannon divergence (Lin 1991) of two distributions given by counts [outcomes]; bits, 0 (equal) to 1.
 
-    Raises:
-        ValueError: one of them counts nothing.
+    Raises ValueError: one of them counts nothing.
     """
     if not first.sum() or not second.sum():
         raise ValueError("a text without pieces has no distribution")
     p, q = first / first.sum(), second / second.sum()
-    middle = (p + q) / 2
-
-    def bits(part: NDArray[Any]) -> float:
-        there = part > 0
-        return float((part[there] * np.log2(part[there] / middle[there])).sum())
-
-    return (bits(p) + bits(q)) / 2
+    return float((rel_entr(p, (p + q) / 2).sum() + rel_entr(q, (p + q) / 2).sum()) / (2 * math.log(2)))
 
 
 def sample_of_pieces(tokenizer: Tokenizer, texts: Sequence[str], pieces: int, seed: int) -> list[str]:
@@ -54,33 +51,24 @@ def sample_of_pieces(tokenizer: Tokenizer, texts: Sequence[str], pieces: int, se
 
     Divergence falls with the size of a sample, so samples that are compared should have one size.
     """
-    order = random.Random(seed).sample(range(len(texts)), len(texts))
     chosen: list[str] = []
-    count = 0
-    for i in order:
-        if count >= pieces:
+    for text in random.Random(seed).sample(texts, len(texts)):
+        if pieces <= 0:
             break
-        chosen.append(texts[i])
-        count += len(tokenizer.encode(texts[i], add_special_tokens=False).ids)
+        chosen.append(text)
+        pieces -= len(tokenizer.encode(text, add_special_tokens=False).ids)
     return chosen
 
 
 def pseudo_perplexity(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> float:
     """The exponential of the mean negative log-likelihood of each piece, hidden alone (Salazar et al. 2020).
 
-    Raises:
-        ValueError: the texts hold no piece.
+    Raises ValueError: the texts hold no piece.
     """
-    special = special_ids(encoder.tokenizer)
-
-    def questions() -> Iterator[tuple[list[int], list[int]]]:
-        for text in texts:
-            ids = encoder.encode(text).ids
-            for position, piece in enumerate(ids):
-                if piece not in special.protected:
-                    yield ids, [position]
-
-    losses = [loss for loss, _ in _asked(model, encoder, questions())]
+    protected = special_ids(encoder.tokenizer).protected
+    read = (encoder.encode(text).ids for text in texts)
+    questions = ((ids, [i]) for ids in read for i, piece in enumerate(ids) if piece not in protected)
+    losses = [loss for loss, _ in _asked(model, encoder, questions)]
     if not losses:
         raise ValueError("a text without pieces has no perplexity")
     return math.exp(sum(losses) / len(losses))
@@ -96,7 +84,7 @@ def masked_word_accuracy(
     rng = random.Random(seed)
     closing = len(encoder.encode("").ids) > 1  # a piece that ends every text, beside the one that opens it
 
-    def questions() -> Iterator[tuple[list[int], list[int]]]:
+    def questions() -> Iterator[Question]:
         for text in texts:
             encoded = encoder.encode(text)
             count = len(encoded.first_pieces)
@@ -108,20 +96,16 @@ def masked_word_accuracy(
     return sum(found), len(found)
 
 
-def _asked(
-    model: Any, encoder: TextEncoder, questions: Iterator[tuple[list[int], list[int]]]
-) -> Iterator[tuple[float, bool]]:
-    """For each (ids, hidden positions): the mean loss (nats) at the positions, and whether all were found."""
+def _asked(model: Any, encoder: TextEncoder, questions: Iterator[Question]) -> Iterator[tuple[float, bool]]:
+    """The mean loss (nats) at the hidden positions of each question, and whether all were found."""
     special, device = special_ids(encoder.tokenizer), next(model.parameters()).device
     model.eval()
     while chunk := list(islice(questions, ROWS)):
-        width = max(len(ids) for ids, _ in chunk)
-        input_ids = torch.full((len(chunk), width), special.pad)
-        mask = torch.zeros_like(input_ids)
+        input_ids = pad_sequence([torch.tensor(ids) for ids, _ in chunk], batch_first=True, padding_value=special.pad)
+        lengths = torch.tensor([len(ids) for ids, _ in chunk])
+        mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
         hidden = torch.zeros(input_ids.shape, dtype=torch.bool)
-        for row, (ids, positions) in enumerate(chunk):
-            input_ids[row, : len(ids)] = torch.tensor(ids)
-            mask[row, : len(ids)] = 1
+        for row, (_, positions) in enumerate(chunk):
             hidden[row, positions] = True
         shown = input_ids.masked_fill(hidden, special.mask)
         with torch.inference_mode(), autocast_of("auto", device):

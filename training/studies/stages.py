@@ -1,78 +1,29 @@
-"""The stages of a study: what is run for each part of a recipe, what it needs, and how to tell that it is done."""
+"""The stages of a recipe: what is run for each part of it, what it needs, and how to tell that it is done."""
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.data import datasets
-from training.data.utterances import Utterance
-from training.models.checkpoint import TRAINING_FILE, is_finished, load_checkpoint
+from training.models.checkpoint import is_finished
+from training.runs.flags import listed
+from training.studies import measures
+from training.studies.layout import Layout
 from training.studies.ledger import Stage, StageError
-from training.studies.outcomes import REFERENCES_FILE, by_locale, outcomes_of, read_json, references_of, write_json
-from training.studies.recipe import PARENTS, STARTS, Encoder, Recipe
-from training.studies.similarity import (
-    divergence,
-    masked_word_accuracy,
-    piece_counts,
-    pseudo_perplexity,
-    sample_of_pieces,
-)
-from training.text.corpus import read_lines
-from training.text.lines import held_out_rows
+from training.studies.recipe import PARENTS, Recipe, RecipeError, Run, flags_of
 from training.text.sources import LAYOUT, texts_by_language
-from training.text.tokenizer import load_tokenizer
 
-CORPUS_SUFFIX = ".txt.gz"
-SAMPLE_PIECES = 1500  # of a domain's text that is compared with the generic text
-NOISE_TEXTS = 2000  # of a kind that teachers are asked to complete
-
-
-def stages_of(recipe: Recipe, runs: Path) -> list[Stage]:
-    """All stages of a recipe, each after those that it needs."""
-    made = Maker(recipe, runs)
-    stages = [made.tokenizer()]
-    stages += [made.corpus(name) for name in recipe.corpora]
-    stages += [made.encoder(encoder) for encoder in recipe.encoders.values()]
-    stages += [made.facts(), made.references()]
-    for seed in recipe.seeds:  # outermost: a study that is stopped early has fewer seeds of everything
-        for task in recipe.tasks:
-            for name in recipe.compared:
-                stages += made.finetuned(task, name, seed)
-    if recipe.noise:
-        stages.append(made.noise())
-    if recipe.similarity_encoders:
-        stages += [made.nearby(language) for language in recipe.languages]
-        stages.append(made.similarity())
-    return _in_order(stages)
-
-
-def _in_order(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages in their order, but each after those that it needs. Raises StageError where that cannot be."""
-    by_name, ordered = {stage.name: stage for stage in stages}, dict[str, Stage]()
-
-    def place(stage: Stage, above: tuple[str, ...]) -> None:
-        if stage.name in above:
-            raise StageError(f"{' of '.join((*above[above.index(stage.name) :], stage.name))}: can't be made of itself")
-        for need in stage.needs if stage.name not in ordered else ():
-            place(by_name[need], (*above, stage.name))
-        ordered.setdefault(stage.name, stage)
-
-    for stage in stages:
-        place(stage, ())
-    return list(ordered.values())
+TOKENIZER, REFERENCES, UTTERANCES = "tokenizer", "references", "utterances"  # stages
+TEXTS = ("corpus", "unlabelled", "out_of_scope")  # settings that name corpora of the recipe or sources of plain text
 
 
 def needed_for(stages: Sequence[Stage], last: str) -> list[Stage]:
-    """The stage of that name, or the group of stages ("encoders"), and all that they need.
+    """The stage of that name, or the group of stages ("runs"), and all that they need.
 
-    Raises:
-        StageError: there is none; the message names the groups.
+    Raises StageError: there is none; the message names the groups.
     """
     by_name = {stage.name: stage for stage in stages}
     open_ = [name for name in by_name if name == last or name.startswith(f"{last}/")]
@@ -84,253 +35,165 @@ def needed_for(stages: Sequence[Stage], last: str) -> list[Stage]:
         name = open_.pop()
         needed.add(name)
         open_ += by_name[name].needs
-    return [stage for stage in stages if stage.name in needed or (stage.name == "facts" and needed >= {*stage.needs})]
+    return [stage for stage in stages if stage.name in needed]
 
 
 @dataclass(frozen=True)
-class Maker:
+class StageBuilder:
     """Makes the stages of a recipe in a folder."""
 
     recipe: Recipe
-    runs: Path
+    layout: Layout
+
+    def stages(self) -> list[Stage]:
+        """All stages, each after those that it needs. Raises RecipeError: a text that is named is not there."""
+        recipe = self.recipe
+        stages = [self.corpus(name, {"locales": self._languages, **own}) for name, own in recipe.corpora.items()]
+        for name, run in recipe.runs.items():
+            stages.append(self.run(f"runs/{name}", run, self.layout.run(name)))
+            if not recipe.tasks and name in recipe.compared:
+                stages.append(self.answers(name))
+        stages += self.of_tasks() if recipe.tasks else [self.quick(UTTERANCES, (), self.layout.utterances)]
+        if any(TOKENIZER in stage.needs for stage in stages):
+            stages.append(self.tokenizer())
+        return _in_order(stages)
 
     @property
-    def results(self) -> Path:
-        """The small files that the report is made of."""
-        return self.runs / "results"
+    def _locales(self) -> str:
+        return ",".join(self.recipe.locales)
 
-    def corpus_file(self, name: str) -> Path:
-        """A text of the recipe."""
-        return self.runs / "corpora" / f"{name}{CORPUS_SUFFIX}"
+    @property
+    def _languages(self) -> str:
+        return ",".join(self.recipe.languages)
 
     def tokenizer(self) -> Stage:
-        """One tokenizer for all encoders, trained on the task's and the generic text.
-
-        Raises:
-            StageError: there is no generic text in any of the languages.
-        """
-        recipe, file = self.recipe, self.runs / "tokenizer.json"
+        """One tokenizer for all pretrained encoders, by default of the labelled data and of all generic text."""
+        recipe, file = self.recipe, self.layout.tokenizer
         texts = texts_by_language(Path(recipe.generic))
-        folders = ",".join(str(path) for language in recipe.languages for path in texts.get(language, ()))
-        if not folders:
-            raise StageError(f"{recipe.generic} holds no text in {', '.join(recipe.languages)}; allowed: {LAYOUT}")
-        settings = {"locales": ",".join(recipe.locales), **recipe.tokenizer}
-        flags = _flags({"data": recipe.task, "corpus": folders, **settings, "out": file})
-        asked = {**settings, "data": _name(recipe.task), "generic": _name(recipe.generic)}
-        return Stage("tokenizer", (), ("training.tokenizer", *flags), file, file.is_file, asked)
+        every = [str(path) for language in recipe.languages for path in texts.get(language, ())]
+        named = recipe.tokenizer.get("corpus")
+        corpus = ",".join(self._files("tokenizer.corpus", str(named)) if named else every)
+        if not corpus:
+            raise RecipeError(f"{recipe.generic} holds no text in {', '.join(recipe.languages)}; allowed: {LAYOUT}")
+        settings = {"data": recipe.data, "locales": self._locales, **recipe.tokenizer, "corpus": corpus, "out": file}
+        asked = {**recipe.tokenizer, **self._asked_data(), "generic": _name(recipe.generic)}
+        return Stage(TOKENIZER, (), ("training.tokenizer", *flags_of(settings)), file, file.is_file, asked)
 
-    def corpus(self, name: str) -> Stage:
+    def corpus(self, name: str, settings: Mapping[str, Any]) -> Stage:
         """A transfer set."""
-        return self._corpus(name, {"languages": ",".join(self.recipe.languages), **self.recipe.corpora[name]})
-
-    def nearby(self, language: str) -> Stage:
-        """Generic text of one language, to compare the task's text of that language with."""
-        tokens = 100 * SAMPLE_PIECES
-        settings = {"languages": language, "ratio": "1:0", "tokens": tokens, "repeat": True}
-        return self._corpus(f"generic-{language}", settings)
-
-    def _corpus(self, name: str, settings: Mapping[str, Any]) -> Stage:
-        recipe, file = self.recipe, self.corpus_file(name)
-        own = {"generic": recipe.generic, "task": recipe.task, "tokenizer": self.runs / "tokenizer.json"}
+        recipe, file = self.recipe, self.layout.corpus(name)
+        given = {"data": recipe.data, "generic": recipe.generic, "tokenizer": self.layout.tokenizer}
         # With --force, as a build that was killed may have left its manifest
-        command = ("training.corpus", "build", *_flags({**own, **settings, "out": file}), "--force")
-        asked = {**settings, "generic": _name(recipe.generic), "task": _name(recipe.task)}
-        return Stage(f"corpora/{name}", ("tokenizer",), command, file, file.is_file, asked)
+        command = ("training.corpus", "build", *flags_of({**given, **settings, "out": file, "force": True}))
+        asked = {**settings, "data": _name(recipe.data), "generic": _name(recipe.generic)}
+        return Stage(f"corpora/{name}", (TOKENIZER,), command, file, file.is_file, asked)
 
-    def encoder(self, encoder: Encoder) -> Stage:
-        """A pretrained or distilled encoder."""
-        folder, parents = self.encoder_folder(encoder.name), self.parents_of(encoder)
-        settings = {**encoder.settings, **{setting: str(path) for setting, path in parents.items()}}
-        flags = {**settings, "corpus": self.corpus_file(encoder.corpus)}
-        if encoder.command == "pretrain" and "init" not in settings:
-            flags["tokenizer"] = self.runs / "tokenizer.json"
-        command = (f"training.{encoder.command}", *_flags({**flags, "out": folder}), "--resume")
-        needs = ("tokenizer", f"corpora/{encoder.corpus}", *(f"encoders/{path.name}" for path in parents.values()))
-        asked = {"command": encoder.command, **encoder.settings}
-        return Stage(f"encoders/{encoder.name}", needs, command, folder, partial(is_finished, folder), asked)
+    def run(self, name: str, run: Run, folder: Path) -> Stage:
+        """A run of a training command."""
+        settings, asked = dict(run.settings), {"command": run.command, **run.settings}
+        needs = [f"runs/{parent}" for parent in self.recipe.parents_of(settings)]
+        for setting in TEXTS:
+            if setting in settings:
+                named = str(settings[setting])
+                needs += [f"corpora/{text}" for text in listed(named) if text in self.recipe.corpora]
+                settings[setting] = ",".join(self._files(f"{name}.{setting}", named))
+        for setting in PARENTS:
+            if setting in settings:
+                named = str(settings[setting])
+                settings[setting] = ",".join(self._parent(setting, value) for value in listed(named))
+        if run.command == "finetune" or settings.pop("data", False):
+            settings |= {"data": self.recipe.data, "locales": self._locales}
+            asked |= self._asked_data()
+        if run.command == "pretrain" and not settings.get("init"):
+            settings["tokenizer"] = str(self.layout.tokenizer)
+            needs.append(TOKENIZER)
+        command = (f"training.{run.command}", *flags_of({**settings, "out": folder}), "--resume")
+        return Stage(name, tuple(dict.fromkeys(needs)), command, folder, partial(is_finished, folder), asked)
 
-    def encoder_folder(self, name: str) -> Path:
-        """An encoder of the recipe."""
-        return self.runs / "encoders" / name
+    def answers(self, name: str) -> Stage:
+        """What a fine-tuned run answers."""
+        file = self.layout.answers(name)
+        work = partial(measures.write_answers, self.layout, name)
+        return Stage(f"answers/{name}", (f"runs/{name}", UTTERANCES), work, file, file.is_file)
 
-    def parents_of(self, encoder: Encoder) -> dict[str, Path]:
-        """The recipe's encoders that one is made of, by setting; others are folders or hub names."""
-        named = {setting: str(encoder.settings.get(setting)) for setting in PARENTS}
-        return {
-            setting: self.encoder_folder(name)
-            for setting, name in named.items()
-            if name in self.recipe.encoders and name != encoder.name and not (setting == "start" and name in STARTS)
-        }
+    def of_tasks(self) -> list[Stage]:
+        """The compared encoders fine-tuned on each task, what they get right, and what is measured of teachers."""
+        recipe, report, layout = self.recipe, self.recipe.report, self.layout
+        stages = [self.quick(REFERENCES, (), layout.references)]
+        for seed in report.seeds:  # outermost: a study that is stopped early has fewer seeds of everything
+            for task, heads in recipe.tasks.items():
+                for name in recipe.compared:
+                    settings = {**recipe.finetune, "heads": heads, "init": name, "seed": seed}
+                    run, key = Run(title=name, command="finetune", settings=settings), f"{task}/{name}/{seed}"
+                    stages.append(self.run(f"finetuned/{key}", run, layout.finetuned(task, name, seed)))
+                    work = partial(measures.write_outcomes, recipe, layout, task, name, seed)
+                    file, needs = layout.outcomes(task, name, seed), (f"finetuned/{key}", REFERENCES)
+                    stages.append(Stage(f"results/{key}", needs, work, file, file.is_file))
+        teachers = [f"runs/{name}" for name in report.noise]
+        if teachers:
+            texts = dict.fromkeys(f"corpora/{text}" for text in report.noise.values())
+            stages.append(
+                self.quick("noise", [*teachers, *texts], layout.results / "teachers.json", noise=report.noise)
+            )
+        if report.similarity_runs:
+            nearby = {"ratio": "1:0", "tokens": 100 * measures.SAMPLE_PIECES, "repeat": True}
+            samples = [self.corpus(f"generic-{x}", {"locales": x, **nearby}) for x in recipe.languages]
+            names = [sample.name for sample in samples]
+            stages += [*samples, self.quick("similarity", [*names, teachers[0]], layout.results / "similarity.json")]
+        return stages
 
-    def references(self) -> Stage:
-        """What the fine-tuned students are asked."""
-        recipe, file = self.recipe, self.results / REFERENCES_FILE
-        asked = {"task": _name(recipe.task), "locales": recipe.locales, "partition": recipe.partition}
-        return Stage("references", (), self.write_references, file, file.is_file, asked)
+    def quick(self, name: str, needs: Sequence[str], file: Path, **asked: Any) -> Stage:
+        """A stage that `measures.write_NAME` does."""
+        work = partial(getattr(measures, f"write_{name}"), self.recipe, self.layout)
+        asked |= {**self._asked_data(), "partition": self.recipe.partition}
+        return Stage(name, tuple(needs), work, file, file.is_file, asked)
 
-    def write_references(self) -> None:
-        """The work of `references`.
+    def _asked_data(self) -> dict[str, Any]:
+        return {"data": _name(self.recipe.data), "locales": self.recipe.locales}
 
-        Raises:
-            StageError: the data has no domains, and a task needs them.
-        """
-        evaluated, train = self._evaluated()
-        without = sum(not u.domain for rows in evaluated.values() for u in rows)
-        if without and "dc" in self.recipe.tasks:
-            raise StageError(f"{self.recipe.task}: {without} utterances have no domain, which the task dc needs")
-        write_json(self.results / REFERENCES_FILE, references_of(evaluated, train, self.recipe.partition))
+    def _parent(self, setting: str, value: str) -> str:
+        """A run's folder, a path relative to the study's folder, or what the command takes as it is."""
+        if self.recipe.is_run(setting, value):
+            return str(self.layout.run(value))
+        return str(self.layout.out / value) if value.startswith(".") else value
 
-    def _evaluated(self) -> tuple[dict[str, list[Utterance]], list[Utterance]]:
-        locales = list(self.recipe.locales)
-        dataset = datasets.load(self.recipe.task, locales)
-        part = dataset.part(self.recipe.partition, locales)  # type: ignore[arg-type]
-        return by_locale(part, locales), dataset.part("train", locales)
-
-    def finetuned(self, task: str, name: str, seed: int) -> list[Stage]:
-        """An encoder fine-tuned on a task with a seed, and what it then answers."""
-        recipe, parent = self.recipe, self.encoder_folder(name)
-        folder = self.finetuned_folder(task, name, seed)
-        settings = {**recipe.finetune, "heads": recipe.tasks[task], "locales": ",".join(recipe.locales), "seed": seed}
-        flags = _flags({"data": recipe.task, "init": parent, **settings, "out": folder})
-        command = ("training.finetune", *flags, "--resume")
-        asked = {**settings, "data": _name(recipe.task)}
-        run = f"{task}/{name}/{seed}"
-        stage = Stage(f"finetuned/{run}", (f"encoders/{name}",), command, folder, partial(is_finished, folder), asked)
-        answers, answer = self.answers_file(task, name, seed), partial(self.answer, task, name, seed)
-        return [stage, Stage(f"results/{run}", (stage.name, "references"), answer, answers, answers.is_file)]
-
-    def finetuned_folder(self, task: str, name: str, seed: int) -> Path:
-        """An encoder of the recipe, fine-tuned."""
-        return self.runs / "finetuned" / task / name / str(seed)
-
-    def answers_file(self, task: str, name: str, seed: int) -> Path:
-        """What a fine-tuned encoder answered."""
-        return self.results / "runs" / task / name / f"{seed}.json.gz"
-
-    def answer(self, task: str, name: str, seed: int) -> None:
-        """Ask a fine-tuned encoder."""
-        references = read_json(self.results / REFERENCES_FILE)
-        found = outcomes_of(self.finetuned_folder(task, name, seed), self._evaluated()[0], references["domains"])
-        run = {"task": task, "encoder": name, "seed": seed, "partition": self.recipe.partition, "locales": found}
-        write_json(self.answers_file(task, name, seed), run)
-
-    def noise(self) -> Stage:
-        """How many hidden words the teachers find, in generic text that they held out and in the task's."""
-        file, noise = self.results / "teachers.json", self.recipe.noise
-        needs = ("references", *(f"encoders/{name}" for name in noise), *(f"corpora/{x}" for x in noise.values()))
-        return Stage("noise", tuple(dict.fromkeys(needs)), self.write_noise, file, file.is_file, {"noise": noise})
-
-    def write_noise(self) -> None:
-        """The work of `noise`."""
-        recipe = self.recipe
-        evaluated, _ = self._evaluated()
-        task = [u.text for rows in evaluated.values() for u in rows]
-        found: dict[str, Any] = {}
-        for name, corpus in recipe.noise.items():
-            teacher = load_checkpoint(self.encoder_folder(name))
-            first = recipe.encoders[next(iter(recipe.noise))]
-            generic = unseen_lines(self.corpus_file(corpus), int(first.settings.get("seed", 1)))
-            found[name] = {}
-            for kind, texts in (("generic", generic), ("task", task)):
-                chosen = random.Random(0).sample(texts, min(NOISE_TEXTS, len(texts)))
-                correct, positions = masked_word_accuracy(teacher.model, teacher.encoder, chosen)
-                if positions:  # a text that stands there several times was hardly held out
-                    share = correct / positions
-                    found[name][kind] = {"accuracy": share, "correct": correct, "positions": positions}
-        write_json(self.results / "teachers.json", found)
-
-    def similarity(self) -> Stage:
-        """How near each domain's text is to the generic text of its language, for the tokenizer and for the teacher."""
-        file = self.results / "similarity.json"
-        needs = ("references", *(f"corpora/generic-{language}" for language in self.recipe.languages))
-        needs += tuple(f"encoders/{name}" for name in list(self.recipe.noise)[:1])
-        return Stage("similarity", needs, self.write_similarity, file, file.is_file)
-
-    def write_similarity(self) -> None:
-        """The work of `similarity`; the first teacher whose noise is measured is the one that is asked."""
-        tokenizer = load_tokenizer(self.runs / "tokenizer.json")
-        teacher = next((load_checkpoint(self.encoder_folder(name)) for name in self.recipe.noise), None)
-        _, train = self._evaluated()
-        found: dict[str, Any] = {}
-        for locale in self.recipe.locales:
-            nearby = self.corpus_file(f"generic-{locale.split('-')[0]}")
-            generic = piece_counts(tokenizer, read_lines([str(nearby)]))
-            found[locale] = {}
-            for domain in sorted({u.domain for u in train if u.locale == locale and u.domain}):
-                texts = [u.text for u in train if u.locale == locale and u.domain == domain]
-                sample = sample_of_pieces(tokenizer, texts, SAMPLE_PIECES, seed=0)
-                found[locale][domain] = {
-                    "divergence": divergence(piece_counts(tokenizer, sample), generic),
-                    "utterances": len(sample),
-                }
-                if teacher:
-                    perplexity = pseudo_perplexity(teacher.model, teacher.encoder, sample)
-                    found[locale][domain]["pseudo_perplexity"] = perplexity
-        content = {"reference": "generic", "pieces": SAMPLE_PIECES, "locales": found}
-        write_json(self.results / "similarity.json", content)
-
-    def facts(self) -> Stage:
-        """What the recipe, the texts and the encoders say of themselves; written each time, as it takes no time."""
-        needs = tuple(f"encoders/{name}" for name in self.recipe.encoders)
-        return Stage("facts", needs, self.write_facts, self.results / "recipe.json", lambda: False)
-
-    def write_facts(self) -> None:
-        """The work of `facts`."""
-        recipe = self.recipe
-        corpora = {name: json.loads(Path(f"{self.corpus_file(name)}.json").read_text()) for name in recipe.corpora}
-        write_json(self.results / "corpora.json", corpora)
-        encoders = {encoder.name: self._facts_of(encoder) for encoder in recipe.encoders.values()}
-        write_json(self.results / "encoders.json", encoders)
-        content = {
-            "title": recipe.title,
-            "tasks": list(recipe.tasks),
-            "seeds": list(recipe.seeds),
-            "comparisons": list(recipe.comparisons),
-            "similarity_encoders": list(recipe.similarity_encoders),
-            "fewest_point_utterances": recipe.fewest_point_utterances,
-            "finetune": dict(recipe.finetune),
-            "notes": list(recipe.notes),
-        }
-        write_json(self.results / "recipe.json", content)
-
-    def _facts_of(self, encoder: Encoder) -> dict[str, Any]:
-        training = json.loads((self.encoder_folder(encoder.name) / TRAINING_FILE).read_text())
-        return {
-            "title": encoder.title,
-            "command": encoder.command,
-            **{key: encoder.settings.get(key) for key in ("size", "corpus", "teacher", "init", "start", "chain")},
-            "steps": training["steps"],
-            "pieces": training["pieces_seen"],
-            "parameters": training.get("parameters", [None, None])[1],
-            "minutes": round(training["seconds"] / 60, 1),
-            **training["held_out"],
-        }
+    def _files(self, entry: str, named: str) -> list[str]:
+        """The files of corpora of the recipe, or of sources in the languages of the locales."""
+        recipe, files = self.recipe, list[str]()
+        texts, root = texts_by_language(Path(recipe.generic)), Path(recipe.generic).resolve().name
+        places = [place for language in recipe.languages for place in texts.get(language, ())]
+        for text in listed(named):
+            if text in recipe.corpora:
+                files.append(str(self.layout.corpus(text)))
+                continue
+            found = [file for place in places if place.is_dir() for file in sorted(place.iterdir())]
+            found = [file for file in found if file.name.split(".")[0] == text]
+            found += [place for place in places if place.is_file() and text == root]  # a file a language
+            if not found:
+                known = f"corpora {', '.join(recipe.corpora)}" if recipe.corpora else "no corpora"
+                languages = ", ".join(recipe.languages)
+                raise RecipeError(
+                    f"{entry}: {text} is neither a corpus of the recipe (it has {known}) nor a source in {languages} "
+                    f"of {recipe.generic}; allowed: {LAYOUT}"
+                )
+            files += map(str, found)
+        return files
 
 
-def unseen_lines(file: Path, seed: int) -> list[str]:
-    """The lines of a text that a run with that seed held out, less those that stand elsewhere in it as well."""
-    count = sum(1 for _ in read_lines([str(file)]))
-    held_out = set(held_out_rows(count, seed).tolist())
-    candidates, seen = {}, set()
-    for row, text in enumerate(read_lines([str(file)])):
-        if row in held_out and text not in candidates:
-            candidates[text] = row
-    for row, text in enumerate(read_lines([str(file)])):
-        if text in candidates and candidates[text] != row and row not in held_out:
-            seen.add(text)
-    return [text for text in candidates if text not in seen]
+def _in_order(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages in their order, but each after those that it needs."""
+    by_name, ordered = {stage.name: stage for stage in stages}, dict[str, Stage]()
 
+    def place(stage: Stage) -> None:
+        for need in stage.needs if stage.name not in ordered else ():
+            place(by_name[need])
+        ordered.setdefault(stage.name, stage)
 
-def _flags(settings: Mapping[str, Any]) -> list[str]:
-    flags = []
-    for name, value in settings.items():
-        if value is True:
-            flags.append(f"--{name.replace('_', '-')}")
-        elif value is not False and value != "":
-            flags += [f"--{name.replace('_', '-')}", str(value)]
-    return flags
+    for stage in stages:
+        place(stage)
+    return list(ordered.values())
 
 
 def _name(place: str) -> str:
-    """A file or folder without what is above it, which may change; a hub's name as it is."""
+    """A file or folder without its parent folders, which may change; a hub's name as it is."""
     return Path(place).name if Path(place).exists() else place

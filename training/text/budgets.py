@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 from training.data import datasets
-from training.text.corpus import CorpusError
+from training.text.corpus import CorpusError, language_of
 
 SPOKEN = "tatoeba,common_voice,xed,voice_prompts,thorsten,gerdracor,commonvoice_fr-libretheatre"
 
@@ -22,15 +22,14 @@ Group = tuple[str, Kind]  # language and kind of text
 class TransferSet:
     """What a transfer set is to hold; each field is a flag of the command.
 
-    Raises:
-        CorpusError: a field is out of range, or text is asked for that no source is given for.
+    Raises CorpusError: a field is out of range, or text is asked for that no source is given for.
     """
 
-    languages: str
+    locales: str
     tokens: int
     ratio: str = "7:3"
     generic: str = ""
-    task: str = ""
+    data: str = ""
     spoken_share: float | None = None
     spoken: str = SPOKEN
     tokenizer: str = ""
@@ -45,18 +44,19 @@ class TransferSet:
             raise CorpusError(f"--seed is {self.seed}; allowed: 0 to 2**64 - 1")
         if self.spoken_share is not None and not 0 <= self.spoken_share <= 1:
             raise CorpusError(f"--spoken-share is {self.spoken_share}; allowed: 0 to 1")
-        weights_of(self.languages)
-        for share, name in zip(ratio_of(self.ratio), ("generic", "task"), strict=True):
+        weights_of(self.locales)
+        for share, kind, name in zip(ratio_of(self.ratio), ("generic", "task"), ("generic", "data"), strict=True):
             if share and not getattr(self, name):
-                raise CorpusError(f"--ratio {self.ratio} asks for {name} text; give --{name}")
+                raise CorpusError(f"--ratio {self.ratio} asks for {kind} text; give --{name}")
+
+    def takes(self, locale: str) -> bool:
+        """Whether text of a locale is asked for: by its own tag, or by its language alone."""
+        asked = [part.strip().partition("=")[0] for part in self.locales.split(",")]
+        return locale in asked or language_of(locale) in asked
 
 
 def ratio_of(text: str) -> tuple[Fraction, Fraction]:
-    """Generic and task share of a ratio such as "7:3".
-
-    Raises:
-        CorpusError: it is none.
-    """
+    """Generic and task share of a ratio such as "7:3". Raises CorpusError: it is none."""
     generic, *rest = [_share(part) for part in text.split(":")]
     if len(rest) != 1 or generic is None or rest[0] is None or not generic + rest[0]:
         raise CorpusError(f"--ratio is {text!r}; allowed: GENERIC:TASK, two numbers from 0 up, such as 1:0, 7:3 or 0:1")
@@ -64,22 +64,19 @@ def ratio_of(text: str) -> tuple[Fraction, Fraction]:
 
 
 def weights_of(text: str) -> dict[str, Fraction]:
-    """The languages of "de,fr" or "de=2,fr=1" and their weights, in order of name.
+    """The languages of "de,fr-FR" or "de=2,fr-FR=1" and their weights, in order of name.
 
-    Raises:
-        CorpusError: none is named, one is named twice, or a weight is not above 0.
+    Raises CorpusError: none is named, a language is named twice, or a weight is not above 0.
     """
     weights: dict[str, Fraction] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        language, _, weight = part.partition("=")
-        share = _share(weight or "1")
+        locale, _, weight = part.partition("=")
+        share, language = _share(weight or "1"), language_of(locale)
         if not share or language in weights:
-            raise CorpusError(
-                f"--languages: {part!r}; allowed: each language once, alone or with a weight above 0, de=2"
-            )
+            raise CorpusError(f"--locales: {part!r}; allowed: each language once, alone or with a weight above 0, de=2")
         weights[language] = share
     if not weights:
-        raise CorpusError("--languages names none; allowed: comma-separated languages such as de,fr or de=2,fr=1")
+        raise CorpusError("--locales names none; allowed: comma-separated tags such as de,fr-FR or de=2,fr-FR=1")
     return dict(sorted(weights.items()))
 
 
@@ -109,6 +106,6 @@ def budgets_of(spec: TransferSet) -> dict[Group, int]:
         share = Fraction(str(spec.spoken_share))
         spoken, written = apportion(generic, [share, 1 - share])
         kinds = {"task": task, "spoken": spoken, "written": written}
-    weights = weights_of(spec.languages)
+    weights = weights_of(spec.locales)
     parts = {kind: apportion(total, list(weights.values())) for kind, total in kinds.items()}
     return {(language, kind): parts[kind][i] for kind in kinds for i, language in enumerate(weights) if parts[kind][i]}

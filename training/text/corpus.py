@@ -1,8 +1,6 @@
 """Plain text, one sentence a line: read as a stream, shuffled on disk.
 
-    python -m training.corpus build --generic DIR --task DIR --ratio 7:3 --languages de,fr --tokens N --out FILE.txt.gz
-
-builds a transfer set, the text on which a student imitates its teacher: see `training.text.transfer`.
+Transfer sets are built of it, see `training.text.transfer`.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from typing import IO, Any, Self
 from training.data.datasets import HUB_PREFIX
 
 SUFFIXES = (".txt", ".txt.gz")
+LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")  # a language or a BCP-47 tag such as de-DE
 
 _RECORD = struct.Struct(">QI")  # key, length of the payload
 _BUCKET_BITS = 7  # 128 open files at most: macOS allows 256
@@ -30,7 +29,6 @@ _TAIL = 2048  # tokens: the end of a budget, where lines are chosen so that they
 _HAN_KANA = re.compile(
     "[\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-_LOCATED = re.compile(r"([A-Za-z]{2,3}(?:-[A-Za-z0-9]{1,8})*)=(.*)")
 BUCKET_BYTES = 4 << 20  # a larger bucket is split before it is read into memory
 
 
@@ -38,31 +36,38 @@ class CorpusError(ValueError):
     """Text that can't be used; the message names what was wrong and what is allowed."""
 
 
-def located_files(text: str) -> list[tuple[str | None, str]]:
-    """The locales and files of ``[LOCALE=]FILE,...``: a locale holds for the files after it, up to the next one.
+def language_of(locale: str) -> str:
+    """The language of a locale: "de" of "de-DE"."""
+    return re.split("[-_]", locale)[0]
 
-    Files before the first locale have none.
+
+def located_files(text: str) -> list[tuple[str | None, str]]:
+    """The locale (None where none is given) and path of each file of comma-separated ``[LOCALE=]FILE``.
+
+    A ``LOCALE=`` applies to the files that follow, up to the next one: "a,de-DE=b,c" is a without a locale, b and c of
+    de-DE.
 
     Raises:
         CorpusError: a locale is followed by no file.
     """
     found: list[tuple[str | None, str]] = []
-    locale = None
+    locale: str | None = None
     for part in filter(None, (part.strip() for part in text.split(","))):
-        file = part
-        if match := _LOCATED.fullmatch(part):
-            locale, file = match[1], match[2].strip()
-        if not file:
+        tag, separator, file = part.partition("=")
+        if separator and LOCALE.fullmatch(tag):
+            locale = tag
+        else:
+            file = part
+        if not file.strip():
             raise CorpusError(f"{part}: names no file; allowed: [LOCALE=]FILE,...")
-        found.append((locale, file))
+        found.append((locale, file.strip()))
     return found
 
 
 def find_files(sources: Sequence[str]) -> list[Path]:
     """The text files that `sources` name: files, or folders searched through, in order of name.
 
-    Raises:
-        CorpusError: a source does not exist or holds no text file.
+    Raises CorpusError: a source does not exist or holds no text file.
     """
     files: list[Path] = []
     for source in sources:
@@ -79,9 +84,7 @@ def read_lines(sources: Sequence[str]) -> Iterator[str]:
 
     A source is a text file, a folder of them, or `hub:NAME` or `hub:NAME:COLUMN`: the train split of a Hugging Face
     data set (column "text" by default; with `NAME@REVISION` a branch of it), which is streamed, not downloaded first.
-
-    Raises:
-        CorpusError: a source does not exist, or a file is not UTF-8 or no complete gzip file.
+    Raises CorpusError: a source does not exist, or a file is not UTF-8 or no complete gzip file.
     """
     files = {source: find_files([source]) for source in sources if not source.startswith(HUB_PREFIX)}
     for source in sources:
@@ -95,11 +98,7 @@ def read_lines(sources: Sequence[str]) -> Iterator[str]:
 
 
 def lines_of_file(file: Path) -> Iterator[str]:
-    """All lines of a text file, blank ones too.
-
-    Raises:
-        CorpusError: the file is not UTF-8 or no complete gzip file.
-    """
+    """All lines of a text file, blank ones too. Raises CorpusError: the file is not UTF-8 or no complete gzip file."""
     try:
         with (
             gzip.open(file, "rt", encoding="utf-8-sig")

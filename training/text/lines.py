@@ -95,8 +95,7 @@ def held_out_rows(lines: int, seed: int) -> NDArray[np.int64]:
 def encode_lines(tokenizer: Tokenizer, texts: Iterable[str], max_length: int, folder: Path) -> None:
     """Write all texts as pieces, each cut at `max_length`, into a folder, in place of what stands there.
 
-    Raises:
-        CorpusError: there is no text, or it can't be read; then nothing stays in the folder.
+    Raises CorpusError: there is no text, or it can't be read; then nothing stays in the folder.
     """
     shutil.rmtree(folder, ignore_errors=True)
     tokenizer.no_padding()

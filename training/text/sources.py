@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,13 +11,20 @@ from pathlib import Path
 
 from training.data import datasets
 from training.text.budgets import Group, Kind, TransferSet, weights_of
-from training.text.corpus import SUFFIXES, CorpusError, find_files, lines_of_file, same_text, same_utterance
+from training.text.corpus import (
+    LOCALE,
+    SUFFIXES,
+    CorpusError,
+    find_files,
+    language_of,
+    lines_of_file,
+    same_text,
+    same_utterance,
+)
 
 log = logging.getLogger("training.corpus")
 
 LAYOUT = "LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt[.gz] in it"
-
-_LANGUAGE_OR_LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]{2,4})*")
 
 
 @dataclass(frozen=True)
@@ -39,24 +45,17 @@ class Source:
 def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
     """The sources of plain sentences that belong to a group.
 
-    Raises:
-        CorpusError: there is no such folder, or it holds nothing in one of the languages.
+    Raises CorpusError: there is no such folder, or it holds nothing in one of the languages.
     """
-    root, asked = Path(spec.generic), weights_of(spec.languages)
-    found: dict[str, list[tuple[str, Path]]] = {}
-    for language, entries in texts_by_language(root).items():
-        found[language] = [
-            (_stem(file) if entry.is_dir() else root.resolve().name, file)
-            for entry in (entries if language in asked else ())
-            for file in find_files([str(entry)])
-        ]
+    root, asked, spoken = Path(spec.generic), weights_of(spec.locales), spoken_names(spec)
+    found = texts_by_language(root)
     if missing := [language for language in asked if language not in found]:
         held = ", ".join(found) or f"none; allowed: {LAYOUT}"
-        raise CorpusError(f"--languages: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
-    spoken = spoken_names(spec)
+        raise CorpusError(f"--locales: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
     sources = []
     for language in asked:
-        for name, file in found[language]:
+        for entry, file in [(x, file) for x in found[language] for file in find_files([str(x)])]:
+            name = _stem(file) if entry.is_dir() else root.resolve().name
             kind: Kind = "generic" if spec.spoken_share is None else "spoken" if name in spoken else "written"
             if (language, kind) in groups:
                 sources.append(Source(language, kind, name, partial(_text_of, file)))
@@ -67,8 +66,8 @@ def texts_by_language(root: Path) -> dict[str, list[Path]]:
     """The files and folders of each language in a folder of plain sentences; none where there is no such folder."""
     found: dict[str, list[Path]] = {}
     for entry in sorted(root.iterdir()) if root.is_dir() else ():
-        if _LANGUAGE_OR_LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(SUFFIXES)):
-            found.setdefault(_language(_stem(entry)), []).append(entry)
+        if LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(SUFFIXES)):
+            found.setdefault(language_of(_stem(entry)), []).append(entry)
     return found
 
 
@@ -79,10 +78,6 @@ def spoken_names(spec: TransferSet) -> frozenset[str]:
 
 def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".txt")
-
-
-def _language(locale: str) -> str:
-    return re.split("[-_]", locale)[0]
 
 
 def _text_of(file: Path) -> Iterator[str]:
@@ -101,30 +96,30 @@ def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Sourc
         CorpusError: a language has a share of the task text, but no training texts.
         DatasetError: the data can't be read.
     """
-    if not spec.task:
+    if not spec.data:
         return [], frozenset()
-    asked = weights_of(spec.languages)
-    locales = _locales_of_files(spec.task)
-    chosen = None if locales is None else [locale for locale in locales if _language(locale) in asked]
-    utterances = () if chosen == [] else datasets.load(spec.task, chosen, spec.on_error).utterances
+    asked = weights_of(spec.locales)
+    locales = _locales_of_files(spec.data)
+    chosen = None if locales is None else [locale for locale in locales if language_of(locale) in asked]
+    utterances = () if chosen == [] else datasets.load(spec.data, chosen, spec.on_error).utterances
     texts: dict[str, list[str]] = {}
     held_out = set()
     for u in utterances:
-        if _language(u.locale) in asked and u.partition != "train":
+        if language_of(u.locale) in asked and u.partition != "train":
             held_out.add(same_utterance(same_text(u.text)))
-        elif u.partition == "train":
+        elif spec.takes(u.locale):
             texts.setdefault(u.locale, []).append(u.text.encode("utf-8", "replace").decode())
-    held = sorted({_language(locale) for locale in locales or texts})
+    held = sorted({language_of(locale) for locale in locales or {u.locale for u in utterances}})
     for language in asked:
-        if language not in map(_language, texts):
-            message = f"{spec.task} has no training texts for {language}; its languages: {', '.join(held) or 'none'}"
+        if language not in map(language_of, texts):
+            message = f"{spec.data} has no training texts for {language}; its languages: {', '.join(held) or 'none'}"
             if (language, "task") in groups:
-                raise CorpusError(f"--languages: {message}")
+                raise CorpusError(f"--locales: {message}")
             log.warning("%s", message)
     return [
-        Source(_language(locale), "task", locale, partial(iter, lines))
+        Source(language_of(locale), "task", locale, partial(iter, lines))
         for locale, lines in texts.items()
-        if (_language(locale), "task") in groups
+        if (language_of(locale), "task") in groups
     ], frozenset(held_out)
 
 
@@ -138,5 +133,5 @@ def _locales_of_files(source: str) -> list[str] | None:
         with tarfile.open(path) as archive:
             names = [Path(name).name for name in archive.getnames()]
     stems = {name.split(".")[0] for name in names if name.endswith((".jsonl", ".jsonl.gz", ".csv"))} - {""}
-    named = stems and all(_LANGUAGE_OR_LOCALE.fullmatch(stem) and _language(stem) != stem for stem in stems)
+    named = stems and all(LOCALE.fullmatch(stem) and language_of(stem) != stem for stem in stems)
     return sorted(stems) if named else None

@@ -18,7 +18,6 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 
 from service.student.tokenization import UNKNOWN, TextEncoder
-from training.data import datasets
 from training.data.augmentation import augment
 from training.data.files import write_atomically
 from training.data.utterances import Utterance
@@ -53,8 +52,7 @@ class SpecialIds(NamedTuple):
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """The special pieces of a tokenizer of this project or of a Hugging Face encoder.
 
-    Raises:
-        ValueError: one of them is missing.
+    Raises ValueError: one of them is missing.
     """
     for names in _NAMINGS:
         ids = [tokenizer.token_to_id(name) for name in names]
@@ -133,16 +131,6 @@ def spread_lines(sources: Sequence[str], most: int) -> list[str]:
         return []
     step = max(1, sum(1 for _ in read_lines(sources)) // most)
     return list(islice(read_lines(sources), 0, None, step))
-
-
-def task_texts(source: str, locales: str | None = None) -> list[str]:
-    """The training texts of labelled data and a typed variant of each.
-
-    Raises:
-        DatasetError: the data can't be used.
-    """
-    chosen = [part.strip() for part in locales.split(",")] if locales else None
-    return with_variants(datasets.load(source, chosen).part("train", chosen))
 
 
 def with_variants(utterances: Sequence[Utterance], seed: int = 1) -> list[str]:

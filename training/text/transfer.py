@@ -1,15 +1,15 @@
 """Build a transfer set: the text on which a student imitates its teacher.
 
-    python -m training.corpus build --generic DIR --task DIR --ratio 7:3 --languages de,fr,it,es --tokens N --out FILE
+    python -m training.corpus build --generic DIR --data DIR --ratio 7:3 --locales de,fr,it,es --tokens N --out FILE
 
 FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it says what went in.
 
 ========================  ==========================================================================================
 ``--generic DIR``         plain sentences: ``DIR/<language>/<source>.txt[.gz]``, or ``DIR/<language or locale>.txt``
                           with DIR's name as the source
-``--task DATA``           labelled data (see `training.data.datasets`): its train texts are the task text
+``--data DATA``           labelled data (see `training.data.datasets`): its train texts are the task text
 ``--ratio G:T``           generic to task tokens: 1:0, 7:3, 0:1, ...
-``--languages``           balanced (``de,fr``) or weighted (``de=2,fr=1``)
+``--locales``             balanced (``de,fr``) or weighted (``de=2,fr=1``); ``de-DE`` takes labelled data of it alone
 ``--spoken-share 0.7``    that share of the generic tokens comes from spoken sources (``--spoken`` names them)
 ========================  ==========================================================================================
 
@@ -25,7 +25,6 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
-import json
 import logging
 import os
 import struct
@@ -42,6 +41,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from training.data import datasets
+from training.data.files import write_json
 from training.text.budgets import KINDS, Group, Kind, TransferSet, budgets_of, ratio_of
 from training.text.corpus import (
     SUFFIXES,
@@ -67,11 +67,7 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 
 
 def token_counter(tokenizer: str) -> CountTokens:
-    """Counts words, or the pieces of a `tokenizer.json` without special ones.
-
-    Raises:
-        CorpusError: the file is none.
-    """
+    """Counts words, or the pieces of a `tokenizer.json` without special ones. Raises CorpusError: the file is none."""
     if not tokenizer:
         return count_words
     try:
@@ -108,10 +104,10 @@ def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
             mixer.read(count, held_out)
             mixer.settle()
             whole = mixer.mix(out.name)
-            manifest = {**mixer.facts(), **_facts_of_file(whole)}
-            draft = Path(name, manifest_file.name)
-            draft.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(draft, manifest_file)  # before the text: where that stands, its manifest does
+            with whole.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            manifest = {**mixer.facts(), "file": out.name, "sha256": digest}
+            write_json(manifest_file, manifest)  # before the text: where that stands, its manifest does
             os.replace(whole, out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -174,8 +170,7 @@ class Mixer:
     def settle(self) -> None:
         """Keep one line of each text, in order of their hashes, and see what there is for each budget.
 
-        Raises:
-            CorpusError: less than is asked, and nothing is to be repeated.
+        Raises CorpusError: less than is asked, and nothing is to be repeated.
         """
         with self._unique.open("wb") as stream, _bar("settle") as bar:
             for key, line in self._read.drain():
@@ -191,7 +186,7 @@ class Mixer:
             if self._available[group] < (1 if self._spec.repeat else asked)
         ]
         if short:
-            ways = "lower --tokens, change --ratio, --languages or --spoken-share"
+            ways = "lower --tokens, change --ratio, --locales or --spoken-share"
             ways += "" if self._spec.repeat else ", or allow upsampling with --repeat"
             raise CorpusError(f"too little text: {'; '.join(short)}; {ways}")
 
@@ -219,30 +214,36 @@ class Mixer:
         whole = {group: asked // self._available[group] for group, asked in self._budgets.items()}
         quotas = {group: Quota(asked % self._available[group]) for group, asked in self._budgets.items()}
 
-        def copy(line: bytes, number: int) -> tuple[int, bytes]:
+        def copies() -> Iterator[tuple[bytes, int]]:
+            for _, line in read_records(self._unique):
+                index, tokens = _LINE.unpack_from(line)
+                group = self._sources[index].group
+                yield from ((line, number) for number in range(whole[group]))
+                yield from ((taken, whole[group]) for taken in quotas[group].offer(tokens, line))
+            for group, quota in quotas.items():
+                yield from ((taken, whole[group]) for taken in quota.close())
+
+        for line, number in copies():
             index, tokens = _LINE.unpack_from(line)
             self._lines[index] += 1
             self._tokens[index] += tokens
-            return self._hash(number.to_bytes(8, "big") + line[_LINE.size :], b"order"), line
-
-        for _, line in read_records(self._unique):
-            index, tokens = _LINE.unpack_from(line)
-            group = self._sources[index].group
-            for number in range(whole[group]):
-                yield copy(line, number)
-            for taken in quotas[group].offer(tokens, line):
-                yield copy(taken, whole[group])
-        for group, quota in quotas.items():
-            for taken in quota.close():
-                yield copy(taken, whole[group])
+            yield self._hash(number.to_bytes(8, "big") + line[_LINE.size :], b"order"), line
 
     def facts(self) -> dict[str, Any]:
         """The manifest, but for the file itself."""
         got: Counter[Group] = Counter()
         lines: Counter[Group] = Counter()
+        sources = []
         for index, source in enumerate(self._sources):
-            got[source.group] += self._tokens[index]
-            lines[source.group] += self._lines[index]
+            taken = {"lines": self._lines[index], "tokens": self._tokens[index]}
+            sources.append({"language": source.language, "kind": source.kind, "name": source.name, **taken})
+            got[source.group] += taken["tokens"]
+            lines[source.group] += taken["lines"]
+        groups = []
+        for group, asked in self._budgets.items():
+            available, repeats = self._available[group], got[group] / self._available[group]
+            taken = {"asked": asked, "tokens": got[group], "lines": lines[group], "available": available}
+            groups.append({"language": group[0], "kind": group[1], **taken, "repeats": round(max(1.0, repeats), 3)})
         return {
             "command": f"{COMMAND} build",
             "arguments": arguments_of(self._spec),
@@ -253,52 +254,26 @@ class Mixer:
             "tokens": got.total(),
             "lines": lines.total(),
             "spoken_share": self._spoken_share(),
-            "groups": [
-                {
-                    "language": group[0],
-                    "kind": group[1],
-                    "asked": asked,
-                    "tokens": got[group],
-                    "lines": lines[group],
-                    "available": self._available[group],
-                    "repeats": round(max(1.0, got[group] / self._available[group]), 3),
-                }
-                for group, asked in self._budgets.items()
-            ],
-            "sources": [
-                {
-                    "language": source.language,
-                    "kind": source.kind,
-                    "name": source.name,
-                    "lines": self._lines[index],
-                    "tokens": self._tokens[index],
-                }
-                for index, source in enumerate(self._sources)
-            ],
+            "groups": groups,
+            "sources": sources,
             "removed": {why: {kind: n for kind, n in by.items() if n} for why, by in self._removed.items()},
         }
 
     def _spoken_share(self) -> float | None:
-        spoken = spoken_names(self._spec)
-        generic = {i: s for i, s in enumerate(self._sources) if s.kind != "task"}
-        total = sum(self._tokens[i] for i in generic)
-        return round(sum(self._tokens[i] for i, s in generic.items() if s.name in spoken) / total, 4) if total else None
+        generic = [(self._tokens[i], s.name) for i, s in enumerate(self._sources) if s.kind != "task"]
+        spoken, total = spoken_names(self._spec), sum(tokens for tokens, _ in generic)
+        return round(sum(tokens for tokens, name in generic if name in spoken) / total, 4) if total else None
 
 
 def arguments_of(spec: TransferSet) -> dict[str, Any]:
     """The flags, files and folders without what is above them, which may name a person or a machine."""
     arguments = asdict(spec)
-    for name in ("generic", "task", "tokenizer"):
+    for name in ("generic", "data", "tokenizer"):
         if (value := arguments[name]) and not value.startswith(datasets.HUB_PREFIX):
             arguments[name] = Path(value).resolve().name
     if spec.tokenizer:
         arguments["tokenizer_sha256"] = hashlib.sha256(Path(spec.tokenizer).read_bytes()).hexdigest()
     return arguments
-
-
-def _facts_of_file(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        return {"file": file.name, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def render(manifest: Mapping[str, Any]) -> str:

@@ -338,7 +338,7 @@ def test_a_slow_tokenizer_is_refused(copied: Path, monkeypatch: pytest.MonkeyPat
     class Slow:
         is_fast = False
 
-    monkeypatch.setattr("training.hub.AutoTokenizer.from_pretrained", lambda *args, **kwargs: Slow())
+    monkeypatch.setattr("training.models.hub.AutoTokenizer.from_pretrained", lambda *args, **kwargs: Slow())
 
     with pytest.raises(CheckpointError, match=r"copied: has no fast tokenizer \(tokenizer.json\), only Slow"):
         open_hub(str(copied))

@@ -7,8 +7,8 @@ from service.student.manifest import Labels
 from training.models.batches import IGNORED, Example, collate, length_buckets
 from training.models.sizes import SIZES
 from training.models.student import StudentConfig, StudentModel
-from training.objectives.multitask import hide_pieces, multitask_loss
-from training.runs.schedule import rate_at
+from training.objectives.multitask import multitask_loss, word_dropout
+from training.runs.loop import rate_at
 
 LABELS = Labels(domain=("a", "b"), intent=("a_x", "a_y", "b_z"), slots=("O", "B-t", "I-t"))
 
@@ -95,11 +95,11 @@ def test_loss_ignores_missing_labels_and_weighs_slots() -> None:
 def test_hidden_pieces_spare_padding_and_the_first_piece() -> None:
     batch = collate([Example([2, *range(5, 25)], 0, 0, [IGNORED] * 21), Example([2, 9], 0, 0, [IGNORED] * 2)], 0)
 
-    hidden = hide_pieces(batch, 1.0, unknown_id=1, protected_id=2)
+    hidden = word_dropout(batch, 1.0, unknown_id=1, protected_id=2)
 
     assert hidden[0].tolist() == [2] + [1] * 20
     assert hidden[1].tolist() == [2, 1] + [0] * 19
-    assert torch.equal(hide_pieces(batch, 0.0, 1, 2), batch.input_ids)
+    assert torch.equal(word_dropout(batch, 0.0, 1, 2), batch.input_ids)
 
 
 def test_the_rate_warms_up_then_falls_to_zero() -> None:

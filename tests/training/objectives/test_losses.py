@@ -65,9 +65,10 @@ def naive_hidden(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> f
                 terms.append(sum((a - b) ** 2 for a, b in zip(s[i], t[i], strict=True)) / len(s[i]))
             elif name == "cosine":
                 terms.append(1 - cosine(s[i], t[i]))
-            elif name == "pkd":
+            elif name == "pkd" and i == 0:
                 lengths = math.hypot(*s[i]), math.hypot(*t[i])
-                terms.append(sum((a / lengths[0] - b / lengths[1]) ** 2 for a, b in zip(s[i], t[i], strict=True)))
+                squares = [(a / lengths[0] - b / lengths[1]) ** 2 for a, b in zip(s[i], t[i], strict=True)]
+                terms.append(sum(squares) / len(squares))
     return sum(terms) / max(1, len(terms))
 
 
@@ -245,7 +246,17 @@ def test_what_each_hidden_loss_does_not_see(seed: int, scale: float) -> None:
     for name in ("cosine", "pkd", "relations"):  # the length of a state
         assert value(name, scale * teacher) == pytest.approx(value(name, teacher), rel=1e-3, abs=1e-5)
     assert value("relations", turned) == pytest.approx(value("relations", teacher), rel=1e-3, abs=1e-5)
-    assert value("pkd", teacher) == pytest.approx(2 * value("cosine", teacher), rel=1e-3, abs=1e-5)
+    assert value("pkd", torch.cat([teacher[:, :1], turned[:, 1:]], dim=1)) == value("pkd", teacher)  # later pieces
+
+
+def test_pkd_of_a_hand_computed_case() -> None:
+    """Units (1, 0) and (0.6, 0.8) are sqrt(0.16 + 0.64) apart, (0, 1) and (0, -1) are 2 apart; two units each."""
+    student = torch.tensor([[[2.0, 0.0], [9.0, 9.0]], [[0.0, 5.0], [1.0, 2.0]]])
+    teacher = torch.tensor([[[3.0, 4.0], [1.0, 0.0]], [[0.0, -0.5], [7.0, 7.0]]])
+
+    loss = HIDDEN_LOSSES["pkd"].function(student, teacher, torch.ones(2, 2))
+
+    assert loss.item() == pytest.approx((0.8 + 4.0) / 4)
 
 
 def test_relations_compare_states_of_different_widths() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from service.student.manifest import Labels
+from training.models.devices import ALONE, Split
 from training.models.student import StudentConfig, StudentModel
 from training.objectives.masked_language import (
     IGNORED,
@@ -22,7 +22,6 @@ from training.objectives.masked_language import (
     mask_pieces,
     masked_loss,
 )
-from training.runs.loop import Loop
 from training.text.lines import Lines, encode_lines
 from training.text.tokenizer import SpecialIds, special_ids
 
@@ -33,14 +32,6 @@ VOCABULARY = 50
 
 def masked(input_ids: Tensor, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     return mask_pieces(input_ids, share, SPECIAL, VOCABULARY, torch.Generator().manual_seed(seed))
-
-
-def process(count: int, index: int) -> Loop:
-    """The loop as one of several processes sees it, as far as batches and losses ask it."""
-    loop = object.__new__(Loop)
-    loop._accelerator = SimpleNamespace(num_processes=count, process_index=index)
-    loop.model = nn.Linear(1, 1)
-    return loop
 
 
 @given(st.integers(0, 1000), st.floats(0, 1))
@@ -87,17 +78,17 @@ def text(hub_xlm_roberta: Path, sentences: list[str], tmp_path_factory: pytest.T
 
 def test_a_batch_is_a_function_of_seed_and_step(text: MaskedText) -> None:
     rows = np.arange(20)
-    first, again, next_one = (text.batch(rows, step, process(1, 0)) for step in (7, 7, 8))
+    first, again, next_one = (text.batch(rows, step, ALONE) for step in (7, 7, 8))
 
     assert torch.equal(first.input_ids, again.input_ids)
     assert torch.equal(first.targets, again.targets)
     assert not torch.equal(first.targets, next_one.targets)
-    other = MaskedText(text.lines, text.special, text.vocabulary, text.share, seed=2).batch(rows, 7, process(1, 0))
+    other = MaskedText(text.lines, text.special, text.vocabulary, text.share, seed=2).batch(rows, 7, ALONE)
     assert not torch.equal(first.targets, other.targets)
 
 
 def test_what_closes_a_text_is_left_alone(text: MaskedText) -> None:
-    batch = text.batch(np.arange(100), 0, process(1, 0))
+    batch = text.batch(np.arange(100), 0, ALONE)
 
     closing = batch.attention_mask.sum(dim=1) - 1
     rows = torch.arange(100)
@@ -109,13 +100,13 @@ def test_what_closes_a_text_is_left_alone(text: MaskedText) -> None:
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_parts_of_processes_add_up_to_the_whole(text: MaskedText, count: int) -> None:
     rows = np.arange(20)
-    whole = text.batch(rows, 3, process(1, 0))
-    parts = [text.batch(rows, 3, process(count, index)) for index in range(count)]
+    whole = text.batch(rows, 3, ALONE)
+    parts = [text.batch(rows, 3, Split(index, count)) for index in range(count)]
 
     table = torch.randn(text.vocabulary, text.vocabulary, generator=torch.Generator().manual_seed(0))
 
     def loss(batch: MaskedBatch, index: int, of: int) -> float:
-        return float(masked_loss(table[batch.targets[batch.chosen]], batch, process(of, index)))
+        return float(masked_loss(table[batch.targets[batch.chosen]], batch, Split(index, of)))
 
     assert sorted(map(tuple, torch.cat([p.input_ids for p in parts]).tolist())) == sorted(
         map(tuple, whole.input_ids.tolist())
@@ -126,7 +117,7 @@ def test_the_parts_of_processes_add_up_to_the_whole(text: MaskedText, count: int
 
 
 def test_each_process_has_something_where_rows_are_few(text: MaskedText) -> None:
-    parts = [text.batch(np.array([5]), 0, process(2, index)) for index in (0, 1)]
+    parts = [text.batch(np.array([5]), 0, Split(index, 2)) for index in (0, 1)]
 
     assert [len(part.input_ids) for part in parts] == [1, 1]
     assert [part.total for part in parts] == [sum(int(part.chosen.sum()) for part in parts)] * 2

@@ -24,8 +24,8 @@ from training.models.batches import ExampleEncoder, collate
 from training.models.checkpoint import Checkpoint, load_checkpoint, load_resume_state
 from training.models.errors import CheckpointError
 from training.models.student import StudentModel, StudentOutput
+from training.objectives.plain_text import PlainText
 from training.objectives.task_distillation import TeacherTargets, distillation_loss, open_teacher, pair_words
-from training.objectives.task_text import Unlabelled
 from training.text.tokenizer import new_tokenizer
 
 
@@ -210,7 +210,7 @@ def plain(tmp_path: Path) -> Path:
 
 
 def test_unlabelled_batches_depend_on_seed_and_step_only(teacher: Checkpoint, plain: Path) -> None:
-    one, other = (Unlabelled([str(plain)], teacher.encoder, 8, 3, first_row=100) for _ in range(2))
+    one, other = (PlainText.to_imitate([str(plain)], teacher.encoder, 8, 3, first_row=100) for _ in range(2))
 
     batch, again, later = one.batch(5, 0), other.batch(5, 0), one.batch(6, 0)
     assert torch.equal(batch.input_ids, again.input_ids)

@@ -21,7 +21,7 @@ from training.models.checkpoint import (
     save_resume_state,
 )
 from training.models.errors import CheckpointError
-from training.runs import text_run
+from training.runs import pretraining, text_run
 from training.text.lines import encode_lines
 from training.text.tokenizer import train_tokenizer
 
@@ -96,9 +96,9 @@ def test_a_loss_that_is_no_number_stops_the_run_before_the_weights(
 def test_a_gradient_that_is_no_number_is_named(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = pretrain.masked_loss
+    exact = pretraining.masked_loss
     with monkeypatch.context() as wrong:
-        wrong.setattr(pretrain, "masked_loss", lambda *a: exact(*a) + (exact(*a) * 0).sqrt())
+        wrong.setattr(pretraining, "masked_loss", lambda *a: exact(*a) + (exact(*a) * 0).sqrt())
         assert pretrain.main(arguments(corpus, tmp_path / "out")) == 1
 
     assert "gradient is nan at step 0" in capsys.readouterr().err

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
 from training.models.checkpoint import save_resume_state
 from training.models.errors import CheckpointError
-from training.runs.settings import begin, file_names, is_untouched, listed, parser_of, report, setting
+from training.objectives.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
+from training.runs import settings as all_settings
+from training.runs.flags import file_names, listed, parser_of, setting
+from training.runs.start import begin, is_untouched, report
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Settings:
     some_steps: int = setting(3, "steps", low=1)
     share: float = setting(0.5, "a share", low=0, high=1)
     kind: str = setting("a", "a choice", choices=("a", "b"))
+    kinds: str = setting("a,b", "some of them", choices=("a", "b"), several=True)
 
 
 @dataclass(frozen=True)
@@ -30,23 +34,23 @@ def parsed(out: Path, *arguments: str) -> argparse.Namespace:
 
 
 def test_settings_are_given_or_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings, state = begin("training.test", Settings, parsed(tmp_path, "--some-steps", "7", "--kind", "b"))
+    settings, storage = begin("training.test", Settings, parsed(tmp_path, "--some-steps", "7", "--kind", "b"))
 
     assert settings == Settings(some_steps=7, kind="b")
-    assert state is None
+    assert storage.state is None
     shown = capsys.readouterr().err
     assert "some_steps       7 (given)" in shown
     assert "share            0.5 (default)" in shown
 
 
 def test_a_resumed_run_inherits_what_is_not_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    inherited = {"corpus": "x", "some_steps": 7, "share": 0.25, "kind": "b"}
+    inherited = {"corpus": "x", "some_steps": 7, "share": 0.25, "kind": "b", "kinds": "a"}
     save_resume_state(tmp_path, {"command": "training.test", "settings": inherited})
 
-    settings, state = begin("training.test", Settings, parsed(tmp_path, "--resume", "--share", "0.25"))
+    settings, storage = begin("training.test", Settings, parsed(tmp_path, "--resume", "--share", "0.25"))
 
-    assert settings == Settings("x", 7, 0.25, "b")
-    assert state is not None
+    assert settings == Settings("x", 7, 0.25, "b", "a")
+    assert storage.state is not None
     assert "kind             b (inherited)" in capsys.readouterr().err
     with pytest.raises(ValueError, match="--some-steps 8 differs from the interrupted run's 7"):
         begin("training.test", Settings, parsed(tmp_path, "--resume", "--some-steps", "8"))
@@ -71,7 +75,7 @@ def test_rate_and_precision_may_change_on_resume_as_a_run_that_went_wrong_needs(
 def test_resuming_starts_what_was_never_begun(tmp_path: Path) -> None:
     (tmp_path / ".lines").mkdir()
 
-    assert begin("training.test", Settings, parsed(tmp_path, "--resume"))[1] is None
+    assert begin("training.test", Settings, parsed(tmp_path, "--resume"))[1].state is None
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,7 @@ def test_resuming_starts_what_was_never_begun(tmp_path: Path) -> None:
         (["--share", "1.5"], "--share: 1.5 is out of range; allowed: 0 to 1"),
         (["--some-steps", "x"], "invalid int value: 'x'"),
         (["--kind", "c"], "invalid choice: 'c'"),
+        (["--kinds", "b,c,d"], "--kinds: c, d; allowed: a, b"),
         (["--save-every", "0"], "0 is out of range; allowed: 1 or more"),
     ],
 )
@@ -120,3 +125,16 @@ def test_lists_and_file_names(tmp_path: Path) -> None:
 
     assert listed(" a, b,,") == ["a", "b"]
     assert file_names(f"{tmp_path / 'a.txt'},{tmp_path / 'a.txt'},hub:x/y") == "a.txt,hub:x/y"
+    assert file_names(f"de-DE={tmp_path / 'a.txt'}") == "de-DE=a.txt"
+
+
+def test_the_losses_that_can_be_chosen_are_those_that_there_are() -> None:
+    assert tuple(PREDICTION_LOSSES) == all_settings.PREDICTION_LOSSES
+    assert tuple(HIDDEN_LOSSES) == all_settings.HIDDEN_LOSSES
+
+
+@pytest.mark.parametrize("name", ["PretrainSettings", "DistillSettings", "FinetuneSettings"])
+def test_help_names_every_default(name: str) -> None:
+    shown = parser_of("training.test", "", getattr(all_settings, name)).format_help()
+
+    assert " ".join(shown.split()).count("(default: ") == len(fields(getattr(all_settings, name))) + 2

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from training.ladder import LadderError, Maker, main, read_ladder
-from training.runs.settings import parser_of
+from training.ladder import main
+from training.studies.layout import Layout
+from training.studies.recipe import read_recipe
+from training.studies.stages import StageBuilder
 
-RECIPES = sorted(Path("training/recipes").glob("ladder-*.toml"))
+RECIPES = sorted((Path(__file__).parents[3] / "training" / "recipes").glob("*.toml"))
 SOURCES = ("tatoeba", "common_voice", "xed", "voice_prompts", "thorsten", "gerdracor", "commonvoice_fr-libretheatre")
 RECIPE = """
 title = "Two students"
@@ -22,6 +24,7 @@ corpus = "out_of_scope"
 vocabulary = 600
 [pretrain]
 corpus = "out_of_scope"
+data = true
 [finetune]
 size = "xs"
 epochs = 1
@@ -35,10 +38,10 @@ size = "xs"
 steps = 3
 batch_pieces = 256
 [runs.scratch]
-[[tables]]
+[[comparisons]]
 title = "From scratch or taught"
 baseline = "scratch"
-runs = ["scratch", "distilled"]
+runs = ["distilled"]
 """
 
 
@@ -60,7 +63,7 @@ def test_runs_are_made_of_each_other_compared_and_skipped_when_done(
     code, summary, _ = run(recipe, sample, out, capsys)
 
     assert code == 0
-    assert summary["done_now"] == 6  # tokenizer, three runs, two answers
+    assert summary["done_now"] == 7  # tokenizer, three runs, what is asked, two answers
     report = json.loads((out / "ladder.json").read_text())
     taught = json.loads((out / "runs" / "distilled" / "training.json").read_text())
     assert (taught["settings"]["init"], taught["settings"]["teacher"]) == ("encoder", "scratch")
@@ -76,37 +79,16 @@ def test_runs_are_made_of_each_other_compared_and_skipped_when_done(
 
     assert run(recipe, sample, out, capsys)[1]["done_now"] == 0
 
-    (out / "answers" / "distilled.json.gz").unlink()
+    (out / "results" / "answers" / "distilled.json.gz").unlink()
     assert run(recipe, sample, out, capsys, "--report")[1]["exact_match"].keys() == {"scratch"}
     assert "Not done yet: distilled." in (out / "ladder.md").read_text()
-    (out / "answers" / "scratch.json.gz").unlink()
-    assert "no run of the tables is done" in run(recipe, sample, out, capsys, "--report")[2]
+    (out / "results" / "answers" / "scratch.json.gz").unlink()
+    assert "no compared run is done" in run(recipe, sample, out, capsys, "--report")[2]
 
     recipe.write_text(RECIPE.replace("epochs = 1", "epochs = 2"))
     code, _, error = run(recipe, sample, out, capsys)
     assert code == 2
-    assert "scratch: was made with epochs 1, now 2" in error
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "problem"),
-    [
-        ("[pretrain]", "[pretrian]", "unknown sections pretrian; allowed: title, locales, tokenizer"),
-        ('command = "pretrain"', 'command = "train"', "runs.encoder: command 'train'; allowed: pretrain"),
-        ('baseline = "scratch"', 'baseline = "encoder"', "tables name encoder; runs that are fine-tuned: distilled"),
-        ("[runs.scratch]", '[runs.scratch]\ninit = "distilled"', "can't be made of itself"),
-        ('runs = ["scratch"', 'run = ["scratch"', "tables: unknown run"),
-        ('title = "Two students"\n', "", "title is missing"),
-        ("[[tables]]", "[tables", "Expected"),
-    ],
-)
-def test_a_recipe_that_makes_no_sense_is_refused(tmp_path: Path, old: str, new: str, problem: str) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE.replace(old, new))
-
-    with pytest.raises(LadderError, match=r"recipe\.toml") as error:
-        read_ladder(recipe)
-    assert problem in str(error.value)
+    assert "runs/scratch: was made with epochs 1, now 2" in error
 
 
 def test_a_source_that_is_not_there_is_named(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +98,22 @@ def test_a_source_that_is_not_there_is_named(sample: Path, tmp_path: Path, capsy
     code, _, error = run(recipe, sample, tmp_path / "out", capsys)
 
     assert code == 2
-    assert "source tatoeba: " in error
+    assert "runs/encoder.corpus: tatoeba is neither a corpus of the recipe (it has no corpora) nor a source" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_parents_are_runs_paths_beside_the_study_or_what_the_command_takes(sample: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.replace('teacher = "scratch"', 'teacher = "scratch,../students/s,owner/name"'))
+    settled = read_recipe(recipe).with_data(str(sample), str(sample / "out_of_scope"), None)
+
+    stages = {stage.name: stage for stage in StageBuilder(settled, Layout(tmp_path / "out")).stages()}
+
+    command = stages["runs/distilled"].work
+    assert not callable(command)
+    teachers = f"{tmp_path / 'out' / 'runs' / 'scratch'},{tmp_path / 'out' / '../students/s'},owner/name"
+    assert f"--teacher={teachers}" in command
+    assert set(stages["runs/distilled"].needs) == {"runs/encoder", "runs/scratch"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -126,10 +122,10 @@ def test_the_flags_of_our_recipes_are_those_of_the_commands(recipe: Path, sample
         (tmp_path / language).mkdir()
         for source in SOURCES:
             (tmp_path / language / f"{source}.txt").touch()
-    stages = Maker(read_ladder(recipe), str(sample), tmp_path, tmp_path / "out").stages()
+    settled = read_recipe(recipe).with_data(str(sample), str(tmp_path), None)
+    stages = StageBuilder(settled, Layout(tmp_path / "out")).stages()
     commands = [stage.work for stage in stages if not callable(stage.work)]
 
     assert commands
     for module, *flags in commands:
-        if module != "training.tokenizer":
-            parser_of(module, "", import_module(module).Settings).parse_args(flags)
+        import_module(module).parser().parse_args(flags)

@@ -9,8 +9,7 @@ from training.studies.recipe import RecipeError, read_recipe
 RECIPES = Path(__file__).parents[3] / "training" / "recipes"
 WHOLE = """
 title = "small"
-[data]
-task = "data"
+data = "data"
 generic = "texts"
 locales = ["de-DE", "de-AT", "fr-FR"]
 [corpora.generic]
@@ -19,10 +18,10 @@ tokens = 100
 [distill]
 size = "xs"
 steps = 5
-[encoders.teacher]
+[runs.teacher]
 command = "pretrain"
 corpus = "generic"
-[encoders.student]
+[runs.student]
 command = "distill"
 corpus = "generic"
 teacher = "teacher"
@@ -31,10 +30,23 @@ steps = 9
 dc = "domain"
 [report]
 seeds = [1]
-[[report.comparisons]]
+[[comparisons]]
 title = "one"
 baseline = "teacher"
-encoders = ["student"]
+runs = ["student"]
+"""
+WITHOUT_TASKS = """
+title = "Two students"
+locales = ["de-DE", "fr-FR"]
+[runs.scratch]
+[runs.encoder]
+command = "pretrain"
+[runs.taught]
+teacher = "scratch"
+[[comparisons]]
+title = "From scratch or taught"
+baseline = "scratch"
+runs = ["taught"]
 """
 
 
@@ -44,51 +56,79 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("st*.toml")))
-def test_the_recipes_that_come_with_it_can_be_read(name: str) -> None:
-    recipe = read_recipe(RECIPES / name)
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_recipes_that_come_with_it_can_be_read(path: Path) -> None:
+    recipe = read_recipe(path)
 
     assert recipe.compared
-    assert all(encoder.corpus in recipe.corpora for encoder in recipe.encoders.values())
+    assert bool(recipe.tasks) != path.name.startswith("ladder")
 
 
 def test_data_is_found_beside_the_recipe_and_languages_are_those_of_the_locales(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, WHOLE))
 
-    assert recipe.task == str(tmp_path / "data")
+    assert recipe.data == str(tmp_path / "data")
     assert recipe.languages == ("de", "fr")
-    assert recipe.with_data("hub:other", None, "test").task == "hub:other"
+    assert recipe.with_data("hub:other", None, "test").data == "hub:other"
     assert recipe.with_data(None, None, "test").partition == "test"
 
 
-def test_an_encoder_has_the_settings_of_its_command_and_its_own_before_them(tmp_path: Path) -> None:
-    student = read_recipe(written(tmp_path, WHOLE)).encoders["student"]
+def test_a_run_has_the_settings_of_its_command_and_its_own_before_them(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, WHOLE))
 
+    student = recipe.runs["student"]
     assert (student.settings["size"], student.settings["steps"]) == ("xs", 9)
     assert student.title == "student"
+    assert recipe.parents_of(student.settings) == ["teacher"]
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('corpus = "generic"\nteacher', 'corpus = "nowhere"\nteacher', "corpus names nowhere; known: generic"),
-        ('command = "distill"', 'command = "guess"', "command 'guess'; allowed: pretrain, distill"),
-        ('dc = "domain"', 'chat = "domain"', r"\[tasks\] names chat; known: dc, icner"),
-        ('encoders = ["student"]', 'encoders = ["stranger"]', "comparisons names stranger; known: teacher, student"),
-        ("[distill]", "[distil]", "unknown sections distil; allowed: title, data"),
-        ("seeds = [1]", "seeds = []", "at least one seed"),
-        ("seeds = [1]", 'seeds = [1]\nsimilarity_encoders = ["student"]', "similarity_encoders needs report.noise"),
+        ('command = "distill"', 'command = "guess"', "runs.student.command: Input should be 'pretrain', 'distill'"),
+        ('dc = "domain"', 'chat = "domain"', "tasks.chat.*: Input should be 'dc' or 'icner', not 'chat'"),
+        (
+            'runs = ["student"]',
+            'runs = ["stranger"]',
+            "comparisons, 'one': unknown stranger; allowed: teacher, student",
+        ),
+        (
+            'baseline = "teacher"',
+            'base = "teacher"',
+            "baseline is missing; comparisons.0.base is unknown; allowed: tit",
+        ),
+        ("[distill]", "[distil]", "distil is unknown; allowed: title, data"),
+        ("seeds = [1]", "seeds = []", "tasks and report.seeds need each other"),
+        ("seeds = [1]", 'seeds = [1]\nsimilarity_runs = ["student"]', "similarity_runs needs report.noise"),
+        ("steps = 9", "step = 9", "runs.student: unknown step; allowed for distill: corpus, max_length, epochs, steps"),
+        ("steps = 9", "steps = -1", "runs.student: argument --steps: -1 is out of range; allowed: 0 or more"),
+        ("steps = 9", 'data = "x"', "runs.student: unknown data; allowed for distill"),
+        ('ratio = "1:0"', 'rat = "1:0"', "corpora.generic: unknown rat; allowed: tokens, ratio"),
+        ("[distill]", "[tokenizer]\nseed = 1\n[distill]", "tokenizer: unknown seed; allowed: corpus, tokenizer_lines"),
         ('title = "small"', "", "title is missing"),
-        ("[data]", "[data", "cannot be read"),
+        ('title = "small"', 'title = "small', "Illegal character"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+def test_what_is_wrong_is_named_with_file_and_entry(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=rf"recipe\.toml: .*{message}"):
         read_recipe(written(tmp_path, WHOLE.replace(old, new, 1)))
 
 
-def test_data_that_nobody_names_is_asked_for(tmp_path: Path) -> None:
-    recipe = read_recipe(written(tmp_path, WHOLE.replace('task = "data"', "")))
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('baseline = "scratch"', 'baseline = "encoder"', "unknown encoder; allowed: scratch, taught"),
+        ("[runs.scratch]", '[runs.scratch]\ninit = "taught"', "taught of scratch.*: can't be made of itself"),
+        ('command = "pretrain"', 'command = "pretrain"\ndata = 1', "runs.encoder: data; allowed: true or false"),
+    ],
+)
+def test_what_is_wrong_without_tasks_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(written(tmp_path, WITHOUT_TASKS.replace(old, new, 1)))
 
-    with pytest.raises(RecipeError, match="names no task data: give --task"):
+
+def test_data_that_nobody_names_is_asked_for(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, WHOLE.replace('data = "data"', "")))
+
+    with pytest.raises(RecipeError, match="names no data: give --data"):
         recipe.with_data(None, None, None)

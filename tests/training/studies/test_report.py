@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from training.evaluation.scoring import macro_f1
-from training.studies.report import ReportError, write_report
+from training.evaluation.scoring import macro_f1, weights_of
+from training.studies.effects_report import write_report
+from training.studies.results import ReportError
 
 Json = dict[str, Any]
 
@@ -123,8 +124,7 @@ def mean_f1(encoder: str, locale: str, rows: range) -> float:
     values = []
     for seed in SEEDS:
         found = np.array(outcomes("dc", encoder, seed, LOCALES.index(locale))["domain"])
-        pairs = np.stack([domain, np.where(found < 0, len(DOMAINS), found)], axis=1)[rows]
-        values.append(100 * macro_f1(pairs, len(DOMAINS) + 1))
+        values.append(100 * macro_f1(domain[rows], found[rows], len(DOMAINS), weights_of(len(rows), 0))[0])
     return float(np.mean(values))
 
 

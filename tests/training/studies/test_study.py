@@ -13,15 +13,14 @@ from typing import Any
 import pytest
 
 from training import study
-from training.studies.outcomes import read_json
+from training.data.files import read_json
 
 ROOT = Path(__file__).parents[3]
 RECIPES = ROOT / "training" / "recipes"
 PUBLISHED = ROOT / "docs" / "study"
 SHORT = """
 title = "short"
-[data]
-task = "{sample}"
+data = "{sample}"
 generic = "{sample}/out_of_scope"
 locales = ["de-DE", "fr-FR"]
 [tokenizer]
@@ -42,14 +41,14 @@ batch_pieces = 256
 size = "xs"
 steps = {steps}
 batch_pieces = 256
-[encoders.teacher]
+[runs.teacher]
 command = "pretrain"
 corpus = "generic"
-[encoders.generic]
+[runs.generic]
 command = "distill"
 corpus = "generic"
 teacher = "teacher"
-[encoders.task]
+[runs.task]
 command = "distill"
 corpus = "task"
 teacher = "teacher"
@@ -61,10 +60,10 @@ icner = "intent,slots"
 [report]
 seeds = [1]
 noise = {{teacher = "generic"}}
-[[report.comparisons]]
+[[comparisons]]
 title = "sets"
 baseline = "generic"
-encoders = ["task"]
+runs = ["task"]
 """
 
 
@@ -86,7 +85,6 @@ def figures_of(runs: Path) -> dict[str, Any]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("study") / "demo"
     assert study.main(["--recipe", str(RECIPES / "study-demo.toml"), "--out", str(runs), "--jobs", "2"]) == 0
-    assert study.main(["report", str(runs)]) == 0
     return runs
 
 
@@ -104,7 +102,6 @@ def test_the_demonstration_makes_all_tables_and_figures(demo: Path) -> None:
 def test_the_staged_demonstration_compares_stages_students_and_chain(tmp_path: Path) -> None:
     command = ["--recipe", str(RECIPES / "staged-demo.toml"), "--out", str(tmp_path), "--jobs", "2"]
     assert study.main(command) == 0
-    assert study.main(["report", str(tmp_path)]) == 0
 
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["missing"] == []
@@ -132,14 +129,14 @@ def test_what_is_done_is_skipped(demo: Path, capsys: pytest.CaptureFixture[str])
 
     assert study.main(["--recipe", str(RECIPES / "study-demo.toml"), "--out", str(demo)]) == 0
 
-    assert json.loads(capsys.readouterr().out)["done_now"] == 1  # what the stages say of themselves
+    assert json.loads(capsys.readouterr().out)["done_now"] == 0
     assert before == {path: path.stat().st_mtime_ns for path in (demo / "results" / "runs").rglob("*.gz")}
 
 
 def test_the_report_needs_nothing_but_the_small_results(demo: Path, tmp_path: Path) -> None:
     (tmp_path / "results").symlink_to(demo / "results")
 
-    assert study.main(["report", str(tmp_path)]) == 0
+    assert study.main(["--report", "--out", str(tmp_path)]) == 0
 
     assert (tmp_path / "report.json").read_bytes() == (demo / "report.json").read_bytes()
 
@@ -147,7 +144,7 @@ def test_the_report_needs_nothing_but_the_small_results(demo: Path, tmp_path: Pa
 def test_the_published_report_is_what_its_results_say(tmp_path: Path) -> None:
     (tmp_path / "results").symlink_to(PUBLISHED / "results")
 
-    assert study.main(["report", str(tmp_path)]) == 0
+    assert study.main(["--report", "--out", str(tmp_path)]) == 0
 
     for name in ("report.json", "report.md"):
         assert (tmp_path / name).read_text() == (PUBLISHED / name).read_text()
@@ -166,15 +163,12 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(
     tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = tmp_path / "runs"
-    command = ["--out", str(runs), "--until", "encoders/teacher", "--recipe"]
+    command = ["--out", str(runs), "--until", "runs/teacher", "--recipe"]
     assert study.main([*command, str(short_recipe(tmp_path, sample, steps=2))]) == 0
 
     assert study.main([*command, str(short_recipe(tmp_path, sample, steps=3))]) == 2
 
-    assert (
-        f"encoders/teacher: was made with steps 2, now 3; remove {runs / 'encoders' / 'teacher'}"
-        in capsys.readouterr().err
-    )
+    assert f"runs/teacher: was made with steps 2, now 3; remove {runs / 'runs' / 'teacher'}" in capsys.readouterr().err
 
 
 def test_a_folder_without_text_in_the_languages_stops_before_anything_is_made(
@@ -192,11 +186,11 @@ def test_an_encoder_that_is_made_of_itself_is_refused(
     tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = short_recipe(tmp_path, sample)
-    recipe.write_text(recipe.read_text().replace("[encoders.teacher]", '[encoders.teacher]\ninit = "task"'))
+    recipe.write_text(recipe.read_text().replace("[runs.teacher]", '[runs.teacher]\ninit = "task"'))
 
     assert study.main(["--recipe", str(recipe), "--out", str(tmp_path / "runs")]) == 2
 
-    assert "encoders/teacher of encoders/task of encoders/teacher: can't be made of itself" in capsys.readouterr().err
+    assert "teacher of task of teacher: can't be made of itself" in capsys.readouterr().err
 
 
 def test_a_stage_that_fails_is_named_with_the_end_of_its_log(
@@ -218,7 +212,7 @@ def test_a_study_that_is_killed_again_and_again_finds_the_same(tmp_path: Path, s
     assert study.main(["--recipe", str(recipe), "--out", str(whole)]) == 0
 
     command = [sys.executable, "-m", "training.study", "--recipe", str(recipe), "--out", str(killed)]
-    for awaited in ("encoders/teacher/resume.pt", "encoders/task/resume.pt", "finetuned/icner/task/1/resume.pt"):
+    for awaited in ("runs/teacher/resume.pt", "runs/task/resume.pt", "finetuned/icner/task/1/resume.pt"):
         kill_when_there(command, killed / awaited)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

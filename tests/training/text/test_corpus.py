@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training import corpus as command
 from training.data import datasets
 from training.text import corpus, transfer
 from training.text.corpus import CorpusError, Quota, located_files, read_lines
@@ -39,10 +40,10 @@ def generic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(out: Path, **flags: object) -> int:
     """The public command; `repeat=True` is a bare flag."""
     argv = ["build", "--out", str(out)]
-    for name, value in {"languages": "de,fr", "tokens": 1000, **flags}.items():
+    for name, value in {"locales": "de,fr", "tokens": 1000, **flags}.items():
         flag = "--" + name.replace("_", "-")
         argv += [flag] if value is True else [] if value is None else [f"{flag}={value}"]
-    return corpus.main(argv)
+    return command.main(argv)
 
 
 def manifest_of(out: Path) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def test_a_mixed_set_explains_itself(
 ) -> None:
     out = tmp_path / "new" / "set.txt.gz"
 
-    assert run(out, generic=generic, task=sample, ratio="7:3") == 0
+    assert run(out, generic=generic, data=sample, ratio="7:3") == 0
 
     lines, manifest = text_of(out), manifest_of(out)
     assert words(lines) == manifest["tokens"] == 1000
@@ -118,9 +119,9 @@ def test_any_ratio_and_weights_are_exact_without_dev_test_or_doubles(
         generic_part = 1
     out = tmp_path_factory.mktemp("out") / "set.txt"
     asked = ",".join(f"{language}={weight}" for language, weight in zip(LANGUAGES, weights, strict=True))
-    flags = {"ratio": f"{generic_part}:{task_part}", "languages": asked, "tokens": tokens, "seed": seed}
+    flags = {"ratio": f"{generic_part}:{task_part}", "locales": asked, "tokens": tokens, "seed": seed}
 
-    assert run(out, generic=generic, task=sample, **flags) == 0
+    assert run(out, generic=generic, data=sample, **flags) == 0
 
     lines, groups = text_of(out), manifest_of(out)["groups"]
     share = Fraction(generic_part, generic_part + task_part)
@@ -146,8 +147,8 @@ def test_the_same_seed_and_text_give_the_same_bytes(generic: Path, sample: Path,
         copy.write_bytes(gzip.compress("\n".join(reversed(file.read_text().splitlines())).encode()))
     sets = {}
     for name, source, seed in (("a", generic, 1), ("b", turned, 1), ("c", generic, 2)):
-        flags = {"languages": "fr,de" if name == "b" else "de,fr", "seed": seed, "spoken_share": 0.5}
-        assert run(tmp_path / f"{name}.txt.gz", generic=source, task=sample, **flags) == 0
+        flags = {"locales": "fr,de" if name == "b" else "de,fr", "seed": seed, "spoken_share": 0.5}
+        assert run(tmp_path / f"{name}.txt.gz", generic=source, data=sample, **flags) == 0
         sets[name] = (tmp_path / f"{name}.txt.gz").read_bytes()
 
     assert sets["a"] == sets["b"] != sets["c"]
@@ -158,7 +159,7 @@ def test_which_of_two_spellings_stays_does_not_depend_on_their_order(tmp_path: P
     for name, ordered in (("there", lines), ("back", lines[::-1])):
         (tmp_path / name).mkdir()
         (tmp_path / name / "de.txt").write_text("\n".join(ordered))
-        flags = {"generic": tmp_path / name, "ratio": "1:0", "languages": "de", "tokens": 90}
+        flags = {"generic": tmp_path / name, "ratio": "1:0", "locales": "de", "tokens": 90}
         assert run(tmp_path / f"{name}.txt", **flags) == 0
 
     assert (tmp_path / "there.txt").read_bytes() == (tmp_path / "back.txt").read_bytes()
@@ -189,7 +190,7 @@ def test_spoken_sources_can_be_named(generic: Path, tmp_path: Path) -> None:
 
 
 def test_task_text_alone_needs_no_generic_text(sample: Path, tmp_path: Path) -> None:
-    assert run(tmp_path / "set.txt", task=sample, ratio="0:1") == 0
+    assert run(tmp_path / "set.txt", data=sample, ratio="0:1") == 0
 
     train = {u.text for u in datasets.load(str(sample), ["de-DE", "fr-FR"]).part("train")}
     assert set(text_of(tmp_path / "set.txt")) <= train
@@ -215,9 +216,13 @@ def test_all_locales_of_a_language_are_taken(tmp_path: Path, packed: bool) -> No
         with (files / f"{name}.jsonl").open("a") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows if row["locale"] == locale)
 
-    assert run(tmp_path / "set.txt", task=files, ratio="0:1", languages="de", tokens=120) == 0
+    assert run(tmp_path / "set.txt", data=files, ratio="0:1", locales="de", tokens=120) == 0
 
     assert Counter(line.split()[1] for line in text_of(tmp_path / "set.txt")) == {"de-DE": 20, "de-AT": 20}
+
+    assert run(tmp_path / "one.txt", data=files, ratio="0:1", locales="de-AT", tokens=60) == 0
+
+    assert Counter(line.split()[1] for line in text_of(tmp_path / "one.txt")) == {"de-AT": 20}
 
 
 def test_dev_and_test_utterances_stay_out_of_generic_text_too(sample: Path, tmp_path: Path) -> None:
@@ -227,8 +232,7 @@ def test_dev_and_test_utterances_stay_out_of_generic_text_too(sample: Path, tmp_
     (tmp_path / "generic" / "de.txt").write_text("\n".join([*leaks, *(f"Satz {i}" for i in range(50))]))
 
     assert (
-        run(tmp_path / "set.txt", generic=tmp_path / "generic", task=sample, ratio="1:0", languages="de", tokens=100)
-        == 0
+        run(tmp_path / "set.txt", generic=tmp_path / "generic", data=sample, ratio="1:0", locales="de", tokens=100) == 0
     )
 
     assert manifest_of(tmp_path / "set.txt")["removed"]["dev_or_test"] == {"generic": len(leaks)}
@@ -239,7 +243,7 @@ def test_doubles_and_blanks_are_counted(tmp_path: Path) -> None:
     (tmp_path / "generic").mkdir()
     (tmp_path / "generic" / "de.txt").write_text("Ein Satz\n\n ein  SATZ \nｅｉｎ Satz\nzwei Worte\n \n")
 
-    assert run(tmp_path / "set.txt", generic=tmp_path / "generic", ratio="1:0", languages="de", tokens=4) == 0
+    assert run(tmp_path / "set.txt", generic=tmp_path / "generic", ratio="1:0", locales="de", tokens=4) == 0
 
     assert len(text_of(tmp_path / "set.txt")) == 2
     assert manifest_of(tmp_path / "set.txt")["removed"] == {
@@ -271,7 +275,7 @@ def test_characters_of_han_and_kana_are_words(tmp_path: Path) -> None:
     (tmp_path / "generic").mkdir()
     (tmp_path / "generic" / "ja.txt").write_text("明日の天気\nNHK を聞く\n")
 
-    assert run(tmp_path / "set.txt", generic=tmp_path / "generic", ratio="1:0", languages="ja", tokens=9) == 0
+    assert run(tmp_path / "set.txt", generic=tmp_path / "generic", ratio="1:0", locales="ja", tokens=9) == 0
 
     assert manifest_of(tmp_path / "set.txt")["tokens"] == 9
 
@@ -293,7 +297,7 @@ def test_too_little_text_is_refused_or_repeated(
 ) -> None:
     out, flags = tmp_path / "set.txt", {"ratio": "1:1", "tokens": 8000}
 
-    assert run(out, generic=generic, task=sample, **flags) == 2
+    assert run(out, generic=generic, data=sample, **flags) == 2
     error = error_of(capsys)
     assert "de task: " in error
     assert "tokens there, 2,000 asked" in error
@@ -301,7 +305,7 @@ def test_too_little_text_is_refused_or_repeated(
     assert "--repeat" in error
     assert left_in(tmp_path) == []
 
-    assert run(out, generic=generic, task=sample, **flags, repeat=True) == 0
+    assert run(out, generic=generic, data=sample, **flags, repeat=True) == 0
     group = manifest_of(out)["groups"][0]
     assert group["tokens"] == 2000
     assert group["repeats"] == round(2000 / group["available"], 3) > 1
@@ -342,18 +346,19 @@ def test_a_large_quota_is_met_to_the_token(lengths: list[int], tokens: int) -> N
         ({"ratio": "0:0"}, "--ratio is '0:0'"),
         ({"ratio": "-1:2"}, "--ratio is '-1:2'"),
         ({"ratio": "nan:1"}, "--ratio is 'nan:1'"),
-        ({"languages": "de,xx"}, "has no text for xx; its languages: de, fr"),
-        ({"languages": "de=0"}, "--languages: 'de=0'; allowed"),
-        ({"languages": "de,de"}, "--languages: 'de'; allowed: each language once"),
-        ({"languages": ","}, "--languages names none"),
+        ({"locales": "de,xx"}, "has no text for xx; its languages: de, fr"),
+        ({"locales": "de=0"}, "--locales: 'de=0'; allowed"),
+        ({"locales": "de,de"}, "--locales: 'de'; allowed: each language once"),
+        ({"locales": "de,de-AT"}, "--locales: 'de-AT'; allowed: each language once"),
+        ({"locales": ","}, "--locales names none"),
         ({"tokens": 0}, "--tokens is 0; allowed: 1 or more"),
         ({"seed": -1}, "--seed is -1; allowed"),
         ({"spoken_share": 1.5}, "--spoken-share is 1.5; allowed: 0 to 1"),
         ({"spoken_share": 0.5, "spoken": "radio"}, "de spoken: 0 tokens there, 250 asked"),
-        ({"ratio": "0:1"}, "--ratio 0:1 asks for task text; give --task"),
+        ({"ratio": "0:1"}, "--ratio 0:1 asks for task text; give --data"),
         ({"generic": None}, "--ratio 1:0 asks for generic text; give --generic"),
         ({"generic": "nowhere"}, "nowhere has no text for de, fr; its languages: none"),
-        ({"task": "nowhere"}, "nowhere: no such data"),
+        ({"data": "nowhere"}, "nowhere: no such data"),
         ({"tokenizer": "nowhere.json"}, "nowhere.json: no tokenizer"),
         ({"tokens": 10**6}, "or allow upsampling with --repeat"),
     ],
@@ -372,7 +377,7 @@ def test_a_language_without_task_text(
 ) -> None:
     (tmp_path / "generic").mkdir()
     (tmp_path / "generic" / "nl.txt").write_text("een zin\n")
-    flags = {"generic": tmp_path / "generic", "task": sample, "languages": "nl", "tokens": 2}
+    flags = {"generic": tmp_path / "generic", "data": sample, "locales": "nl", "tokens": 2}
 
     assert run(tmp_path / "set.txt", **flags, ratio="1:1") == 2
     assert "has no training texts for nl; its languages: de, en, es, fr, it" in error_of(capsys)
@@ -398,7 +403,7 @@ def test_unusable_files_are_named(
     (folder / name).write_bytes(content)
     (folder / "whole.txt").write_text("ein Satz\n" * 10)
 
-    assert run(tmp_path / "out" / "set.txt", generic=folder.parent, ratio="1:0", languages="de") == 2
+    assert run(tmp_path / "out" / "set.txt", generic=folder.parent, ratio="1:0", locales="de") == 2
 
     assert message in error_of(capsys)
     assert left_in(tmp_path / "out") == []
@@ -474,7 +479,7 @@ def test_buckets_too_large_for_memory_are_split(tmp_path: Path, monkeypatch: pyt
     source = large(tmp_path / "generic", 2000)
     with (source / "de" / "again.txt").open("w") as stream:
         stream.writelines("immer dasselbe\n" for _ in range(500))  # equal hashes can't be split
-    flags = {"generic": source, "ratio": "1:0", "languages": "de", "tokens": 15_000}
+    flags = {"generic": source, "ratio": "1:0", "locales": "de", "tokens": 15_000}
     assert run(tmp_path / "whole.txt", **flags) == 0
     monkeypatch.setattr(corpus, "BUCKET_BYTES", 700)
 
@@ -488,7 +493,7 @@ def test_memory_does_not_grow_with_text_or_tokens(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(transfer, "_BATCH", 100)
     peaks = []
     for lines in (2_000, 20_000):
-        flags = {"generic": large(tmp_path / str(lines), lines), "ratio": "1:0", "languages": "de"}
+        flags = {"generic": large(tmp_path / str(lines), lines), "ratio": "1:0", "locales": "de"}
         tracemalloc.start()
         assert run(tmp_path / f"{lines}.txt.gz", **flags, tokens=8 * lines) == 0
         peaks.append(tracemalloc.get_traced_memory()[1])

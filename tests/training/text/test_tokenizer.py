@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.student.tokenization import TextEncoder
+from training import tokenizer as command
 from training.data import datasets
 from training.text import tokenizer
 
@@ -83,7 +84,7 @@ def test_the_command_writes_a_tokenizer(sample: Path, tmp_path: Path, capsys: py
     out = tmp_path / "new" / "tokenizer.json"
 
     arguments = ["--data", str(sample), "--locales", "de-DE,it-IT", "--vocabulary", "500", "--out", str(out)]
-    assert tokenizer.main(arguments) == 0
+    assert command.main(arguments) == 0
 
     summary = json.loads(capsys.readouterr().out)
     assert summary["pieces"] == 500
@@ -93,8 +94,8 @@ def test_the_command_writes_a_tokenizer(sample: Path, tmp_path: Path, capsys: py
 
 def test_the_command_reads_plain_text_too(tmp_path: Path, sentences: list[str]) -> None:
     (tmp_path / "text.txt").write_text("\n".join(sentences))
-    arguments = ["--corpus", str(tmp_path / "text.txt"), "--corpus-lines", "200", "--vocabulary", "300", "--out"]
-    assert tokenizer.main([*arguments, str(tmp_path / "tokenizer.json")]) == 0
+    arguments = ["--corpus", str(tmp_path / "text.txt"), "--tokenizer-lines", "200", "--vocabulary", "300", "--out"]
+    assert command.main([*arguments, str(tmp_path / "tokenizer.json")]) == 0
 
     spread = tokenizer.spread_lines([str(tmp_path / "text.txt")], 200)
     assert 200 <= len(spread) < 400

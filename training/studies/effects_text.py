@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from training.evaluation.effects import FEWEST_UTTERANCES, MEAN, METRICS
+from training.evaluation.effects import METRICS, MIN_UTTERANCES
+from training.evaluation.scoring import MEAN
 
 Json = dict[str, Any]
 
 TASKS = {"dc": "domain classification", "icner": "intents and slots"}
-SETS = {
-    "tail_test": "tail: rare text",
-    "tail_unseen_value": "tail: unseen value",
-    "tail_unseen_word": "tail: unseen word",
-}
-SIMILARITIES = {
-    "divergence": "Jensen-Shannon divergence, bits",
-    "pseudo_perplexity": "pseudo-perplexity of the teacher",
-}
-COVERAGE = (
-    91,
-    99,
-)  # percent of simulated studies whose interval holds the truth, see test_effects.py
+TAILS = {"tail_test": "rare text", "tail_unseen_value": "unseen value", "tail_unseen_word": "unseen word"}
+DIVERGENCE, PERPLEXITY = "Jensen-Shannon divergence, bits", "pseudo-perplexity of the teacher"
+SIMILARITIES = {"divergence": DIVERGENCE, "pseudo_perplexity": PERPLEXITY}
+COVERAGE = (91, 99)  # percent of simulated studies whose interval holds the truth, see test_effects.py
 BUDGET = ("command", "size", "corpus", "teacher", "init", "parameters", "steps", "pieces", "minutes", "held_out_loss")
 
 
@@ -41,13 +33,10 @@ def render(report: Json) -> str:
     return "\n".join(line for section in sections if section for line in (*section, ""))
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = [
-        list(head),
-        ["---"] * len(head),
-        *[["-" if x is None else str(x).replace("|", "\\|") for x in row] for row in rows],
-    ]
-    return [f"| {' | '.join(line)} |" for line in lines]
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Lines of a table; what is None becomes a dash."""
+    cells = [["-" if x is None else str(x).replace("|", "\\|") for x in row] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells)]
 
 
 def _introduction(report: Json) -> list[str]:
@@ -62,18 +51,17 @@ def _introduction(report: Json) -> list[str]:
         *[f"- **{c['title']}**: {listed(c['encoders'])} against {c['baseline']}" for c in report["comparisons"]],
     ]
     if report["notes"]:
-        lines += ["", *[str(note) for note in report["notes"]]]
+        lines += ["", *map(str, report["notes"])]
     if report["missing"]:
         lines += ["", "Missing:", "", *[f"- {line}" for line in report["missing"]]]
     sizes = [[x, *[report["utterances"][x][name] for name in report["sets"]]] for x in locales]
     head = ["utterances", *[set_title(name, report) for name in report["sets"]]]
-    return [*lines, "", *_markdown_table(head, sizes)]
+    return [*lines, "", *markdown_table(head, sizes)]
 
 
 def _summary(report: Json) -> list[str]:
     """A sentence for each comparison made, from its cell of the mean over the whole partition."""
-    lines = ["## What this shows", "", f"In the mean of the languages, on all of `{report['partition']}`:", ""]
-    lines += [
+    lines = [
         _sentence(cell, table, comparison["baseline"])
         for comparison in report["comparisons"]
         for table in comparison["tables"]
@@ -81,32 +69,31 @@ def _summary(report: Json) -> list[str]:
         if cell["locale"] == MEAN and cell["set"] == report["partition"]
     ]
     lines += [_correlation_sentence(found) for found in report["correlations"]]
-    return lines if lines[-1] else [*lines, "- nothing: no two encoders of a comparison have results"]
+    head = ["## What this shows", "", f"In the mean of the languages, on all of `{report['partition']}`:", ""]
+    return [*head, *(lines or ["- nothing: no two encoders of a comparison have results"])]
 
 
 def _sentence(cell: Json, table: Json, baseline: str) -> str:
-    verdict = cell["verdict"]
+    verdict, encoder = cell["verdict"], cell["encoder"]
     said = {
-        "not judged": f"{cell['encoder']} is not judged against {baseline}",
-        "no difference shown": f"no difference shown between {cell['encoder']} and {baseline}",
-    }.get(verdict, f"{cell['encoder']} is {verdict} than {baseline}")
-    numbers = ""
-    if cell["change"] is not None:
-        numbers = f": {cell['change']:+.1f} % [{cell['low']:+.1f}, {cell['high']:+.1f}]"
-    rest = ""
-    if cell["mark"] == "*":
-        rest = ", which does not survive the correction for all cells of its table"
+        "not judged": f"{encoder} is not judged against {baseline}",
+        "no difference shown": f"no difference shown between {encoder} and {baseline}",
+    }.get(verdict, f"{encoder} is {verdict} than {baseline}")
+    numbers = "" if cell["change"] is None else f": {_change_text(cell, ' %')}"
+    rest = ", which does not survive the correction for all cells of its table" if cell["mark"] == "*" else ""
     if verdict == "not judged":
         rest = ", with a single seed" if cell.get("seeds") == 1 else ", with too few utterances or a baseline of 0"
     return f"- {TASKS[table['task']]}, {table['metric']['title']}: {said}{numbers}{rest}"
 
 
+def _change_text(cell: Json, unit: str = "") -> str:
+    return f"{cell['change']:+.1f}{unit} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
+
+
 def _correlation_sentence(found: Json) -> str:
-    name = (
-        f"{TASKS[found['task']]}, {found['metric']['title']}: the change from {found['baseline']} to {found['encoder']}"
-    )
-    measure = SIMILARITIES[found["measure"]].split(",")[0]
-    spearman = found.get("spearman")
+    change = f"the change from {found['baseline']} to {found['encoder']}"
+    name = f"{TASKS[found['task']]}, {found['metric']['title']}: {change}"
+    measure, spearman = SIMILARITIES[found["measure"]].split(",")[0], found.get("spearman")
     if not spearman or spearman["low"] is None:
         return f"- {name} can't be related to the {measure}: too few domains"
     if spearman["low"] <= 0 <= spearman["high"]:
@@ -126,7 +113,7 @@ def _encoder_table(report: Json) -> list[str]:
         sizes = [_number(corpus.get(key)) for key in ("tokens", "lines")]
         rows.append([name, found.get("title"), *cells, corpus.get("ratio"), *sizes])
     head = ["encoder", "what", *[key.replace("_", " ") for key in BUDGET], "ratio", "tokens in corpus", "lines"]
-    return ["## Encoders", "", *_markdown_table(head, rows)]
+    return ["## Encoders", "", *markdown_table(head, rows)]
 
 
 def _number(value: Any) -> Any:
@@ -137,14 +124,10 @@ def _comparison(place: int, comparison: Json, report: Json) -> list[str]:
     lines = [f"## {comparison['title']}: against {comparison['baseline']}"]
     if not comparison["tables"]:
         return [*lines, "", "Left out: there are no results to compare."]
-    locales = [*report["utterances"], MEAN]
     for table in comparison["tables"]:
         metric, task = table["metric"], table["task"]
-        lines += [
-            "",
-            f"### {TASKS[task].capitalize()}: {metric['title']}, relative change in % ({better_sign(metric)})",
-            "",
-        ]
+        title = f"{TASKS[task].capitalize()}: {metric['title']}, relative change in % ({better_sign(metric)})"
+        lines += ["", f"### {title}", ""]
         name = f"{figure_name(place, task)}.svg"
         if name in report["figures"] and metric["name"] == METRICS[task][0].name:
             lines += [f"![{metric['title']} against {comparison['baseline']}]({name})", ""]
@@ -152,37 +135,33 @@ def _comparison(place: int, comparison: Json, report: Json) -> list[str]:
         for cell in table["cells"]:
             rows.setdefault((cell["encoder"], cell["set"]), []).append(_cell(cell))
         shown = [[encoder, set_title(name, report), *cells] for (encoder, name), cells in rows.items()]
-        lines += _markdown_table(["encoder", "set", *locales], shown)
+        lines += markdown_table(["encoder", "set", *report["utterances"], MEAN], shown)
     return lines
 
 
 def _cell(cell: Json) -> str:
     if cell["change"] is None:
         return "-"
-    text = f"{cell['change']:+.1f} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
     flags = ("†" if cell["is_small"] else "") + ("‡" if cell["seeds"] == 1 else "")
-    return f"{text} {cell['mark'] or flags}".rstrip()
+    return f"{_change_text(cell)} {cell['mark'] or flags}".rstrip()
 
 
 def _absolute_tables(report: Json) -> list[str]:
     lines = ["## Absolute values, in %: mean over the seeds ± standard deviation"]
-    for task in report["tasks"]:
-        for metric in METRICS[task]:
-            rows: dict[tuple[str, str], dict[str, str]] = {}
-            for row in report["absolute"]:
-                if (row["task"], row["metric"]) == (task, metric.name):
-                    spread = "" if row["sd"] is None else f" ± {row['sd']:.1f}"
-                    cells = rows.setdefault((row["set"], row["encoder"]), {"seeds": str(len(row["seeds"]))})
-                    cells[row["locale"]] = f"{row['mean']:.1f}{spread}"
-            columns = [*report["utterances"], MEAN, "seeds"]
-            shown = [
-                [encoder, set_title(name, report), *[cells.get(column, "-") for column in columns]]
-                for (name, encoder), cells in sorted(rows.items(), key=lambda x: report["sets"].index(x[0][0]))
-            ]
-            if shown:
-                higher = "higher" if metric.is_higher_better else "lower"
-                lines += ["", f"### {TASKS[task].capitalize()}: {metric.title} ({higher} is better)", ""]
-                lines += _markdown_table(["encoder", "set", *columns], shown)
+    columns = [*report["utterances"], MEAN, "seeds"]
+    for task, metric in [(name, metric) for name in report["tasks"] for metric in METRICS[name]]:
+        rows: dict[tuple[str, str], dict[str, str]] = {}
+        for row in [row for row in report["absolute"] if (row["task"], row["metric"]) == (task, metric.name)]:
+            cells = rows.setdefault((row["set"], row["encoder"]), {"seeds": str(len(row["seeds"]))})
+            cells[row["locale"]] = f"{row['mean']:.1f}" + ("" if row["sd"] is None else f" ± {row['sd']:.1f}")
+        shown = [
+            [encoder, set_title(name, report), *[cells.get(column, "-") for column in columns]]
+            for (name, encoder), cells in sorted(rows.items(), key=lambda x: report["sets"].index(x[0][0]))
+        ]
+        if shown:
+            higher = "higher" if metric.is_higher_better else "lower"
+            lines += ["", f"### {TASKS[task].capitalize()}: {metric.title} ({higher} is better)", ""]
+            lines += markdown_table(["encoder", "set", *columns], shown)
     return lines if len(lines) > 1 else []
 
 
@@ -194,13 +173,8 @@ def _teacher_table(report: Json) -> list[str]:
         for teacher, texts in report["teachers"].items()
         for text, found in texts.items()
     ]
-    return [
-        "## Noise of the teachers: masked words that they get wrong",
-        "",
-        "![Noise of the teachers](noise.svg)",
-        "",
-        *_markdown_table(["teacher", "text", "right, %", "wrong, %", "masked words"], rows),
-    ]
+    head = ["## Noise of the teachers: masked words that they get wrong", "", "![Noise of the teachers](noise.svg)", ""]
+    return [*head, *markdown_table(["teacher", "text", "right, %", "wrong, %", "masked words"], rows)]
 
 
 def _similarity_section(report: Json) -> list[str]:
@@ -215,7 +189,7 @@ def _similarity_section(report: Json) -> list[str]:
         f"Jensen-Shannon divergence from {report['similarity'].get('reference', 'the reference')} in bits (0 to 1) / "
         "pseudo-perplexity of the teacher; higher is less alike.",
         "",
-        *_markdown_table(["domain", *similarity], rows),
+        *markdown_table(["domain", *similarity], rows),
     ]
     for encoder in dict.fromkeys(found["encoder"] for found in report["correlations"]):
         if f"similarity-{encoder}.svg" in report["figures"]:
@@ -223,7 +197,7 @@ def _similarity_section(report: Json) -> list[str]:
     if report["correlations"]:
         head = ["encoder", "task", "measure", "Pearson", "Spearman", "points", "domains", "left out"]
         lines += ["", "Correlation with the relative change of a domain in a language, 95 % interval:", ""]
-        lines += _markdown_table(head, [_correlation_row(found) for found in report["correlations"]])
+        lines += markdown_table(head, [_correlation_row(found) for found in report["correlations"]])
     return lines
 
 
@@ -234,16 +208,8 @@ def _similarity_cell(value: Json | None) -> str:
 def _correlation_row(found: Json) -> list[Any]:
     coefficients = [coefficient_text(found[name]) if name in found else None for name in ("pearson", "spearman")]
     left_out = f"{found['too_few_utterances']} with few utterances, {found['undefined']} with a baseline of 0"
-    task = f"{TASKS[found['task']]}, {found['metric']['title']}"
-    return [
-        found["encoder"],
-        task,
-        SIMILARITIES[found["measure"]],
-        *coefficients,
-        len(found["points"]),
-        found["domains"],
-        left_out,
-    ]
+    about = [found["encoder"], f"{TASKS[found['task']]}, {found['metric']['title']}", SIMILARITIES[found["measure"]]]
+    return [*about, *coefficients, len(found["points"]), found["domains"], left_out]
 
 
 def _method(report: Json) -> list[str]:
@@ -263,7 +229,7 @@ def _method(report: Json) -> list[str]:
         f"simulations of 3 or 5 seeds such intervals held the truth in {COVERAGE[0]} to {COVERAGE[1]} % of the cases.",
         "",
         "`*`: the interval excludes 0. `**`: so it does after the correction for all cells of the table (Holm 1979). "
-        f"†: fewer than {FEWEST_UTTERANCES} utterances, not judged. ‡: a single seed, so that the interval covers the "
+        f"†: fewer than {MIN_UTTERANCES} utterances, not judged. ‡: a single seed, so that the interval covers the "
         "choice of utterances only; not judged. Cells of a table share runs and sentences, and are no independent "
         "evidence.",
         "",
@@ -290,7 +256,9 @@ def better_sign(metric: Json) -> str:
 
 def set_title(name: str, report: Json) -> str:
     """What a set of utterances is called."""
-    return f"all of {name}" if name == report["partition"] else SETS.get(name, name)
+    if name == report["partition"]:
+        return f"all of {name}"
+    return f"tail: {TAILS[name]}" if name in TAILS else name
 
 
 def coefficient_text(found: Json) -> str:

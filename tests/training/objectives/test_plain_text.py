@@ -13,7 +13,7 @@ from service.student.tokenization import TextEncoder
 from training import finetune
 from training.models.checkpoint import load_checkpoint
 from training.models.student import StudentOutput
-from training.objectives.outlier_exposure import Outliers, unsureness_loss
+from training.objectives.plain_text import PlainText, outlier_exposure_loss
 from training.text.corpus import CorpusError
 from training.text.tokenizer import train_tokenizer
 
@@ -33,7 +33,7 @@ def encoder() -> TextEncoder:
 
 
 def test_batches_depend_on_seed_and_step_only(corpus: str, encoder: TextEncoder) -> None:
-    one, other = (Outliers([corpus], encoder, 8, seed=3) for _ in range(2))
+    one, other = (PlainText.out_of_scope([corpus], encoder, 8, seed=3) for _ in range(2))
 
     assert torch.equal(one.batch(5, 0).input_ids, other.batch(5, 0).input_ids)
     assert not torch.equal(one.batch(5, 0).input_ids, one.batch(6, 0).input_ids)
@@ -43,22 +43,23 @@ def test_batches_depend_on_seed_and_step_only(corpus: str, encoder: TextEncoder)
 
 def test_too_few_sentences_are_refused(corpus: str, encoder: TextEncoder) -> None:
     with pytest.raises(CorpusError, match="40 sentences of 2 to 16 words; a step needs 41"):
-        Outliers([corpus], encoder, 41, seed=1)
+        PlainText.out_of_scope([corpus], encoder, 41, seed=1)
 
 
 def test_loss_is_least_where_the_student_is_unsure() -> None:
     sure = StudentOutput(domain_logits=torch.tensor([[9.0, 0.0]]), intent_logits=torch.tensor([[9.0, 0.0, 0.0]]))
     unsure = StudentOutput(domain_logits=torch.zeros(1, 2), intent_logits=torch.zeros(1, 3))
 
-    assert float(unsureness_loss(unsure)) == pytest.approx(torch.tensor([2.0, 3.0]).log().sum().item())
-    assert float(unsureness_loss(sure)) > float(unsureness_loss(unsure))
+    assert float(outlier_exposure_loss(unsure)) == pytest.approx(torch.tensor([2.0, 3.0]).log().sum().item())
+    assert float(outlier_exposure_loss(sure)) > float(outlier_exposure_loss(unsure))
 
 
 def test_student_learns_to_be_unsure(sample: Path, corpus: str, tmp_path: Path) -> None:
     flags = ["--data", str(sample), "--locales", "de-DE", "--size", "xs", "--epochs", "12", "--batch-size", "16"]
     flags += ["--learning-rate", "0.003", "--vocabulary", "600", "--label-smoothing", "0"]
+    exposed = ["--out-of-scope", f"de-DE={corpus}", "--out-of-scope-share", "0.5"]
     surest = {}
-    for name, more in (("plain", []), ("exposed", ["--out-of-scope", corpus, "--out-of-scope-share", "0.5"])):
+    for name, more in (("plain", []), ("exposed", exposed)):
         assert finetune.main([*flags, *more, "--out", str(tmp_path / name)]) == 0
         checkpoint = load_checkpoint(tmp_path / name)
         ids = torch.tensor([checkpoint.encoder.encode(SENTENCES[0]).ids])
@@ -67,11 +68,13 @@ def test_student_learns_to_be_unsure(sample: Path, corpus: str, tmp_path: Path) 
 
     assert surest["exposed"] < surest["plain"]
     settings = json.loads((tmp_path / "exposed" / "training.json").read_text())["settings"]
-    assert settings["out_of_scope"] == "plain.txt.gz"
+    assert settings["out_of_scope"] == "de-DE=plain.txt.gz"
 
 
-def test_slots_alone_can_not_be_unsure(corpus: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit):
-        finetune.main(["--data", "x", "--heads", "slots", "--out-of-scope", corpus, "--out", str(tmp_path / "out")])
+def test_slots_alone_can_not_be_unsure(
+    sample: Path, corpus: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ["--data", str(sample), "--locales", "de-DE", "--size", "xs", "--vocabulary", "300", "--heads", "slots"]
+    assert finetune.main([*flags, "--out-of-scope", corpus, "--out", str(tmp_path / "out")]) == 2
 
     assert "needs a domain or intent head" in capsys.readouterr().err

@@ -1,0 +1,127 @@
+"""Plain sentences beside the labelled utterances of a step: to imitate teachers on, and out-of-scope text.
+
+Out-of-scope text serves outlier exposure (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier
+Exposure", ICLR 2019): a student that has seen nothing but requests takes every sentence for one, with high confidence.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.student.tokenization import MAX_CHARACTERS_PER_PIECE, TextEncoder
+from training.models.batches import Batch, Example, Rows, collate, whole_of
+from training.models.devices import ALONE, Split
+from training.models.student import StudentOutput
+from training.text.corpus import CorpusError, read_lines
+
+MAX_SENTENCES = 60_000  # of a source
+NEIGHBOURS = 8  # batches' worth of sentences of about equal length, of which one batch is drawn
+OUT_OF_SCOPE_WEIGHT = 0.5  # of the loss on out-of-scope text beside that on requests, as in the paper
+WORDS = range(2, 17)  # number of words of an out-of-scope sentence: that of requests
+
+
+class PlainText:
+    """Sentences without labels, in batches of about equal length.
+
+    A batch is a function of seed and step only, so that a resumed run sees the same. `texts` are in order of length; in
+    the batches' `rows`, `first_row` is the first of them.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        encoder: TextEncoder,
+        batch_size: int,
+        seed: tuple[int, ...],
+        first_row: int = 0,
+        split: Split = ALONE,
+    ) -> None:
+        """Encode at least as many texts as a step takes: `batch_size` for each process."""
+        encoded = sorted(((encoder.encode(text), text) for text in texts), key=lambda pair: len(pair[0].ids))
+        self.texts = [text for _, text in encoded]
+        self._examples = [Example.of_text(pieces) for pieces, _ in encoded]
+        self._a_step, self._seed, self._first_row, self._split = batch_size * split.count, seed, first_row, split
+
+    @classmethod
+    def to_imitate(
+        cls,
+        sources: Sequence[str],
+        encoder: TextEncoder,
+        batch_size: int,
+        seed: int,
+        first_row: int,
+        split: Split = ALONE,
+    ) -> PlainText:
+        """Sentences on which the student only imitates its teachers: some of each source.
+
+        Raises CorpusError: a source can't be read, or all hold fewer sentences than a step takes.
+        """
+        rng = random.Random(seed)
+        longest = MAX_CHARACTERS_PER_PIECE * encoder.max_length  # the encoder reads nothing beyond
+        texts = [text[:longest] for source in sources for text in sampled(read_lines([source]), rng)]
+        _require(f"{', '.join(sources)}: {len(texts)} sentences", len(texts), batch_size * split.count)
+        return cls(texts, encoder, batch_size, (seed, 1), first_row, split)
+
+    @classmethod
+    def out_of_scope(
+        cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int, split: Split = ALONE
+    ) -> PlainText:
+        """Sentences of 2 to 16 words that are no requests; half of them without capitals and punctuation, like speech.
+
+        Raises CorpusError: a source can't be read, or all hold fewer such sentences than a step takes.
+        """
+        rng = random.Random(seed)
+        texts: list[str] = []
+        for source in sources:
+            lines = sampled((line for line in read_lines([source]) if len(line.split()) in WORDS), rng)
+            texts += [re.sub(r"[^\w\s']", "", text.lower()) if rng.random() < 0.5 else text for text in lines]
+        sentences = f"{len(texts)} sentences of {WORDS[0]} to {WORDS[-1]} words"
+        _require(f"{', '.join(sources)}: {sentences}", len(texts), batch_size * split.count)
+        return cls(texts, encoder, batch_size, (seed,), split=split)
+
+    def batch(self, step: int, pad_id: int) -> Batch:
+        """The sentences of a step (from 0): this process's part."""
+        seed = [self._seed[0], step, *self._seed[1:]]
+        chosen = neighbours(len(self.texts), self._a_step, np.random.default_rng(seed))
+        part = self._split.part_of(chosen)
+        whole = whole_of([], self._first_row + chosen, self._split)
+        return collate([self._examples[i] for i in part], pad_id, self._first_row + part, whole)
+
+
+def _require(found: str, count: int, a_step: int) -> None:
+    if count < a_step:
+        raise CorpusError(f"{found}; a step needs {a_step}")
+
+
+def sampled(lines: Iterable[str], rng: random.Random) -> list[str]:
+    """`MAX_SENTENCES` of the lines, each as likely as any other (Vitter 1985); all where there are no more."""
+    kept: list[str] = []
+    for seen, line in enumerate(lines):
+        if len(kept) < MAX_SENTENCES:
+            kept.append(line)
+        elif (place := rng.randrange(seen + 1)) < MAX_SENTENCES:
+            kept[place] = line
+    return kept
+
+
+def neighbours(count: int, batch_size: int, rng: np.random.Generator) -> Rows:
+    """`batch_size` of `count` places that lie near each other, in random order."""
+    room = min(count, NEIGHBOURS * batch_size)
+    first = int(rng.integers(0, count - room + 1))
+    chosen: Rows = first + rng.choice(room, batch_size, replace=False)
+    return chosen
+
+
+def outlier_exposure_loss(output: StudentOutput) -> Tensor:
+    """Cross entropy between the uniform distribution and the student's, mean over the batch; domain and intent summed.
+
+    A scalar. Slots are left alone: words of a sentence that is no request may well be a date or a place.
+    """
+    heads = [logits for logits in (output.domain_logits, output.intent_logits) if logits is not None]
+    return -torch.stack([logits.float().log_softmax(-1).mean() for logits in heads]).sum()

@@ -1,0 +1,234 @@
+"""Fine-tuning: a run reads top to bottom - data, first weights, epochs of steps and scores, summary."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import broadcast_object_list
+from tokenizers import Tokenizer
+
+from service.student.manifest import Labels
+from training.data import datasets
+from training.data.augmentation import typed_copy
+from training.data.labels import labels_of
+from training.data.utterances import Utterance, checksum_of
+from training.evaluation.scoring import score_by_locale
+from training.models.batches import EpochData, ExampleEncoder
+from training.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.models.devices import processes, split
+from training.models.prediction import answers_of_model
+from training.models.student import StudentModel
+from training.models.task_model import encoder_of, model_of, shape_of
+from training.runs.flags import file_names, listed
+from training.runs.loop import Loop, Storage, source_commit
+from training.runs.settings import FinetuneSettings
+from training.runs.task_loss import TaskLoss
+from training.text.tokenizer import special_ids, train_tokenizer, with_variants
+
+COMMAND = "training.finetune"
+FILES = ("init", "teacher", "unlabelled", "out_of_scope")  # settings that name files or folders
+SELECTED_BY = ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")  # the first that the heads allow
+
+log = logging.getLogger(COMMAND)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains and is scored on, and which locales the student serves."""
+
+    train: list[Utterance]
+    dev: list[Utterance]
+    served: list[str]
+    labels: Labels
+    skipped: int
+
+
+def finetune(settings: FinetuneSettings, storage: Storage) -> dict[str, Any]:
+    """One run, from labelled data to the checkpoint of the best epoch. Returns the summary.
+
+    Raises:
+        CheckpointError, CorpusError, DatasetError: what `--init`, a teacher, text or data lacks.
+        ValueError: settings that exclude each other, or other data than that of the interrupted run.
+        FloatingPointError: loss or gradient is not finite.
+    """
+    if not settings.data:
+        raise ValueError("--data is required (unless --resume)")
+    return Run(settings, read_data(settings), storage).train()
+
+
+def read_data(settings: FinetuneSettings) -> Data:
+    """Training and dev utterances; labels are those of the training partition.
+
+    Raises DatasetError: the data can't be used.
+    """
+    served = listed(settings.locales)
+    extra = [x for x in listed(settings.extra_locales) if x not in served]
+    dataset = datasets.load(settings.data, served + extra if served else None, settings.on_error)  # type: ignore[arg-type]
+    served = served or sorted({u.locale for u in dataset.utterances} - set(extra))
+    heads = listed(settings.heads)
+    train = [u for u in dataset.part("train", served + extra) if is_labelled(u, heads)]
+    if not train:
+        raise datasets.DatasetError(f"{settings.data}: no training utterance has a label for {', '.join(heads)}")
+    return Data(train, dataset.part("dev", served), served, labels_of(train, heads), dataset.skipped)
+
+
+def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
+    """Whether an utterance has something to teach one of the heads (having no slot is a label too)."""
+    return "slots" in heads or any(getattr(utterance, head) for head in heads)
+
+
+class Run:
+    """One training run, from the first weights, or the resumed ones, to the checkpoint of the best epoch."""
+
+    def __init__(self, settings: FinetuneSettings, data: Data, storage: Storage) -> None:
+        """Set up a new run, one from `settings.init`, or the interrupted one of the storage."""
+        start = load_checkpoint(settings.init) if settings.init else None
+        shape = shape_of(settings.size, settings.activation, start)
+        self.settings = settings = replace(settings, size=shape.size, activation=shape.activation)
+        self.data, self.device, state = data, processes().device, storage.state
+        torch.manual_seed(settings.seed)
+        tokenizer = Tokenizer.from_str(state["tokenizer"]) if state else first_tokenizer(settings, data, start)
+        self.encoder = encoder_of(tokenizer, start, settings.max_length)
+        self.lineage = start.training if start else None
+        self.model = model_of(shape, start, data.labels, self.encoder, settings.dropout).to(self.device)
+        self.epochs = EpochData(
+            data.train,
+            ExampleEncoder(self.encoder, data.labels),
+            settings.batch_size,
+            settings.augmented_share,
+            settings.seed,
+            settings.substituted_share,
+            split(),
+        )
+        facts = {
+            "command": COMMAND,
+            "tokenizer": tokenizer.to_str(),
+            "steps": self.epochs.steps,
+            "data": checksum_of(data.train),
+        }
+        require_unchanged(state or facts, facts, settings.data)
+        self.loss = TaskLoss(settings, [u.text for u in data.train], data.labels, self.encoder)
+        total = settings.epochs * self.epochs.steps
+        self.loop = Loop(self.model, settings, storage, total, facts, settings.average)
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end. Returns the summary."""
+        total, outside = self.model.count_parameters()
+        log.info("%s: %d parameters, %d of them outside embeddings and heads", self.settings.size, total, outside)
+        log.info(
+            "%d utterances to train on, %d to score on, on %s", len(self.data.train), len(self.data.dev), self.device
+        )
+        with self.loop.bar():
+            if self._ended_unscored():
+                self._score_epoch()
+            while not self.loop.finished:
+                self._train_epoch()
+                self._score_epoch()
+        return self._finish()
+
+    def _ended_unscored(self) -> bool:
+        """Whether the interrupted run stopped between the last step of an epoch and its scores."""
+        epoch, done = divmod(self.loop.progress.step, self.epochs.steps)
+        return done == 0 and epoch > len(self.loop.progress.history)
+
+    def _train_epoch(self) -> None:
+        """The rest of the current epoch."""
+        loop = self.loop
+        epoch, done = divmod(loop.progress.step, self.epochs.steps)
+        loop.describe(f"epoch {epoch + 1}/{self.settings.epochs}")
+        for batch in self.epochs.batches(epoch, special_ids(self.encoder.tokenizer).pad, done):
+            loop.step(lambda batch=batch: self.loss(loop.model, batch, loop.progress.step))  # type: ignore[misc]
+
+    def _score_epoch(self) -> None:
+        """Score on dev, keep the checkpoint if it is the best so far, and save the state."""
+        data, loop, progress = self.data, self.loop, self.loop.progress
+        epoch = progress.step // self.epochs.steps
+        model = cast(StudentModel, loop.result)
+        held: list[Any] = [None]
+        if loop.is_main:
+            held = [score_by_locale(data.dev, answers_of_model(model, self.encoder, data.labels, data.dev))]
+        scores = broadcast_object_list(held)[0]  # so that all processes agree on which epoch is the best
+        loss = round(progress.summed_loss / self.epochs.steps, 4)
+        progress.history.append({"epoch": epoch, "loss": loss, "dev": _rounded(scores["mean"])})
+        progress.summed_loss = 0.0
+        score = next(float(scores["mean"][name]) for name in SELECTED_BY if name in scores["mean"])
+        better = score > progress.best
+        if better:
+            progress.best, progress.best_epoch = score, epoch
+            if loop.is_main:
+                save_checkpoint(self.loop.out, model, self.encoder.tokenizer, self._provenance())
+        loop.save_state()
+        loop.say(lambda: f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}")
+
+    def _finish(self) -> dict[str, Any]:
+        """Score the best epoch on the typed copy of dev too, complete `training.json`, and drop the resume state."""
+        dev, progress = self.data.dev, self.loop.progress
+        scores = {}
+        if self.loop.is_main:
+            best = load_checkpoint(self.loop.out, self.device)
+            for name, utterances in (("dev", dev), ("dev_typed", typed_copy(dev))):
+                answers = answers_of_model(best.model, best.encoder, best.labels, utterances)
+                by_locale = score_by_locale(utterances, answers)
+                scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
+            save_checkpoint(self.loop.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
+        self.loop.end()
+        return {
+            "checkpoint": str(self.loop.out),
+            "best_epoch": progress.best_epoch,
+            "steps": progress.step,
+            "minutes": round(progress.seconds / 60, 1),
+            **{name: by_locale["mean"] for name, by_locale in scores.items()},
+        }
+
+    def _provenance(self) -> dict[str, Any]:
+        """What `training.json` says of the run, so that the checkpoint explains itself."""
+        settings, data, progress = self.settings, self.data, self.loop.progress
+        files = {name: file_names(getattr(settings, name)) for name in FILES}
+        return {
+            "command": COMMAND,
+            "settings": {**asdict(settings), "data": Path(settings.data).name, **files},
+            "init": self.lineage,
+            "locales": data.served,
+            "utterances": {"train": len(data.train), "dev": len(data.dev), "skipped": data.skipped},
+            "steps": progress.step,
+            "seconds": round(progress.seconds, 1),
+            "best_epoch": progress.best_epoch,
+            "history": progress.history,
+            "commit": source_commit(),
+            "torch": str(torch.__version__),
+        }
+
+
+def first_tokenizer(settings: FinetuneSettings, data: Data, start: Checkpoint | None) -> Tokenizer:
+    """That of `start`, or one trained on the training texts and a typed variant of each (capitals, marks, digits)."""
+    if start is not None:
+        return start.encoder.tokenizer
+    texts = with_variants(data.train, settings.seed)
+    log.info("training the tokenizer on %d texts", len(texts))
+    return train_tokenizer(texts, settings.vocabulary)
+
+
+def require_unchanged(before: dict[str, Any], now: dict[str, Any], source: str) -> None:
+    """Raise ValueError where the data, or the number of processes, is not that of the interrupted run."""
+    if before["data"] != now["data"]:
+        raise ValueError(f"{source}: its training utterances have changed since the run began")
+    if before["steps"] != now["steps"]:
+        counts = f"{before['steps']} steps an epoch, now {now['steps']}"
+        raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
+
+
+def table(scores: dict[str, dict[str, float]]) -> str:
+    """Scores by locale as lines of text."""
+    names = [n for n in ("domain_f1", "intent_accuracy", "slot_f1", "exact_match", "semer") if n in scores["mean"]]
+    lines = [f"{'':8}" + "".join(f"{name:>17}" for name in names)]
+    lines += [f"{locale:8}" + "".join(f"{values[name]:17.2f}" for name in names) for locale, values in scores.items()]
+    return "\n".join(lines)
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(float(value), 3) for name, value in values.items()}  # a resume state holds no NumPy scalars

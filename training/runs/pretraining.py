@@ -1,0 +1,100 @@
+"""Pretraining: masked language modelling on plain text, from random weights or on from another encoder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from service.student.manifest import Labels
+from training.data import datasets
+from training.data.utterances import Utterance
+from training.models.checkpoint import Checkpoint, load_checkpoint
+from training.models.devices import autocast_of
+from training.models.student import StudentConfig, StudentModel
+from training.models.task_model import shape_of
+from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
+from training.runs.flags import listed
+from training.runs.loop import Storage
+from training.runs.settings import PretrainSettings
+from training.runs.text_run import TextRun
+from training.text.corpus import read_lines
+from training.text.tokenizer import load_tokenizer, spread_lines, train_tokenizer, with_variants
+
+COMMAND = "training.pretrain"
+
+log = logging.getLogger(COMMAND)
+
+
+def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
+    """One run, from text to checkpoint. Returns the summary.
+
+    Raises:
+        ValueError: there is no text.
+        CorpusError, DatasetError, CheckpointError: text or an encoder that can't be read.
+        FloatingPointError: loss or gradient is not finite.
+    """
+    if not settings.corpus and not settings.data:
+        raise ValueError("no text: give --corpus, --data or both")
+    start = load_checkpoint(settings.init) if settings.init else None
+    settings = replace(settings, size=shape_of(settings.size, "", start).size)
+    tokenizer = tokenizer_of(settings, start, storage)
+    readable = start.model.config.max_position_embeddings if start else settings.max_length
+    run = TextRun(COMMAND, settings, tokenizer, texts_of(settings), storage, readable)
+    torch.manual_seed(settings.seed)  # here, as loading an encoder may draw numbers too
+    model = MaskedLanguageModel(first_model(settings, tokenizer, start))
+    run.begin(model, model)
+
+    def loss_of(batch: MaskedBatch) -> Tensor:
+        with autocast_of(settings.precision, batch.input_ids.device):
+            logits, _ = run.loop.model(batch.input_ids, batch.attention_mask, batch.chosen)
+        return masked_loss(logits, batch, run.split)
+
+    run.train(loss_of)
+    return run.finish({"init": start.training} if start else {})
+
+
+def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpoint | None) -> Any:
+    """The encoder to go on from, its heads left behind, or one of the asked size with random weights."""
+    if start is not None:
+        return start.encoder_alone(settings.dropout)
+    shape = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": settings.max_length}
+    return StudentModel(StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=True, **shape))
+
+
+def texts_of(settings: PretrainSettings) -> Iterator[str]:
+    """All lines that are trained on: the labelled data's training texts, then the corpus."""
+    task = (utterance.text for utterance in task_utterances(settings))
+    return chain(task, read_lines(listed(settings.corpus))) if settings.corpus else task
+
+
+def task_utterances(settings: PretrainSettings) -> list[Utterance]:
+    """The training partition of the labelled data."""
+    if not settings.data:
+        return []
+    locales = listed(settings.locales) or None
+    return datasets.load(settings.data, locales, settings.on_error).part("train", locales)  # type: ignore[arg-type]
+
+
+def tokenizer_of(settings: PretrainSettings, start: Checkpoint | None, storage: Storage) -> Tokenizer:
+    """That of the interrupted run, of the encoder to go on from, the one that is given, or one trained on the text."""
+    if storage.state:
+        return Tokenizer.from_str(storage.state["tokenizer"])
+    if start is not None:
+        if settings.tokenizer:
+            raise ValueError("--tokenizer and --init exclude each other: an encoder is read with its own tokenizer")
+        return start.encoder.tokenizer
+    if settings.tokenizer:
+        return load_tokenizer(Path(settings.tokenizer))
+    texts = with_variants(task_utterances(settings), settings.seed)
+    if settings.corpus and settings.tokenizer_lines:
+        texts += spread_lines(listed(settings.corpus), settings.tokenizer_lines)
+    log.info("training the tokenizer on %d texts", len(texts))
+    return train_tokenizer(texts, settings.vocabulary)

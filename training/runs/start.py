@@ -1,0 +1,106 @@
+"""How a training command starts, resumes and ends."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from training.models.checkpoint import load_resume_state
+from training.models.devices import leave, processes
+from training.models.errors import CheckpointError
+from training.runs.flags import flag_of
+from training.runs.loop import Storage
+
+log = logging.getLogger(__name__)
+
+CHANGEABLE = ("learning_rate", "precision")  # on resume: what a run that diverged may need to go on
+
+SettingsType = TypeVar("SettingsType")
+
+
+def run_command(
+    command: str,
+    settings: type[SettingsType],
+    args: argparse.Namespace,
+    run: Callable[[SettingsType, Storage], dict[str, Any]],
+) -> int:
+    """Run a training command. Returns the exit code.
+
+    2 for what the user can put right, 1 for a run that failed on its way; its last state can be resumed.
+    """
+    return report(lambda: run(*begin(command, settings, args)))
+
+
+def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, Storage]:
+    """Settings of the run, and where it is saved or continued.
+
+    Raises:
+        CheckpointError: a finished run, one of another command, or a new run's --out is not an empty folder.
+        ValueError: a given setting, other than rate and precision, differs from the one of the run that is resumed.
+    """
+    level = logging.INFO if processes().is_main_process else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    state = load_resume_state(args.out) if args.resume and not is_untouched(args.out) else None
+    if state is not None and state["command"] != command:
+        raise CheckpointError(f"{args.out}: holds an interrupted run of {state['command']}, not of {command}")
+    if state is None and not is_untouched(args.out):
+        raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
+    processes().wait_for_everyone()  # before the first of them writes there
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    settled = _settle(settings, args, state["settings"] if state else None)
+    return settled, Storage(args.out, args.save_every, state)
+
+
+def is_untouched(folder: Path) -> bool:
+    """Whether nothing was saved there yet. What begins with a dot doesn't count: a killed run may have left it."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(file.name.startswith(".") or (file.is_dir() and is_untouched(file)) for file in folder.iterdir())
+
+
+def report(run: Callable[[], dict[str, Any]]) -> int:
+    """Run to the end and print the summary, one JSON object, or what stopped it. Returns the exit code."""
+    try:
+        summary = run()
+    except (FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if processes().is_main_process:
+        print(json.dumps(summary, ensure_ascii=False))
+    leave()
+    return 0
+
+
+def _settle(
+    settings: type[SettingsType], args: argparse.Namespace, inherited: Mapping[str, Any] | None
+) -> SettingsType:
+    """Settings given, else inherited from the run that is resumed, else default; logged with their origin.
+
+    Raises ValueError: a given setting differs from the one of the run that is resumed, and may not.
+    """
+    names = [f.name for f in fields(settings)]  # type: ignore[arg-type]
+    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    if inherited is not None:
+        inherited = vars(settings(**inherited))  # with the defaults of settings that are newer than the run
+        for name, value in given.items():
+            if inherited[name] != value and name not in CHANGEABLE:
+                raise ValueError(f"{flag_of(name)} {value} differs from the interrupted run's {inherited[name]}")
+    settled = settings(**{**(inherited or {}), **given})
+    for name in names:
+        origin = "given" if name in given else "inherited" if inherited else "default"
+        if inherited is not None and inherited[name] != getattr(settled, name):
+            origin = f"given, {inherited[name]} until now"
+        log.info("%-16s %s (%s)", name, getattr(settled, name), origin)
+    return settled

@@ -1,0 +1,189 @@
+"""Figures of a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from training.evaluation.effects import METRICS
+from training.studies.drawing import COLOURS, GRID, MARKERS, STYLE, save
+from training.studies.effects_text import (
+    SIMILARITIES,
+    TASKS,
+    Json,
+    better_sign,
+    coefficient_text,
+    figure_name,
+    noise_of,
+    set_title,
+)
+
+MEAN_COLOUR = "#8c8c8c"
+PALE = 0.3  # opacity of what is shown but not judged
+
+Groups = Mapping[str, Mapping[str, Json | None]]  # encoder to locale to cell, None where there is none; last the mean
+
+
+def draw(report: Json, folder: Path) -> list[str]:
+    """Draw what a report holds into `folder`. Returns the names of the files."""
+    names = []
+    with matplotlib.rc_context(STYLE):
+        for place, comparison in enumerate(report["comparisons"]):
+            for table in comparison["tables"]:
+                panels = _panels(table, report)
+                if table["metric"]["name"] == METRICS[table["task"]][0].name and panels:
+                    title = f"{TASKS[table['task']].capitalize()}: {table['metric']['title']}"
+                    figure = effect_bars(f"{title} against {comparison['baseline']}", table, panels)
+                    names += save(figure, folder / figure_name(place, table["task"]))
+        for encoder in dict.fromkeys(c["encoder"] for c in report["correlations"]):
+            shown = [c for c in report["correlations"] if c["encoder"] == encoder and c["points"]]
+            if shown:
+                names += save(similarity_scatter(shown), folder / f"similarity-{encoder}")
+        if report["teachers"]:
+            names += save(noise_bars(report["teachers"]), folder / "noise")
+    return names
+
+
+def _panels(table: Json, report: Json) -> dict[str, Groups]:
+    """The cells of a table by set, without sets that have none."""
+    panels: dict[str, dict[str, dict[str, Json | None]]] = {}
+    for cell in table["cells"]:
+        size = report["utterances"].get(cell["locale"], {}).get(cell["set"])
+        group = panels.setdefault(set_title(cell["set"], report), {}).setdefault(cell["encoder"], {})
+        group[cell["locale"]] = cell if cell["change"] is not None and size != 0 else None
+    return {name: groups for name, groups in panels.items() if _cells(groups)}
+
+
+def _cells(groups: Groups) -> list[Json]:
+    return [cell for cells in groups.values() for cell in cells.values() if cell]
+
+
+def _grid(count: int, width: float, height: float, left: float, share_y: bool) -> tuple[Figure, list[list[Axes]]]:
+    """A figure with rows of one or two panels; those beyond `count` are removed."""
+    columns = min(2, count)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(left + width * columns, 0.9 + height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+    for axis in [axis for row in grid for axis in row][count:]:
+        axis.remove()
+    return figure, [list(row) for row in grid]
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(labels)), frameon=False)
+
+
+def effect_bars(title: str, table: Json, panels: Mapping[str, Groups]) -> Figure:
+    """Relative changes as bars with their intervals: a panel a set, a group an encoder, a bar a locale."""
+    figure, grid = _grid(len(panels), width=5.2, height=2.7, left=1.0, share_y=True)
+    axes = [axis for row in grid for axis in row]
+    for axis, (name, groups) in zip(axes, panels.items(), strict=False):
+        _bars(axis, groups)
+        axis.set_title(name, loc="left")
+    for row in grid:
+        row[0].set_ylabel("relative change, %")
+    cells = [cell for groups in panels.values() for cell in _cells(groups)]
+    # Scaled by the judged cells: the interval of a tiny set would flatten all others
+    judged = [cell for cell in cells if cell["is_judged"]] or cells
+    low, high = min(0.0, *(c["low"] for c in judged)), max(0.0, *(c["high"] for c in judged))
+    room = 0.06 * (high - low) or 1.0
+    axes[0].set_ylim(low - room, high + room)
+    note = "; pale: too few utterances or seeds to judge" if any(not cell["is_judged"] for cell in cells) else ""
+    figure.suptitle(f"{title}\n{better_sign(table['metric'])}; lines: 95 % intervals{note}")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _bars(axis: Axes, groups: Groups) -> None:
+    locales = list(next(iter(groups.values())))
+    width = 0.82 / len(locales)
+    nothing = {"change": 0.0, "low": 0.0, "high": 0.0, "is_judged": True}
+    for i, locale in enumerate(locales):
+        cells = [group[locale] or nothing for group in groups.values()]
+        colour = MEAN_COLOUR if i == len(locales) - 1 else COLOURS[i % len(COLOURS)]
+        places = [k + (i - (len(locales) - 1) / 2) * width for k in range(len(groups))]
+        heights = [cell["change"] for cell in cells]
+        ends = [[cell["change"] - cell["low"] for cell in cells], [cell["high"] - cell["change"] for cell in cells]]
+        bars = axis.bar(places, heights, width * 0.9, color=colour, label=locale)
+        axis.errorbar(places, heights, ends, fmt="none", ecolor="#000000", elinewidth=0.8, capsize=1.5)
+        for bar, cell in zip(bars, cells, strict=True):
+            if not cell["is_judged"]:
+                bar.set_alpha(PALE)
+    axis.axhline(0, color="#000000", linewidth=0.8)
+    axis.grid(axis="y", color=GRID, linewidth=0.6)
+    axis.set_xticks(range(len(groups)), [_wrapped(name) for name in groups])
+    axis.tick_params(axis="x", length=0)
+
+
+def similarity_scatter(correlations: Sequence[Json]) -> Figure:
+    """Effects against similarity, a panel a pair of task and measure of similarity, with the correlation as title."""
+    figure, grid = _grid(len(correlations), width=4.6, height=3.4, left=0.6, share_y=False)
+    axes = [axis for row in grid for axis in row]
+    locales = list(dict.fromkeys(point["locale"] for found in correlations for point in found["points"]))
+    for axis, found in zip(axes, correlations, strict=False):
+        metric, measure, spearman = found["metric"], found["measure"], found.get("spearman")
+        for i, locale in enumerate(locales):
+            own = [point for point in found["points"] if point["locale"] == locale]
+            x, y = [point[measure] for point in own], [point["change"] for point in own]
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            axis.scatter(x, y, s=22, color=colour, marker=marker, alpha=0.85, linewidths=0, label=locale)
+        axis.axhline(0, color="#000000", linewidth=0.8)
+        axis.grid(color=GRID, linewidth=0.6)
+        if measure == "pseudo_perplexity":
+            axis.set_xscale("log")
+            _plain_ticks(axis, [point[measure] for point in found["points"]])
+        axis.set(xlabel=SIMILARITIES[measure], ylabel=f"{metric['title']}, change in % ({better_sign(metric)})")
+        result = f"Spearman {coefficient_text(spearman)}" if spearman else "no correlation"
+        axis.set_title(f"{TASKS[found['task']]}: {result}", loc="left")
+    first = correlations[0]
+    figure.suptitle(f"Effect of {first['encoder']} against {first['baseline']}, by domain and language")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _plain_ticks(axis: Axes, values: Sequence[float]) -> None:
+    """Ticks at 1, 2 and 5 of each power of ten: a logarithmic axis over less than a decade would have one or none."""
+    powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    ticks = [m * 10.0**p for p in powers for m in (1, 2, 5)]
+    shown = [tick for tick in ticks if min(values) / 1.5 <= tick <= max(values) * 1.5]
+    axis.set_xticks(shown, [f"{tick:g}" for tick in shown])
+    axis.minorticks_off()
+
+
+def noise_bars(teachers: Mapping[str, Mapping[str, Json]]) -> Figure:
+    """What each teacher gets wrong of the masked words of each text, in percent; a group a text, a bar a teacher."""
+    texts = list(dict.fromkeys(text for found in teachers.values() for text in found))
+    figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+    axis = figure.subplots()
+    width = 0.7 / len(teachers)
+    for i, (teacher, found) in enumerate(teachers.items()):
+        places = [k + (i - (len(teachers) - 1) / 2) * width for k, text in enumerate(texts) if text in found]
+        heights = [noise_of(found[text]) for text in texts if text in found]
+        bars = axis.bar(places, heights, width * 0.92, color=COLOURS[i % len(COLOURS)], label=teacher)
+        axis.bar_label(bars, [f"{height:.1f}" for height in heights], padding=2)
+    axis.set_xticks(range(len(texts)), [f"{text} text" for text in texts])
+    axis.tick_params(axis="x", length=0)
+    axis.set_ylabel("wrong, % of masked words")
+    axis.margins(y=0.12)
+    axis.grid(axis="y", color=GRID, linewidth=0.6)
+    axis.set_title("What the teachers get wrong; lower is better", loc="left")
+    _legend(figure, axis)
+    return figure
+
+
+def _wrapped(name: str, longest: int = 14) -> str:
+    """A name in lines of at most `longest` characters, broken at spaces and underscores."""
+    lines = [""]
+    for word in name.replace("_", "_ ").split():
+        glue = "" if not lines[-1] or lines[-1].endswith("_") else " "
+        if lines[-1] and len(lines[-1] + glue + word) > longest:
+            lines.append(word)
+        else:
+            lines[-1] += glue + word
+    return "\n".join(lines)

@@ -1,0 +1,53 @@
+"""The engine of `training.study` and `training.ladder`: make what a recipe asks for and is not done, then report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from training.studies import effects_report, table_report
+from training.studies.layout import Layout
+from training.studies.ledger import Ledger
+from training.studies.measures import write_facts
+from training.studies.recipe import read_recipe
+from training.studies.results import reading
+from training.studies.scheduler import Scheduler
+from training.studies.stages import StageBuilder, needed_for
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Do all stages that are not done, and report. Returns the summary.
+
+    Raises:
+        RecipeError: the recipe can't be used.
+        StageError: a stage failed, or stands there with other settings.
+    """
+    recipe = read_recipe(args.recipe).with_data(args.data, args.generic, args.partition)
+    layout, ledger = Layout(args.out), Ledger(args.out / "made")
+    plan = StageBuilder(recipe, layout).stages()
+    if args.until:
+        plan = needed_for(plan, args.until)
+    todo = ledger.todo(plan)
+    write_facts(recipe, layout)
+    try:
+        Scheduler(plan, ledger, args.out / "logs", args.jobs, recipe.title).run(todo)
+    finally:
+        write_facts(recipe, layout)  # of what is done by now
+    summary = {"out": str(args.out), "stages": len(plan), "done_now": len(todo)}
+    return summary if args.until else {**summary, **publish(args.out)}
+
+
+def publish(out: Path) -> dict[str, Any]:
+    """Report on what is done, from the small files in OUT/results alone. Returns the report's part of the summary.
+
+    Raises ReportError: a result is missing that nothing can be said without, or one is broken.
+    """
+    with reading(Layout(out).recipe) as recipe:
+        with_tasks = "tasks" in recipe
+    if with_tasks:
+        content = effects_report.write_report(out)
+        return {"report": str(out / "report.md"), "title": content["title"], "missing": content["missing"]}
+    content = table_report.write_report(out)
+    scores = {name: run["mean"]["exact_match"][0] for name, run in content["runs"].items()}
+    return {"report": str(out / "ladder.md"), "exact_match": scores}

@@ -1,0 +1,219 @@
+"""What a study measures of its runs: the small files in `results`, of which reports are made."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from training.data import datasets
+from training.data.files import read_json, write_json
+from training.data.utterances import Utterance
+from training.evaluation.scoring import semantic_errors
+from training.evaluation.tails import TAILS, tail_of
+from training.models.checkpoint import TRAINING_FILE, is_finished, load_checkpoint, with_heads
+from training.models.prediction import answers_of_model
+from training.studies import similarity
+from training.studies.layout import Layout
+from training.studies.ledger import StageError
+from training.studies.recipe import Recipe
+from training.text.corpus import read_lines
+from training.text.lines import held_out_rows
+from training.text.tokenizer import load_tokenizer
+
+SAMPLE_PIECES = 1500  # of a domain's text that is compared with the generic text
+NOISE_TEXTS = 2000  # of a kind that teachers are asked to complete
+TRAINING_FACTS = ("steps", "seconds", "best_epoch")  # of training.json, for the table of compared runs
+ENCODER_FACTS = ("size", "corpus", "teacher", "init", "start", "chain")  # settings, for the table of encoders
+
+ByLocale = dict[str, list[Utterance]]
+
+
+def write_facts(recipe: Recipe, layout: Layout) -> None:
+    """What is compared, and what the corpora and encoders that are there say of themselves."""
+    write_json(layout.recipe, _effects_facts(recipe) if recipe.tasks else _table_facts(recipe))
+    manifests = {name: Path(f"{layout.corpus(name)}.json") for name in recipe.corpora}
+    corpora = {name: json.loads(file.read_text()) for name, file in manifests.items() if file.is_file()}
+    write_json(layout.results / "corpora.json", corpora)
+    encoders = [name for name in recipe.encoders if is_finished(layout.run(name))]
+    write_json(layout.results / "encoders.json", {name: _encoder_facts(recipe, layout, name) for name in encoders})
+
+
+def _table_facts(recipe: Recipe) -> dict[str, Any]:
+    runs = {name: recipe.runs[name] for name in recipe.compared}
+    return {
+        "title": recipe.title,
+        "data": Path(recipe.data).name,
+        "partition": recipe.partition,
+        "runs": {name: {"title": run.title, "settings": run.settings} for name, run in runs.items()},
+        "comparisons": [comparison.model_dump() for comparison in recipe.comparisons],
+    }
+
+
+def _effects_facts(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "title": recipe.title,
+        "tasks": list(recipe.tasks),
+        "seeds": list(recipe.report.seeds),
+        "comparisons": [{"title": c.title, "baseline": c.baseline, "encoders": c.runs} for c in recipe.comparisons],
+        "similarity_encoders": list(recipe.report.similarity_runs),
+        "fewest_point_utterances": recipe.report.min_point_utterances,
+        "finetune": recipe.finetune,
+        "notes": list(recipe.report.notes),
+    }
+
+
+def _encoder_facts(recipe: Recipe, layout: Layout, name: str) -> dict[str, Any]:
+    run, training = recipe.runs[name], _training_of(layout.run(name))
+    return {
+        "title": run.title,
+        "command": run.command,
+        **{key: run.settings.get(key) for key in ENCODER_FACTS},
+        "steps": training["steps"],
+        "pieces": training["pieces_seen"],
+        "parameters": training.get("parameters", [None, None])[1],
+        "minutes": round(training["seconds"] / 60, 1),
+        **training["held_out"],
+    }
+
+
+def _training_of(folder: Path) -> dict[str, Any]:
+    training: dict[str, Any] = json.loads((folder / TRAINING_FILE).read_text())
+    return training
+
+
+def _evaluated(recipe: Recipe) -> tuple[ByLocale, list[Utterance]]:
+    """The utterances that are scored, by locale in order of id as in all files; and the training utterances."""
+    locales = list(recipe.locales)
+    dataset = datasets.load(recipe.data, locales)
+    part = dataset.part(recipe.partition, locales)
+    by_locale = {x: sorted((u for u in part if u.locale == x), key=lambda u: u.id) for x in locales}
+    return by_locale, dataset.part("train", locales)
+
+
+def write_utterances(recipe: Recipe, layout: Layout) -> None:
+    """The utterances that compared runs answer."""
+    part = datasets.load(recipe.data, recipe.locales).part(recipe.partition, recipe.locales)
+    write_json(layout.utterances, [datasets.row_of(u) for u in part])
+
+
+def read_utterances(layout: Layout) -> list[Utterance]:
+    """Read what `write_utterances` wrote."""
+    return [datasets.utterance_of(row) for row in read_json(layout.utterances)]
+
+
+def write_answers(layout: Layout, name: str) -> None:
+    """What a fine-tuned run answers."""
+    folder = layout.run(name)
+    checkpoint = with_heads(load_checkpoint(folder), folder)
+    found = answers_of_model(checkpoint.model, checkpoint.encoder, checkpoint.labels, read_utterances(layout))
+    answers = [[x.domain, x.intent, [[s.name, s.start, s.end] for s in x.slots or ()]] for x in found]
+    training = _training_of(folder)
+    write_json(layout.answers(name), {**{key: training[key] for key in TRAINING_FACTS}, "answers": answers})
+
+
+def write_references(recipe: Recipe, layout: Layout) -> None:
+    """What fine-tuned encoders are asked: ids, domains, number of slots, and which rows belong to which tail.
+
+    Raises StageError: the data has no domains, and a task needs them.
+    """
+    evaluated, train = _evaluated(recipe)
+    without = sum(not u.domain for rows in evaluated.values() for u in rows)
+    if without and "dc" in recipe.tasks:
+        raise StageError(f"{recipe.data}: {without} utterances have no domain, which the task dc needs")
+    domains = sorted({u.domain for rows in evaluated.values() for u in rows if u.domain})
+    locales = {}
+    for locale, rows in evaluated.items():
+        place = {u.id: i for i, u in enumerate(rows)}
+        seen = [u for u in train if u.locale == locale]
+        locales[locale] = {
+            "ids": [u.id for u in rows],
+            "domain": [domains.index(u.domain) if u.domain else -1 for u in rows],
+            "slots": [len(u.slots) for u in rows],
+            "tails": {name: [place[u.id] for u in tail_of(name, rows, seen)] for name in TAILS},
+        }
+    write_json(layout.references, {"partition": recipe.partition, "domains": domains, "locales": locales})
+
+
+def write_outcomes(recipe: Recipe, layout: Layout, task: str, name: str, seed: int) -> None:
+    """What a fine-tuned encoder got right, utterance by utterance."""
+    domains = read_json(layout.references)["domains"]
+    found = outcomes_of(layout.finetuned(task, name, seed), _evaluated(recipe)[0], domains)
+    run = {"task": task, "encoder": name, "seed": seed, "partition": recipe.partition, "locales": found}
+    write_json(layout.outcomes(task, name, seed), run)
+
+
+def outcomes_of(folder: Path, evaluated: ByLocale, domains: Sequence[str]) -> dict[str, Any]:
+    """Outcomes of a fine-tuned checkpoint per locale; which lists there are depends on its heads.
+
+    `domain`: index of the domain, -1 for one that no reference has. `intent_errors`: 0 or 1. `slot_errors`:
+    substitutions, deletions and insertions.
+
+    Raises CheckpointError: it can't be loaded, or has no heads.
+    """
+    checkpoint = with_heads(load_checkpoint(folder), folder)
+    index = {name: i for i, name in enumerate(domains)}
+    found: dict[str, Any] = {}
+    for locale, rows in evaluated.items():
+        answers = answers_of_model(checkpoint.model, checkpoint.encoder, checkpoint.labels, rows)
+        found[locale] = {}
+        if checkpoint.labels.domain:
+            found[locale]["domain"] = [index.get(answer.domain or "", -1) for answer in answers]
+        if checkpoint.labels.intent:
+            wrong = [int(answer.intent != row.intent) for row, answer in zip(rows, answers, strict=True)]
+            errors = [semantic_errors(row, answer)[0] for row, answer in zip(rows, answers, strict=True)]
+            found[locale]["intent_errors"] = wrong
+            found[locale]["slot_errors"] = [e - w for e, w in zip(errors, wrong, strict=True)]
+    return found
+
+
+def write_noise(recipe: Recipe, layout: Layout) -> None:
+    """How many masked words the teachers find, in generic text that they held out and in the task's."""
+    noise = recipe.report.noise
+    task = [u.text for rows in _evaluated(recipe)[0].values() for u in rows]
+    first = recipe.runs[next(iter(noise))]
+    found: dict[str, Any] = {}
+    for name, corpus in noise.items():
+        teacher = load_checkpoint(layout.run(name))
+        generic = unseen_lines(layout.corpus(corpus), int(first.settings.get("seed", 1)))
+        found[name] = {}
+        for kind, texts in (("generic", generic), ("task", task)):
+            chosen = random.Random(0).sample(texts, min(NOISE_TEXTS, len(texts)))
+            correct, positions = similarity.masked_word_accuracy(teacher.model, teacher.encoder, chosen)
+            if positions:  # a text that stands there several times was hardly held out
+                found[name][kind] = {"accuracy": correct / positions, "correct": correct, "positions": positions}
+    write_json(layout.results / "teachers.json", found)
+
+
+def write_similarity(recipe: Recipe, layout: Layout) -> None:
+    """How near each domain's text is to the generic text of its language, for the tokenizer and the first teacher."""
+    tokenizer = load_tokenizer(layout.tokenizer)
+    teacher = load_checkpoint(layout.run(next(iter(recipe.report.noise))))
+    train = _evaluated(recipe)[1]
+    found: dict[str, Any] = {}
+    for locale in recipe.locales:
+        nearby = layout.corpus(f"generic-{locale.split('-')[0]}")
+        generic = similarity.piece_counts(tokenizer, read_lines([str(nearby)]))
+        found[locale] = {}
+        for domain in sorted({u.domain for u in train if u.locale == locale and u.domain}):
+            texts = [u.text for u in train if u.locale == locale and u.domain == domain]
+            sample = similarity.sample_of_pieces(tokenizer, texts, SAMPLE_PIECES, seed=0)
+            found[locale][domain] = {
+                "divergence": similarity.divergence(similarity.piece_counts(tokenizer, sample), generic),
+                "utterances": len(sample),
+                "pseudo_perplexity": similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample),
+            }
+    write_json(layout.results / "similarity.json", {"reference": "generic", "pieces": SAMPLE_PIECES, "locales": found})
+
+
+def unseen_lines(file: Path, seed: int) -> list[str]:
+    """The lines of a text that a run with that seed held out, less those that stand elsewhere in it as well."""
+    sources = [str(file)]
+    held_out = set(held_out_rows(sum(1 for _ in read_lines(sources)), seed).tolist())
+    unseen = dict.fromkeys(text for row, text in enumerate(read_lines(sources)) if row in held_out)
+    for row, text in enumerate(read_lines(sources)):
+        if row not in held_out:
+            unseen.pop(text, None)
+    return list(unseen)

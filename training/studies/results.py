@@ -1,0 +1,150 @@
+"""The results of a study, read and checked: what is missing is left out, what can't be read is an error."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.files import read_json
+from training.evaluation.correlation import MIN_POINT_UTTERANCES
+from training.evaluation.effects import Outcomes, Reference
+from training.evaluation.scoring import Ints
+from training.studies.effects_text import TASKS, Json
+from training.studies.layout import Layout
+
+RunsByTask = dict[str, dict[str, dict[int, dict[str, Outcomes]]]]  # task to encoder to seed to locale
+
+OUTCOMES = {"dc": ("domain",), "icner": ("intent_errors", "slot_errors")}
+
+
+class ReportError(ValueError):
+    """A result that is missing or can't be read; the message names its file."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The results of a study; `unasked` names those that the recipe does not ask for."""
+
+    recipe: Json
+    encoders: Json
+    corpora: Json
+    similarity: Json
+    teachers: Json
+    partition: str
+    domains: list[str]
+    references: dict[str, Reference]
+    runs: RunsByTask
+    unasked: list[str]
+
+    @property
+    def min_point_utterances(self) -> int:
+        """How many a domain needs in a locale to be a point of a correlation."""
+        return int(self.recipe.get("fewest_point_utterances", MIN_POINT_UTTERANCES))
+
+
+def read_results(layout: Layout) -> Study:
+    """Read and check the results of a study with tasks.
+
+    Raises ReportError: a result is missing that nothing can be said without, or one is broken.
+    """
+    results = layout.results
+    with reading(layout.recipe) as recipe:
+        tasks, seeds = list(recipe["tasks"]), {int(seed) for seed in recipe["seeds"]}
+        for comparison in recipe["comparisons"]:
+            _ = comparison["title"], comparison["baseline"], list(comparison["encoders"])
+        if unknown := set(tasks) - set(TASKS):
+            raise ValueError(f"unknown tasks {sorted(unknown)}; allowed: {', '.join(TASKS)}")
+    with reading(layout.references) as found:
+        partition, domains = str(found["partition"]), [str(name) for name in found["domains"]]
+        references = {name: _reference(value, partition, len(domains)) for name, value in found["locales"].items()}
+        if not references:
+            raise ValueError("no locale")
+    optional: dict[str, Json] = {}
+    for name in ("encoders", "corpora", "similarity", "teachers"):
+        optional[name] = {}
+        if (results / f"{name}.json").is_file():
+            with reading(results / f"{name}.json") as optional[name]:
+                _check(name, optional[name])
+    runs, unasked = _runs(results / "runs", tasks, seeds, partition, references, len(domains))
+    order = [*compared_encoders(recipe), *optional["encoders"]]
+    runs = {task: {x: found[x] for x in dict.fromkeys([*order, *found]) if x in found} for task, found in runs.items()}
+    return Study(
+        recipe, **optional, partition=partition, domains=domains, references=references, runs=runs, unasked=unasked
+    )
+
+
+def compared_encoders(recipe: Json) -> list[str]:
+    """Baselines and the encoders compared with them, in order, each once."""
+    return list(dict.fromkeys(name for c in recipe["comparisons"] for name in (c["baseline"], *c["encoders"])))
+
+
+def _runs(
+    folder: Path, tasks: list[str], seeds: set[int], partition: str, references: dict[str, Reference], domains: int
+) -> tuple[RunsByTask, list[str]]:
+    """The runs of the asked tasks and seeds on the partition; the names of the others."""
+    runs: RunsByTask = {task: {} for task in tasks}
+    unasked = []
+    for file in sorted(folder.glob("*/*/*.json.gz")):
+        with reading(file) as run:
+            task, encoder, seed = str(run["task"]), str(run["encoder"]), int(run["seed"])
+            if (task, encoder, str(seed)) != (*file.parts[-3:-1], file.name.removesuffix(".json.gz")):
+                raise ValueError(f"is of task {task}, encoder {encoder} and seed {seed}; its name says otherwise")
+            if task not in tasks or seed not in seeds or run["partition"] != partition:
+                unasked.append(f"{task}/{encoder}/{seed}")
+                continue
+            runs[task].setdefault(encoder, {})[seed] = {
+                locale: _outcomes(run["locales"][locale], task, len(reference.ids), domains)
+                for locale, reference in references.items()
+            }
+    return runs, unasked
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[Any]:
+    """The content of a JSON file; what goes wrong with it becomes an error that names it."""
+    try:
+        yield read_json(file)
+    except KeyError as error:
+        raise ReportError(f"{file}: lacks {error}") from error
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, AttributeError) as error:
+        raise ReportError(f"{file}: {error}") from error
+
+
+def _check(name: str, content: Json) -> None:
+    """Touch what the report will need, so that what is amiss shows with the file's name."""
+    for entry in (content["locales"] if name == "similarity" else content).values():
+        if name == "similarity":
+            _ = [(float(value["divergence"]), math.log(value["pseudo_perplexity"])) for value in entry.values()]
+        elif name == "teachers":
+            _ = [float(text["accuracy"]) for text in entry.values()]
+        else:
+            _ = entry.get("title")
+
+
+def _integers(values: Any, size: int, below: float, least: int = 0) -> Ints:
+    found = np.array(values) if size else np.array(values, dtype=np.int64)
+    if found.dtype.kind != "i" or found.shape != (size,) or (size and (found.min() < least or found.max() >= below)):
+        raise ValueError(f"a list that is not of {size} integers from {least} to below {below}")
+    return found.astype(np.int64)
+
+
+def _reference(value: Json, partition: str, domains: int) -> Reference:
+    ids = tuple(str(name) for name in value["ids"])
+    size = len(ids)
+    if not size:
+        raise ValueError("a locale without utterances")
+    tails = {name: _integers(rows, len(rows), size) for name, rows in value["tails"].items()}
+    domain, slots = _integers(value["domain"], size, domains, -1), _integers(value["slots"], size, math.inf)
+    return Reference(ids, domain, slots, {partition: np.arange(size), **tails})
+
+
+def _outcomes(value: Json, task: str, size: int, domains: int) -> Outcomes:
+    ranges = {"domain": (domains, -1), "intent_errors": (2, 0), "slot_errors": (math.inf, 0)}
+    return {name: _integers(value[name], size, *ranges[name]) for name in OUTCOMES[task]}
