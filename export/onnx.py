@@ -69,9 +69,9 @@ def parser() -> argparse.ArgumentParser:
         "--out-of-scope",
         action="append",
         default=[],
-        metavar="LOCALE=FILE,...",
-        help="text that is no request, on which scope is measured: .txt or .txt.gz, one sentence a line, or clinc150's "
-        "data_full.json; a locale holds up to the next one; repeatable (default: the sample set's)",
+        metavar="[LOCALE=]FILE,...",
+        help="out-of-scope text on which scope is measured: .txt or .txt.gz, one sentence a line, or clinc150's "
+        "data_full.json; each file needs a locale, its own or the one before; repeatable (default: the sample set's)",
     )
     add(
         "--false-rejection",

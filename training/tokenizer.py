@@ -25,7 +25,12 @@ def parser() -> argparse.ArgumentParser:
     add = whole.add_argument
     add("--data", help="labelled data whose training texts are read: folder, tarball, file or hub:NAME (default: none)")
     add("--locales", default="", help="comma-separated locales of --data (default: all)")
-    add("--corpus", default="", metavar="FILES", help="comma-separated text files, folders or hub:NAME (default: none)")
+    add(
+        "--corpus",
+        default="",
+        metavar="FILES",
+        help="plain text: comma-separated files, folders or hub:NAME (default: none)",
+    )
     add(
         "--tokenizer-lines",
         type=int,
