@@ -60,9 +60,5 @@ def changes(utterances: Sequence[Utterance], answers: Sequence[Answer], before: 
 
 
 def _told(utterance: Utterance, answer: Answer) -> Json:
-    slots = answer.slots
-    return {
-        "domain": answer.domain,
-        "intent": answer.intent,
-        "slots": None if slots is None else [f"{slot.name}: {utterance.value(slot)}" for slot in slots],
-    }
+    slots = [f"{slot.name}: {utterance.value(slot)}" for slot in answer.slots or ()]
+    return {"domain": answer.domain, "intent": answer.intent, "slots": None if answer.slots is None else slots}

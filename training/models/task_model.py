@@ -39,10 +39,8 @@ def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:
     has = Shape(*(str(getattr(start.model.config, name, "")) for name in Shape._fields))
     for name, asked, value in zip(Shape._fields, (size, activation), has, strict=True):
         if asked not in ("", value):
-            has_own = value or "one of its own architecture"
-            raise CheckpointError(
-                f"--init has another {name} than --{name} {asked}: {has_own}; leave --{name} out to inherit it"
-            )
+            other = f"--init has another {name} than --{name} {asked}: {value or 'one of its own architecture'}"
+            raise CheckpointError(f"{other}; leave --{name} out to inherit it")
     return has
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from training.data.datasets import HUB_PREFIX
 
@@ -119,10 +119,7 @@ def _hub_lines(name: str) -> Iterator[str]:
     name, _, revision = name.partition("@")
     column = column or "text"
     try:
-        rows: Iterator[dict[str, Any]] = iter(
-            datasets.load_dataset(name, revision=revision or None, split="train", streaming=True)
-        )
-        for row in rows:
+        for row in datasets.load_dataset(name, revision=revision or None, split="train", streaming=True):
             value = row.get(column)
             if column not in row or not isinstance(value, str | None):
                 held = ", ".join(key for key, held in row.items() if isinstance(held, str)) or "none"

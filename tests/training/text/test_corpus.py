@@ -62,7 +62,7 @@ def words(lines: list[str]) -> int:
 
 def held_out(source: Path) -> set[str]:
     return {
-        transfer.same_utterance(u.text.lower()) for u in datasets.load(str(source)).utterances if u.partition != "train"
+        corpus.same_utterance(u.text.lower()) for u in datasets.load(str(source)).utterances if u.partition != "train"
     }
 
 
@@ -134,8 +134,8 @@ def test_any_ratio_and_weights_are_exact_without_dev_test_or_doubles(
     # a rest that is shorter than the shortest request is left open
     assert all(g["asked"] == g["tokens"] or (g["kind"] == "task" and g["asked"] < 12) for g in groups)
     assert words(lines) == sum(g["tokens"] for g in groups)
-    assert len({transfer.same_text(line) for line in lines}) == len(lines)
-    assert not {transfer.same_utterance(line.lower()) for line in lines} & held_out(sample)
+    assert len({corpus.same_text(line) for line in lines}) == len(lines)
+    assert not {corpus.same_utterance(line.lower()) for line in lines} & held_out(sample)
 
 
 def test_the_same_seed_and_text_give_the_same_bytes(generic: Path, sample: Path, tmp_path: Path) -> None:
