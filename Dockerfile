@@ -3,6 +3,7 @@ FROM python:3.11-slim AS build
 WORKDIR /src
 RUN python -m venv /venv
 COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY distilled_nlu ./distilled_nlu
 COPY service ./service
 COPY training ./training
 COPY export ./export

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SETUP := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-slow soak lint format docs train-demo loadtest students clean
+.PHONY: help serve test test-slow soak coverage lint format docs package image train-demo loadtest students clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -22,21 +22,33 @@ test: $(VENV)/dev lint  ## lint, check types and run the tests
 test-slow: $(VENV)/dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-soak: $(VENV)/dev  ## load the service for ten minutes (MINUTES=... for more or less): memory and latency must not drift
+soak: $(VENV)/dev  ## load the service for ten minutes (MINUTES=...): memory and latency must not drift
 	SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -m soak -s
 
-lint: $(VENV)/dev  ## ruff and mypy
+coverage: $(VENV)/dev  ## run the tests with branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+
+lint: $(VENV)/dev  ## ruff, mypy, and the workflows' syntax and permissions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --quiet --no-progress .github
 
 format: $(VENV)/dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/base  ## rewrite the page of all settings, docs/configuration.md
-	@$(BIN)/python docs/settings_reference.py >docs/configuration.md.new
-	@mv docs/configuration.md.new docs/configuration.md
+docs: $(VENV)/docs  ## rewrite the reference pages that the code makes, and build the documentation in build/site
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+package:  ## build and check wheel and source distribution, install the wheel alone, and list what it holds (SBOM)
+	sh deploy/package.sh "$(PYTHON)"
+
+image:  ## build the Docker image distilled-nlu:latest and wait until it is healthy
+	sh deploy/image.sh distilled-nlu:latest
 
 train-demo: $(VENV)/dev  ## train, export and query a tiny student on the sample data (under three minutes)
 	@BIN=$(BIN) sh training/demo.sh runs/demo
@@ -58,6 +70,11 @@ $(VENV)/base: $(SETUP)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@echo "installing what serving needs into $(VENV)"
 	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/docs: $(VENV)/base
+	@echo "installing what the documentation needs into $(VENV)"
+	@$(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/base

@@ -1,4 +1,4 @@
-"""Measure the choices behind the export recipe side by side, on this machine.
+"""Measure the choices behind the export recipe and the rejected variants side by side, on this machine.
 
     python -m benchmarks.export_recipes --ckpt CKPT --data DATA
 
@@ -13,32 +13,35 @@ import argparse
 import copy
 import json
 import logging
-import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+import onnx
+from onnx import TensorProto, helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
+from onnxruntime.quantization import quantize_static as ort_quantise_static
 
-from benchmarks.export_variants import quantise_static, with_labels_in_graph
-from export.comparison import LENGTHS, sample_of_each_locale
-from export.conversion import draft_manifest, require_student
 from export.folder import ExportError
-from export.graph import SESSION, export_fp32, quantise_int8
-from export.kernels import FUSED, saturates
+from export.graph import SESSION, export_fp32
+from export.latency import FUSED, LENGTHS, saturates, turns
+from export.pipeline import load_student
+from export.quality import first_of_each_locale
+from export.quantization import activation_products, quantise_int8
 from export.trimming import trim
 from service.student.decoding import best, softmax
-from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, SessionOptions
-from service.student.student import Student, open_session
-from service.student.tokenization import TextEncoder
+from service.student.manifest import SessionOptions
+from service.student.predictor import Predictor, open_session
+from service.student.tokenization import Encoded
 from training.data import datasets
 from training.data.utterances import Utterance
-from training.evaluation.scoring import Answer, score_by_locale
-from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
+from training.evaluation.scoring import score_by_locale
+from training.models.checkpoint import Checkpoint
 from training.models.errors import CheckpointError
 from training.models.prediction import answers_of_student
 from training.text.tokenizer import with_variants
@@ -46,53 +49,57 @@ from training.text.tokenizer import with_variants
 RECIPE, FP32 = "recipe: int8, 7-bit weights", "fp32"
 ROUNDS, CALLS = 60, 20
 SCORED = 500  # utterances of each locale
-CALIBRATED = 100  # texts of each locale that static ranges are found on
-
-Run = Callable[[NDArray[np.int64]], None]
+CALIBRATED = 100  # texts of each locale on which static ranges are found
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to export: its graph, what answers a sentence of piece ids, and the session to score (None: time alone)."""
+class Variant(NamedTuple):
+    """A way to export: its graph, what reads and decodes a text, and what answers the scored texts, if any."""
 
     graph: Path
-    run: Run
-    scored: SessionOptions | None
+    run: Callable[[Encoded], Any]
+    scored: Predictor | None
 
 
 @dataclass(frozen=True)
 class Row:
     """Median microseconds by pieces, megabytes, and in percent exact match and answers that are those of fp32."""
 
-    times: dict[int, float]
+    times: dict[str, float]
     megabytes: float
     exact_match: float | None
     as_fp32: float | None
 
 
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.export_recipes", description="Measure the export recipe.", allow_abbrev=False
+    )
+    sample = str(datasets.SAMPLE)
+    flags.add_argument("--ckpt", type=Path, required=True, help="checkpoint folder of training.finetune")
+    flags.add_argument("--data", default=sample, help="labelled data to score on (default: the sample set)")
+    return flags
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.export_recipes", description="Measure the export recipe's choices."
-    )
-    parser.add_argument("--ckpt", type=Path, required=True, help="checkpoint folder of training.finetune")
-    parser.add_argument("--data", default=str(datasets.SAMPLE), help="labelled data to score on (the sample set)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     try:
-        checkpoint = with_heads(load_checkpoint(args.ckpt), args.ckpt)
-        require_student(checkpoint)
+        checkpoint = load_student(args.ckpt)
         data = datasets.load(args.data, checkpoint.training["locales"])
-        dev = sample_of_each_locale(data.part("dev"), SCORED)
+        dev = first_of_each_locale(data.part("dev"), SCORED)
         with tempfile.TemporaryDirectory() as scratch:
             rows = compare(checkpoint, data, dev, Path(scratch))
     except (CheckpointError, datasets.DatasetError, ExportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    lengths = length_of(checkpoint.encoder, dev)
-    print(render(rows, lengths, len(dev)))
+    encoded = [checkpoint.encoder.encode(u.text) for u in dev]
+    pieces = round(float(np.mean([len(e.ids) for e in encoded])), 2)
+    words = round(float(np.mean([len(e.words) for e in encoded])), 2)
+    print(render(rows, pieces, words, len(dev)))
     unit = "median microseconds of inference and decoding, by pieces"
-    found = {"unit": unit, "scored": len(dev), "sums_cut_off": saturates(), **lengths}
+    found = {"unit": unit, "scored": len(dev), "sums_cut_off": saturates(), "pieces": pieces, "words": words}
     print(json.dumps({**found, **{name: asdict(row) for name, row in rows.items()}}))
     return 0
 
@@ -100,56 +107,58 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare(checkpoint: Checkpoint, data: datasets.Dataset, dev: Sequence[Utterance], folder: Path) -> dict[str, Row]:
     """Measure all variants, whose graphs are made in `folder`."""
     variants = build_variants(checkpoint, data, folder)
-    times = measure({name: variant.run for name, variant in variants.items()}, smallest_table(checkpoint))
-    shutil.copyfile(variants[FP32].graph, folder / MODEL_FILE)
-    checkpoint.encoder.tokenizer.save(str(folder / TOKENIZER_FILE))
-    draft = draft_manifest(checkpoint, folder, "recipe")
-    answers: dict[str, list[Answer]] = {
-        name: answers_of_student(Student(draft, checkpoint.encoder, open_session(variant.graph, variant.scored)), dev)
-        for name, variant in variants.items()
-        if variant.scored is not None
-    }
+    vocabulary = json.loads(checkpoint.encoder.tokenizer.to_str())["model"]["vocab"]
+    shared = sum(len(piece) == 1 for piece, _ in vocabulary)  # a trimmed vocabulary has these at least
+    times = turns({name: variant.run for name, variant in variants.items()}, shared, ROUNDS, CALLS)
+    answers = {name: answers_of_student(found.scored, dev) for name, found in variants.items() if found.scored}
     rows = {}
     for name, variant in variants.items():
         match = same = None
-        if name in answers:
-            match = score_by_locale(dev, answers[name])["mean"].get("exact_match")
-            same = 100 * float(np.mean([a == b for a, b in zip(answers[name], answers[FP32], strict=True)]))
-        rows[name] = Row(times[name], round(variant.graph.stat().st_size / 1e6, 2), *map(_rounded, (match, same)))
+        if found := answers.get(name):
+            match = score_by_locale(dev, found)["mean"].get("exact_match")
+            same = round(100 * float(np.mean([a == b for a, b in zip(found, answers[FP32], strict=True)])), 2)
+        megabytes = round(variant.graph.stat().st_size / 1e6, 2)
+        rows[name] = Row(times[name], megabytes, None if match is None else round(match, 2), same)
     return rows
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
 
 
 def build_variants(checkpoint: Checkpoint, data: datasets.Dataset, folder: Path) -> dict[str, Variant]:
     """Each variant by name. ReLU keeps the weights that were trained with GELU, so only its time means something."""
     locales = checkpoint.training["locales"]
-    graphs = {name: folder / f"{number}.onnx" for number, name in enumerate(("fp32", "int8", "vnni", "attention"))}
-    fp32, int8 = graphs["fp32"], graphs["int8"]
+    fp32, int8, vnni, attention = (folder / f"{name}.onnx" for name in ("fp32", "int8", "vnni", "attention"))
     export_fp32(checkpoint.model, fp32)
     quantise_int8(fp32, int8)
-    quantise_int8(fp32, graphs["vnni"], any_cpu=False)
-    quantise_int8(fp32, graphs["attention"], attention=True)
-    calibrating = sample_of_each_locale(data.part("train"), CALIBRATED)
-    ids = [checkpoint.encoder.encode(u.text).ids for u in calibrating]
-    variants = {
-        RECIPE: _outside(int8),
-        FP32: _outside(fp32),
-        "8-bit weights (VNNI)": _outside(graphs["vnni"]),
-        "attention quantised too": _outside(graphs["attention"]),
-        "skip + layer norm fused": _outside(int8, FUSED),
-        "static, QDQ": _outside(quantise_static(fp32, folder / "qdq.onnx", ids, operators=False)),
-        "static, QOperator": _outside(quantise_static(fp32, folder / "qop.onnx", ids, operators=True)),
-        "softmax and argmax in the graph": _inside(with_labels_in_graph(int8, folder / "labels.onnx")),
-    }
+    quantise_int8(fp32, vnni, any_cpu=False)
+    quantise_int8(fp32, attention, attention=True)
+    ids = [checkpoint.encoder.encode(u.text).ids for u in first_of_each_locale(data.part("train"), CALIBRATED)]
+    qdq, qoperator = (quantise_static(fp32, folder / f"{kind}.onnx", ids, kind == "qop") for kind in ("qdq", "qop"))
+    in_graph = with_labels_in_graph(int8, folder / "labels.onnx")
     other = "relu" if checkpoint.model.config.activation == "gelu" else "gelu"
-    variants[f"{other} (time alone)"] = _of_model(with_activation(checkpoint, other), folder / "activation.onnx")
     own = with_variants([u for u in data.part("train") if u.locale == locales[0]])
-    smaller = trim(checkpoint, own, locales[:1]).checkpoint
-    variants[f"trimmed to {locales[0]} (time, size)"] = _of_model(smaller, folder / "trimmed.onnx")
-    return variants
+    trimmed = trim(checkpoint, own, locales[:1]).checkpoint
+
+    def scored(graph: Path, session: SessionOptions = SESSION) -> Variant:
+        predictor = Predictor(checkpoint.labels, checkpoint.encoder, open_session(graph, session))
+        return Variant(graph, partial(decode, predictor), predictor)
+
+    def timed(changed: Checkpoint, graph: Path) -> Variant:
+        export_fp32(changed.model, graph)
+        quantise_int8(graph, graph)
+        predictor = Predictor(changed.labels, changed.encoder, open_session(graph, SESSION))
+        return Variant(graph, partial(decode, predictor), None)
+
+    return {
+        RECIPE: scored(int8),
+        FP32: scored(fp32),
+        "8-bit weights (VNNI)": scored(vnni),
+        "attention quantised too": scored(attention),
+        "skip + layer norm fused": scored(int8, FUSED),
+        "static, QDQ": scored(qdq),
+        "static, QOperator": scored(qoperator),
+        "softmax and argmax in the graph": Variant(in_graph, read_labels(in_graph), None),
+        f"{other} (time alone)": timed(with_activation(checkpoint, other), folder / "activation.onnx"),
+        f"trimmed to {locales[0]} (time, size)": timed(trimmed, folder / "trimmed.onnx"),
+    }
 
 
 def with_activation(checkpoint: Checkpoint, activation: str) -> Checkpoint:
@@ -161,98 +170,100 @@ def with_activation(checkpoint: Checkpoint, activation: str) -> Checkpoint:
     return Checkpoint(model.eval(), checkpoint.encoder, checkpoint.labels, checkpoint.training)
 
 
-def smallest_table(checkpoint: Checkpoint) -> int:
-    """How many pieces every variant has, special pieces and single characters among them."""
-    content = json.loads(checkpoint.encoder.tokenizer.to_str())
-    return sum(len(piece) == 1 for piece, _ in content["model"]["vocab"])
+def decode(predictor: Predictor, encoded: Encoded) -> None:
+    """Run a graph that ends in logits, and decode them as the service does."""
+    for head, logits in predictor.logits(encoded).items():
+        if head == "slots":
+            tags = logits[0].argmax(axis=-1)
+            if tags.any():  # as `decode_slots`: confidences only of words in slots
+                softmax(logits[0][tags > 0]).max(axis=-1)
+        else:
+            best(logits[0], getattr(predictor.labels, head))
 
 
-def measure(runs: dict[str, Run], pieces: int) -> dict[str, dict[int, float]]:
-    """Median microseconds by variant and length, of sentences of the first so many pieces; the variants take turns."""
-    rng = np.random.default_rng(0)
-    medians: dict[str, dict[int, float]] = {name: {} for name in runs}
-    for length in LENGTHS:
-        ids = rng.integers(min(4, pieces - 1), pieces, size=(1, length))
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(ROUNDS):
-            for name, run in runs.items():
-                began = time.perf_counter()
-                for _ in range(CALLS):
-                    run(ids)
-                times[name].append((time.perf_counter() - began) / CALLS * 1e6)
-        for name, values in times.items():
-            medians[name][length] = round(float(np.median(values)), 1)
-    return medians
+class Sentences(CalibrationDataReader):  # type: ignore[misc]
+    """Sentences of piece ids, one at a time."""
+
+    def __init__(self, sentences: Sequence[Sequence[int]]) -> None:
+        self._rest = ({"input_ids": np.array([ids], np.int64)} for ids in sentences)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next input of the graph, None after the last."""
+        return next(self._rest, None)
 
 
-def length_of(encoder: TextEncoder, utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Mean pieces, the first one included, and mean words of a text."""
-    encoded = [encoder.encode(u.text) for u in utterances]
-    return {
-        "pieces": round(float(np.mean([len(e.ids) for e in encoded])), 2),
-        "words": round(float(np.mean([len(e.words) for e in encoded])), 2),
-    }
+def quantise_static(source: Path, path: Path, sentences: Sequence[Sequence[int]], operators: bool) -> Path:
+    """An int8 graph whose activations have fixed ranges, those seen on `sentences`: answers can't move with neighbours.
+
+    As quantised operators, or else with a pair of nodes around each product (QDQ), for the runtime to fuse.
+    """
+    ort_quantise_static(
+        source,
+        path,
+        Sentences(sentences),
+        quant_format=QuantFormat.QOperator if operators else QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+        per_channel=True,
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=activation_products(source),
+    )
+    return path
 
 
-def render(rows: dict[str, Row], lengths: dict[str, float], scored: int) -> str:
-    """The table, and what fewer pieces a word could save at most."""
+def with_labels_in_graph(source: Path, path: Path) -> Path:
+    """A copy of a graph that ends in probabilities and, for slots, in each piece's best tag and its probability."""
+    model = onnx.load(str(source))
+    graph = model.graph
+    outputs = [output.name for output in graph.output]
+    del graph.output[:]
+    graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [-1]))
+    for name in outputs:
+        probabilities = f"{name}_probabilities"
+        graph.node.append(helper.make_node("Softmax", [name], [probabilities], axis=-1))
+        ends = {probabilities: TensorProto.FLOAT}
+        if name == "slot_logits":
+            graph.node.append(helper.make_node("ArgMax", [name], ["slot_tags"], axis=-1, keepdims=0))
+            graph.node.append(helper.make_node("ReduceMax", [probabilities, "last"], ["slot_confidence"], keepdims=0))
+            ends = {"slot_tags": TensorProto.INT64, "slot_confidence": TensorProto.FLOAT}
+        graph.output.extend(helper.make_tensor_value_info(end, kind, None) for end, kind in ends.items())
+    onnx.save(model, str(path))
+    return path
+
+
+def read_labels(graph: Path) -> Callable[[Encoded], Any]:
+    """What runs a graph of `with_labels_in_graph` and reads the labels off it."""
+    session = open_session(graph, SESSION)
+
+    def run(encoded: Encoded) -> None:
+        for values in session.run(None, {"input_ids": np.array([encoded.ids])}):
+            if values.dtype == np.float32 and values.ndim == 2 and len(values) == 1:  # probabilities of a text's labels
+                values[0].max(), values[0].argmax()
+
+    return run
+
+
+def render(rows: dict[str, Row], pieces: float, words: float, scored: int) -> str:
+    """The table, and what fewer pieces a word could save at most, for texts of so many pieces and words."""
     lines = [
         f"{'':34}" + "".join(f"{f'{length} pieces':>18}" for length in LENGTHS) + f"{'MB':>7}{'exact':>7}{'as fp32':>9}"
     ]
     recipe = rows[RECIPE].times
     for name, row in rows.items():
-        cells = (f"{t:6.0f} µs  x {t / recipe[length]:.2f}" for length, t in row.times.items())
-        quality = (f"{'-' if value is None else f'{value:.1f}'}" for value in (row.exact_match, row.as_fp32))
-        exact, same = quality
-        lines.append(f"{name:34}" + "".join(f"{c:>18}" for c in cells) + f"{row.megabytes:7.2f}{exact:>7}{same:>9}")
-    slope, start = np.polyfit(list(recipe), list(recipe.values()), 1)
-    now, least = (start + slope * count for count in (lengths["pieces"], lengths["words"] + 1))
-    lines.append(
-        f"{scored} texts scored, of {lengths['pieces']:.1f} pieces and {lengths['words']:.1f} words on average. "
-        f"The recipe takes {start:.0f} + {slope:.1f} x pieces µs: with one piece a word x {least / now:.2f}"
+        cells = "".join(f"{f'{t:6.0f} µs  x {t / recipe[length]:.2f}':>18}" for length, t in row.times.items())
+        exact, same = ("-" if x is None else f"{x:.1f}" for x in (row.exact_match, row.as_fp32))
+        lines.append(f"{name:34}{cells}{row.megabytes:7.2f}{exact:>7}{same:>9}")
+    slope, start = np.polyfit(LENGTHS, list(recipe.values()), 1)
+    now, least = (start + slope * count for count in (pieces, words + 1))
+    return "\n".join(
+        [
+            *lines,
+            f"{scored} texts scored, of {pieces:.1f} pieces and {words:.1f} words on average. "
+            f"The recipe takes {start:.0f} + {slope:.1f} x pieces µs: with one piece a word x {least / now:.2f}",
+            f"This CPU {'cuts off' if saturates() else 'computes'} the int8 sums of 8-bit weights.",
+        ]
     )
-    lines.append(f"This CPU {'cuts off' if saturates() else 'computes'} the int8 sums of 8-bit weights.")
-    return "\n".join(lines)
-
-
-def _of_model(checkpoint: Checkpoint, path: Path) -> Variant:
-    """The recipe of another model than the rows are scored with."""
-    fp32 = path.with_name(f"fp32-{path.name}")
-    export_fp32(checkpoint.model, fp32)
-    quantise_int8(fp32, path)
-    return Variant(path, _outside(path).run, None)
-
-
-def _outside(path: Path, options: SessionOptions = SESSION) -> Variant:
-    """A graph that ends in logits, which are decoded as the service does."""
-    session = open_session(path, options)
-    names = [output.name for output in session.get_outputs()]
-
-    def run(ids: NDArray[np.int64]) -> None:
-        logits = dict(zip(names, session.run(names, {"input_ids": ids}), strict=True))
-        for name, values in logits.items():
-            if name == "slot_logits":
-                tags = values[0].argmax(axis=-1)
-                if tags.any():  # as `decode_slots`: confidences only of words in slots
-                    softmax(values[0][tags > 0]).max(axis=-1)
-            else:
-                best(values[0], range(values.shape[-1]))  # type: ignore[arg-type]
-
-    return Variant(path, run, options)
-
-
-def _inside(path: Path) -> Variant:
-    """A graph that ends in probabilities and labels."""
-    session = open_session(path, SESSION)
-    names = [output.name for output in session.get_outputs()]
-
-    def run(ids: NDArray[np.int64]) -> None:
-        results = dict(zip(names, session.run(names, {"input_ids": ids}), strict=True))
-        for name, values in results.items():
-            if name.endswith("_probabilities"):
-                values[0].max(), values[0].argmax()
-
-    return Variant(path, run, None)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The command ``python -m benchmarks.floor [--student DIR ...] [--rounds N] [--targets] [--profile] ...``.
+"""The command ``python -m benchmarks.floor [--students DIR ...] [--rounds N] [--check] [--profile] ...``.
 
 How near the service comes to the raw model, as ratios from one run: a single ``session.run``, the service and a plain
 FastAPI application around the same student take turns on the same core with the same texts, and the load generator
 sits on another. Prints a table, and as the last line one JSON object with the same figures. Exit code: 0 measured,
-1 a target was missed (only with ``--targets``), 2 could not measure.
+1 a target was missed (only with ``--check``), 2 could not measure.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -31,24 +31,22 @@ from benchmarks.floor_report import (
     table_of,
     verdicts_of,
 )
-from loadtest.load.closed_loop import LoadError, Measured, measure
-from loadtest.load.machine import machine, versions
-from loadtest.load.target import TargetError, on_cores, running_server, running_service, usable_cores, wait_until_ready
-from loadtest.load.texts import Text, TextsError, load_texts, select
-from loadtest.options import positive, positive_int
-from service.ask import SHIPPED
+from loadtest.comparison.report import subjects_of
+from loadtest.load import closed_loop
+from loadtest.load.benchmark import CONNECTIONS, SERVICE, Benchmark
+from loadtest.load.closed_loop import Measured
+from loadtest.load.command import FAILED, command
+from loadtest.load.machine import machine
+from loadtest.load.options import add_measurement, add_texts
+from loadtest.load.students import add_students
+from loadtest.load.target import Server, on_cores, running_server, wait_until_ready
+from loadtest.load.texts import Text, load_texts, select
 from service.student.manifest import MODEL_FILE, StudentError
 from service.student.student import OUTPUT_OF_HEAD, Student, open_session
 
-MISSED = 1
-CANNOT_MEASURE = 2
-INTERRUPTED = 130
-CONNECTIONS = 32
-WARM_UP = 0.125  # seconds of it for each second that is measured
-LEAST_PASSES = 3
+MIN_PASSES = 3
 READY_PROBES = 24  # with two processes each probe may meet either; that all meet the same is out of the question
-SERVICE, PLAIN = "the service", "the plain application"
-FLAGS = ("--drain-delay", "0", "--cache-entries", "0")  # stop at once; and answer each text, not remember it
+PLAIN = "the plain application"
 
 
 class RawModel:
@@ -75,7 +73,7 @@ class RawModel:
         self._pass()  # discarded: shapes that are new to the session, cold caches
         passes: list[float] = []
         began, cpu = time.perf_counter(), time.thread_time()
-        while len(passes) < LEAST_PASSES or time.perf_counter() < began + duration:
+        while len(passes) < MIN_PASSES or time.perf_counter() < began + duration:
             passes.append(self._pass())
         self._wall += time.perf_counter() - began
         self._cpu += time.thread_time() - cpu
@@ -89,198 +87,138 @@ class RawModel:
         return (time.perf_counter() - began) / len(self._inputs)
 
 
-class Subject:
+class MeasuredStudent:
     """A student that is measured, with the texts in its locales."""
 
-    def __init__(self, folder: Path, texts: Sequence[Text]) -> None:
-        student = Student.load(folder)
+    def __init__(self, folder: Path, texts: Sequence[Text], name: str | None = None) -> None:
+        self.student = Student.load(folder)
         self.folder = folder
-        self.manifest = student.manifest
-        self.selection = select(texts, None, student.manifest.locales)
+        self.manifest = self.student.manifest
+        self.name = name or self.manifest.name
+        self.selection = select(texts, None, self.manifest.locales)
         self.bodies = [orjson.dumps(text._asdict()) for text in self.selection.texts]
-        self.raw = RawModel(folder, student, self.selection.texts)
 
     def figures(self) -> Figures:
-        """What was measured."""
-        manifest = self.manifest
-        return {
-            "size": manifest.size,
-            "precision": manifest.precision,
-            "digest": manifest.digest,
-            "locales": self.selection.locales,
-            "texts": len(self.bodies),
-            "connections": CONNECTIONS,
-        }
+        """Which student it is, and what it is asked."""
+        manifest, locales = self.manifest, self.selection.locales
+        identity = {"size": manifest.size, "precision": manifest.precision, "digest": manifest.digest}
+        return identity | {"locales": locales, "texts": len(self.bodies)}
 
 
-@dataclass(frozen=True)
-class Bench:
-    """How it is measured.
+def plain_application(benchmark: Benchmark, folder: Path) -> AbstractContextManager[Server]:
+    """The plain application around a student, on the server's cores."""
+    module = ["benchmarks.plain", "--student", str(folder.resolve())]
+    return running_server(PLAIN, module, benchmark.start_timeout, benchmark.server)
 
-    Attributes:
-        rounds: how often; medians count.
-        seconds: of each measurement.
-        patience: seconds for a server to be ready.
-        generator, server: the cores of each; empty where the system can't tie a process to a core.
-    """
 
-    rounds: int
-    seconds: float
-    patience: float
-    generator: list[int]
-    server: list[int]
+class FloorBenchmark(Benchmark):
+    """Measures the service against the raw model and the plain application."""
 
-    @property
-    def both(self) -> list[int]:
-        """The cores of servers and load generator together."""
-        return sorted({*self.generator, *self.server})
-
-    def measure_alone(self, subject: Subject, *, profile: bool) -> Figures:
+    def measure_alone(self, student: MeasuredStudent, *, profile: bool) -> Figures:
         """One process on one core against the raw model and the plain application."""
-        plain = ["benchmarks.plain", "--student", str(subject.folder.resolve())]
-        with (
-            self._service(subject, 1, self.server) as service,
-            running_server(PLAIN, plain, self.patience, self.server) as compared,
-        ):
-            raw, rounds = self._raw(subject), []
-            for number in range(1, self.rounds + 1):
-                many = [self._load(name, url, subject) for name, url in ((SERVICE, service), (PLAIN, compared))]
-                one = [self._load(name, url, subject, 1) for name, url in ((SERVICE, service), (PLAIN, compared))]
-                before, raw = raw, self._raw(subject)
-                rounds.append(Round((before, raw), *many, *one))
-                rates = f"service {many[0].per_second:.0f}/s, plain FastAPI {many[1].per_second:.0f}/s"
-                self._say(subject, number, f"raw {1e6 * raw:.0f} µs, {rates}")
-            figures = figures_of_rounds(rounds) | {"core_share": round(subject.raw.core_share, 3)}
-            return figures | ({"profile_us": self._profile(service, subject)} if profile else {})
+        raw = RawModel(student.folder, student.student, student.selection.texts)
 
-    def measure_processes(self, subject: Subject) -> Figures:
+        def seconds() -> float:
+            with on_cores(self.server):
+                return raw.seconds(self.seconds / 2)
+
+        with self.service(student.folder) as service, plain_application(self, student.folder) as plain:
+            before, rounds = seconds(), []
+            for number in range(1, self.rounds + 1):
+                servers = ((SERVICE, service.url), (PLAIN, plain.url))
+                many = [self._measure(name, url, student) for name, url in servers]
+                one = [self._measure(name, url, student, connections=1) for name, url in servers]
+                after = seconds()
+                rounds.append(Round((before, after), *many, *one))
+                before = after
+                rates = f"service {many[0].per_second:.0f}/s, plain FastAPI {many[1].per_second:.0f}/s"
+                self.say(student.name, number, f"raw {1e6 * after:.0f} µs, {rates}")
+            figures = figures_of_rounds(rounds) | {"core_share": round(raw.core_share, 3)}
+            return figures | ({"profile_us": self._profile(service.url, student)} if profile else {})
+
+    def measure_processes(self, student: MeasuredStudent) -> Figures:
         """Two processes against one, on two cores that the load generator shares."""
+        cores = sorted({*self.generator, *self.server})
         if machine()["cores"] < 2:
             return {"skipped": "this process may use only one core"}
-        cores = self.both
-        with self._service(subject, 1, cores) as one, self._service(subject, 2, cores) as two:
+        with (
+            self.service(student.folder, cores=cores) as one,
+            self.service(student.folder, workers=2, cores=cores) as two,
+        ):
+            for _ in range(READY_PROBES):
+                wait_until_ready(two.url, self.start_timeout)
             rounds = []
             for number in range(1, self.rounds + 1):
-                pair = [self._load(SERVICE, url, subject, generator=cores) for url in (one, two)]
-                rounds.append((pair[0], pair[1]))
-                rates = f"one process {pair[0].per_second:.0f}/s, two {pair[1].per_second:.0f}/s"
-                self._say(subject, number, rates)
+                first, second = (self._measure(SERVICE, url, student, cores) for url in (one.url, two.url))
+                rounds.append((first, second))
+                rates = f"one process {first.per_second:.0f}/s, two {second.per_second:.0f}/s"
+                self.say(student.name, number, rates)
         return figures_of_processes(rounds, 2)
 
-    @contextmanager
-    def _service(self, subject: Subject, workers: int, cores: list[int]) -> Iterator[str]:
-        flags = ["--workers", str(workers), *FLAGS]
-        with running_service(subject.folder, self.patience, flags, cores) as url:
-            for _ in range(READY_PROBES if workers > 1 else 0):
-                wait_until_ready(url, self.patience)
-            yield url
-
-    def _raw(self, subject: Subject) -> float:
-        with on_cores(self.server):
-            return subject.raw.seconds(self.seconds / 2)
-
-    def _load(
+    def _measure(
         self,
         name: str,
         url: str,
-        subject: Subject,
+        student: MeasuredStudent,
+        cores: Sequence[int] | None = None,
         connections: int = CONNECTIONS,
-        generator: list[int] | None = None,
         on_reply: Callable[[bytes], None] | None = None,
     ) -> Measured:
-        warm_up = WARM_UP * self.seconds
-        with on_cores(generator or self.generator):
-            try:
-                found = measure(
-                    url,
-                    subject.bodies,
-                    connections=connections,
-                    seconds=self.seconds,
-                    warm_up=warm_up,
-                    on_reply=on_reply,
-                )
-            except LoadError as error:
-                raise LoadError(f"{name}: {error}") from None
-        for problem, count in found.failures.most_common(1):  # an error may be quicker to give than an answer
-            raise LoadError(f"{name} gave wrong replies, such as {count} times: {problem}")
-        return found
+        measure = partial(closed_loop.measure, url, student.bodies, connections=connections, on_reply=on_reply)
+        return self.load(name, measure, cores=cores)
 
-    def _profile(self, url: str, subject: Subject) -> Figures:
+    def _profile(self, url: str, student: MeasuredStudent) -> Figures:
         phases: Counter[str] = Counter()
 
         def add(content: bytes) -> None:
             phases.update(orjson.loads(content)["timings_ms"])
 
-        found = self._load(SERVICE, url, subject, on_reply=add)
+        found = self._measure(SERVICE, url, student, on_reply=add)
         return figures_of_profile(phases, found)
 
-    def _say(self, subject: Subject, number: int, found: str) -> None:
-        print(f"{subject.manifest.name}: round {number} of {self.rounds}: {found}", file=sys.stderr, flush=True)
 
-
+@command(StudentError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure each student. Returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    cores = usable_cores()
-    bench = Bench(arguments.rounds, arguments.seconds, arguments.patience, generator=cores[:1], server=cores[-1:])
-    try:
-        figures = _figures(bench, arguments)
-    except (StudentError, TextsError, TargetError, LoadError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CANNOT_MEASURE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    arguments = parser().parse_args(argv)
+    figures = _figures(FloorBenchmark.of(arguments), arguments)
     for name, student in figures["students"].items():
         print(table_of(name, student), end="\n\n")
     print(json.dumps(figures))
     verdicts = [verdict for student in figures["students"].values() for verdict in student.get("targets", ())]
-    return MISSED if any(verdict["reached"] is False for verdict in verdicts) else 0
+    return FAILED if any(verdict["reached"] is False for verdict in verdicts) else 0
 
 
-def _figures(bench: Bench, arguments: argparse.Namespace) -> Figures:
-    texts = load_texts(arguments.texts, arguments.texts_locale)
-    subjects = {}
-    for folder in arguments.student or [SHIPPED]:  # all are opened before the first is measured
-        subject = Subject(folder, texts)
-        if subject.manifest.name in subjects:
-            raise StudentError(f"{folder}: a student named {subject.manifest.name!r} was given before")
-        subjects[subject.manifest.name] = subject
+def _figures(benchmark: FloorBenchmark, arguments: argparse.Namespace) -> Figures:
+    texts = load_texts(arguments.texts, arguments.locale)
+    opened = [MeasuredStudent(one.folder, texts, one.name) for one in subjects_of(arguments.students)]
     students = {}
-    for name, subject in subjects.items():
-        student = subject.figures() | bench.measure_alone(subject, profile=arguments.profile)
-        student["two_processes"] = bench.measure_processes(subject)
-        students[name] = student | ({"targets": verdicts_of(student)} if arguments.targets else {})
+    for one in opened:  # all are opened before the first is measured
+        found = one.figures() | {"connections": CONNECTIONS}
+        found |= benchmark.measure_alone(one, profile=arguments.profile)
+        found["two_processes"] = benchmark.measure_processes(one)
+        students[one.name] = found | ({"targets": verdicts_of(found)} if arguments.check else {})
     first, default = next(iter(students.items()))
     return {
         "student": first,
         "fraction_of_floor": default["fraction_of_floor"],
         "ratio_to_plain_fastapi": default["ratio_to_plain_fastapi"],
         "students": students,
-        "measured": {"rounds": bench.rounds, "seconds": bench.seconds, "connections": CONNECTIONS},
-        "machine": machine() | {"server_cores": bench.server, "generator_cores": bench.generator},
-        "versions": versions(),
+        **benchmark.circumstances(connections=CONNECTIONS),
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.floor", description="How near the service comes to the raw model."
-    )
-    parser.add_argument("--student", type=Path, action="append", metavar="DIR", help="student folder; may be given "
-                        "several times (default: the shipped one)")  # fmt: skip
-    parser.add_argument("--rounds", type=positive_int, default=3, metavar="N", help="rounds, whose median counts "
-                        "(default: 3)")  # fmt: skip
-    parser.add_argument("--seconds", type=positive, default=4.0, metavar="S", help="duration of each measurement "
-                        "(default: 4)")  # fmt: skip
-    parser.add_argument("--texts", type=Path, metavar="PATH", help="texts to send, as for python -m loadtest (default: "
-                        "the project's sample)")  # fmt: skip
-    parser.add_argument("--texts-locale", metavar="LOCALE", help="locale of texts that come without one")
-    parser.add_argument("--patience", type=positive, default=60.0, metavar="S", help="seconds for a server to be ready "
-                        "(default: 60)")  # fmt: skip
-    parser.add_argument("--targets", action="store_true", help="print the target beside each figure, and exit with 1 "
-                        "when one is missed")  # fmt: skip
-    parser.add_argument("--profile", action="store_true", help="print where the time of one request goes")
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    about = "How near the service comes to the raw model."
+    made = argparse.ArgumentParser(prog="python -m benchmarks.floor", description=about, allow_abbrev=False)
+    add_students(made, default="s")
+    add_measurement(made, rounds=3, seconds=4.0, start_timeout=60.0)
+    add_texts(made)
+    made.add_argument("--check", action="store_true", help="print the target beside each figure, and exit with code 1 "
+                      "where one is missed")  # fmt: skip
+    made.add_argument("--profile", action="store_true", help="print where the time of one request goes")
+    return made
 
 
 if __name__ == "__main__":

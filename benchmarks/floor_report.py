@@ -6,11 +6,12 @@ a machine for a minute slows both sides of a ratio.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any, NamedTuple
 
 from loadtest.load.closed_loop import Measured
+from loadtest.load.tables import Table
 
 Figures = dict[str, Any]
 
@@ -18,7 +19,6 @@ MICRO = 1e6
 REST = "HTTP, parsing, JSON, metrics"
 PHASES = ("tokenize", "inference", "decode")  # of a request; the queue is other requests' time
 CORE_IS_FREE = 0.97  # of the server's core for the raw model; with less, other work disturbs the ratios
-WIDTH = 40
 
 
 class Round(NamedTuple):
@@ -59,35 +59,33 @@ TARGETS = (
 
 
 def figures_of_rounds(rounds: Sequence[Round]) -> Figures:
-    """The figures of one student: times in microseconds, rates in requests a second."""
-
-    def over(figure: Callable[[Round], float], digits: int = 1) -> float:
-        return round(median(figure(found) for found in rounds), digits)
-
+    """The figures of one student: times in microseconds, rates in requests a second, medians of the rounds."""
+    each = [_figures_of_round(found) for found in rounds]
     return {
-        "raw_us": over(lambda r: r.raw_seconds * MICRO),
-        "raw_us_before": round(rounds[0].raw[0] * MICRO, 1),
-        "raw_us_after": round(rounds[-1].raw[1] * MICRO, 1),
-        "service_per_second": over(lambda r: r.service.per_second),
-        "fraction_of_floor": over(lambda r: r.service.per_second * r.raw_seconds, 3),
-        "plain_fastapi_per_second": over(lambda r: r.plain.per_second),
-        "ratio_to_plain_fastapi": over(lambda r: r.service.per_second / r.plain.per_second, 3),
-        "p50_at_one_us": over(lambda r: r.service_at_one.percentile(50) * MICRO),
-        "p50_at_one_to_raw": over(lambda r: r.service_at_one.percentile(50) / r.raw_seconds, 3),
-        "plain_fastapi_p50_at_one_us": over(lambda r: r.plain_at_one.percentile(50) * MICRO),
-        "generator_share": over(lambda r: r.service.cpu_share, 3),
-        "rounds": [_figures_of_round(found) for found in rounds],
+        **_rounded({name: median(one[name] for one in each) for name in each[0]}),
+        **_rounded({"raw_us_before": rounds[0].raw[0] * MICRO, "raw_us_after": rounds[-1].raw[1] * MICRO}),
+        "rounds": [_rounded(one) for one in each],
     }
 
 
-def _figures_of_round(found: Round) -> Figures:
+def _figures_of_round(found: Round) -> dict[str, float]:
+    raw, at_one = found.raw_seconds, found.service_at_one.percentile(50)
     return {
-        "raw_us": round(found.raw_seconds * MICRO, 1),
-        "service_per_second": round(found.service.per_second, 1),
-        "plain_fastapi_per_second": round(found.plain.per_second, 1),
-        "p50_at_one_us": round(found.service_at_one.percentile(50) * MICRO, 1),
-        "plain_fastapi_p50_at_one_us": round(found.plain_at_one.percentile(50) * MICRO, 1),
+        "raw_us": raw * MICRO,
+        "service_per_second": found.service.per_second,
+        "fraction_of_floor": found.service.per_second * raw,
+        "plain_fastapi_per_second": found.plain.per_second,
+        "ratio_to_plain_fastapi": found.service.per_second / found.plain.per_second,
+        "p50_at_one_us": at_one * MICRO,
+        "p50_at_one_to_raw": at_one / raw,
+        "plain_fastapi_p50_at_one_us": found.plain_at_one.percentile(50) * MICRO,
+        "generator_share": found.service.cpu_share,
     }
+
+
+def _rounded(figures: Mapping[str, float]) -> Figures:
+    """Ratios with three digits, times and rates with one."""
+    return {name: round(value, 1 if name.endswith(("_us", "_second")) else 3) for name, value in figures.items()}
 
 
 def figures_of_processes(rounds: Sequence[tuple[Measured, Measured]], cores: int) -> Figures:
@@ -136,55 +134,52 @@ def verdicts_of(student: Figures) -> list[Figures]:
 
 def table_of(name: str, student: Figures) -> str:
     """The figures of one student for people; with the targets beside them where there are verdicts."""
-    beside = {verdict["figure"]: verdict for verdict in student.get("targets", ())}
-
-    def row(label: str, value: str, figure: str = "") -> str:
-        verdict = beside.get(figure)
-        return f"{label:<{WIDTH}}{value:>12}" + (_verdict(verdict) if verdict else "")
-
+    beside = {verdict["figure"]: _verdict(verdict) for verdict in student.get("targets", ())}
+    drift = f"before {student['raw_us_before']:.1f}, after {student['raw_us_after']:.1f}"
     many = f"{student['connections']} connections"
-    drift = f"   before {student['raw_us_before']:.1f}, after {student['raw_us_after']:.1f}"
+    shown = (
+        ("raw model, a text", "raw_us", "{:.1f} µs"),
+        (f"service, {many}", "service_per_second", "{:.1f} /s"),
+        ("  fraction of the raw model's rate", "fraction_of_floor", "{:.3f}"),
+        (f"plain FastAPI, {many}", "plain_fastapi_per_second", "{:.1f} /s"),
+        ("  service to plain FastAPI", "ratio_to_plain_fastapi", "x {:.2f}"),
+        ("service, 1 connection, p50", "p50_at_one_us", "{:.1f} µs"),
+        ("  to the raw model", "p50_at_one_to_raw", "x {:.2f}"),
+        ("plain FastAPI, 1 connection, p50", "plain_fastapi_p50_at_one_us", "{:.1f} µs"),
+        ("load generator's share of its core", "generator_share", "{:.3f}"),
+    )
+    notes = {"raw_us": drift, **beside}
+    rows = [(label, form.format(student[figure]), notes.get(figure, "")) for label, figure, form in shown]
+    rows += _rows_of_processes(student["two_processes"], beside.get("two_processes", ""))
+    rows += _rows_of_profile(student.get("profile_us", {}))
     lines = [
         f"{name} ({student['precision']}, {student['digest']}): {student['texts']} texts in "
         f"{', '.join(student['locales'])}",
-        row("raw model, a text", f"{student['raw_us']:.1f} µs") + drift,
-        row(f"service, {many}", f"{student['service_per_second']:.1f} /s"),
-        row("  fraction of the raw model's rate", f"{student['fraction_of_floor']:.3f}", "fraction_of_floor"),
-        row(f"plain FastAPI, {many}", f"{student['plain_fastapi_per_second']:.1f} /s"),
-        row("  service to plain FastAPI", f"x {student['ratio_to_plain_fastapi']:.2f}", "ratio_to_plain_fastapi"),
-        row("service, 1 connection, p50", f"{student['p50_at_one_us']:.1f} µs"),
-        row("  to the raw model", f"x {student['p50_at_one_to_raw']:.2f}", "p50_at_one_to_raw"),
-        row("plain FastAPI, 1 connection, p50", f"{student['plain_fastapi_p50_at_one_us']:.1f} µs"),
-        row("load generator's share of its core", f"{student['generator_share']:.3f}"),
-        *_rows_of_processes(student["two_processes"], row),
+        Table(["", "measured", ""], rows).plain(),
     ]
-    if student["core_share"] < CORE_IS_FREE:
-        lines.append(
-            f"  NOISY: other work took {1 - student['core_share']:.1%} of the server's core; repeat when it is idle"
-        )
-    return "\n".join(line.rstrip() for line in [*lines, *_rows_of_profile(student.get("profile_us", {}))])
+    if (share := 1 - student["core_share"]) > 1 - CORE_IS_FREE:
+        lines.append(f"NOISY: other work took {share:.1%} of the server's core; repeat when it is idle")
+    return "\n".join(lines)
 
 
-def _rows_of_processes(found: Figures, row: Callable[..., str]) -> list[str]:
+def _rows_of_processes(found: Figures, verdict: str) -> list[tuple[str, str, str]]:
     if "skipped" in found:
-        return [row("two processes to one", "-", "two_processes"), f"  not measured: {found['skipped']}"]
+        return [("two processes to one", "-", f"{verdict}; {found['skipped']}".removeprefix("; "))]
+    left = f"the load generator took {found['generator_share']:.1%}, which leaves at most x {found['at_most']:.2f}"
     return [
-        row("one process, all cores", f"{found['one_per_second']:.1f} /s"),
-        row("two processes, all cores", f"{found['two_per_second']:.1f} /s"),
-        row("  two processes to one", f"x {found['ratio']:.2f}", "two_processes"),
-        f"  the load generator took {found['generator_share']:.1%} of the cores, which leaves at most "
-        f"x {found['at_most']:.2f}",
+        ("one process, all cores", f"{found['one_per_second']:.1f} /s", ""),
+        ("two processes, all cores", f"{found['two_per_second']:.1f} /s", left),
+        ("  two processes to one", f"x {found['ratio']:.2f}", verdict),
     ]
 
 
-def _rows_of_profile(profile: Mapping[str, float]) -> list[str]:
+def _rows_of_profile(profile: Mapping[str, float]) -> list[tuple[str, str, str]]:
     if not profile:
         return []
-    whole = profile["request"]
-    rows = [f"  {name:<{WIDTH - 2}}{value:>9.1f} µs{value / whole:>8.1%}" for name, value in profile.items()]
-    return ["", "where the time of one request goes:", *rows]
+    rows = [(f"  {name}", f"{value:.1f} µs", f"{value / profile['request']:6.1%}") for name, value in profile.items()]
+    return [("where the time of one request goes:", "", ""), *rows]
 
 
 def _verdict(verdict: Figures) -> str:
     said = {True: "reached", False: "MISSED", None: "not measured"}[verdict["reached"]]
-    return f"   target {verdict['target']}: {said}"
+    return f"target {verdict['target']}: {said}"

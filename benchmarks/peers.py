@@ -24,13 +24,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.floor import CANNOT_MEASURE, INTERRUPTED, Subject
+from benchmarks.floor import MeasuredStudent
 from benchmarks.floor_report import Figures
 from benchmarks.peer_servers import environments
-from benchmarks.peer_servers.bench import Bench, Round
+from benchmarks.peer_servers.bench import PeerBenchmark, Round
 from benchmarks.peer_servers.catalogue import PEERS, Peer
-from benchmarks.peer_servers.environments import InstallError
-from benchmarks.peer_servers.processes import PROC, stopped_by_sigterm
+from benchmarks.peer_servers.environments import InstallError, add_environments
+from benchmarks.peer_servers.processes import require_proc, stopped_by_sigterm
 from benchmarks.peers_report import (
     figures_of_rounds,
     machine_class,
@@ -40,94 +40,63 @@ from benchmarks.peers_report import (
     table_of,
     write_report,
 )
-from loadtest.load.closed_loop import LoadError
-from loadtest.load.machine import machine, versions
-from loadtest.load.target import TargetError, usable_cores
-from loadtest.load.texts import TextsError, load_texts
-from loadtest.options import positive, positive_int
-from service.ask import SHIPPED
+from loadtest.load.command import CANNOT_TEST, command
+from loadtest.load.options import add_measurement, add_texts, positive_int
+from loadtest.load.students import add_student
+from loadtest.load.texts import load_texts
 from service.student.manifest import StudentError
 
-ENVIRONMENTS = Path(".peers")
 Places = dict[str, tuple[Path, dict[str, str]]]  # a peer's interpreter, and the versions there
 
 
+@command(StudentError)
+@stopped_by_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure each peer. Returns the exit code."""
     given = sys.argv[1:] if argv is None else list(argv)
-    arguments = _parser().parse_args(given)
-    with stopped_by_sigterm():
-        try:
-            figures = _figures(arguments)
-        except (StudentError, TextsError, TargetError, LoadError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return CANNOT_MEASURE
-        except KeyboardInterrupt:
-            return INTERRUPTED
-    if arguments.out and "service" in figures:
-        today = datetime.datetime.now(tz=datetime.UTC).date()
-        write_report(arguments.out, report_of(figures, PEERS, _command(given), today))
+    arguments = parser().parse_args(given)
+    figures = _figures(arguments)
     if "service" in figures:
+        if arguments.out:
+            today = datetime.datetime.now(tz=datetime.UTC).date()
+            write_report(arguments.out, report_of(figures, PEERS, _command(given), today))
         print(table_of(figures), end="\n\n")
     print(json.dumps(figures))
     measured = [found for peer in figures["peers"].values() for found in peer["settings"].values()]
-    return 0 if any("failed" not in found for found in measured) else CANNOT_MEASURE
+    return 0 if any("failed" not in found for found in measured) else CANNOT_TEST
 
 
 def _figures(arguments: argparse.Namespace) -> Figures:
-    if not PROC.is_dir():
-        raise TargetError("needs Linux: processes are found in /proc")
-    subject = Subject(arguments.student, load_texts(arguments.texts, arguments.texts_locale))
+    require_proc()
+    student = MeasuredStudent(arguments.student, load_texts(arguments.texts, arguments.locale))
     places, not_measured = _places(arguments)
-    cores = usable_cores()
-    bench = Bench(
-        arguments.rounds,
-        arguments.seconds,
-        arguments.connections,
-        arguments.patience,
-        cores[:1],
-        cores[-1:],
-        arguments.keep_running,
-    )
+    benchmark = PeerBenchmark.of(arguments, connections=arguments.connections, keeps_running=arguments.keep_running)
     figures: Figures = {
-        "student": _identity(subject),
+        "student": {"name": student.name} | student.figures(),
         "peers": {},
         "not_measured": not_measured,
-        "measured": {
-            "rounds": bench.rounds,
-            "seconds": bench.seconds,
-            "connections": list(bench.connections),
-            "keep_running": bench.keeps_running,
-        },
-        "machine": machine()
-        | {"class": machine_class(), "server_cores": bench.server, "generator_cores": bench.generator},
-        "versions": versions(),
+        **benchmark.circumstances(connections=[*benchmark.connections], keep_running=benchmark.keeps_running),
     }
-    return figures | _measure(bench, subject, places, figures["peers"]) if places else figures
+    figures["machine"]["class"] = machine_class()
+    return figures | _measure(benchmark, student, places, figures["peers"]) if places else figures
 
 
 def _command(given: Sequence[str]) -> str:
     """The command line without where things lie on this machine, which changes no figure."""
-    parser = argparse.ArgumentParser(add_help=False)
-    for flag in ("--environments", "--out", "--python"):
-        parser.add_argument(flag)
-    parser.add_argument("--install", action="store_true")
-    return shlex.join(["python", "-m", "benchmarks.peers", *parser.parse_known_args(given)[1]])
+    places = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_environments(places)
+    places.add_argument("--out")
+    return shlex.join(["python", "-m", "benchmarks.peers", *places.parse_known_args(given)[1]])
 
 
-def _identity(subject: Subject) -> Figures:
-    said = ("size", "precision", "digest", "locales", "texts")
-    return {"name": subject.manifest.name} | {key: subject.figures()[key] for key in said}
-
-
-def _measure(bench: Bench, subject: Subject, places: Places, peers: Figures) -> Figures:
+def _measure(benchmark: PeerBenchmark, student: MeasuredStudent, places: Places, peers: Figures) -> Figures:
     """Fill in the peers' figures; returns those of the service and of the plain application."""
     rounds: list[Round] = []
-    with bench.baseline(subject) as baseline:
+    with benchmark.baseline(student) as baseline:
         for name, (python, found_versions) in places.items():
             peer = PEERS[name]
             print(f"{peer.title} {found_versions[peer.distribution]}: starting", file=sys.stderr, flush=True)
-            found = bench.measure_peer(peer, python, subject, baseline)
+            found = benchmark.measure_peer(peer, python, student, baseline)
             for setting, reason in found.failures.items():
                 print(f"{peer.title}, {setting}: {reason}", file=sys.stderr, flush=True)
             peers[name] = {
@@ -135,7 +104,7 @@ def _measure(bench: Bench, subject: Subject, places: Places, peers: Figures) -> 
                 "versions": found_versions,
                 "core_share": round(found.core_share, 3),
                 "plain_fastapi_per_second": plain_rates(found.rounds),
-                "settings": figures_of_rounds(found, peer.wires),
+                "settings": figures_of_rounds(found, peer.settings),
             }
             rounds += found.rounds
     return summary_of(rounds) if rounds else {}
@@ -146,30 +115,12 @@ def _places(arguments: argparse.Namespace) -> tuple[Places, dict[str, str]]:
     places: Places = {}
     missing: dict[str, str] = {}
     for peer in arguments.peers:
-        problem = environments.missing_program(peer)
-        place = environments.find(peer, arguments.environments)
-        if place is None and problem is None and arguments.install:
-            problem = _install(peer, arguments.environments, arguments.python)
-            place = None if problem else environments.find(peer, arguments.environments)
-        if place is None and problem is None:
-            where = "" if arguments.environments == ENVIRONMENTS else f" --environments {arguments.environments}"
-            command = f"python -m benchmarks.peers --peers {peer.name} --install{where}"
-            problem = f"{peer.title} is not installed; {command} installs and measures it"
-        if problem is None and place is not None:
-            places[peer.name] = place
-        else:
-            missing[peer.name] = problem or ""
-            print(problem, file=sys.stderr, flush=True)
+        try:
+            places[peer.name] = environments.ready(peer, arguments, f"--peers {peer.name} --install")
+        except InstallError as error:
+            missing[peer.name] = str(error)
+            print(error, file=sys.stderr, flush=True)
     return places, missing
-
-
-def _install(peer: Peer, folder: Path, python: Path) -> str | None:
-    print(f"{peer.title}: installing {', '.join(peer.requirements)}", file=sys.stderr, flush=True)
-    try:
-        environments.install(peer, folder, python)
-    except InstallError as error:
-        return f"{peer.title} can't be installed: {error}"
-    return None
 
 
 def _peers(value: str) -> list[Peer]:
@@ -185,35 +136,23 @@ def _connections(value: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(positive_int(number) for number in value.split(",")))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers", description="The same student behind other serving frameworks."
-    )
-    parser.add_argument("--student", type=Path, default=SHIPPED, metavar="DIR", help="student folder (the shipped one)")
-    parser.add_argument("--peers", type=_peers, default=list(PEERS.values()), metavar="A,B", help="which, of "
-                        f"{', '.join(PEERS)} (default: all that are there)")  # fmt: skip
-    parser.add_argument("--install", action="store_true", help="make the environments that are missing (from PyPI; "
-                        "some gigabytes)")  # fmt: skip
-    parser.add_argument("--python", type=Path, default=Path(sys.executable), metavar="PATH", help="interpreter for "
-                        "the environments that --install makes, 3.11 or newer (default: this one)")  # fmt: skip
-    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, metavar="DIR", help="where the peers' "
-                        f"environments are (default: {ENVIRONMENTS})")  # fmt: skip
-    parser.add_argument("--rounds", type=positive_int, default=3, metavar="N", help="rounds, whose median counts "
-                        "(default: 3)")  # fmt: skip
-    parser.add_argument("--seconds", type=positive, default=2.0, metavar="S", help="duration of each measurement "
-                        "(default: 2)")  # fmt: skip
-    parser.add_argument("--connections", type=_connections, default=(1, 8, 32), metavar="N,N", help="numbers of "
-                        "connections (default: 1,8,32)")  # fmt: skip
-    parser.add_argument("--texts", type=Path, metavar="PATH", help="texts to send, as for python -m loadtest (default: "
-                        "the project's sample)")  # fmt: skip
-    parser.add_argument("--texts-locale", metavar="LOCALE", help="locale of texts that come without one")
-    parser.add_argument("--patience", type=positive, default=120.0, metavar="S", help="seconds for a server to be "
-                        "ready (default: 120)")  # fmt: skip
-    parser.add_argument("--keep-running", action="store_true", help="do not stop a framework's processes while others "
-                        "are measured; for those that take the pause amiss")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the report to a Markdown file; between its "
-                        "marks where the file has them")  # fmt: skip
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    about = "The same student behind other serving frameworks."
+    made = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=about, allow_abbrev=False)
+    add_student(made)
+    made.add_argument("--peers", type=_peers, default=list(PEERS.values()), metavar="A,B", help="comma-separated, of "
+                      f"{', '.join(PEERS)} (default: all that are installed)")  # fmt: skip
+    add_environments(made)
+    add_measurement(made, rounds=3, seconds=2.0, start_timeout=120.0)
+    made.add_argument("--connections", type=_connections, default=(1, 8, 32), metavar="N,N", help="comma-separated "
+                      "numbers of connections (default: 1,8,32)")  # fmt: skip
+    add_texts(made)
+    made.add_argument("--keep-running", action="store_true", help="do not stop a framework's processes while others "
+                      "are measured; for those that take the pause amiss")  # fmt: skip
+    made.add_argument("--out", type=Path, metavar="FILE", help="Markdown file for the report; between its marks where "
+                      "the file has them (default: none)")  # fmt: skip
+    return made
 
 
 if __name__ == "__main__":

@@ -10,19 +10,19 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from benchmarks.floor import PLAIN, SERVICE
+from benchmarks.floor import PLAIN
 from benchmarks.floor_report import CORE_IS_FREE, Figures
 from benchmarks.peer_servers.bench import Found, Round
 from benchmarks.peer_servers.catalogue import Peer
+from loadtest.load.benchmark import SERVICE
 from loadtest.load.closed_loop import Measured
 from loadtest.load.machine import machine
+from loadtest.load.tables import Table
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 FLAGS = {"avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX512", "avx2": "AVX2", "asimddp": "NEON"}
 PERCENTS = (50, 99)
-WIDTH = 40
 WAVERS = 1.15  # the plain application's highest rate to its lowest; with more, ratios of different rounds differ too
 MICRO = 1e6
 CAVEATS = """\
@@ -51,37 +51,38 @@ def figures_of_rounds(found: Found, settings: Iterable[str]) -> Figures:
 
 def figures_of(rounds: Sequence[Round], name: str) -> Figures:
     """The figures of one server: rates and latencies, and their ratios to the plain application."""
-    connections = list(rounds[0])
-    figures: Figures = {
-        str(number): {
-            "ratio": _ratio(rounds, number, name, lambda found: found.per_second),
-            "ratios": [round(_of(r, number, name, lambda f: f.per_second), 3) for r in rounds],
+    figures: Figures = {"connections": {}}
+    for number in rounds[0]:
+        rates = _ratios(rounds, number, name, lambda found: found.per_second)
+        figures["connections"][str(number)] = {
+            "ratio": round(median(rates), 3),
+            "ratios": [round(rate, 3) for rate in rates],
             "per_second": round(median(r[number][name].per_second for r in rounds), 1),
             "generator_share": round(median(r[number][name].cpu_share for r in rounds), 3),
         }
-        for number in connections
-    }
-    return {"connections": figures} | (_latencies(rounds, name) if 1 in connections else {})
-
-
-def _latencies(rounds: Sequence[Round], name: str) -> Figures:
-    figures: Figures = {}
-    for percent in PERCENTS:
+    for percent in PERCENTS if 1 in rounds[0] else ():
 
         def at(found: Measured, percent: float = percent) -> float:
             return found.percentile(percent)
 
         figures[f"p{percent}_us"] = round(median(at(r[1][name]) for r in rounds) * MICRO, 1)
-        figures[f"p{percent}_ratio"] = _ratio(rounds, 1, name, at)
+        figures[f"p{percent}_ratio"] = round(median(_ratios(rounds, 1, name, at)), 3)
     return figures
 
 
-def _of(found: Round, connections: int, name: str, figure: Callable[[Measured], float]) -> float:
-    return figure(found[connections][name]) / figure(found[connections][PLAIN])
+def _ratios(rounds: Sequence[Round], connections: int, name: str, figure: Callable[[Measured], float]) -> list[float]:
+    """A server's figure to that of the plain application, in each round."""
+    return [figure(found[connections][name]) / figure(found[connections][PLAIN]) for found in rounds]
 
 
-def _ratio(rounds: Sequence[Round], connections: int, name: str, figure: Callable[[Measured], float]) -> float:
-    return round(median(_of(found, connections, name, figure) for found in rounds), 3)
+def summary_of(rounds: Sequence[Round]) -> Figures:
+    """The service's and the plain application's own figures, over the rounds of all peers."""
+    return {"service": figures_of(rounds, SERVICE), "plain_fastapi": figures_of(rounds, PLAIN)}
+
+
+def plain_rates(rounds: Sequence[Round]) -> list[float]:
+    """Requests a second of the plain application in each round, with the most connections."""
+    return [round(found[max(found)][PLAIN].per_second, 1) for found in rounds]
 
 
 def machine_class() -> str:
@@ -90,53 +91,53 @@ def machine_class() -> str:
         flags = set(Path("/proc/cpuinfo").read_text(errors="replace").split())
     except OSError:
         flags = set()
-    best = next((name for flag, name in FLAGS.items() if flag in flags), "")
-    return f"{machine()['cores']} cores, {platform.machine()}{f' with {best}' if best else ''}"
+    best = next((f" with {name}" for flag, name in FLAGS.items() if flag in flags), "")
+    return f"{machine()['cores']} cores, {platform.machine()}{best}"
 
 
-def rows_of(figures: Figures) -> list[tuple[str, Figures]]:
-    """Label and figures of each line of the table; a setting without figures is left out."""
-    rows = [("this service", figures["service"]), ("plain FastAPI", figures["plain_fastapi"])]
+def _table(figures: Figures, rate: Callable[[Figures], str]) -> Table:
+    """Ratios to plain FastAPI, a line for each server; a setting without figures is left out."""
+    lines = [("this service", figures["service"]), ("plain FastAPI", figures["plain_fastapi"])]
     for peer in figures["peers"].values():
-        measured = {name: found for name, found in peer["settings"].items() if "connections" in found}
-        for setting, found in measured.items():
-            more = f", {setting}" if len(peer["settings"]) > 1 else ""
-            rows.append((f"{peer['title']}{more}", found))
-    return rows
+        for setting, found in peer["settings"].items():
+            if "connections" in found:
+                lines.append((peer["title"] + (f", {setting}" if len(peer["settings"]) > 1 else ""), found))
+    numbers = [str(number) for number in figures["measured"]["connections"]]
+    latencies = [f"p{percent}" for percent in PERCENTS] if "1" in numbers else []
+    header = [f"{number} connection{'s' * (number != '1')}" for number in numbers]
+    rows = [
+        [label, *(rate(found["connections"][n]) for n in numbers), *(f"{found[f'{p}_ratio']:.2f}" for p in latencies)]
+        for label, found in lines
+    ]
+    return Table(["", *header, *(f"{name}, 1 connection" for name in latencies)], rows)
 
 
 def table_of(figures: Figures) -> str:
     """The table for people."""
-    numbers = [str(number) for number in figures["measured"]["connections"]]
-    latencies = [f"p{percent}" for percent in PERCENTS] if "1" in numbers else []
-    head = "".join(f"{number:>9}" for number in numbers) + "".join(f"{name + ' at 1':>11}" for name in latencies)
-    lines = ["to plain FastAPI: requests a second by number of connections, latency", f"{'':<{WIDTH}}{head}"]
-    for label, found in rows_of(figures):
-        rates = "".join(f"{found['connections'][number]['ratio']:>9.2f}" for number in numbers)
-        times = "".join(f"{found[f'{name}_ratio']:>11.2f}" for name in latencies)
-        lines.append(f"{label:<{WIDTH}}{rates}{times}")
-    plain = figures["plain_fastapi"]
-    rates = ", ".join(f"{plain['connections'][number]['per_second']:.0f}/s" for number in numbers)
-    lines += [f"plain FastAPI itself: {rates}", *noise_of(figures), *problems_of(figures)]
-    return "\n".join(lines)
-
-
-def plain_rates(rounds: Sequence[Round]) -> list[float]:
-    """Requests a second of the plain application in each round, with the most connections."""
-    return [round(found[max(found)][PLAIN].per_second, 1) for found in rounds]
+    table = _table(figures, lambda found: f"{found['ratio']:.2f}")
+    return "\n".join(
+        [
+            "to plain FastAPI: requests a second by number of connections, latency",
+            table.plain(),
+            f"plain FastAPI itself: {_plain_rates(figures)}",
+            *noise_of(figures),
+            *problems_of(figures),
+        ]
+    )
 
 
 def noise_of(figures: Figures) -> list[str]:
     """A line for each peer while whose turns other work ran on the server's core, or the plain application wavered."""
+    peers = figures["peers"].values()
     wavered = [
         f"NOISY: plain FastAPI itself made {min(rates):.0f} to {max(rates):.0f} requests a second around "
         f"{peer['title']}; repeat"
-        for peer in figures["peers"].values()
+        for peer in peers
         if (rates := peer["plain_fastapi_per_second"]) and max(rates) > WAVERS * min(rates)
     ]
     return wavered + [
         f"NOISY: other work took {1 - peer['core_share']:.1%} of the server's core around {peer['title']}; repeat"
-        for peer in figures["peers"].values()
+        for peer in peers
         if peer["core_share"] < CORE_IS_FREE
     ]
 
@@ -154,43 +155,24 @@ def problems_of(figures: Figures) -> list[str]:
 
 def report_of(figures: Figures, peers: Mapping[str, Peer], command: str, today: datetime.date) -> str:
     """The report in Markdown."""
-    measured = figures["measured"]
-    numbers = [str(number) for number in measured["connections"]]
-    student = figures["student"]
-    lines = [
+    measured, student = figures["measured"], figures["student"]
+    notes = "\n".join(f"- {line}" for line in [*noise_of(figures), *problems_of(figures)])
+    header = ["", "version", "Python", "onnxruntime", "numpy", "defaults", "batching"]
+    configured = Table(header, [_configuration(peers[name], found) for name, found in figures["peers"].items()])
+    blocks = [
         f"Measured on {today.isoformat()} by `{command}` on {figures['machine']['class']}: student "
         f"`{student['name']}` ({student['precision']}, {student['digest']}), {student['texts']} texts in "
         f"{', '.join(student['locales'])}, {measured['rounds']} rounds of {measured['seconds']:g} s for each figure.",
-        "",
-        *_markdown_table(figures, numbers),
-        "",
+        _table(figures, _with_range).markdown(),
         "Requests a second, by the number of connections, and latency, both to those of plain FastAPI; each ratio is "
         "taken within a round; shown are the median of the rounds, and in brackets the lowest and the highest. More is "
-        "better for requests, less for latency.",
-        f"Plain FastAPI itself: {_plain_rates(figures, numbers)}.",
-        "",
-        *_list([*noise_of(figures), *problems_of(figures)]),
-        "| | version | Python | onnxruntime | numpy | defaults | batching |",
-        "|---|---|---|---|---|---|---|",
-        *(_configuration_row(peers[name], found) for name, found in figures["peers"].items()),
-        "",
-        f"The service and plain FastAPI ran with {_versions(figures['versions'])}.",
-        "",
+        f"better for requests, less for latency.\nPlain FastAPI itself: {_plain_rates(figures)}.",
+        notes,
+        configured.markdown(),
+        f"The service and plain FastAPI ran with {', '.join(' '.join(item) for item in figures['versions'].items())}.",
         CAVEATS,
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown_table(figures: Figures, numbers: Sequence[str]) -> list[str]:
-    latencies = [f"p{percent}" for percent in PERCENTS] if "1" in numbers else []
-    head = [f"{number} connection{'s' * (number != '1')}" for number in numbers]
-    head += [f"{name}, 1 connection" for name in latencies]
-    lines = [f"| | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
-    for label, found in rows_of(figures):
-        cells = [_with_range(found["connections"][number]) for number in numbers]
-        cells += [f"{found[f'{name}_ratio']:.2f}" for name in latencies]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return lines
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def _with_range(found: Figures) -> str:
@@ -198,26 +180,15 @@ def _with_range(found: Figures) -> str:
     return f"{found['ratio']:.2f}" + (f" ({low:.2f} to {high:.2f})" if high > low else "")
 
 
-def _plain_rates(figures: Figures, numbers: Sequence[str]) -> str:
-    plain = figures["plain_fastapi"]
-    rates = [f"{plain['connections'][number]['per_second']:.0f}" for number in numbers]
+def _plain_rates(figures: Figures) -> str:
+    rates = (f"{found['per_second']:.0f}" for found in figures["plain_fastapi"]["connections"].values())
     return f"{' / '.join(rates)} requests a second"
 
 
-def _configuration_row(peer: Peer, found: Figures) -> str:
-    versions = found["versions"]
-    cells = [versions.get(name, "-") for name in (peer.distribution, "python", "onnxruntime", "numpy")]
-    configured = list(peer.configured.values())
-    cells += [f"`{configured[0]}`", configured[1] if len(configured) > 1 else "-"]
-    return f"| {peer.title} | {' | '.join(cells)} |"
-
-
-def _versions(versions: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
-
-
-def _list(lines: Sequence[str]) -> list[str]:
-    return [*(f"- {line}" for line in lines), ""] if lines else []
+def _configuration(peer: Peer, found: Figures) -> list[str]:
+    versions = [found["versions"].get(name, "-") for name in (peer.distribution, "python", "onnxruntime", "numpy")]
+    defaults, *batched = (setting.configured for setting in peer.settings.values())
+    return [peer.title, *versions, f"`{defaults}`", *(batched or ["-"])]
 
 
 def write_report(path: Path, report: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
@@ -230,8 +201,3 @@ def write_report(path: Path, report: str, marks: tuple[str, str] = (BEGIN, END))
             before, after = text.partition(begin)[0], text.partition(end)[2].lstrip("\n")
             after = f"\n{after}" if after else ""
     path.write_text(f"{before}{begin}\n\n{report}\n{end}\n{after}", encoding="utf-8")
-
-
-def summary_of(rounds: Sequence[Round]) -> Figures:
-    """The service's and the plain application's own figures, over the rounds of all peers."""
-    return {"service": figures_of(rounds, SERVICE), "plain_fastapi": figures_of(rounds, PLAIN)}

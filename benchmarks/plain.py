@@ -13,18 +13,18 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 
-from service.ask import SHIPPED
+from loadtest.load.command import command
+from loadtest.load.options import add
+from loadtest.load.students import add_student
 from service.http.requests import NluRequest
 from service.http.schemas import HealthReply, Label, ModelIdentity, NluReply, PhaseTimes, Slot
 from service.student.manifest import StudentError
 from service.student.student import Student
-
-BAD_STUDENT = 2
 
 
 def create_app(student: Student) -> FastAPI:
@@ -64,25 +64,31 @@ def create_app(student: Student) -> FastAPI:
     return app
 
 
+@command(StudentError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plain", description="A student in a plain application.")
-    parser.add_argument("--student", type=Path, default=SHIPPED, metavar="DIR", help="student folder (the shipped one)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
-    arguments = parser.parse_args(argv)
-    try:
-        student = Student.load(arguments.student)
-    except StudentError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_STUDENT
+    arguments = parser().parse_args(argv)
+    student = Student.load(arguments.student)
     student.warm_up()
-    app = create_app(student)
-    uvicorn.run(
-        app, host=arguments.host, port=arguments.port, loop="uvloop", http="httptools", ws="none", log_level="warning",
-        access_log=False,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "log_level": "warning",
+        "access_log": False,
+    }
+    uvicorn.run(create_app(student), host=arguments.host, port=arguments.port, **settings)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    about = "A student in a plain FastAPI application."
+    made = argparse.ArgumentParser(prog="python -m benchmarks.plain", description=about, allow_abbrev=False)
+    add_student(made)
+    add(made, "host", str, "HOST", "address to listen on", "127.0.0.1")
+    add(made, "port", int, "PORT", "port to listen on", 8000)
+    return made
 
 
 if __name__ == "__main__":

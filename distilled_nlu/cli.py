@@ -73,5 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(COMMANDS)}"
         print(f"error: no command {name!r}{hint}", file=sys.stderr)
         return UNUSABLE
-    code: int = import_module(COMMANDS[name].module).main(options)
+    from service.extras import MissingExtra
+
+    try:
+        code: int = import_module(COMMANDS[name].module).main(options)
+    except MissingExtra as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UNUSABLE
     return code

@@ -1,4 +1,4 @@
-"""The graphs: a checkpoint as fp32 ONNX, and that as int8.
+"""The fp32 graph of a checkpoint.
 
 The served graph takes one sentence without padding (batch size fixed at 1): dynamic int8 uses one activation scale for
 a whole batch, so with other sentences beside it an answer would move.
@@ -6,44 +6,30 @@ a whole batch, so with other sentences beside it an answer would move.
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
 import onnxruntime
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from optimum import version as optimum_version
 from optimum.exporters.onnx import export
 from optimum.exporters.onnx.base import OnnxConfig
-from optimum.onnxruntime import ORTQuantizer
-from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
 
-from export.class_means import ClassMeans
 from service.student.manifest import GraphRecipe, SessionOptions
-from service.student.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD
+from service.student.predictor import OUTPUT_OF_HEAD
 from training.models.student import StudentModel
 
 OPSET = 18
 FEATURES = "features"
-PARTS = {  # of a graph's file, by the modules whose weights they are
-    "embeddings": ("pieces", "positions"),
-    "encoder": ("blocks", "norm"),
-    "heads": ("domain", "intent", "slots"),
-}
 # onnxruntime's fused skip + layer-norm kernel was slower on the CPU provider than Add and LayerNormalization apart, so
-# those are the default; the export measures both (`kernels.fastest_session`).
+# those are the default; the export measures both (`latency.fastest_session`).
 SESSION = SessionOptions(intra_op_num_threads=1, disabled_optimizers=("SkipLayerNormFusion",))
 
 
 class StudentOnnxConfig(OnnxConfig):  # type: ignore[misc]
-    """What optimum's exporter must know of a student: one input, one output a head, and `FEATURES` if asked for."""
+    """What optimum's exporter must know of a student: one input, one output per head, and `FEATURES` if asked for."""
 
     DEFAULT_ONNX_OPSET = OPSET
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
@@ -58,7 +44,7 @@ class StudentOnnxConfig(OnnxConfig):  # type: ignore[misc]
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
-        """Logits by head; only the slots' have one row a piece."""
+        """Logits by head; only the slots' have one row per piece."""
         logits = {OUTPUT_OF_HEAD[head]: {1: "pieces"} if head == "slots" else {} for head in self._config.labels}
         return {**logits, FEATURES: {}} if self.with_features else logits
 
@@ -68,113 +54,10 @@ def export_fp32(model: StudentModel, path: Path, with_features: bool = False) ->
 
     With the output `FEATURES` [1, 2 width], what domain and intent are read from, if asked for.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     config = StudentOnnxConfig(model.config)
     config.with_features = with_features
-    with _quiet():
-        export(
-            model.eval(),
-            config,
-            path,
-            opset=OPSET,
-            input_shapes={"batch_size": 1, "sequence_length": 12},
-        )
-
-
-def quantise_int8(
-    source: Path,
-    path: Path,
-    attention: bool = False,
-    keep: Sequence[str] = (),
-    only: Sequence[str] | None = None,
-    any_cpu: bool = True,
-) -> None:
-    """Quantise the plain export: weights int8 per channel, activations uint8 with a scale found at run time.
-
-    With `any_cpu` the products' weights have seven bits: then no sum of two products exceeds 16 bits, which is where
-    x86-64 CPUs without VNNI cut them off (``2 * 255 * 64 < 2**15``).
-
-    "Plain" matters: the runtime's own fusions work better on the quantised graph than quantisation does on an optimised
-    one. Products of two activations stay fp32 unless `attention` is set: quantising both sides of them costs time. The
-    nodes named in `keep` stay fp32 too, or all but those in `only`.
-    """
-    recipe = AutoQuantizationConfig.avx512_vnni(
-        is_static=False,
-        per_channel=True,
-        nodes_to_quantize=[] if only is None else list(only),
-        nodes_to_exclude=[*keep, *([] if attention else activation_products(source))],
-    )
-    recipe.reduce_range = any_cpu
-    with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch, _quiet():
-        ORTQuantizer(source).quantize(recipe, scratch, file_suffix=None)
-        Path(scratch, source.name).replace(path)
-
-
-def quantisable_nodes(source: Path) -> list[str]:
-    """The names of the nodes of a plain export that `quantise_int8` quantises: look-ups and products with weights."""
-    return _products(source)[1]
-
-
-def activation_products(source: Path) -> list[str]:
-    """The names of the nodes of a plain export that multiply two activations, which attention does."""
-    return _products(source)[0]
-
-
-def _products(source: Path) -> tuple[list[str], list[str]]:
-    """The names of the products of two activations, and those of the nodes that read weights and can be quantised."""
-    graph = onnx.load(str(source), load_external_data=False).graph
-    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
-    found: dict[bool, list[str]] = {True: [], False: []}
-    for node in graph.node:
-        reads_weights = bool(weights.intersection(node.input))
-        if node.op_type == "MatMul" or (node.op_type == "Gather" and reads_weights):
-            found[reads_weights].append(node.name)
-    return found[False], found[True]
-
-
-def part_sizes(path: Path) -> dict[str, int]:
-    """The bytes of a graph's file by what they hold: embeddings, encoder, heads, scope, and the graph itself."""
-    model = onnx.load(str(path))
-    bytes_of = {tensor.name: len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer}
-    sizes = dict.fromkeys((*PARTS, "scope"), 0)
-    for node in model.graph.node:
-        module = node.name.strip("/").split("/")[0].split(".")[0]
-        part = next((part for part, modules in PARTS.items() if module in modules), "scope")
-        sizes[part] += sum(bytes_of.pop(name, 0) for name in node.input)
-    return {**sizes, "graph": path.stat().st_size - sum(sizes.values())}
-
-
-def replace_features(path: Path, means: ClassMeans | None) -> None:
-    """Take the output `FEATURES` from a graph; given class means, put the distance to the nearest in its place.
-
-    The output is the squared distance ``|z|² + min(|m|² - 2 z·m)`` over the means m, [1], where z is the projection of
-    the features. All in fp32: it costs little, and the directions of least variation would suffer from rounding.
-    """
-    model = onnx.load(str(path))
-    graph = model.graph
-    kept = [output for output in graph.output if output.name != FEATURES]
-    del graph.output[:]
-    graph.output.extend(kept)
-    if means is not None:
-        constants = {
-            "scope_projection": means.projection,
-            "scope_origin": -means.centre @ means.projection,
-            "scope_means": -2 * means.means.T,
-            "scope_lengths": (means.means**2).sum(axis=1),
-        }
-        graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in constants.items())
-        graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "scope_axis"))
-        graph.node.extend(
-            [
-                helper.make_node("Gemm", [FEATURES, "scope_projection", "scope_origin"], ["scope_at"]),
-                helper.make_node("Gemm", ["scope_at", "scope_means", "scope_lengths"], ["scope_to_means"]),
-                helper.make_node("ReduceMin", ["scope_to_means", "scope_axis"], ["scope_nearest"], keepdims=0),
-                helper.make_node("ReduceSumSquare", ["scope_at", "scope_axis"], ["scope_square"], keepdims=0),
-                helper.make_node("Add", ["scope_square", "scope_nearest"], [DISTANCE_OUTPUT]),
-            ]
-        )
-        graph.output.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, [1]))
-    onnx.save(model, str(path))
+    with warnings.catch_warnings(action="ignore"):  # of shapes that are traced; the parity check covers them
+        export(model.eval(), config, path, opset=OPSET, input_shapes={"batch_size": 1, "sequence_length": 12})
 
 
 def recipe_of(
@@ -186,17 +69,5 @@ def recipe_of(
         weights = "7-bit weights for any CPU" if any_cpu else "8-bit weights for CPUs with VNNI"
         quantisation = f"dynamic int8, per channel, {weights}, onnxruntime {onnxruntime.__version__}"
         quantisation += f"; in fp32: {', '.join(kept)}" if kept else ""
-    return GraphRecipe(
-        exporter=f"optimum {optimum_version.__version__}, torch {torch.__version__}",
-        quantisation=quantisation,
-        opset=OPSET,
-        session=session,
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[Any]:
-    """Silence the tracer's notes on shapes; what they warn of is covered by the parity check."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    exporter = f"optimum {optimum_version.__version__}, torch {torch.__version__}"
+    return GraphRecipe(exporter=exporter, quantisation=quantisation, opset=OPSET, session=session)

@@ -1,74 +1,115 @@
 """Whether a text is a request at all: scores, thresholds for a stated rate of false rejection, and how well they tell.
 
-Three scores are compared on requests and on text that is none: the confidence of the best label (Hendrycks and Gimpel
+Three scores are compared on requests and on out-of-scope text: the confidence of the best label (Hendrycks and Gimpel
 2017), the energy of the logits (Liu et al. 2020), and the distance to the nearest class mean (Lee et al. 2018).
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
-import random
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from scipy.stats import rankdata  # type: ignore[import-untyped]
 
-from export.calibration import LEAST, halves
-from export.class_means import ClassMeans
-from export.folder import ExportError
-from export.observation import Texts
-from service.student.calibration import distance_score, scope_score
+from export.calibration import MIN_TEXTS, Observations, TextHead, Texts, halves, scope_head
+from export.graph import FEATURES
+from service.student.calibration import scope_score
 from service.student.decoding import FloatArray, best
-from service.student.manifest import Scope
-from training.data.datasets import SAMPLE
-from training.text.corpus import read_lines
+from service.student.manifest import Head, Labels, Scope
+from service.student.predictor import DISTANCE_OUTPUT
 
-log = logging.getLogger("export.onnx")
+log = logging.getLogger(__name__)
 
 Method = Literal["max_softmax", "energy", "class_means"]
 UNMEASURED: Final[Method] = "energy"  # where there is no text to compare the methods on
 DIRECTIONS = (32, 64, 128)
 WORTHWHILE = 0.005  # of AUROC, for which more directions are taken
-FEWEST_WORDS, MOST_WORDS = 3, 15
-MOST_SENTENCES = 1000
-OWN_TEXT = SAMPLE / "out_of_scope"
-_MARKS = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)|_")
+SHRINKAGE = 1e-3
 
 Values = NDArray[np.float64]
+Score = Callable[[Texts, str], Values]  # the score of each text, [texts], in a locale; higher is more like a request
 Cells = dict[str, dict[str, dict[str, float]]]  # by locale, source, and name of the figure
 
 
 @dataclass(frozen=True)
-class Judged:
-    """The scope that is served, the class means that it needs (None for other methods), and figures for people."""
+class ClassMeans:
+    """The means of the classes in the directions in which a class varies least, in units of that variation.
 
-    scope: Scope
-    means: ClassMeans | None
-    measured: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What scope is fitted and measured on; all but `train` by locale.
-
-    `requests` are labelled texts, `typed` their copies with capitals and punctuation, `outside` texts that are no
-    requests, by source. `train` are features and classes of training texts, None without such. `temperatures` are those
-    of `head`, whose labels are `names`.
+    Squared Mahalanobis distance with one covariance for all classes, of which only the directions of least variance
+    are kept: they tell foreign text best (Kamoi and Kobayashi 2020, "Why is the Mahalanobis Distance Effective for
+    Anomaly Detection?"). `centre` [features] lies at the origin, `projection` is [features, directions], `means`
+    [classes, directions].
     """
 
-    head: Literal["domain", "intent"]
-    names: tuple[str, ...]
-    temperatures: Mapping[str, float]
-    requests: Mapping[str, Texts]
-    typed: Mapping[str, Texts]
-    outside: Mapping[str, Mapping[str, Texts]]
-    train: tuple[FloatArray, NDArray[np.int64]] | None
+    centre: Values
+    projection: Values
+    means: Values
+
+    @classmethod
+    def fit(cls, features: FloatArray, classes: NDArray[np.int64], directions: int) -> ClassMeans:
+        """From features [texts, features] and their classes [texts], with a little shrinkage of the covariance."""
+        values = features.astype(np.float64)
+        centre = values.mean(axis=0)
+        values -= centre
+        present, numbers = np.unique(classes, return_inverse=True)
+        means = np.stack([values[numbers == number].mean(axis=0) for number in range(len(present))])
+        within = values - means[numbers]
+        covariance = within.T @ within / len(within)
+        covariance += SHRINKAGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+        variances, axes = np.linalg.eigh(covariance)
+        projection = axes[:, :directions] / np.sqrt(variances[:directions])
+        return cls(centre, projection, means @ projection)
+
+    def distances(self, features: FloatArray) -> Values:
+        """The squared distance of each text's features [texts, features] to the nearest mean, [texts]."""
+        at = (features - self.centre) @ self.projection
+        to_means = (self.means**2).sum(axis=1) - 2 * at @ self.means.T
+        nearest: Values = (at**2).sum(axis=1) + to_means.min(axis=1)
+        return nearest
+
+    def score(self, texts: Texts, _locale: str) -> Values:
+        """The negative distance of each text, [texts], which is the same in every locale."""
+        return -self.distances(texts[FEATURES])
+
+
+def write_served(source: Path, target: Path, means: ClassMeans | None) -> None:
+    """Copy a graph without the output `FEATURES`; given class means, with the distance to the nearest in its place.
+
+    The output is the squared distance ``|z|² + min(|m|² - 2 z·m)`` over the means m, [1], where z is the projection of
+    the features. All in fp32: it costs little, and the directions of least variation would suffer from rounding.
+    """
+    model = onnx.load(str(source))
+    graph = model.graph
+    kept = [output for output in graph.output if output.name != FEATURES]
+    del graph.output[:]
+    graph.output.extend(kept)
+    if means is not None:
+        constants = {
+            "scope_projection": means.projection,
+            "scope_origin": -means.centre @ means.projection,
+            "scope_means": -2 * means.means.T,
+            "scope_lengths": (means.means**2).sum(axis=1),
+        }
+        graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in constants.items())
+        graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "scope_axis"))
+        graph.node.extend(
+            [
+                helper.make_node("Gemm", [FEATURES, "scope_projection", "scope_origin"], ["scope_at"]),
+                helper.make_node("Gemm", ["scope_at", "scope_means", "scope_lengths"], ["scope_to_means"]),
+                helper.make_node("ReduceMin", ["scope_to_means", "scope_axis"], ["scope_nearest"], keepdims=0),
+                helper.make_node("ReduceSumSquare", ["scope_at", "scope_axis"], ["scope_square"], keepdims=0),
+                helper.make_node("Add", ["scope_square", "scope_nearest"], [DISTANCE_OUTPUT]),
+            ]
+        )
+        graph.output.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, [1]))
+    onnx.save(model, str(target))
 
 
 def auroc(inside: Values, outside: Values) -> float:
@@ -76,9 +117,7 @@ def auroc(inside: Values, outside: Values) -> float:
 
     Both are [texts], at least one; the result is in 0..1.
     """
-    _, ranks, counts = np.unique(np.concatenate([inside, outside]), return_inverse=True, return_counts=True)
-    mean_ranks = (np.cumsum(counts) - (counts - 1) / 2)[ranks]
-    wins = mean_ranks[: len(inside)].sum() - len(inside) * (len(inside) + 1) / 2
+    wins = rankdata(np.concatenate([inside, outside]))[: len(inside)].sum() - len(inside) * (len(inside) + 1) / 2
     return float(wins / (len(inside) * len(outside)))
 
 
@@ -101,76 +140,78 @@ def false_rejection(scores: Values, judged: Values, rate: float) -> float:
     return float(np.concatenate(rejected).mean())
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A method that could judge scope; `means` are for ``class_means`` alone."""
+def by_logits(method: Literal["max_softmax", "energy"], head: TextHead, temperatures: Mapping[str, float]) -> Score:
+    """Scores from calibrated logits, by the function that the service uses."""
 
-    method: Method
-    evidence: Evidence
-    means: ClassMeans | None = None
+    def scores(texts: Texts, locale: str) -> Values:
+        scale, logits = 1 / temperatures.get(locale, 1.0), texts[head]
+        names = [""] * logits.shape[-1]
+        return np.array([scope_score(method, x, scale, best(x, names, scale).confidence) for x in logits])
 
-    def scores(self, texts: Texts, locale: str) -> Values:
-        """The score of each text, [texts], by the functions that the service uses."""
-        if self.means is not None and texts.features is not None:
-            return np.array([distance_score(distance) for distance in self.means.distances(texts.features)])
-        scale, names = 1 / self.evidence.temperatures.get(locale, 1.0), self.evidence.names
-        return np.array(
-            [
-                scope_score(self.method, logits, scale, best(logits, names, scale).confidence)
-                for logits in texts.logits[self.evidence.head]
-            ]
-        )
-
-    def compare(self, locales: Sequence[str], rate: float) -> Cells:
-        """AUROC of requests against each source, and the share of the source that passes at the threshold."""
-        table: Cells = {}
-        for locale in locales:
-            inside = self.scores(self.evidence.requests[locale], locale)
-            threshold = threshold_of(inside, rate)
-            for source, texts in self.evidence.outside.get(locale, {}).items():
-                outside = self.scores(texts, locale)
-                passed = float((outside >= threshold).mean())
-                figures = {"auroc": round(auroc(inside, outside), 4), "false_acceptance": round(passed, 4)}
-                table.setdefault(locale, {})[source] = figures
-        return table
+    return scores
 
 
-def judge(evidence: Evidence, rate: float) -> Judged | None:
+def compare(score: Score, observed: Observations, locales: Sequence[str], rate: float) -> Cells:
+    """AUROC of requests against each source, and the share of the source that passes at the threshold."""
+    table: Cells = {}
+    for locale in locales:
+        inside = score(observed.requests[locale], locale)
+        threshold = threshold_of(inside, rate)
+        for source, texts in observed.out_of_scope.get(locale, {}).items():
+            outside = score(texts, locale)
+            passed = float((outside >= threshold).mean())
+            figures = {"auroc": round(auroc(inside, outside), 4), "false_acceptance": round(passed, 4)}
+            table.setdefault(locale, {})[source] = figures
+    return table
+
+
+def fit_scope(
+    labels: Labels, observed: Observations, temperatures: Mapping[Head, Mapping[str, float]], rate: float
+) -> tuple[Scope | None, ClassMeans | None, dict[str, Any]]:
     """Compare the methods, keep the one of highest mean AUROC over locales and sources, and fit its thresholds.
 
-    None where no locale has enough requests for a threshold. Without text that is no request nothing can be compared,
-    and `UNMEASURED` is taken.
+    Without out-of-scope text nothing can be compared, and `UNMEASURED` is taken.
+
+    Args:
+        labels: The student's.
+        observed: What its graph says.
+        temperatures: By head and locale.
+        rate: The share of requests that may be rejected.
+
+    Returns:
+        The scope (None where no locale has enough requests for a threshold), the class means that it needs (None for
+        other methods), and figures for people.
     """
-    few = {x: n for x, found in evidence.requests.items() if (n := len(found.logits[evidence.head])) < LEAST}
-    if few:
-        log.warning(
-            "scope: not judged, fewer than %d requests: %s", LEAST, ", ".join(f"{x} ({n})" for x, n in few.items())
-        )
-    locales = [locale for locale in evidence.requests if locale not in few]
-    if not locales:
-        return None
-    candidates = _candidates(evidence, locales, rate)
-    tables = {method: candidate.compare(locales, rate) for method, candidate in candidates.items()}
-    chosen = candidates[UNMEASURED]
+    if not (head := scope_head(labels)):
+        return None, None, {}
+    counts = {locale: len(found[head]) for locale, found in observed.requests.items()}
+    if few := [f"{locale} ({count})" for locale, count in counts.items() if count < MIN_TEXTS]:
+        log.warning("scope: not judged, fewer than %d requests: %s", MIN_TEXTS, ", ".join(few))
+    if not (locales := [locale for locale, count in counts.items() if count >= MIN_TEXTS]):
+        return None, None, {}
+    of_head = temperatures.get(head, {})
+    methods: dict[Method, Score] = {x: by_logits(x, head, of_head) for x in ("max_softmax", "energy")}
+    if means := _class_means(observed, locales, rate):
+        methods["class_means"] = means.score
+    tables = {method: compare(score, observed, locales, rate) for method, score in methods.items()}
+    chosen = UNMEASURED
     if any(tables.values()):
-        chosen = max(candidates.values(), key=lambda candidate: mean_of(tables[candidate.method], "auroc"))
+        chosen = max(methods, key=lambda method: mean_of(tables[method], "auroc"))
     else:
-        log.warning("scope: no text that is no request to compare methods on: judged by %s", UNMEASURED)
-    requests = {locale: chosen.scores(evidence.requests[locale], locale) for locale in locales}
-    typed = {locale: chosen.scores(evidence.typed[locale], locale) for locale in locales}
-    thresholds = {locale: threshold_of(scores, rate) for locale, scores in requests.items()}
-    rejected = {
-        locale: {
-            "plain": round(false_rejection(scores, scores, rate), 4),
-            "typed": round(false_rejection(scores, typed[locale], rate), 4),
+        log.warning("scope: no out-of-scope text to compare methods on: judged by %s", UNMEASURED)
+    thresholds, rejected = {}, {}
+    for locale in locales:
+        plain, typed = (methods[chosen](texts[locale], locale) for texts in (observed.requests, observed.typed))
+        thresholds[locale] = threshold_of(plain, rate)
+        rejected[locale] = {
+            "plain": round(false_rejection(plain, plain, rate), 4),
+            "typed": round(false_rejection(plain, typed, rate), 4),
         }
-        for locale, scores in requests.items()
-    }
-    scope = Scope(method=chosen.method, head=evidence.head, false_rejection_rate=rate, thresholds=thresholds)
+    scope = Scope(method=chosen, head=head, false_rejection_rate=rate, thresholds=thresholds)
     measured: dict[str, Any] = {"scope": tables, "false_rejection": rejected}
-    if chosen.means is not None:
-        measured["directions"] = chosen.means.projection.shape[1]
-    return Judged(scope, chosen.means, measured)
+    if not means or chosen != "class_means":
+        return scope, None, measured
+    return scope, means, {**measured, "directions": means.projection.shape[1]}
 
 
 def mean_of(table: Cells, figure: str) -> float:
@@ -187,70 +228,13 @@ def means_by_method(tables: Mapping[str, Cells]) -> dict[str, dict[str, float]]:
     }
 
 
-def _candidates(evidence: Evidence, locales: Sequence[str], rate: float) -> dict[Method, Candidate]:
-    """The methods that can be compared; class means in the fewest `DIRECTIONS` that more hardly better."""
-    candidates: dict[Method, Candidate] = {
-        "max_softmax": Candidate("max_softmax", evidence),
-        "energy": Candidate("energy", evidence),
-    }
-    if evidence.train is None:
-        log.warning("scope: no training texts to fit class means on: that method is left out")
-    elif any(evidence.outside.get(locale) for locale in locales):
-        options = [Candidate("class_means", evidence, ClassMeans.fit(*evidence.train, count)) for count in DIRECTIONS]
-        reached = [mean_of(option.compare(locales, rate), "auroc") for option in options]
-        candidates["class_means"] = next(
-            option for option, found in zip(options, reached, strict=True) if found >= max(reached) - WORTHWHILE
-        )
-    return candidates
-
-
-def read_outside(flags: Sequence[str], locales: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-    """Texts that are no requests, by locale and source, from flags LOCALE=PATH[,PATH...]; the project's own without.
-
-    Raises:
-        ExportError: a flag of another form, a locale that the student doesn't serve, a source named twice or without
-            usable sentences.
-        CorpusError: a file that is no text.
-    """
-    if not flags:
-        own = {locale: OWN_TEXT / f"{locale}.txt" for locale in locales}
-        return {locale: {"sample": _chosen(read_lines([str(path)]))} for locale, path in own.items() if path.is_file()}
-    outside: dict[str, dict[str, list[str]]] = {}
-    for flag in flags:
-        locale, _, paths = flag.partition("=")
-        if not paths or locale not in locales:
-            raise ExportError(
-                f"--out-of-scope {flag}: allowed: LOCALE=PATH[,PATH...] with a locale of {', '.join(locales)}"
-            )
-        for path in paths.split(","):
-            source, lines = _read_source(Path(path))
-            if source in outside.setdefault(locale, {}):
-                raise ExportError(f"--out-of-scope {flag}: {source} is named twice for {locale}")
-            outside[locale][source] = _chosen(lines)
-            if not outside[locale][source]:
-                raise ExportError(f"{path}: holds no sentence of {FEWEST_WORDS} to {MOST_WORDS} words without digits")
-    return outside
-
-
-def _read_source(path: Path) -> tuple[str, Iterator[str]]:
-    """Name and sentences of a file: text, or clinc150's `data_full.json`, of which the out-of-scope lists are read."""
-    if not path.name.endswith((".json", ".json.gz")):
-        return path.name.removesuffix(".gz").removesuffix(".txt"), read_lines([str(path)])
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            content = json.load(stream)
-        return "clinc150", iter([text for name, rows in content.items() if name.startswith("oos_") for text, _ in rows])
-    except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
-        raise ExportError(f"{path}: is no data_full.json of clinc150: {error}") from error
-
-
-def _chosen(lines: Iterator[str]) -> list[str]:
-    """At most `MOST_SENTENCES` different sentences by a fixed seed, in spoken form, so that typography tells nothing.
-
-    Lower case, no punctuation, no digits, of so many words as requests have.
-    """
-    spoken = (" ".join(_MARKS.sub(" ", line.lower().replace("’", "'")).split()) for line in lines)
-    kept = [text for text in spoken if FEWEST_WORDS <= len(text.split()) <= MOST_WORDS and not re.search(r"\d", text)]
-    sentences = list(dict.fromkeys(kept))
-    random.Random(0).shuffle(sentences)
-    return sentences[:MOST_SENTENCES]
+def _class_means(observed: Observations, locales: Sequence[str], rate: float) -> ClassMeans | None:
+    """Class means in the fewest `DIRECTIONS` that more hardly improve; None where nothing can be fitted or compared."""
+    if observed.train is None:
+        log.warning("scope: no training texts to fit class means to: that method is left out")
+        return None
+    if not any(observed.out_of_scope.get(locale) for locale in locales):
+        return None
+    options = [ClassMeans.fit(*observed.train, count) for count in DIRECTIONS]
+    reached = [mean_of(compare(option.score, observed, locales, rate), "auroc") for option in options]
+    return options[next(i for i, found in enumerate(reached) if found >= max(reached) - WORTHWHILE)]

@@ -1,8 +1,8 @@
 """A smaller vocabulary for some of a student's locales.
 
-A unigram tokenizer takes the most probable way to cut a word, so it loses nothing with the pieces that none of these
-locales' texts needs: a text all of whose pieces are kept is cut as before, and what the fp32 graph computes from the
-same rows of the table is the same to the bit. Other texts are cut into more pieces; every character stays one.
+A unigram tokenizer takes the most probable way to cut a word, so it loses nothing with the pieces that no text of these
+locales needs: a text all of whose pieces are kept is cut as before, and the fp32 graph computes the same from the same
+rows of the table, to the bit. Other texts are cut otherwise, mostly into more pieces; every single character is kept.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import copy
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
 
+from export.data import by_locale
 from export.folder import ExportError
 from service.student.tokenization import TextEncoder
 from training.data.utterances import Utterance
@@ -26,18 +26,17 @@ from training.models.prediction import answers_of_model
 from training.models.student import StudentModel
 from training.text.tokenizer import special_ids
 
-log = logging.getLogger("export.onnx")
+log = logging.getLogger(__name__)
 
-LEAST_SAME = 99.0  # percent of a locale's evaluated texts that must be answered as before
+MIN_SAME_ANSWERS = 99.0  # percent of a locale's evaluated texts that must be answered as before
 CHUNK = 10_000  # texts tokenised at a time
 
 
-@dataclass(frozen=True)
-class Trimmed:
+class Trimmed(NamedTuple):
     """A checkpoint with fewer pieces; `kept` are the old ids of its pieces, in the order of their new ones."""
 
     checkpoint: Checkpoint
-    kept: tuple[int, ...]
+    kept: list[int]
 
 
 def chosen_locales(flag: str | None, known: Sequence[str]) -> list[str]:
@@ -60,21 +59,16 @@ def trim(checkpoint: Checkpoint, texts: Iterable[str], locales: Sequence[str]) -
     """
     tokenizer, model = checkpoint.encoder.tokenizer, checkpoint.model
     kept = needed(tokenizer, texts)
-    smaller = with_pieces(tokenizer, kept)
-    trimmed = Checkpoint(
-        with_rows(model, kept),
-        TextEncoder(smaller, checkpoint.encoder.max_length),
-        checkpoint.labels,
-        {**checkpoint.training, "locales": list(locales)},
-    )
-    return Trimmed(trimmed, tuple(kept))
+    encoder = TextEncoder(with_pieces(tokenizer, kept), checkpoint.encoder.max_length)
+    training = {**checkpoint.training, "locales": list(locales)}
+    return Trimmed(Checkpoint(with_rows(model, kept), encoder, checkpoint.labels, training), kept)
 
 
 def needed(tokenizer: Tokenizer, texts: Iterable[str]) -> list[int]:
     """Ids of the pieces that some texts need, and of those that any text may need, in order.
 
     The latter are the special pieces, all single characters, so that none becomes unknown, and the least probable
-    piece, which the price of an unknown character hangs on.
+    piece, on which the score of an unknown character depends.
     """
     scored = _content(tokenizer)["model"]["vocab"]
     found = {
@@ -111,7 +105,7 @@ def with_pieces(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
         special["ids"] = [numbers[old] for old in special["ids"]]
     smaller = Tokenizer.from_str(json.dumps(content))
     if [tokenizer.id_to_token(old) for old in kept] != [smaller.id_to_token(new) for new in range(len(kept))]:
-        raise ExportError("--locales: the trimmed tokenizer numbers its pieces otherwise than was asked")
+        raise ExportError("--locales: the trimmed tokenizer does not number its pieces in the order of `kept`")
     return smaller
 
 
@@ -130,52 +124,40 @@ def with_rows(model: StudentModel, kept: Sequence[int]) -> StudentModel:
 def compare(whole: Checkpoint, trimmed: Trimmed, utterances: Sequence[Utterance]) -> dict[str, Any]:
     """What trimming changes, for the manifest: numbers of pieces and, in percent by locale, texts and answers.
 
-    The answers are those of PyTorch in fp32. Only texts whose pieces changed are asked about: the others can't differ.
+    The answers are those of PyTorch in fp32. Only texts whose pieces changed are compared: the others can't differ.
 
     Raises:
-        ExportError: in some locale fewer than `LEAST_SAME` percent are answered as before.
+        ExportError: in some locale fewer than `MIN_SAME_ANSWERS` percent are answered as before.
     """
     old, new = whole.encoder.encode_whole, trimmed.checkpoint.encoder.encode_whole
-    cut = {
-        u.text: [trimmed.kept[number] for number in new(u.text).ids] == old(u.text).ids for u in utterances
-    }  # of a text that is too long for the student, as much as it reads
-    changed = [u for u in utterances if not cut[u.text]]
-    before, after = (
-        answers_of_model(found.model, found.encoder, found.labels, changed) for found in (whole, trimmed.checkpoint)
+    # of a text that is too long for the student, as much as it reads
+    changed = [u for u in utterances if [trimmed.kept[number] for number in new(u.text).ids] != old(u.text).ids]
+    before, after = (answers_of_model(x.model, x.encoder, x.labels, changed) for x in (whole, trimmed.checkpoint))
+    other = [u for u, one, two in zip(changed, before, after, strict=True) if one != two]
+    same_pieces, same_answers = (
+        {
+            locale: round(100 * (1 - sum(u.locale == locale for u in different) / len(found)), 2)
+            for locale, found in by_locale(utterances).items()
+        }
+        for different in (changed, other)
     )
-    pairs = list(zip(changed, before, after, strict=True))
-    report: dict[str, Any] = {
+    count_before = whole.encoder.tokenizer.get_vocab_size()
+    pieces = f"{len(trimmed.kept)} of {count_before} pieces"
+    shares = ", ".join(f"{x} {same:.1f} / {same_answers[x]:.1f} %" for x, same in same_pieces.items())
+    log.info("%s kept; texts with the same pieces / the same answer: %s", pieces, shares)
+    locale, worst = min(same_answers.items(), key=lambda entry: entry[1])
+    if worst < MIN_SAME_ANSWERS:
+        raise ExportError(
+            f"--locales: with {pieces} only {worst:.1f} % of the texts of {locale} are answered as before; allowed: "
+            f"{MIN_SAME_ANSWERS:g}. Name more of their text with --trim-text"
+        )
+    return {
         "locales_before": whole.training["locales"],
         "pieces": len(trimmed.kept),
-        "pieces_before": whole.encoder.tokenizer.get_vocab_size(),
-        "same_pieces": {},
-        "same_answers": {},
+        "pieces_before": count_before,
+        "same_pieces": same_pieces,
+        "same_answers": same_answers,
     }
-    for locale in dict.fromkeys(u.locale for u in utterances):
-        count = sum(u.locale == locale for u in utterances)
-        other = [(one, two) for u, one, two in pairs if u.locale == locale]
-        report["same_pieces"][locale] = round(100 * (1 - len(other) / count), 2)
-        report["same_answers"][locale] = round(100 * (1 - sum(one != two for one, two in other) / count), 2)
-    log.info("%s", render_trimming(report))
-    locale, worst = min(report["same_answers"].items(), key=lambda entry: entry[1])
-    if worst < LEAST_SAME:
-        raise ExportError(
-            f"--locales: with {report['pieces']} of {report['pieces_before']} pieces only {worst:.1f} % of the texts "
-            f"of {locale} are answered as before; allowed: {LEAST_SAME:g}. Name more text of theirs with --trim-text"
-        )
-    return report
-
-
-def render_trimming(report: dict[str, Any]) -> str:
-    """One line for people."""
-    cells = (
-        f"{locale} {same:.1f} / {report['same_answers'][locale]:.1f} %"
-        for locale, same in report["same_pieces"].items()
-    )
-    return (
-        f"{report['pieces']} of {report['pieces_before']} pieces kept; texts with the same pieces / the same answer: "
-        f"{', '.join(cells)}"
-    )
 
 
 def _content(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -13,7 +13,6 @@ student fits what is required; 1 none does; 2 could not measure.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shlex
 import sys
@@ -25,48 +24,40 @@ import orjson
 
 from loadtest.comparison.document import html, markdown
 from loadtest.comparison.quality import answers_of_service
-from loadtest.comparison.report import Subject, report_of
-from loadtest.comparison.requirements import RequirementError, check_locales, parse
-from loadtest.comparison.serving import Bench
+from loadtest.comparison.report import Subject, report_of, subjects_of
+from loadtest.comparison.requirements import check_locales, parse
+from loadtest.comparison.serving import ServingBenchmark
 from loadtest.comparison.text import TITLE, blocks_of, table_of, verdict_of
-from loadtest.load.closed_loop import LoadError
+from loadtest.load.command import FAILED, command
+from loadtest.load.options import add, add_measurement, positive
+from loadtest.load.students import add_students
 from loadtest.load.target import TargetError, usable_cores
-from loadtest.options import positive, positive_int
-from service.student.manifest import Manifest, StudentError, read_manifest
-from training.data.datasets import DatasetError, load
+from service.extras import require
+from service.student.manifest import StudentError
+from training.data.datasets import SAMPLE, DatasetError, load
 from training.data.files import write_atomically
 from training.data.utterances import PARTITIONS, Utterance
 
 Json = dict[str, Any]
 
-NONE_FITS = 1
-CANNOT_MEASURE = 2
-INTERRUPTED = 130
-MISSING_MATPLOTLIB = "matplotlib is not installed: pip install 'distilled-nlu[loadtest]'"
 SHARED_CORE = "Service and load generator shared one core: latencies and rates are worse than the service's own."
-MOST_BODIES = 2000  # texts that are sent over and over, evenly taken from all
+MAX_BODIES = 2000  # texts that are sent over and over, evenly taken from all
 
 
+@command(StudentError, DatasetError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare. Returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    arguments = _parser().parse_args(given)
-    try:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise TargetError(MISSING_MATPLOTLIB)
-        if arguments.out.exists() and not arguments.out.is_dir():
-            raise TargetError(f"--out: {arguments.out} is a file; it should be a folder, there or not")
-        required = [parse(text) for text in arguments.require]
-        subjects = subjects_of(arguments.students)
-        utterances, left_out = _utterances(arguments, subjects)
-        check_locales(required, list(dict.fromkeys(one.locale for one in utterances)))
-        _measure(subjects, utterances, _bench(arguments), arguments.rounds)
-        report, changed = report_of(subjects, utterances, required, arguments.texts)
-    except (StudentError, DatasetError, TargetError, LoadError, RequirementError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CANNOT_MEASURE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    arguments = parser().parse_args(given)
+    require("loadtest", "matplotlib")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise TargetError(f"--out: {arguments.out} is a file; it should be a folder, there or not")
+    required = [parse(text) for text in arguments.require]
+    subjects = subjects_of(arguments.students)
+    utterances, left_out = _utterances(arguments, subjects)
+    check_locales(required, list(dict.fromkeys(one.locale for one in utterances)))
+    _measure(subjects, utterances, ServingBenchmark.of(arguments, bound_ms=arguments.p99_bound))
+    report, changed = report_of(subjects, utterances, required, arguments.texts)
     report |= {
         "partition": arguments.partition,
         "data": Path(arguments.data).name,
@@ -75,32 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "command": command_of(given),
         "warning": None if len(usable_cores()) > 1 else SHARED_CORE,
     }
-    return _write(report, changed, arguments.out)
-
-
-def subjects_of(folders: Sequence[Path]) -> list[Subject]:
-    """The students of some folders: student folders, or folders that hold some. Names that occur twice grow by the
-    folder above, so that two versions of a student can be compared.
-
-    Raises:
-        StudentError: a folder is none, or was given before.
-    """
-    found: dict[Path, Manifest] = {}
-    for folder in folders:
-        inside = sorted(path.parent for path in folder.glob("*/manifest.json"))
-        for one in [folder] if (folder / "manifest.json").is_file() or not inside else inside:
-            if one.resolve() in found:
-                raise StudentError(f"{one}: was given before")
-            found[one.resolve()] = read_manifest(one)
-    names = [manifest.name for manifest in found.values()]
-    depth = 0
-    while len(set(names)) < len(names):
-        depth += 1
-        names = ["/".join(path.parts[-depth:]) for path in found]
-    return [Subject(name, path, manifest) for name, (path, manifest) in zip(names, found.items(), strict=True)]
+    _write(report, changed, arguments.out)
+    print(table_of(report), report["recommendation"], sep="\n\n")
+    if report["required"]:
+        print(f"\n{verdict_of(report['required'])}")
+    print(json.dumps(report))
+    return FAILED if report["required"] and report["required"]["fits"] is None else 0
 
 
 def _utterances(arguments: argparse.Namespace, subjects: Sequence[Subject]) -> tuple[list[Utterance], list[str]]:
+    """The utterances in locales that all students know, and the locales that are left out."""
     known = [set(subject.manifest.locales) for subject in subjects]
     common = [locale for locale in subjects[0].manifest.locales if all(locale in locales for locales in known)]
     left_out = sorted(set[str]().union(*known) - set(common))
@@ -119,29 +94,24 @@ def command_of(given: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "loadtest.compare", *shown])
 
 
-def _bench(arguments: argparse.Namespace) -> Bench:
-    cores = usable_cores()
-    return Bench(arguments.seconds, arguments.p99_bound, arguments.patience, cores[:1], cores[-1:])
-
-
-def _measure(subjects: Sequence[Subject], utterances: Sequence[Utterance], bench: Bench, rounds: int) -> None:
+def _measure(subjects: Sequence[Subject], utterances: Sequence[Utterance], benchmark: ServingBenchmark) -> None:
     """Rounds in which the students take turns; in every other round in reverse, so that drift falls on all alike."""
-    step = max(1, -(-len(utterances) // MOST_BODIES))
+    step = max(1, -(-len(utterances) // MAX_BODIES))
     bodies = [orjson.dumps({"text": one.text, "locale": one.locale}) for one in utterances[::step]]
-    for number in range(1, rounds + 1):
+    for number in range(1, benchmark.rounds + 1):
         for subject in subjects if number % 2 else reversed(subjects):
 
-            def say(found: str, where: str = f"{subject.name}, round {number} of {rounds}") -> None:
-                print(f"{where}: {found}", file=sys.stderr, flush=True)
+            def say(found: str, name: str = subject.name, number: int = number) -> None:
+                benchmark.say(name, number, found)
 
             def ask(url: str, subject: Subject = subject) -> None:
                 if not subject.answers:
                     subject.answers.extend(answers_of_service(url, utterances))
 
-            subject.rounds.append(bench.serve(subject.folder, bodies, ask, say))
+            subject.rounds.append(benchmark.serve(subject.folder, bodies, ask, say))
 
 
-def _write(report: Json, changed: dict[str, list[Json]], out: Path) -> int:
+def _write(report: Json, changed: dict[str, list[Json]], out: Path) -> None:
     from loadtest.comparison.figures import draw  # needs matplotlib
 
     blocks = blocks_of(report)
@@ -154,37 +124,28 @@ def _write(report: Json, changed: dict[str, list[Json]], out: Path) -> int:
         write_atomically(out / "report.md", markdown(TITLE, blocks).encode())
         write_atomically(out / "report.json", (json.dumps(report, indent=1, ensure_ascii=False) + "\n").encode())
     except OSError as error:
-        print(f"error: {error.filename or out}: can't be written: {error.strerror or error}", file=sys.stderr)
-        return CANNOT_MEASURE
-    print(table_of(report), report["recommendation"], sep="\n\n")
-    required = report["required"]
-    if required:
-        print(f"\n{verdict_of(required)}")
-    print(json.dumps(report))
-    return NONE_FITS if required and required["fits"] is None else 0
+        raise TargetError(f"{error.filename or out}: can't be written: {error.strerror or error}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m loadtest.compare", description="Which student is good enough?")
-    parser.add_argument("--students", type=Path, nargs="+", required=True, metavar="DIR", help="student folders, or "
-                        "folders that hold some; the others are compared with the first")  # fmt: skip
-    parser.add_argument("--data", required=True, help="labelled data: folder, tarball, file or hub:NAME")
-    parser.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder for the report")
-    parser.add_argument("--partition", choices=PARTITIONS, default="dev", help="of the data (default: dev)")
-    parser.add_argument("--locales", metavar="A,B", help="compare in these (default: those that all students know)")
-    parser.add_argument("--require", action="append", default=[], metavar="BOUND", help="what a student must reach: "
-                        "'exact_match>=57', 'slot_f1@de-DE>=70', 'p99_ms<=3'; may be given several times")  # fmt: skip
-    parser.add_argument("--no-texts", dest="texts", action="store_false", help="write no utterance anywhere: a report "
-                        "that may be published where the data may not")  # fmt: skip
-    parser.add_argument("--p99-bound", type=positive, default=5.0, metavar="MS", help="milliseconds within which the "
-                        "99th percentile has to stay at the highest rate (default: 5)")  # fmt: skip
-    parser.add_argument("--rounds", type=positive_int, default=3, metavar="N", help="rounds, whose median counts "
-                        "(default: 3)")  # fmt: skip
-    parser.add_argument("--seconds", type=positive, default=4.0, metavar="S", help="duration of each measurement "
-                        "(default: 4)")  # fmt: skip
-    parser.add_argument("--patience", type=positive, default=60.0, metavar="S", help="seconds for a service to be "
-                        "ready (default: 60)")  # fmt: skip
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    about = "Which student is good enough?"
+    made = argparse.ArgumentParser(prog="python -m loadtest.compare", description=about, allow_abbrev=False)
+    add_students(made)
+    made.add_argument("--data", default=str(SAMPLE), metavar="DATA", help="labelled data: folder, tarball, file or "
+                      "hub:NAME (default: the packaged sample)")  # fmt: skip
+    made.add_argument("--out", type=Path, required=True, metavar="REPORT", help="folder for the report")
+    made.add_argument("--partition", choices=PARTITIONS, default="dev", help="part of the data (default: %(default)s)")
+    add(made, "locales", str, "A,B", "comma-separated locales to compare in (default: those that all students know)")
+    made.add_argument("--require", action="append", default=[], metavar="BOUND", help="what a student must reach: "
+                      "'exact_match>=57', 'slot_f1@de-DE>=70', 'p99_ms<=3'; may be given several times (default: "
+                      "nothing)")  # fmt: skip
+    made.add_argument("--no-texts", dest="texts", action="store_false", help="write no utterance anywhere: a report "
+                      "that may be published where the data may not")  # fmt: skip
+    about = "time within which the 99th percentile has to stay at the highest rate, in milliseconds"
+    add(made, "p99-bound", positive, "MILLISECONDS", about, 5.0)
+    add_measurement(made, rounds=3, seconds=4.0, start_timeout=60.0)
+    return made
 
 
 if __name__ == "__main__":

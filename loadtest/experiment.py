@@ -16,7 +16,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -31,14 +31,15 @@ from loadtest.experiments.arms import (
     scrape,
     since,
 )
-from loadtest.experiments.verdict import FEWEST_FRICTION, FEWEST_SESSIONS, Comparison, Interval, Plan, compare
-from loadtest.options import positive
+from loadtest.experiments.verdict import MIN_FRICTION, MIN_SESSIONS, Comparison, Interval, Plan, compare
+from loadtest.load.command import command
+from loadtest.load.options import add, chance, positive
+from loadtest.load.tables import Table
 from service.experiments.friction import Sign
 from service.http.requests import Outcome
 
 Figures = dict[str, Any]
 
-CANNOT_TEST = 2
 CONTROL = "control"
 POINTS = 100  # in 1
 DAY = "1d"
@@ -51,17 +52,14 @@ PEEKING = (
 )
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare the arms of an experiment. Returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    try:
-        samples, source = _samples(arguments)
-        name = choose_experiment(samples, arguments.experiment, source)
-        plan = Plan(arguments.alpha, arguments.power, arguments.effect / POINTS)
-        figures = figures_of(name, arms_of(samples, name), arguments.baseline, plan)
-    except ArmsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CANNOT_TEST
+    arguments = parser().parse_args(argv)
+    samples, source = _samples(arguments)
+    name = choose_experiment(samples, arguments.experiment, source)
+    plan = Plan(arguments.alpha, arguments.power, arguments.effect / POINTS)
+    figures = figures_of(name, arms_of(samples, name), arguments.baseline, plan)
     print(table_of(figures))
     print(json.dumps(figures))
     return 0
@@ -150,8 +148,8 @@ def verdict_of(arm: str, baseline: str, found: Comparison, plan: Plan) -> str:
     """A comparison in one sentence."""
     if not found.is_enough:
         return (
-            f"too little was seen to judge {arm} against {baseline}: it takes {FEWEST_SESSIONS} finished sessions in "
-            f"each arm, and {FEWEST_FRICTION} turns with friction in both"
+            f"too little was seen to judge {arm} against {baseline}: it takes {MIN_SESSIONS} finished sessions in "
+            f"each arm, and {MIN_FRICTION} turns with friction in both"
         )
     low, high = _points(found.interval) or (0.0, 0.0)
     p_value = f"p = {found.p_value:.3f}" if found.p_value >= 0.001 else "p < 0.001"
@@ -176,23 +174,25 @@ def _points(interval: Interval) -> list[float] | None:
 def table_of(figures: Figures) -> str:
     """The figures for people to read."""
     arms: dict[str, Figures] = figures["arms"]
-    width = max(map(len, [*arms, "friction by sign"])) + 2
     level = f"{100 - 100 * figures['alpha']:g} % interval"
-    lines = [
-        f"experiment {figures['experiment']}: friction is the share of turns in finished sessions that went wrong",
-        "",
-        _row(width, "arm", ["sessions", "turns", "unanswered", "friction", level, *SHARES], "model"),
-    ]
+    rows = []
     for name, arm in arms.items():
         rate = "-" if arm["friction_points"] is None else f"{arm['friction_points']:.1f} %"
         interval = "-" if arm["interval"] is None else "{:.1f} to {:.1f}".format(*arm["interval"])
         times = ["-" if arm[share] is None else f"{arm[share]:.2f}" for share in SHARES]
         counts = [f"{arm[count]:,}" for count in ("sessions", "turns", "unanswered")]
-        lines.append(_row(width, name, [*counts, rate, interval, *times], ", ".join(arm["models"])))
+        rows.append([name, *counts, rate, interval, *times, ", ".join(arm["models"])])
+    tables = [Table(["arm", "sessions", "turns", "unanswered", "friction", level, *SHARES, "model"], rows)]
     for heading, field, columns in (("friction by sign", "signs", SIGNS), ("feedback", "feedback", OUTCOMES)):
-        lines += ["", _row(width, heading, columns)]
-        lines += [_row(width, name, [f"{arm[field][column]:,}" for column in columns]) for name, arm in arms.items()]
-    return "\n".join([*lines, "", *_sentences(figures)])
+        rows = [[name, *(f"{arm[field][column]:,}" for column in columns)] for name, arm in arms.items()]
+        tables.append(Table([heading, *columns], rows))
+    return "\n\n".join(
+        [
+            f"experiment {figures['experiment']}: friction is the share of turns in finished sessions that went wrong",
+            *(table.plain() for table in tables),
+            "\n".join(_sentences(figures)),
+        ]
+    )
 
 
 def _sentences(figures: Figures) -> list[str]:
@@ -204,10 +204,6 @@ def _sentences(figures: Figures) -> list[str]:
             "An arm has no finished session: clients need to send x-client-key, and sessions end after a while."
         )
     return lines
-
-
-def _row(width: int, name: str, cells: Sequence[str], last: str = "") -> str:
-    return f"{name:<{width}}{''.join(f'{cell:>16}' for cell in cells)}  {last}".rstrip()
 
 
 def _samples(arguments: argparse.Namespace) -> tuple[Samples, str]:
@@ -229,37 +225,27 @@ def _window(value: str) -> str:
     raise argparse.ArgumentTypeError(f"{value!r} should be a time such as 90m, 12h or 7d")
 
 
-def _chance(value: str) -> float:
-    try:
-        if 0 < float(value) < 1:
-            return float(value)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{value!r} should be a number between 0 and 1")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
         prog="python -m loadtest.experiment",
         description="Say which arm of an experiment serves its users better, from the service's metrics.",
         epilog=PEEKING,
+        allow_abbrev=False,
     )
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = made.add_mutually_exclusive_group(required=True)
     source.add_argument("--host", metavar="URL", help="service whose /metrics are read")
     source.add_argument("--metrics", type=Path, metavar="FILE", help="metrics that were saved")
     source.add_argument("--prometheus", metavar="URL", help="Prometheus server that is asked; its counts are estimates")
-
-    def add(name: str, type_: Callable[[str], Any], metavar: str, help_: str, default: Any = None) -> None:
-        parser.add_argument(name, type=type_, metavar=metavar, help=help_, default=default)
-
-    add("--since", Path, "FILE", "metrics of the same service that were saved earlier, whose counts are taken off")
-    add("--range", _window, "TIME", "with --prometheus: how far to look back (default: 1d)")
-    add("--experiment", str, "NAME", "which one, where there are several")
-    add("--baseline", str, "ARM", "arm that the others are compared with (default: control, or the largest)")
-    add("--alpha", _chance, "P", "chance of showing a difference where there is none (default: 0.05)", 0.05)
-    add("--power", _chance, "P", "chance of showing one of --effect, for the sessions still needed (default: 0.8)", 0.8)
-    add("--effect", positive, "POINTS", "smallest difference that matters, in points of 100 (default: 1)", 1.0)
-    return parser
+    about = "metrics of the same service that were saved earlier, whose counts are taken off"
+    add(made, "since", Path, "FILE", f"{about} (default: none)")
+    add(made, "range", _window, "TIME", f"with --prometheus: how far to look back, such as 12h (default: {DAY})")
+    add(made, "experiment", str, "NAME", "which one, where there are several (default: the only one)")
+    add(made, "baseline", str, "ARM", "arm that the others are compared with (default: control, or the largest)")
+    add(made, "alpha", chance, "P", "chance of showing a difference where there is none", 0.05)
+    add(made, "power", chance, "P", "chance of showing one of --effect, for the sessions still needed", 0.8)
+    add(made, "effect", positive, "POINTS", "smallest difference that matters, in points of 100", 1.0)
+    return made
 
 
 if __name__ == "__main__":

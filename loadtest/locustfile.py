@@ -15,8 +15,8 @@ Locust's own tables round to 1 ms; when a test stops, the project's table with t
 from __future__ import annotations
 
 import itertools
-import json
 import logging
+import pickle
 import random
 import sys
 import time
@@ -31,13 +31,13 @@ from locust.env import Environment
 from locust.exception import CatchResponseError, StopUser
 from locust.runners import LocalRunner
 
+from loadtest.load.options import Options, add_options
 from loadtest.load.pacing import Pace
 from loadtest.load.recorder import BATCH, CLIENT, SINCE_DUE, SINGLE, Recorder
 from loadtest.load.replies import phases_of, problem_of_reply
 from loadtest.load.report import figures_of, table_of, table_of_steps
 from loadtest.load.target import TargetError, known_locales, texts_for
 from loadtest.load.texts import Selection, Text, TextsError, load_texts, select
-from loadtest.options import Options, add_options
 
 log = logging.getLogger("loadtest")
 SESSION_TEXTS = 5  # that a client sends on average, before the user stands for another client
@@ -151,7 +151,7 @@ class NluUser(FastHttpUser):
 @events.init_command_line_parser.add_listener
 def _add_options(parser: ArgumentParser) -> None:
     add_options(parser)
-    about = "write what was recorded there instead of printing a table"
+    about = "file for what was recorded, pickled, instead of a table (default: none)"
     parser.add_argument("--record", metavar="FILE", help=about, include_in_web_ui=False)
 
 
@@ -162,7 +162,7 @@ def _prepare(environment: Environment, **_: Any) -> None:
     try:
         if not isinstance(environment.runner, LocalRunner):
             raise TargetError("locust's workers don't share this recorder; use python -m loadtest --processes N")
-        texts = load_texts(options.texts_path, options.texts_locale)
+        texts = load_texts(options.texts_path, options.locale)
         if environment.host:
             select(texts, options.locale_names, known_locales(environment.host, options.model))
     except (TextsError, TargetError) as error:
@@ -223,7 +223,7 @@ def _stop(**_: Any) -> None:
 @events.test_stop.add_listener
 def _report(environment: Environment, **_: Any) -> None:
     if record := getattr(environment.parsed_options, "record", None):
-        Path(record).write_text(json.dumps(run.recorder.dump()))
+        Path(record).write_bytes(pickle.dumps(run.recorder))
     elif run.selection.texts:
         found, host = [], environment.host or ""
         for users, recorder in [*run.steps, Step(run.users or _all_users(environment), run.recorder)]:

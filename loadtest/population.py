@@ -16,22 +16,28 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
-from urllib.parse import urlsplit
 
-from loadtest.experiments.users import Answer, Played, Population, PopulationError, ReplyError, play_session
+import orjson
+
+from loadtest.experiments.users import ArmAnswer, Played, Population, PopulationError, ReplyError, play_session
+from loadtest.load.client import OK, Client, Reply
+from loadtest.load.command import FAILED, command
+from loadtest.load.options import (
+    Options,
+    add,
+    add_reply_timeout,
+    add_start_timeout,
+    add_texts,
+    positive,
+    positive_int,
+    share,
+)
 from loadtest.load.replies import problem_of_reply
-from loadtest.load.target import TargetError, texts_for, wait_until_ready
-from loadtest.load.texts import Text, TextsError
-from loadtest.options import Options, positive, positive_int, share
-
-FAILED = 1
-CANNOT_TEST = 2
-INTERRUPTED = 130
-OK = 200
+from loadtest.load.target import texts_for, wait_until_ready
+from loadtest.load.texts import Text
 
 
 def play(host: str, population: Population, users: int, *, concurrency: int, timeout: float) -> Played:
@@ -47,23 +53,23 @@ def play(host: str, population: Population, users: int, *, concurrency: int, tim
         timeout: seconds for a reply.
 
     Raises:
-        PopulationError: the service can't be reached, no reply names an arm, or users can't go on.
+        LoadError: the service can't be reached.
+        PopulationError: no reply names an arm, or users can't go on.
     """
     stop = threading.Event()
     numbers = iter(range(users))  # taking the next is one step of the interpreter, so threads may share it
 
     def play_some(_: int) -> Played:
-        played, line = Played(), Line(host, timeout)
+        played = Played()
         try:
-            for number in numbers:
-                if stop.is_set():
-                    break
-                play_session(population, number, line, played)
+            with Client(host, timeout) as client:
+                for number in numbers:
+                    if stop.is_set():
+                        break
+                    play_session(population, number, NluService(client), played)
         except BaseException:
             stop.set()  # the others need not go on
             raise
-        finally:
-            line.close()
         return played
 
     played = Played()
@@ -75,64 +81,45 @@ def play(host: str, population: Population, users: int, *, concurrency: int, tim
     return played
 
 
-class Line:
-    """A connection to a service, kept open.
+class NluService:
+    """The service over one connection, as `users.Service`.
 
     Raises:
-        PopulationError: from each method: the service can't be reached.
+        LoadError: from each method: the service can't be reached.
     """
 
-    def __init__(self, host: str, timeout: float) -> None:
-        parts = urlsplit(host)
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._host = host
-        self._connection = kind(parts.hostname or "", parts.port, timeout=timeout)
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
-    def ask(self, key: str, text: Text) -> Answer:
+    def ask(self, key: str, text: Text) -> ArmAnswer:
         """As `Service`."""
-        status, request_id, content = self._post("/v1/nlu", key, text._asdict())
-        if problem := problem_of_reply([text.text], False, status, content):
+        reply = self._post("/v1/nlu", key, text._asdict())
+        if problem := problem_of_reply([text.text], False, reply.status, reply.content):
             raise ReplyError(problem)
-        return Answer(json.loads(content).get("arm"), request_id)
+        return ArmAnswer(orjson.loads(reply.content).get("arm"), reply.headers.get("x-request-id", ""))
 
-    def give_up(self, key: str, answer: Answer) -> None:
+    def give_up(self, key: str, answer: ArmAnswer) -> None:
         """As `Service`."""
-        status, *_ = self._post("/v1/feedback", key, answer._asdict() | {"outcome": "abandoned"})
-        if status != OK:
-            raise ReplyError(f"feedback: HTTP {status}")
+        reply = self._post("/v1/feedback", key, answer._asdict() | {"outcome": "abandoned"})
+        if reply.status != OK:
+            raise ReplyError(f"feedback: HTTP {reply.status}")
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def _post(self, path: str, key: str, body: dict[str, Any]) -> tuple[int, str, bytes]:
-        headers = {"content-type": "application/json", "x-client-key": key}
-        try:
-            self._connection.request("POST", path, json.dumps(body), headers)
-            reply = self._connection.getresponse()
-            return reply.status, reply.headers.get("x-request-id", ""), reply.read()
-        except (OSError, HTTPException) as error:
-            raise PopulationError(f"{self._host} can't be reached ({error or type(error).__name__})") from None
+    def _post(self, path: str, key: str, body: dict[str, Any]) -> Reply:
+        return self._client.post(path, orjson.dumps(body), {"x-client-key": key})
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Let users loose on a service. Returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    options = Options(texts=arguments.texts, texts_locale=arguments.texts_locale, locales=arguments.locales)
+    """Simulate users of a service. Returns the exit code."""
+    arguments = parser().parse_args(argv)
+    options = Options(texts=arguments.texts, locale=arguments.locale, locales=arguments.locales)
     host = arguments.host.rstrip("/")
     began = time.perf_counter()
-    try:
-        wait_until_ready(host, arguments.patience)
-        texts = texts_for(options, host).texts
-        population = Population(texts, arguments.friction, turns=arguments.turns, seed=arguments.seed)
-        played = play(
-            host, population, arguments.clients, concurrency=arguments.concurrency, timeout=arguments.reply_timeout
-        )
-    except (TextsError, TargetError, PopulationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return CANNOT_TEST
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    wait_until_ready(host, arguments.start_timeout)
+    texts = texts_for(options, host).texts
+    population = Population(texts, arguments.friction, turns=arguments.turns, seed=arguments.seed)
+    how = {"concurrency": arguments.concurrency, "timeout": arguments.reply_timeout}
+    played = play(host, population, arguments.clients, **how)
     print("sessions count once they are over: session_seconds in the experiment file says when", file=sys.stderr)
     asked = {"host": host, "clients": arguments.clients, "seed": arguments.seed, "friction": arguments.friction}
     print(json.dumps(asked | {"seconds": round(time.perf_counter() - began, 3)} | played.figures()))
@@ -142,37 +129,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _chances(value: str) -> dict[str, float]:
     """``control=0.1,candidate=0.2`` as a dictionary."""
     try:
-        found = {arm.strip(): share(chance) for arm, chance in (pair.split("=") for pair in value.split(","))}
+        return {arm.strip(): share(chance) for arm, chance in (pair.split("=") for pair in value.split(","))}
     except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(
-            f"{value!r} should be arms and numbers from 0 to 1 such as a=0.1,b=0.2"
-        ) from None
-    return found
+        allowed = "arms and numbers from 0 to 1 such as a=0.1,b=0.2"
+        raise argparse.ArgumentTypeError(f"{value!r} should be {allowed}") from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtest.population",
-        description="Simulate users of a service that runs an experiment; some are not satisfied, by arm.",
-    )
-    parser.add_argument("--host", required=True, metavar="URL", help="service, such as http://127.0.0.1:8000")
-    parser.add_argument("--friction", required=True, type=_chances, metavar="A=P,B=P", help="for each arm, the chance "
-                        "that an answer does not satisfy, such as control=0.10,candidate=0.20")  # fmt: skip
-
-    def add(name: str, type_: Callable[[str], Any], metavar: str, help_: str, default: Any = None) -> None:
-        shown = "" if default is None else f" (default: {default:g})"
-        parser.add_argument(name, type=type_, metavar=metavar, help=help_ + shown, default=default)
-
-    add("--clients", positive_int, "N", "users, each with a key and a session", 1000)
-    add("--turns", positive, "N", "mean turns of a session", 4.0)
-    add("--seed", int, "N", "of everything random; another one makes other users", 0)
-    add("--concurrency", positive_int, "N", "sessions at once", 8)
-    add("--texts", str, "PATH", "what users say, as of python -m loadtest (default: the project's sample)")
-    add("--texts-locale", str, "LOCALE", "locale of texts that come without one")
-    add("--locales", str, "A,B", "users speak only these (default: those that the default student knows)")
-    add("--patience", positive, "S", "seconds for the service to be ready", 30.0)
-    add("--reply-timeout", positive, "S", "seconds for a reply", 5.0)
-    return parser
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    about = "Simulate users of a service that runs an experiment; some are not satisfied, by arm."
+    made = argparse.ArgumentParser(prog="python -m loadtest.population", description=about, allow_abbrev=False)
+    made.add_argument("--host", required=True, metavar="URL", help="service, such as http://127.0.0.1:8000")
+    made.add_argument("--friction", required=True, type=_chances, metavar="A=P,B=P", help="for each arm, the chance "
+                      "that an answer does not satisfy, such as control=0.10,candidate=0.20")  # fmt: skip
+    add(made, "clients", positive_int, "CLIENTS", "users, each with a key and a session", 1000)
+    add(made, "turns", positive, "TURNS", "mean turns of a session", 4.0)
+    add(made, "seed", int, "SEED", "seed of everything random; another one makes other users", 0)
+    add(made, "concurrency", positive_int, "SESSIONS", "sessions at once", 8)
+    add(made, "locales", str, "A,B", "comma-separated locales of the users (default: those of the default student)")
+    add_texts(made, str)
+    add_start_timeout(made, 30.0)
+    add_reply_timeout(made)
+    return made
 
 
 if __name__ == "__main__":

@@ -1,29 +1,33 @@
 """Serve quantised NLU students over HTTP. Imports neither torch, transformers, optimum nor onnx.
 
-The way of a request, from socket to reply, and the module in which each step lives::
+The path of a text of ``POST /v1/nlu`` from socket to reply, which a test measures::
 
-    __main__, process.*            processes, each with a socket and an event loop of its own
-    http.connection, .request_response   HTTP/1.1 on one connection, under uvicorn's server; one request on it
-    http.middleware                opens the request's context (id, deadline, timings), checks the key, finds the
-                                   endpoint; turns every error into the shape of `errors`
-    http.bodies, http.requests     read the body within its limits, parse it
-    endpoints                      what the endpoint does: choose a student, admit the text, answer, shape the reply
-    experiments.routing            which student: the one named, or an experiment's
-    models.registry                the loaded students, their locales and remembered answers (`models.cache`)
-    models.queue                   permits, the queue, deadlines, clients who left; on the loop or in a thread
-    student.student                tokenise, run the graph, decode, calibrate
-    http.replies                   the answer as JSON; the middleware sends it, `monitoring` counts it
+    http.connection        HTTP/1.1 on one connection, one `RequestResponseCycle` for each request on it
+    http.middleware        request id, deadline, API key; finds the endpoint; turns every error into a reply
+    http.requests          reads the body within its limits and parses it
+    endpoints              gets an answer, and makes it the body of the reply
+    experiments.routing    chooses the student: the one named, that of an experiment's arm, or the default
+    models.queue           checks the request against the student; answer cache, permits, queue, deadline
+    student.predictor      runs the graph, one text at a time
+    student.tokenization   text to tokens and words
+    student.decoding       logits to labels and slots
+    student.calibration    whether the text is in scope
 
-The folders:
+The reply goes back through `endpoints` and `http.middleware`, which wait for it, and is written by `http.connection`.
+After that the middleware does what was deferred: metrics, the turn of an experiment, shadow traffic, tracing.
+
+The folders, each of which imports only those above it:
 
 | folder | holds |
 |---|---|
 | `student/` | the student folder and what answers from it, without HTTP |
 | `monitoring/` | metrics, drift, tracing |
-| `http/` | connection, request context, bodies, schemas, replies, API keys, middleware |
+| `http/` | connection, middleware, request context, bodies, schemas, API keys |
 | `models/` | the loaded students: registry, queue, answer cache, reload |
-| `experiments/` | A/B routing, shadow traffic, users' dissatisfaction |
-| `process/` | supervisor, workers, the number of processes |
+| `experiments/` | A/B routing, shadow traffic, user dissatisfaction |
+| `page/` | the web page |
+| `process/` | supervisor, workers, the number of processes; imports `app`, too |
 
-At the top: the command, `app`, `endpoints`, `settings`, `errors`, `ask` and `watched_file`.
+At the top: `errors`, `settings` and `watched_file`, which every folder may import; `endpoints` and `app` above
+`experiments/`; the commands `__main__` and `ask`.
 """

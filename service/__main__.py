@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # imports take most of a start; `main` does them once a signal in between does no harm
+if TYPE_CHECKING:  # imports take most of the start; `main` does them once signals are handled
+    import argparse
+
     from service.process.channel import Report
     from service.settings import Settings
 
@@ -23,12 +25,19 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 EXAMPLE = {"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from service.settings import parser
+
+    return parser()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Returns the exit code: 0 stopped, 1 cannot start or did not stop in time, 2 a setting is wrong.
     """
-    _on_signals(lambda *_: os._exit(0))  # nothing has begun that must be ended
+    _on_signals(lambda *_: os._exit(0))  # nothing to clean up yet
     from service.settings import SettingsError, read_settings
 
     try:
@@ -39,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _serve(settings)
     finally:
-        _on_signals(signal.SIG_IGN)  # stopped already: one more signal must not change the exit code
+        _on_signals(signal.SIG_IGN)  # stopped already: another signal must not change the exit code
 
 
 def _serve(settings: Settings) -> int:
@@ -51,7 +60,8 @@ def _serve(settings: Settings) -> int:
     logging.getLogger("service").info("workers: %d (%s)", *workers)
     if settings.api_keys_file is None and settings.host not in LOOPBACK:
         logging.getLogger("service").warning(
-            "listening on %s without API keys: whoever reaches the port is answered (--api-keys-file)", settings.host
+            "listening on %s without API keys: everyone who reaches the port is answered (--api-keys-file)",
+            settings.host,
         )
     try:
         bound = reserve(settings) if workers.number > 1 else listen(settings)
@@ -74,7 +84,7 @@ def _serve(settings: Settings) -> int:
 
 
 def announcement_of(reports: Sequence[Report], address: str) -> list[str]:
-    """What a person who started the service needs next, once the students of every worker are loaded."""
+    """What is printed once the students of every worker are loaded: state, addresses, and a command to try."""
     students = _union(report["students"] for report in reports)
     reasons = _union(report["reasons"] for report in reports)
     workers = f"; {len(reports)} workers" if len(reports) > 1 else ""
@@ -97,25 +107,17 @@ def address_of(bound: socket.socket) -> str:
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A listening socket. Made here rather than by uvicorn, so that a failure is one sentence.
-
-    Raises:
-        OSError: there is no such address, or it is taken.
-    """
+    """A listening socket. Raises OSError, with one sentence, if there is no such address or it is taken."""
     return _socket(settings, settings.port, socket.SO_REUSEADDR, listening=True)
 
 
 def reserve(settings: Settings) -> socket.socket:
-    """A socket that holds the address for workers to share, and gets no connection itself since it doesn't listen.
-
-    Raises:
-        OSError: there is no such address, or it is taken.
-    """
-    with _socket(settings, settings.port, socket.SO_REUSEADDR) as probe:  # to share would be to join whoever is there
+    """A socket that reserves the address for the workers without listening itself. Raises OSError as `listen`."""
+    with _socket(settings, settings.port, socket.SO_REUSEADDR) as probe:  # fails where another service has the address
         port = probe.getsockname()[1]
-    try:  # without SO_REUSEADDR, so that the probe of another service fails even before a worker listens
+    try:  # without SO_REUSEADDR: the probe of another service must fail even before a worker listens
         return _socket(settings, port, socket.SO_REUSEPORT)
-    except OSError:  # connections of an earlier service linger
+    except OSError:  # connections of an earlier service are still closing
         return _socket(settings, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
 
 

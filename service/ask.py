@@ -1,4 +1,4 @@
-"""Ask a student folder without a server.
+"""Ask a student without a server.
 
 python -m service.ask --locale de-DE "weck mich am freitag um neun uhr auf"
 """
@@ -9,32 +9,39 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from service.settings import SHIPPED_STUDENTS
 from service.student.manifest import StudentError
+from service.student.shipped import student_folder
 from service.student.student import Student
 
-SHIPPED = SHIPPED_STUDENTS / "s"
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="python -m service.ask", description="Ask a student without a server.", allow_abbrev=False
+    )
+    made.add_argument(
+        "--student",
+        default="s",
+        metavar="DIR",
+        help="student folder, or the name of a shipped student, s or xs (default: %(default)s)",
+    )
+    made.add_argument("--locale", required=True, help="locale of the texts, such as de-DE")
+    made.add_argument("texts", nargs="+", metavar="TEXT", help="texts to understand")
+    return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring. Prints one JSON object a text."""
-    parser = argparse.ArgumentParser(prog="python -m service.ask", description="Ask a student folder without a server.")
-    parser.add_argument("--student", type=Path, default=SHIPPED, help="student folder (the shipped one)")
-    parser.add_argument("--locale", required=True, help="locale of the texts, such as de-DE")
-    parser.add_argument("texts", nargs="+", metavar="TEXT")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
-        student = Student.load(args.student)
+        student = Student.load(student_folder(args.student))
     except StudentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.locale not in student.manifest.locales:
-        print(
-            f"error: --locale {args.locale!r}; this student knows {', '.join(student.manifest.locales)}",
-            file=sys.stderr,
-        )
+    locales = student.manifest.locales
+    if args.locale not in locales:
+        print(f"error: --locale {args.locale!r}; this student knows {', '.join(locales)}", file=sys.stderr)
         return 2
     for text in args.texts:
         answer = student.predict(text, locale=args.locale)

@@ -1,227 +1,300 @@
-"""What each endpoint does. Errors are raised, and answered by the boundary, which also reads and parses bodies."""
+"""What each endpoint does, and the body of its reply. The middleware reads bodies and answers the errors raised here.
+
+Replies are built as plain dicts, which is faster than with models; a test checks them against `http.schemas`.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import State
 
-from service.errors import (
-    BatchTooLarge,
-    ClientLeft,
-    Forbidden,
-    InvalidRequest,
-    NotReady,
-    ReloadRefused,
-    ServiceError,
-    TextTooLarge,
-    error_body,
-)
+from service import errors
+from service.errors import ServiceError, error_body
 from service.experiments.comparison import agreement, differences
-from service.experiments.routing import Traffic, check_head, question_of
-from service.http.context import Call, ClientCall, Reply, ThisCall, TimedCall, json_reply
-from service.http.replies import Answer, Json, domain_reply, model_summary, nlu_reply
-from service.http.requests import (
-    BatchRequest,
-    CompareRequest,
-    DomainRequest,
-    FeedbackRequest,
-    ItemFault,
-    NluItem,
-    NluRequest,
-)
-from service.models.registry import Engine, Loaded
+from service.experiments.routing import Route, Router
+from service.http import requests
+from service.http.context import Context, Json, Reply, RequestContext
+from service.http.requests import TextRequest
+from service.models.queue import Answer, LoadedModel
+from service.models.registry import ModelRegistry
 from service.monitoring.metrics import NONE, Metrics
 from service.monitoring.timings import Timings
-from service.page import Page
 from service.settings import Settings
-from service.student.student import Prediction
+from service.student.decoding import Ranked, Span
+from service.student.manifest import Manifest
+
+DIGITS = 6  # of a confidence; more would only be noise of the softmax
 
 
-class Api:
+@dataclass(frozen=True, eq=False)
+class Endpoints:
     """The endpoints of one application. `state.reload` reloads the students of every process."""
 
-    def __init__(
-        self, settings: Settings, engine: Engine, metrics: Metrics, traffic: Traffic, page: Page, state: State
-    ) -> None:
-        self.settings = settings
-        self.engine = engine
-        self.metrics = metrics
-        self.traffic = traffic
-        self.page = page
-        self.state = state
+    settings: Settings
+    registry: ModelRegistry
+    metrics: Metrics
+    router: Router
+    page: Reply
+    state: State
 
-    async def nlu(self, call: ClientCall, body: NluRequest) -> Reply:
+    async def nlu(self, context: Context, body: requests.NluRequest) -> Reply:
         """Domain, intent and slots of one text.
 
         Offsets are code points of the text as it was sent: `text[start:end] == value`. What the student has no head for
         is null. Where an experiment splits the requests that name no model, the reply names the arm.
         """
-        route = self.traffic.route(call, body)
-        call.model = route.student.name
+        route = self.router.route(context, body)
+        context.model = route.model.name
         try:
-            with route.student.lane.admit(1):
-                answer = await self._answer(call, route.student, body)
+            answer = await route.model.answer(context, body)
         except Exception as error:
-            self.traffic.failed(route, error)
+            self.router.record_failure(route, error)
             raise
-        self._count(call, route.student, answer)
-        self.traffic.answered(call, route, answer)
-        return json_reply(nlu_reply(answer, call.request_id, route.arm))
+        context.timings = answer.timings
+        context.after_reply = partial(self._record_turn, route, answer)
+        return _json_reply(_nlu_body(route.model, body, answer, context.request_id, route.arm))
 
-    async def domain(self, call: TimedCall, body: DomainRequest) -> Reply:
+    async def domain(self, context: Context, body: requests.DomainRequest) -> Reply:
         """The domain alone: of a first-stage router where one is configured, else of the default student."""
-        chosen = self.engine.router() if body.model is None else self.engine.choose(body.model)
-        call.model = chosen.name
-        check_head(chosen, "domain", "domain")
-        with chosen.lane.admit(1):
-            answer = await self._answer(call, chosen, body)
-        self._count(call, chosen, answer)
-        return json_reply(domain_reply(answer, call.request_id))
+        model = self.registry.choose_for_domains() if body.model is None else self.registry.choose(body.model)
+        context.model = model.name
+        model.require_head("domain", "domain")
+        answer = await model.answer(context, body)
+        context.timings = answer.timings
+        context.after_reply = partial(self._record, model, [answer])
+        return _json_reply(_domain_body(model, body, answer, context.request_id))
 
-    async def compare(self, call: TimedCall, body: CompareRequest) -> Reply:
+    async def compare(self, context: Context, body: requests.CompareRequest) -> Reply:
         """One text through several students, side by side, with their timings and where they differ.
 
         They run one after the other. One that can't answer gets an error in its place; if none can, the first one's is
         that of the request.
         """
-        names = body.models or [self.engine.choose(None).name, *self.engine.students]
-        students = {chosen.name: chosen for chosen in map(self.engine.choose, names)}
+        names = body.models or [self.registry.choose(None).name, *self.registry.models]
+        models = {model.name: model for model in map(self.registry.choose, names)}
         results: Json = {}
-        predictions: dict[str, Prediction] = {}
-        spent: list[Timings] = []
+        answers: dict[str, Answer] = {}
         problems: list[ServiceError] = []
-        for name, chosen in students.items():
+        for name, model in models.items():
             try:
-                with chosen.lane.admit(1):
-                    answer = await self._answer(call, chosen, body, began=time.perf_counter())
-                predictions[name] = answer.prediction
-                spent.append(answer.timings)
-                results[name] = nlu_reply(answer, call.request_id)
-            except ClientLeft:
+                answers[name] = await model.answer(context, body, began=time.perf_counter())
+                results[name] = _nlu_body(model, body, answers[name], context.request_id)
+            except errors.ClientLeft:
                 raise
             except ServiceError as error:
                 problems.append(error)
-                results[name] = error_body(error, call.request_id)
-        if len(problems) == len(students):
+                results[name] = error_body(error, context.request_id)
+        if not answers:
             raise problems[0]
         for problem in problems:
             self.metrics.count_error(problem)
-        call.timings = Timings.of_several(spent, call.began)
-        same = agreement(predictions)
-        return json_reply(
+        context.timings = Timings.of_several([answer.timings for answer in answers.values()], context.began)
+        same = agreement({name: answer.prediction for name, answer in answers.items()})
+        return _json_reply(
             {
                 "results": results,
                 "agreement": same,
                 "differences": differences(results, same),
-                "request_id": call.request_id,
+                "request_id": context.request_id,
             }
         )
 
-    async def feedback(self, call: ThisCall, body: FeedbackRequest) -> Reply:
-        """What became of an answer: counted for the arm of the experiment that gave it. The first word counts.
+    async def feedback(self, context: Context, body: requests.FeedbackRequest) -> Reply:
+        """What became of an answer: counted for the arm of the experiment that gave it. Only the first feedback counts.
 
         Send the `arm` of the answer, too: it tells a process that did not answer itself where to count.
         """
-        noted = self.traffic.told(body)
-        call.model = noted.place.model
-        return json_reply(
+        result = self.router.record_feedback(body)
+        labels = result.labels
+        context.model = labels.model
+        return _json_reply(
             {
                 "request_id": body.request_id,
                 "outcome": body.outcome,
-                "arm": None if noted.place.arm == NONE else noted.place.arm,
-                "counted": not noted.repeated,
-                "remembered": noted.remembered,
+                "arm": None if labels.arm == NONE else labels.arm,
+                "counted": not result.repeated,
+                "remembered": result.remembered,
             }
         )
 
-    async def batch(self, call: TimedCall, body: BatchRequest) -> Reply:
+    async def batch(self, context: Context, body: requests.BatchRequest) -> Reply:
         """Several texts in one request; each gets the answer that it would get alone, or an error of its own.
 
         Texts run one at a time: a dynamically quantised graph takes one activation scale for a whole batch, so in a
         real batch an answer would move with its neighbours.
         """
         if len(body.items) > self.settings.max_batch:
-            raise BatchTooLarge(count=len(body.items), limit=self.settings.max_batch)
-        chosen = self.engine.choose(body.model)
-        call.model = chosen.name
+            raise errors.BatchTooLarge(count=len(body.items), limit=self.settings.max_batch)
+        model = self.registry.choose(body.model)
+        context.model = model.name
         results: list[Json] = []
-        spent: list[Timings] = []
-        with chosen.lane.admit(len(body.items)) as permits:
-            chosen.meters.batch_size.observe(len(body.items))
+        answers: list[Answer] = []
+        with model.queue.admit(len(body.items)) as permits:
+            model.metrics.batch_size.observe(len(body.items))
+            context.after_reply = partial(self._record, model, answers)
             for item in body.items:
                 try:
-                    if isinstance(item, ItemFault):
-                        raise InvalidRequest(problem=item.problem)
-                    answer = await self._answer(call, chosen, item)
-                    self._count(call, chosen, answer)
-                    spent.append(answer.timings)
-                    results.append(nlu_reply(answer, call.request_id))
-                except ClientLeft:
+                    if isinstance(item, errors.InvalidRequest):
+                        raise item
+                    answer = await model.answer_admitted(context, item)
+                    answers.append(answer)
+                    results.append(_nlu_body(model, item, answer, context.request_id))
+                except errors.ClientLeft:
                     raise
                 except ServiceError as error:
                     self.metrics.count_error(error)
-                    results.append(error_body(error, call.request_id))
+                    results.append(error_body(error, context.request_id))
                 permits.give_back(1)
-        call.timings = Timings.of_batch(spent)
-        return json_reply({"results": results})
+        context.timings = Timings.of_batch([answer.timings for answer in answers])
+        return _json_reply({"results": results})
 
-    async def models(self, _: ThisCall) -> Reply:
+    async def models(self, _: Context) -> Reply:
         """The students that are loaded, with what their manifests say, and those that were refused."""
-        summaries = [
-            model_summary(loaded.student.manifest, self.engine.aliases_of(name))
-            for name, loaded in self.engine.students.items()
+        models = [
+            _model_body(model.student.manifest, self.registry.aliases_of(name))
+            for name, model in self.registry.models.items()
         ]
-        return json_reply({"models": summaries, "refused": self.engine.refused})
+        return _json_reply({"models": models, "refused": self.registry.refused})
 
-    async def reload(self, _: ThisCall) -> Reply:
+    async def reload(self, _: Context) -> Reply:
         """Load what is new or changed in the students folder, and let it serve once it is warm and self-tested.
 
         A student whose new version can't be served goes on as it is. Needs an API key.
         """
         if self.settings.api_keys_file is None:
-            raise Forbidden(problem="a reload needs an API key, and none is configured (--api-keys-file)")
+            raise errors.Forbidden(problem="a reload needs an API key, and none is configured (--api-keys-file)")
         outcome: Json = await self.state.reload()
         if outcome["refused"]:
-            raise ReloadRefused(problems="; ".join(outcome["refused"]))
-        return json_reply(outcome)
+            raise errors.ReloadRefused(problems="; ".join(outcome["refused"]))
+        return _json_reply(outcome)
 
-    async def live(self, _: ThisCall) -> Reply:
+    async def live(self, _: Context) -> Reply:
         """Yes, as long as the process answers at all."""
-        return json_reply({"status": "live"})
+        return _json_reply({"status": "live"})
 
-    async def ready(self, call: ThisCall) -> Reply:
+    async def ready(self, context: Context) -> Reply:
         """Yes, once every expected student is loaded, warm and self-tested; else 503 with the reasons."""
-        reasons = self.engine.reasons_not_ready()
+        reasons = self.registry.reasons_not_ready()
         if not reasons:
-            return json_reply({"status": "ready"})
-        error = NotReady(reason="; ".join(reasons))  # not raised: a probe is no rejected request
-        return json_reply(error_body(error, call.request_id))._replace(status=error.row.status)
+            return _json_reply({"status": "ready"})
+        error = errors.NotReady(reason="; ".join(reasons))  # not raised: a probe is no rejected request
+        return _json_reply(error_body(error, context.request_id))._replace(status=error.row.status)
 
-    async def expose(self, _: ThisCall) -> Reply:
+    async def expose(self, _: Context) -> Reply:
         """Metrics in the Prometheus text format."""
         return Reply(self.metrics.exposition(), ((b"content-type", CONTENT_TYPE_LATEST.encode()),))
 
-    async def show_page(self, _: ThisCall) -> Reply:
+    async def show_page(self, _: Context) -> Reply:
         """The web page."""
-        return Reply(self.page.body, self.page.headers)
+        return self.page
 
-    async def _answer(
-        self, call: Call, chosen: Loaded, item: NluItem | DomainRequest | CompareRequest, began: float | None = None
-    ) -> Answer:
-        """A student's answer to a text; `began` is when it was asked, if not by the call alone."""
-        limit = self.settings.max_text_chars
-        if len(item.text) > limit:
-            raise TextTooLarge(count=len(item.text), limit=limit)
-        question = question_of(item, chosen)
-        prediction, cached = await chosen.answer(call, question)
-        timings = Timings.of(call.began if began is None else began, prediction, remembered=cached)
-        return Answer(
-            chosen.student.identity, question, item.locale, item.top_k is not None, prediction, cached, timings
-        )
+    def _record_turn(self, route: Route, answer: Answer, context: RequestContext) -> None:
+        self._record(route.model, [answer], context)
+        self.router.record_answer(context, route, answer)
 
-    def _count(self, call: Call, chosen: Loaded, answer: Answer) -> None:
-        call.timings = answer.timings
-        locale = answer.question.locale
-        self.metrics.defer(chosen.meters.count, locale, answer.prediction, answer.timings, answer.cached)
+    def _record(self, model: LoadedModel, answers: Sequence[Answer], _: RequestContext) -> None:
+        for question, prediction, cached, timings in answers:
+            self.metrics.defer(model.metrics.count, question.locale, prediction, timings, cached)
+
+
+def _json_reply(body: Json) -> Reply:
+    return Reply(orjson.dumps(body))
+
+
+def _nlu_body(model: LoadedModel, item: TextRequest, answer: Answer, request_id: str, arm: str | None = None) -> Json:
+    """The body of `schemas.NluReply`."""
+    question, prediction, _, _ = answer
+    domain, intent = _labels(prediction.domain), _labels(prediction.intent)
+    body = {
+        "domain": domain[0] if domain else None,
+        "intent": intent[0] if intent else None,
+        "slots": _slots(prediction.slots),
+        **_common(model, item, answer, request_id),
+    }
+    if item.top_k is not None:
+        body["ranking"] = {"domain": domain, "intent": intent}
+    if question.domains is not None or question.intents is not None:
+        body["kept"] = {"domain": _rounded(prediction.kept_domains), "intent": _rounded(prediction.kept_intents)}
+    if arm is not None:
+        body["arm"] = arm
+    return body
+
+
+def _domain_body(model: LoadedModel, item: TextRequest, answer: Answer, request_id: str) -> Json:
+    """The body of `schemas.DomainReply`, of a student that has domains."""
+    domain = _labels(answer.prediction.domain) or []
+    body = {"domain": domain[0], **_common(model, item, answer, request_id)}
+    if item.top_k is not None:
+        body["ranking"] = domain
+    if answer.question.domains is not None:
+        body["kept"] = _rounded(answer.prediction.kept_domains)
+    return body
+
+
+def _common(model: LoadedModel, item: TextRequest, answer: Answer, request_id: str) -> Json:
+    """The fields of every answer besides its labels."""
+    question, prediction, cached, timings = answer
+    body: Json = {
+        "in_scope": prediction.in_scope,
+        "locale": question.locale,
+        "truncated": prediction.truncated,
+        "cached": cached,
+        "model": model.student.identity,
+        "request_id": request_id,
+        "timings_ms": {
+            phase: round(seconds * 1000, 3) for phase, seconds in zip(timings._fields, timings, strict=True)
+        },
+    }
+    if item.locale != question.locale:
+        body["fallback_from"] = item.locale
+    return body
+
+
+def _labels(ranked: Sequence[Ranked] | None) -> list[Json] | None:
+    if ranked is None:
+        return None
+    return [{"name": name, "confidence": round(confidence, DIGITS)} for name, confidence in ranked]
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, DIGITS)
+
+
+def _slots(spans: Sequence[Span] | None) -> list[Json] | None:
+    if spans is None:
+        return None
+    return [
+        {"name": name, "value": value, "start": start, "end": end, "confidence": round(confidence, DIGITS)}
+        for name, value, start, end, confidence in spans
+    ]
+
+
+def _model_body(manifest: Manifest, aliases: Sequence[str]) -> Json:
+    """The body of `schemas.ModelSummary`."""
+    labels = manifest.labels
+    return {
+        "name": manifest.name,
+        "default": "default" in aliases,
+        "aliases": aliases,
+        "size": manifest.size,
+        "precision": manifest.precision,
+        "digest": manifest.digest,
+        "heads": labels.heads,
+        "locales": manifest.locales,
+        "max_length": manifest.max_length,
+        "calibrated": manifest.calibration is not None,
+        "parameters": manifest.architecture.parameters,
+        "domains": labels.domain,
+        "intents": labels.intent,
+        "slots": sorted({tag[2:] for tag in labels.slots[1:]}),
+        "accuracy": manifest.accuracy,
+        "latency": manifest.latency,
+        "parity": manifest.parity,
+        "calibration": manifest.calibration.model_dump() if manifest.calibration else None,
+    }

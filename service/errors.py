@@ -1,8 +1,8 @@
-# ruff: noqa: N818 - "raise UnknownLocale" says it all
-"""Every way in which a request can fail, and the one shape in which the client hears of it.
+# ruff: noqa: N818 - "raise UnknownLocale" is clear
+"""Every error of a request, and the shape of error replies.
 
-The table below is the whole truth: status, `code`, public message and metric label of each error class. Messages are
-made from limits, names that the server knows, and field names; **the text of a request never enters one**.
+The table below holds status, `code`, public message and metric label of each error class. Messages are made from
+limits, names that the server knows, and field names, **never from the text of a request**.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ TABLE: dict[str, Row] = {
 
 
 class ServiceError(Exception):
-    """An error that a client is told of. Each subclass has its row in `TABLE`, or can't be defined.
+    """An error that is reported to the client. Each subclass must have its row in `TABLE`.
 
-    Usage: ``raise BatchTooLarge(count=100, limit=64)``; the details fill the row's message template, `headers` go
-    with the reply.
+    Usage: ``raise BatchTooLarge(count=100, limit=64)``; the details fill the message template of the row. `headers` are
+    added to the reply.
     """
 
     row: ClassVar[Row]
@@ -130,36 +130,36 @@ class BodyTimeout(ServiceError):
 
 
 class ReloadRefused(ServiceError):
-    """A student folder can't be served; the students that were in service still are."""
+    """A student folder can't be served; the students that were in service before still are."""
 
 
 class Overloaded(ServiceError):
-    """`Settings.permits` texts are waiting or running; ``Retry-After`` says when to come again."""
+    """`Settings.permits` texts are waiting or running; ``Retry-After`` says when to try again."""
 
 
 class DeadlinePassed(ServiceError):
-    """A text's turn came after the request's deadline; no work was done on it."""
+    """The deadline passed before the text's turn came; no work was done on it."""
 
 
 class NotReady(ServiceError):
-    """Students are still loading, one that is expected could not be loaded, or the service is about to stop."""
+    """Students are loading, an expected one could not be loaded, or the service is about to stop."""
 
 
 class InternalError(ServiceError):
-    """A fault of the service itself."""
+    """An unexpected exception."""
 
 
 class ClientLeft(ServiceError):
-    """The connection closed before the reply; nobody hears this, but it is counted."""
+    """The client disconnected before the reply; only counted."""
 
 
 def error_body(error: ServiceError, request_id: str) -> dict[str, dict[str, str]]:
-    """The one JSON shape of every error."""
+    """The JSON body of every error."""
     return {"error": {"code": error.row.code, "message": error.message, "request_id": request_id}}
 
 
 def log_fault(error: BaseException, request_id: str) -> None:
-    """Log an unexpected exception by type and place only: its message and its values may hold a user's text."""
+    """Log an unexpected exception by type and place only: its message and values may hold a user's text."""
     frames = traceback.extract_tb(error.__traceback__)
     places = " > ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
     log.error("request %s failed: %s at %s", request_id, type(error).__name__, places)

@@ -1,8 +1,8 @@
 """Every setting of the service: one frozen class, read from ``NLU_*`` environment variables and command line flags.
 
-A field's description is its help text. A flag wins over the environment, the environment over the default. Anything
-unknown, out of range or contradictory refuses to start with one sentence: a mistyped setting that is silently ignored
-is found out in production.
+A field's description is its help text. A flag wins over the environment, the environment over the default. The service
+refuses to start, with one sentence, where anything is unknown, out of range or contradictory: a mistyped setting that
+is ignored would be noticed only in production.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.student.shipped import SHIPPED_STUDENTS, named_folder
+
 PREFIX = "NLU_"
-MOST_WORKERS = 1024
+MAX_WORKERS = 1024
 LOCALE = re.compile(r"[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*")
 STUDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SHIPPED_STUDENTS = Path(__file__).parent / "students"
 
 
 class SettingsError(Exception):
@@ -31,13 +32,13 @@ class SettingsError(Exception):
 
 
 def _workers(value: Any) -> Any:
-    if value == "auto" or (str(value).isdecimal() and 1 <= int(value) <= MOST_WORKERS):
+    if value == "auto" or (str(value).isdecimal() and 1 <= int(value) <= MAX_WORKERS):
         return value if value == "auto" else int(value)
-    raise ValueError(f"should be 'auto' or a number from 1 to {MOST_WORKERS}")
+    raise ValueError(f"should be 'auto' or a number from 1 to {MAX_WORKERS}")
 
 
 def _pairs(kind: re.Pattern[str], what: str) -> Callable[[Any], Any]:
-    """A reader of ``a=b,c=d`` whose names are all of a kind; `what` says in an error what is allowed."""
+    """A reader of ``a=b,c=d`` whose names all match `kind`; `what` says in an error what is allowed."""
 
     def read(value: Any) -> Any:
         if not isinstance(value, str):
@@ -53,25 +54,23 @@ def _pairs(kind: re.Pattern[str], what: str) -> Callable[[Any], Any]:
 
 
 class Settings(BaseSettings):
-    """Settings of the service.
-
-    Usage::
-
-        Settings(students=Path("students"), max_batch=16)  # in tests and programs
-        read_settings(["--max-batch", "16"], os.environ)  # on the command line
-    """
+    """Settings of the service, read from the environment; `read_settings` reads flags, too."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     students: Annotated[
-        Path, Field(description="folder that holds one student folder per sub-folder, or is a student folder itself")
+        Path,
+        BeforeValidator(named_folder),
+        Field(
+            description="folder of student folders, or one student folder, or the name of a shipped student ('s', 'xs')"
+        ),
     ] = SHIPPED_STUDENTS
     aliases: Annotated[
         dict[str, str],
         NoDecode,
         BeforeValidator(_pairs(STUDENT, "pairs of names such as default=s,fast=xs")),
         Field(
-            description="comma separated pairs ALIAS=STUDENT of further names of students; 'default' answers when a "
+            description="comma-separated pairs ALIAS=STUDENT of further names of students; 'default' answers when a "
             "request names none ('s' where loaded, else the first), 'domain' answers /v1/domain (the default student)"
         ),
     ] = {}
@@ -106,39 +105,50 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="milliseconds after which a text whose turn has not come is answered 504; the header "
-            "x-deadline-ms sets it for one request; none if left out",
+            description="deadline of a text, in milliseconds from its request's arrival; if its turn has not come by "
+            "then, it is answered 504; the header x-deadline-ms sets it for one request",
         ),
     ] = None
     cache_entries: Annotated[
         int,
-        Field(ge=0, le=1 << 24, description="answers remembered for each student of a process; 0 remembers none"),
+        Field(ge=0, le=1 << 24, description="answers remembered for each student of a process; 0 turns the cache off"),
     ] = 0
     locale_fallback: Annotated[
         dict[str, str],
         NoDecode,
         BeforeValidator(_pairs(LOCALE, "pairs of locales such as de-AT=de-DE,de-CH=de-DE")),
-        Field(description="comma separated pairs ASKED=ANSWERED of locales to answer as others; the reply says so"),
+        Field(description="comma-separated pairs ASKED=ANSWERED of locales to answer as others; the reply says so"),
     ] = {}
     api_keys_file: Annotated[
         Path | None,
         Field(
-            description="file of the keys that clients must send, one a line, read again when it changes; if left "
-            "out, everyone is answered",
+            description="file of the keys that clients must send, one a line, read again when it changes; without one, "
+            "everyone is answered",
         ),
     ] = None
     watch: Annotated[
         bool, Field(description="reload students when their folders change; POST /v1/models/reload does it at once")
     ] = False
     max_body_bytes: Annotated[
-        int, Field(ge=1024, le=1 << 30, description="largest request body, in bytes; a larger one is answered 413")
+        int,
+        Field(
+            ge=1024, le=1 << 30, description="maximum size of a request body, in bytes; a larger one is answered 413"
+        ),
     ] = 1 << 20
-    max_batch: Annotated[int, Field(ge=1, le=4096, description="most items in one batch; more are answered 413")] = 64
+    max_batch: Annotated[
+        int, Field(ge=1, le=4096, description="maximum number of items in a batch; more are answered 413")
+    ] = 64
     max_text_chars: Annotated[
-        int, Field(ge=1, le=1 << 20, description="longest text, in code points; a longer one is answered 413")
+        int,
+        Field(ge=1, le=1 << 20, description="maximum length of a text, in code points; a longer one is answered 413"),
     ] = 20_000
     body_seconds: Annotated[
-        int, Field(ge=1, le=3600, description="seconds within which a request's body must arrive, else 408")
+        int,
+        Field(
+            ge=1,
+            le=3600,
+            description="maximum time for a request's body to arrive, in seconds; else it is answered 408",
+        ),
     ] = 10
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="least severe level that is logged")
@@ -154,12 +164,12 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=3600,
-            description="seconds between SIGTERM, when /readyz turns 503, and the closing of the socket: time for load "
-            "balancers to look elsewhere",
+            description="time between SIGTERM, when /readyz turns 503, and the closing of the socket, in seconds: load "
+            "balancers need it to notice",
         ),
     ] = 2.0
     drain_seconds: Annotated[
-        int, Field(ge=1, le=3600, description="seconds that requests in flight then get to finish")
+        int, Field(ge=1, le=3600, description="maximum time for requests in flight to finish after that, in seconds")
     ] = 30
 
     @model_validator(mode="after")
@@ -172,7 +182,7 @@ class Settings(BaseSettings):
         if self.max_batch > self.permits:
             raise ValueError(
                 f"max_batch ({self.max_batch}) must not exceed permits ({self.permits}): "
-                "a batch that large is never let in"
+                "a batch that large is never admitted"
             )
         return self
 
@@ -216,18 +226,25 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, field in Settings.model_fields.items():
-        shown = field.default not in (None, {}, False)
         options: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.annotation is bool else {}
         made.add_argument(
             flag_of(name),
             dest=name,
             default=argparse.SUPPRESS,
-            help=(f"{field.description} (default: {field.default})" if shown else str(field.description)).replace(
-                "%", "%%"
-            ),
-            **options or {"metavar": _metavar(field)},
+            help=f"{field.description} (default: {shown_default(field)})".replace("%", "%%"),
+            **options or {"metavar": _metavar(name, field)},
         )
     return made
+
+
+def shown_default(field: FieldInfo) -> str:
+    """The default of a setting, for people."""
+    default = field.default
+    if isinstance(default, Path):
+        return "the shipped students"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "none" if default in (None, {}) else str(default)
 
 
 def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
@@ -252,9 +269,16 @@ def _suggest(given: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _metavar(field: FieldInfo) -> str:
+def _metavar(name: str, field: FieldInfo) -> str:
+    units = {
+        "students": "DIR",
+        "deadline_ms": "MILLISECONDS",
+        "max_body_bytes": "BYTES",
+        "max_text_chars": "CHARACTERS",
+    }
+    units |= dict.fromkeys(("body_seconds", "drain_delay", "drain_seconds"), "SECONDS")
     kind = str(field.annotation)
-    return "N" if "int" in kind or "float" in kind else "PATH" if "Path" in kind else "TEXT"
+    return units.get(name) or ("N" if "int" in kind else "PATH" if "Path" in kind else "TEXT")
 
 
 def _sentence(error: ValidationError, flags: Container[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files that may change while the service runs: looked at now and then by whoever asks, read again when changed."""
+"""Files that may change while the service runs: checked when their content is asked for, and read again if changed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import logging
 import os
 import stat
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 CHECK_SECONDS = 1.0
 
@@ -19,64 +19,55 @@ Content = TypeVar("Content")
 Signature = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
-class FileKind(Generic[Content]):
-    """What such a file is, and what is said of it.
+class WatchedFile(ABC, Generic[Content]):
+    """The content of a file, checked for changes at most once a second. Each kind of file is a subclass.
 
-    Attributes:
-        name: what people call it, such as "API keys file"; with its path the beginning of every message.
-        error: raised where it can't be used; the message is one sentence.
-        parse: makes the content of the text; gets the name and path for its messages, and raises `error`.
-        summary: tells of a new content, for the log.
-        kept: what happens where a new version can't be used, for the log.
-        most_bytes: a file that is larger is refused: it is read between two requests.
-    """
-
-    name: str
-    error: type[ValueError]
-    parse: Callable[[str, str], Content]
-    summary: Callable[[Content], str]
-    kept: str
-    most_bytes: int
-
-
-class WatchedFile(Generic[Content]):
-    """The content of a file, read again when the file changes.
-
-    The file is looked at no more than once a second, when `current` asks. A new version that can't be used is logged
-    once and changes nothing: the last content that was good stays.
+    A new version that can't be used is logged once and changes nothing: the last valid content stays.
 
     Args:
         path: of the file, in UTF-8.
-        kind: what it is, and how it is parsed.
-        clock: gives seconds that never go back.
-        meanwhile: the content while the file can't be used from the beginning.
+        clock: a monotonic clock, in seconds.
+        meanwhile: the content until the file can be used for the first time.
+
+    Attributes:
+        kind: such as "API keys file"; every message begins with it and the path.
+        error: raised where the file can't be used; the message is one sentence.
+        kept: says for the log what happens where a new version can't be used.
+        max_bytes: size limit, since the file is read between two requests.
 
     Raises:
-        ValueError: as `kind.error`, unless there is a `meanwhile`: the file is missing, unreadable, no regular file,
-            too large, not UTF-8, or what its parser refuses.
+        ValueError: as `error`, unless there is a `meanwhile`: the file is missing, unreadable, no regular file, too
+            large, not UTF-8, or refused by `parse`.
     """
 
-    __slots__ = ("_clock", "_complaint", "_content", "_due", "_kind", "_signature", "path")
+    kind: ClassVar[str]
+    error: ClassVar[type[ValueError]]
+    kept: ClassVar[str]
+    max_bytes: ClassVar[int]
 
     def __init__(
-        self,
-        path: Path,
-        kind: FileKind[Content],
-        clock: Callable[[], float] = time.monotonic,
-        meanwhile: Content | None = None,
+        self, path: Path, clock: Callable[[], float] = time.monotonic, meanwhile: Content | None = None
     ) -> None:
         self.path = path
-        self._kind = kind
         self._clock = clock
         self._due = clock() + CHECK_SECONDS
-        self._complaint = ""
+        self._problem = ""
         self._signature: Signature = 0, 0, 0
         if meanwhile is None:
             self._signature, self._content = self._read()
         else:
             self._content = meanwhile
             self._refresh()
+
+    @staticmethod
+    @abstractmethod
+    def parse(text: str, named: str) -> Content:
+        """Make the content from the text. `named` is kind and path, for messages; raises `error`."""
+
+    @staticmethod
+    @abstractmethod
+    def summary(content: Content) -> str:
+        """Describe a new content, for the log."""
 
     @property
     def current(self) -> Content:
@@ -88,42 +79,41 @@ class WatchedFile(Generic[Content]):
         return self._content
 
     def _refresh(self) -> None:
-        kind = self._kind
         try:
             if self._has_changed():
                 self._signature, self._content = self._read()
-                log.info("%s %s was read again, %s", kind.name, self.path, kind.summary(self._content))
-            self._complaint = ""
-        except kind.error as error:  # tried again each second: the fault may pass without the file being touched
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                log.warning("%s; %s", error, kind.kept)
+                log.info("%s %s was read again, %s", self.kind, self.path, self.summary(self._content))
+            self._problem = ""
+        except self.error as error:  # tried again each second: the fault may pass without a change of the file
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.warning("%s; %s", error, self.kept)
 
     def _has_changed(self) -> bool:
         try:
             return _signature(self.path.stat()) != self._signature
         except OSError:
-            return True  # reading it says what is wrong
+            return True  # reading the file says what is wrong
 
     def _read(self) -> tuple[Signature, Content]:
-        kind, named = self._kind, f"{self._kind.name} {self.path}"
+        named = f"{self.kind} {self.path}"
         try:
-            # opening a pipe would wait for its writer for ever
+            # opening a pipe would block until it has a writer
             if not stat.S_ISREG(self.path.stat().st_mode):
-                raise kind.error(f"{named} is not a regular file")
+                raise self.error(f"{named} is not a regular file")
             with self.path.open("rb") as stream:
-                # taken before the content: a change that comes in between is then seen at the next look
+                # taken before the content, so that a change in between is seen by the next check
                 signature = _signature(os.fstat(stream.fileno()))
-                raw = stream.read(kind.most_bytes + 1)
+                raw = stream.read(self.max_bytes + 1)
         except OSError as error:
-            raise kind.error(f"{named} cannot be read: {error.strerror or type(error).__name__}") from None
-        if len(raw) > kind.most_bytes:
-            raise kind.error(f"{named} is larger than {kind.most_bytes} bytes")
+            raise self.error(f"{named} cannot be read: {error.strerror or type(error).__name__}") from None
+        if len(raw) > self.max_bytes:
+            raise self.error(f"{named} is larger than {self.max_bytes} bytes")
         try:
             text = raw.decode("utf-8-sig")
         except UnicodeDecodeError:
-            raise kind.error(f"{named} is not UTF-8") from None  # the cause would show the content
-        return signature, kind.parse(text, named)
+            raise self.error(f"{named} is not UTF-8") from None  # the cause would show the content
+        return signature, self.parse(text, named)
 
 
 def _signature(status: os.stat_result) -> Signature:

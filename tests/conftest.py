@@ -10,6 +10,14 @@ import pytest
 MASSIVE = "MASSIVE_DIR"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests the time that they need; a time-out of their own goes first."""
+    for item in items:
+        slow = item.get_closest_marker("slow") or item.get_closest_marker("soak")
+        if slow and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(4 * 3600))
+
+
 @pytest.fixture(scope="session")
 def sample() -> Path:
     """The project's own sample data set."""

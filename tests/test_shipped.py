@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.settings import SHIPPED_STUDENTS
 from service.student.manifest import Manifest, read_manifest
+from service.student.shipped import SHIPPED_STUDENTS
 from service.student.student import Student
 from training.data import datasets
 from training.evaluation.scoring import score_by_locale

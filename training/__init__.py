@@ -1,7 +1,5 @@
-"""Train, distil and evaluate students. Needs the extra `training`."""
+"""Train, distil and evaluate students. The commands need the extra `training`; `data` and `evaluation` do not.
 
-from importlib.util import find_spec
-
-for _module in ("accelerate", "torch", "transformers", "tqdm"):
-    if find_spec(_module) is None:
-        raise SystemExit(f"{_module} is not installed: pip install 'distilled-nlu[training]' (or make test)")
+Imports `service.student` and `service.extras`. The commands at the top are thin: a command parses its flags, looks for
+the extra, and calls a function of `runs` or `studies`.
+"""

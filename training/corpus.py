@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from service.extras import require
 from training.data.datasets import DatasetError
 from training.runs.flags import new_parser
 from training.text.budgets import SPOKEN, TransferSet
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--spoken-share", type=float, metavar="SHARE", help="of the generic tokens (default: as there are)")
     add("--spoken", metavar="SOURCES", help=f"comma-separated names of the spoken sources (default: {SPOKEN})")
     add("--tokenizer", metavar="FILE", help="tokenizer.json whose pieces are the tokens (default: none, words)")
-    add("--seed", type=int, help="decides lines and order (default: 1)")
+    add("--seed", type=int, help="random seed of lines and order (default: 1)")
     add("--repeat", action="store_true", help="take lines several times where there are too few")
     add("--on-error", choices=("raise", "skip"), help="what to do with a bad row of --data (default: raise)")
     add("--out", type=Path, required=True, metavar="FILE", help=f"file to write: {' or '.join(SUFFIXES)}")
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see `training.text.transfer`."""
     args = parser().parse_args(argv)
+    require("training")
     from training.text import transfer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)

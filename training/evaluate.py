@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from service.extras import require
 from training.data import datasets
 from training.data.augmentation import typed_copy
 from training.data.files import write_json
@@ -48,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parser().parse_args(argv)
+    require("training")
     from accelerate.utils import gather_object  # PyTorch is not needed for --help
 
     from service.student.manifest import StudentError

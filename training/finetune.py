@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from service.extras import require
 from training.runs.flags import parser_of
 from training.runs.settings import FinetuneSettings
 
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parser().parse_args(argv)
+    require("training")
     from training.runs.finetuning import finetune  # PyTorch is not needed for --help
     from training.runs.start import run_command
 

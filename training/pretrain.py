@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from service.extras import require
 from training.runs.flags import parser_of
 from training.runs.settings import PretrainSettings
 
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parser().parse_args(argv)
+    require("training")
     from training.runs.pretraining import pretrain  # PyTorch is not needed for --help
     from training.runs.start import run_command
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.extras import require
 from training.data.utterances import PARTITIONS
 from training.runs.flags import at_least_one, new_parser
 
@@ -44,6 +45,7 @@ def run(whole: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     args = whole.parse_args(argv)
     if not args.recipe and not args.report:
         whole.error("--recipe is required (unless --report)")
+    require("training")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     from training.runs.start import report  # PyTorch is not needed for --help
     from training.studies import engine

@@ -23,7 +23,8 @@ def parser() -> argparse.ArgumentParser:
     add = whole.add_argument
     add("--data", help="labelled data whose training texts are read: folder, tarball, file or hub:NAME (default: none)")
     add("--locales", default="", help="comma-separated locales of --data (default: all)")
-    add("--corpus", default="", metavar="FILES", help="comma-separated text files, folders or hub:NAME (default: none)")
+    corpus = "plain text: comma-separated files, folders or hub:NAME (default: none)"
+    add("--corpus", default="", metavar="FILES", help=corpus)
     lines = "lines of --corpus, evenly spread, that are read (default: %(default)s)"
     add("--tokenizer-lines", type=int, default=300_000, metavar="LINES", help=lines)
     add("--vocabulary", type=int, default=VOCABULARY, metavar="PIECES", help="pieces at most (default: %(default)s)")

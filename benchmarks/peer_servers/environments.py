@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from benchmarks.peer_servers.catalogue import Peer
 from benchmarks.peer_servers.processes import last_words
+from loadtest.load.command import LoadTestError
 
+ENVIRONMENTS = Path(".peers")
 INSTALL_SECONDS = 3600.0
 PROBE_SECONDS = 60.0
 PROBE = """
@@ -27,8 +30,40 @@ print(json.dumps(found))
 """
 
 
-class InstallError(Exception):
+class InstallError(LoadTestError):
     """A peer can't be installed; the message is one sentence."""
+
+
+def add_environments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where environments are, and how missing ones are made."""
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, metavar="DIR", help="folder of the "
+                        "frameworks' environments (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--install", action="store_true", help="make environments that are missing, from PyPI; some "
+                        "gigabytes")  # fmt: skip
+    parser.add_argument("--python", type=Path, default=Path(sys.executable), metavar="PATH", help="interpreter of the "
+                        "environments that --install makes (default: the one that runs)")  # fmt: skip
+
+
+def ready(peer: Peer, arguments: argparse.Namespace, flags: str) -> tuple[Path, dict[str, str]]:
+    """As `find`; installs the peer where it is missing and the arguments say so.
+
+    Raises:
+        InstallError: it is not there; says why, or which `flags` install it.
+    """
+    if problem := missing_program(peer):
+        raise InstallError(problem)
+    place = find(peer, arguments.environments)
+    if place is None and arguments.install:
+        print(f"{peer.title}: installing {', '.join(peer.requirements)}", file=sys.stderr, flush=True)
+        try:
+            install(peer, arguments.environments, arguments.python)
+        except InstallError as error:
+            raise InstallError(f"{peer.title} can't be installed: {error}") from None
+        place = find(peer, arguments.environments)
+    if place is None:
+        folder = arguments.environments / peer.name
+        raise InstallError(f"{peer.title} is not installed; {flags} makes an environment for it in {folder}")
+    return place
 
 
 def python_of(environments: Path, name: str) -> Path:

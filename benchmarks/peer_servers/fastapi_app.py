@@ -1,19 +1,11 @@
-"""The plain application once more, started as the peers are: a control, which should come out at 1.
-
-Started by ``python -m benchmarks.peers``.
-"""
+"""The plain application once more, started as the peers are: a control, which should come out at 1."""
 
 from __future__ import annotations
 
 from benchmarks import plain
-from benchmarks.peer_servers.answers import told
+from benchmarks.peer_servers.serve import Given
 
 
-def main() -> int:
+def serve(given: Given) -> None:
     """Serve until SIGTERM."""
-    given = told()
-    return plain.main(["--student", str(given.student), "--port", str(given.port)])
-
-
-if __name__ == "__main__":
-    main()
+    plain.main(["--student", str(given.student), "--port", str(given.port)])

@@ -1,4 +1,4 @@
-"""A student behind LitServe; started by ``python -m benchmarks.peers``."""
+"""A student behind LitServe."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import litserve  # type: ignore[import-not-found]
 
-from benchmarks.peer_servers.answers import BATCH, WAIT_SECONDS, answer_of, load_student, told
+from benchmarks.peer_servers.answers import BATCH, WAIT_SECONDS, answer, answers, load_student
+from benchmarks.peer_servers.serve import Given
 
 
 class Nlu(litserve.LitAPI):  # type: ignore[misc]
@@ -14,21 +15,19 @@ class Nlu(litserve.LitAPI):  # type: ignore[misc]
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe names it
         """Load it, once in each worker."""
-        self.student = load_student()
+        load_student()
 
-    def decode_request(self, request: dict[str, str], **_: Any) -> tuple[str, str]:
+    def decode_request(self, request: dict[str, str], **_: Any) -> dict[str, str]:
         """Text and locale."""
-        return request["text"], request["locale"]
+        return request
 
-    def batch(self, inputs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    def batch(self, inputs: list[dict[str, str]]) -> list[dict[str, str]]:
         """Gathered requests as they are: no array is made of them."""
         return inputs
 
     def predict(self, x: Any, **_: Any) -> Any:
-        """One answer, or those of a batch, text by text."""
-        if isinstance(x, list):
-            return [answer_of(self.student, text, locale) for text, locale in x]
-        return answer_of(self.student, *x)
+        """One answer, or those of a batch."""
+        return answers(x) if isinstance(x, list) else answer(x["text"], x["locale"])
 
     def unbatch(self, output: list[Any]) -> list[Any]:
         """The answers of a batch one by one."""
@@ -39,13 +38,8 @@ class Nlu(litserve.LitAPI):  # type: ignore[misc]
         return output
 
 
-def main() -> None:
+def serve(given: Given) -> None:
     """Serve until SIGTERM."""
-    given = told()
     more = {"max_batch_size": BATCH, "batch_timeout": WAIT_SECONDS} if given.is_batched else {}
     server = litserve.LitServer(Nlu(**more), accelerator="cpu")
     server.run(host="127.0.0.1", port=given.port, log_level="warning", generate_client_file=False)
-
-
-if __name__ == "__main__":
-    main()

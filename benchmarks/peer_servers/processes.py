@@ -2,7 +2,7 @@
 
 A framework's processes may leave its process group, outlive their parent, or overwrite what they were started with.
 So those count that have the server's mark in their environment, that are in its session, and all that descend from
-such a one. All this reads Linux's ``/proc``.
+such a one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
-from loadtest.load.target import TargetError, on_cores
+import psutil
+
+from loadtest.load.target import TargetError, on_cores, wait_until
 
 PROC = Path("/proc")
 MARK = "LOADTEST_PEER_MARK"
@@ -26,17 +28,7 @@ STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 GONE_SECONDS = 10.0  # from SIGKILL to an error
 LAST_LINES = 40
 TELLING = ("error", "exception", "cannot", "failed", "no module")
-ZOMBIE, STOPPED = "Z", "T"
 FREEZE_SECONDS, FREEZE_POLL = 2.0, 0.002
-
-
-class Process(NamedTuple):
-    """A line of ``/proc/PID/stat``, as far as it matters here."""
-
-    pid: int
-    parent: int
-    session: int
-    state: str
 
 
 class Server:
@@ -53,37 +45,42 @@ class Server:
         """Whether the process that was started still runs."""
         return self._process.poll() is None
 
-    def family(self) -> list[Process]:
+    def family(self) -> list[psutil.Process]:
         """The processes that live now."""
-        there = {process.pid: process for process in _processes()}
-        mark = f"{MARK}={self._mark}".encode()
-        ours = {pid for pid, process in there.items() if process.session == self._process.pid or _has(pid, mark)}
-        grows = True
-        while grows:
-            more = {pid for pid, process in there.items() if process.parent in ours} - ours
+        there = {process.pid: process for process in psutil.process_iter(["ppid", "status", "environ"])}
+        there = {pid: process for pid, process in there.items() if process.info["status"] != psutil.STATUS_ZOMBIE}
+        ours = {pid for pid, process in there.items() if self._has_marked(process)}
+        while more := {pid for pid, process in there.items() if process.info["ppid"] in ours} - ours:
             ours |= more
-            grows = bool(more)
         return [there[pid] for pid in sorted(ours)]
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Meanwhile none of its processes runs: what a server does while it has nothing to do is not others' loss."""
-        self.freeze()
-        try:
-            yield
-        finally:
-            self.thaw()
+    def _has_marked(self, process: psutil.Process) -> bool:
+        with suppress(OSError):  # it may have ended
+            marked = (process.info["environ"] or {}).get(MARK) == self._mark
+            return marked or os.getsid(process.pid) == self._process.pid
+        return False
 
     def freeze(self) -> None:
         """Stop its processes for a while; those too that start meanwhile."""
         deadline = time.monotonic() + FREEZE_SECONDS
-        while time.monotonic() < deadline and any(process.state != STOPPED for process in self.family()):
+        while (family := self.family()) and time.monotonic() < deadline:
+            if all(process.info["status"] == psutil.STATUS_STOPPED for process in family):
+                break
             self._send(signal.SIGSTOP)
             time.sleep(FREEZE_POLL)
 
     def thaw(self) -> None:
         """Let them go on."""
         self._send(signal.SIGCONT)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let them go on for a while: at other times, what a server does without work is not the others' loss."""
+        self.thaw()
+        try:
+            yield
+        finally:
+            self.freeze()
 
     def stop(self) -> None:
         """Ask it to stop, and kill what is left of it.
@@ -99,6 +96,13 @@ class Server:
                 self._process.wait(STOP_SECONDS)
         finally:  # also when Ctrl-C comes twice
             self._kill()
+
+    def wait_until(self, missing: Callable[[], str | None], start_timeout: float) -> None:
+        """As `loadtest.load.target.wait_until`; the error says what the server said."""
+        try:
+            wait_until(missing, start_timeout, lambda: self.is_alive)
+        except TargetError as error:
+            raise TargetError(f"{self.name} did not start: {error}; it said: {self.last_words()}") from None
 
     def _kill(self) -> None:
         deadline = time.monotonic() + GONE_SECONDS
@@ -118,8 +122,8 @@ class Server:
 
     def _send(self, number: signal.Signals) -> None:
         for process in self.family():
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, number)
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
 
 @contextmanager
@@ -150,19 +154,10 @@ def running(
             server.stop()
 
 
-def wait_until(is_ready: Callable[[], str | None], server: Server, patience: float) -> None:
-    """Poll until `is_ready` gives None rather than what is missing.
-
-    Raises:
-        TargetError: it did not within `patience` seconds, or the server ended.
-    """
-    deadline = time.monotonic() + patience
-    while (missing := is_ready()) is not None:
-        if not server.is_alive:
-            raise TargetError(f"{server.name} ended: {server.last_words()}")
-        if time.monotonic() > deadline:
-            raise TargetError(f"{server.name}: {missing}, after {patience:g} s; it said: {server.last_words()}")
-        time.sleep(POLL_SECONDS)
+def require_proc() -> None:
+    """Raise TargetError where the system has no ``/proc``."""
+    if not PROC.is_dir():
+        raise TargetError("needs Linux: processes are found in /proc")
 
 
 @contextmanager
@@ -180,21 +175,3 @@ def last_words(lines: Sequence[str]) -> str:
     recent = lines[-LAST_LINES:]
     telling = [line for line in recent if any(word in line.lower() for word in TELLING)]
     return (telling or list(recent) or ["nothing"])[-1]
-
-
-def _processes() -> Iterator[Process]:
-    for entry in os.scandir(PROC):
-        if not entry.name.isdecimal():
-            continue
-        with suppress(OSError, ValueError, IndexError):  # it may have ended
-            _, _, rest = (PROC / entry.name / "stat").read_text(errors="replace").rpartition(")")
-            fields = rest.split()
-            if fields[0] != ZOMBIE:
-                yield Process(int(entry.name), int(fields[1]), int(fields[3]), fields[0])
-
-
-def _has(pid: int, mark: bytes) -> bool:
-    try:
-        return mark in (PROC / str(pid) / "environ").read_bytes()
-    except OSError:
-        return False

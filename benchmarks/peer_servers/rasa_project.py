@@ -9,34 +9,31 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, Request, build_opener
 
 import orjson
 
-from benchmarks.peer_servers.answers import free_port
-from benchmarks.peer_servers.processes import Server, running, wait_until
-from loadtest.load.closed_loop import LoadError
-from loadtest.load.target import TargetError
+from benchmarks.peer_servers.processes import Server, running
+from benchmarks.peer_servers.wire import Wire
+from loadtest.load.client import LoadError, fetch
+from loadtest.load.target import TargetError, free_port
+from loadtest.load.texts import Text
 from training.data.datasets import row_of
 from training.data.files import write_atomically
-from training.data.utterances import Slot, Utterance, checksum_of
+from training.data.utterances import Utterance, checksum_of
 from training.evaluation.scoring import Answer
 
-PATH = "/model/parse"
 EPOCHS = 100  # Rasa's default
 UNSURE = "nlu_fallback"  # the intent that stands for "not sure enough"; what it would have been comes after it
 REPLY_SECONDS = 60.0
-OK = 200
 CONFIGURATION, DATA, UTTERANCES, MADE, MODEL = "config.yml", "nlu.json", "utterances.jsonl", "made.json", "nlu"
 QUIET = {"RASA_TELEMETRY_ENABLED": "false", "TF_CPP_MIN_LOG_LEVEL": "2", "SQLALCHEMY_SILENCE_UBER_WARNING": "1"}
 
 Json = dict[str, Any]
-_opener = build_opener(ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,7 @@ class Project:
         return made
 
     @contextmanager
-    def serving(self, cores: Collection[int] | None, patience: float) -> Iterator[tuple[str, Server, float]]:
+    def serving(self, cores: Collection[int] | None, start_timeout: float) -> Iterator[tuple[str, Server, float]]:
         """Rasa's server; yields its URL, its processes, and the seconds that it took until it answered.
 
         Raises:
@@ -112,7 +109,7 @@ class Project:
         with running(
             "Rasa", [*command, "--interface", "127.0.0.1", "--port", str(port)], cores, self.folder, QUIET
         ) as server:
-            wait_until(lambda: _missing(url), server, patience)
+            server.wait_until(lambda: _missing(url, self.locale), start_timeout)
             yield url, server, time.perf_counter() - began
 
 
@@ -149,61 +146,28 @@ def configuration_of(locale: str, epochs: int) -> Json:
     }
 
 
-def body_of(text: str) -> bytes:
-    """A request."""
-    return orjson.dumps({"text": text})
+def _answer(reply: Json) -> Json:
+    """A reply as the service would answer: no domain; where Rasa is not sure, the intent that it holds most likely."""
+    ranked = [reply["intent"], *reply.get("intent_ranking", [])]
+    intent = next((one for one in ranked if one["name"] != UNSURE), None)
+    slots = [{"name": one["entity"], "start": one["start"], "end": one["end"]} for one in reply["entities"]]
+    return {"domain": None, "intent": intent, "slots": sorted(slots, key=lambda slot: slot["start"])}
 
 
-def answer_of(content: bytes) -> Answer:
-    """What a reply says; where Rasa is not sure, the intent that it holds most likely. Raises LoadError for no answer.
-
-    Rasa has no domains.
-    """
-    try:
-        reply = orjson.loads(content)
-        ranked = [reply["intent"], *reply.get("intent_ranking", [])]
-        intent = next((one["name"] for one in ranked if one["name"] != UNSURE), None)
-        slots = sorted((Slot(one["entity"], one["start"], one["end"]) for one in reply["entities"]), key=_start)
-    except (ValueError, KeyError, TypeError) as error:
-        raise LoadError(f"Rasa's reply holds no answer ({type(error).__name__}: {error})") from None
-    return Answer(None, intent, tuple(slots))
+WIRE = Wire("/model/parse", lambda text: orjson.dumps({"text": text.text}), _answer)
 
 
-def _start(slot: Slot) -> int:
-    return slot.start
+def answers_of(url: str, texts: Iterable[Text]) -> Iterator[Answer]:
+    """Ask about each text; yields the answers in their order. Raises LoadError."""
+    for text in texts:
+        reply = fetch(url + WIRE.path, REPLY_SECONDS, WIRE.body(text))
+        yield WIRE.read(reply.status, reply.content)
 
 
-def problem_of(_body: bytes, status: int, content: bytes) -> str | None:
-    """What is wrong with a reply, or None; never repeats a text."""
-    if status != OK:
-        return f"HTTP {status}"
-    try:
-        answer_of(content)
-    except LoadError as error:
-        return str(error)
-    return None
-
-
-def answers_of(url: str, utterances: Sequence[Utterance]) -> Iterator[Answer]:
-    """Ask about each utterance; yields the answers in their order. Raises LoadError."""
-    for utterance in utterances:
-        yield answer_of(_ask(url, utterance.text))
-
-
-def _ask(url: str, text: str) -> bytes:
-    request = Request(url + PATH, body_of(text), {"content-type": "application/json"})
-    try:
-        with _opener.open(request, timeout=REPLY_SECONDS) as reply:
-            content: bytes = reply.read()
-    except OSError as error:
-        raise LoadError(f"Rasa can't be asked ({getattr(error, 'reason', error)})") from None
-    return content
-
-
-def _missing(url: str) -> str | None:
+def _missing(url: str, locale: str) -> str | None:
     """What it lacks to be ready: it answers without its model too, but names no intent then."""
     try:
-        answer = answer_of(_ask(url, "x"))
+        answer = next(answers_of(url, [Text("x", locale)]))
     except LoadError as error:
         return str(error)
     return None if answer.intent else "no model is loaded"

@@ -1,4 +1,4 @@
-"""A student behind TorchServe; started by ``python -m benchmarks.peers``. Needs Java."""
+"""A student behind TorchServe. Needs Java."""
 
 from __future__ import annotations
 
@@ -7,44 +7,28 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.peer_servers.answers import BATCH, WAIT_SECONDS, Told, free_port, told
+from benchmarks.peer_servers.answers import BATCH, WAIT_SECONDS
+from benchmarks.peer_servers.serve import Given
+from loadtest.load.target import free_port
 
 NAME = "nlu"
 HANDLER = Path(__file__).with_name("torchserve_handler.py")
 
 
-def pack(given: Told) -> None:
-    """Make the model archive and the server's configuration."""
-    bin_folder = Path(sys.executable).parent
-    store = given.scratch / "store"
+def serve(given: Given) -> list[str]:
+    """The command ``torchserve --foreground``, and the model archive and configuration that it reads."""
+    store, config = given.scratch / "store", given.scratch / "config.properties"
     store.mkdir()
-    archive = [str(bin_folder / "torch-model-archiver"), "--model-name", NAME, "--version", "1.0"]
-    more = []
+    archive = [str(Path(sys.executable).parent / "torch-model-archiver"), "--model-name", NAME, "--version", "1.0"]
     if given.is_batched:
-        config = given.scratch / "model-config.yaml"
-        config.write_text(f"batchSize: {BATCH}\nmaxBatchDelay: {max(1, round(1000 * WAIT_SECONDS))}\n")
-        more = ["--config-file", str(config)]
-    subprocess.run([*archive, "--handler", str(HANDLER), "--export-path", str(store), *more], check=True)
-    addresses = {
-        "inference_address": given.port,
-        "management_address": free_port(),
-        "metrics_address": free_port(),
-        "grpc_inference_port": None,
-        "grpc_management_port": None,
-    }
-    lines = [f"{key}={free_port() if port is None else f'http://127.0.0.1:{port}'}" for key, port in addresses.items()]
-    (given.scratch / "config.properties").write_text("\n".join(lines) + "\n")
-
-
-def main() -> None:
-    """Become ``torchserve --foreground``."""
-    given = told()
-    pack(given)
-    command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--disable-token-auth"]
-    files = ["--model-store", str(given.scratch / "store"), "--ts-config", str(given.scratch / "config.properties")]
+        batching = given.scratch / "model-config.yaml"
+        batching.write_text(f"batchSize: {BATCH}\nmaxBatchDelay: {max(1, round(1000 * WAIT_SECONDS))}\n")
+        archive += ["--config-file", str(batching)]
+    subprocess.run([*archive, "--handler", str(HANDLER), "--export-path", str(store)], check=True)
+    addresses = {"inference": given.port, "management": free_port(), "metrics": free_port()}
+    lines = [f"{name}_address=http://127.0.0.1:{port}" for name, port in addresses.items()]
+    lines += [f"grpc_{name}_port={free_port()}" for name in ("inference", "management")]
+    config.write_text("\n".join(lines) + "\n")
     os.chdir(given.scratch)  # where it writes its logs
-    os.execv(sys.executable, [*command, *files, "--models", f"{NAME}={NAME}.mar"])
-
-
-if __name__ == "__main__":
-    main()
+    command = ["-m", "ts.model_server", "--start", "--foreground", "--ncs", "--disable-token-auth"]
+    return [*command, "--model-store", str(store), "--ts-config", str(config), "--models", f"{NAME}={NAME}.mar"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from benchmarks.peer_servers.answers import answer_of, load_student
+from benchmarks.peer_servers.answers import answers, load_student
 
 
 class Handler:
@@ -13,12 +13,9 @@ class Handler:
 
     def initialize(self, _: Any) -> None:
         """Load the student."""
-        self.student = load_student()
+        load_student()
 
     def handle(self, requests: list[dict[str, Any]], _: Any) -> list[dict[str, Any]]:
-        """The answers to the requests of a batch, text by text."""
-        return [self._answer(request["body"]) for request in requests]
-
-    def _answer(self, body: Any) -> dict[str, Any]:
-        asked = body if isinstance(body, dict) else json.loads(body)
-        return answer_of(self.student, asked["text"], asked["locale"])
+        """The answers to the requests of a batch."""
+        bodies = [request["body"] for request in requests]
+        return answers(body if isinstance(body, dict) else json.loads(body) for body in bodies)

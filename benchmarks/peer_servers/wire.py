@@ -7,19 +7,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from loadtest.comparison.quality import answer_of
+from loadtest.load.client import OK, LoadError
 from loadtest.load.texts import Text
-from service.student.student import Student
-
-OK = 200
-LABELS = ("domain", "intent")
-
-
-class Answer(NamedTuple):
-    """What of an answer must be right: the labels and the slots, not the last digit of a confidence."""
-
-    domain: str | None
-    intent: str | None
-    slots: tuple[tuple[str, str, int, int], ...] | None
+from training.evaluation.scoring import Answer
 
 
 class Wire(NamedTuple):
@@ -35,6 +26,27 @@ class Wire(NamedTuple):
     body: Callable[[Text], bytes]
     answer: Callable[[Any], Any]
 
+    def read(self, status: int, content: bytes) -> Answer:
+        """The answer in a reply. Confidences are left out: they may differ in their last digit.
+
+        Raises:
+            LoadError: there is none; never repeats a text.
+        """
+        if status != OK:
+            raise LoadError(f"HTTP {status}")
+        try:
+            return answer_of(self.answer(orjson.loads(content)))
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise LoadError("reply holds no answer") from None
+
+    def problem_of(self, expected: Answer | None, status: int, content: bytes) -> str | None:
+        """What is wrong with a reply, or None; any answer is right where none is expected."""
+        try:
+            found = self.read(status, content)
+        except LoadError as error:
+            return str(error)
+        return None if expected in (None, found) else "answer differs from the student's own"
+
 
 def plain_json(path: str) -> Wire:
     """Text and locale as a JSON object, the answer as another."""
@@ -48,47 +60,9 @@ def list_json(path: str, name: str) -> Wire:
 
 def v2(model: str) -> Wire:
     """The V2 inference protocol: tensors of bytes, the answer's JSON as a string in one."""
-    return Wire(f"/v2/models/{model}/infer", _v2_body, _v2_answer)
 
+    def body(text: Text) -> bytes:
+        tensor = {"shape": [1, 1], "datatype": "BYTES"}
+        return orjson.dumps({"inputs": [tensor | {"name": n, "data": [value]} for n, value in text._asdict().items()]})
 
-def _v2_body(text: Text) -> bytes:
-    inputs = [
-        {"name": name, "shape": [1, 1], "datatype": "BYTES", "data": [value]} for name, value in text._asdict().items()
-    ]
-    return orjson.dumps({"inputs": inputs})
-
-
-def _v2_answer(reply: Any) -> Any:
-    return orjson.loads(reply["outputs"][0]["data"][0])
-
-
-def expected_answer(student: Student, text: str) -> Answer:
-    """The student's own answer."""
-    found = student.predict(text)
-    return Answer(
-        found.domain[0].name if found.domain else None,
-        found.intent[0].name if found.intent else None,
-        None if found.slots is None else tuple((s.name, s.value, s.start, s.end) for s in found.slots),
-    )
-
-
-def read_answer(answer: Any) -> Answer:
-    """A served answer; raises KeyError or TypeError if it is none."""
-    names = [answer[head]["name"] if answer[head] else None for head in LABELS]
-    slots = answer["slots"]
-    return Answer(
-        names[0],
-        names[1],
-        None if slots is None else tuple((s["name"], s["value"], s["start"], s["end"]) for s in slots),
-    )
-
-
-def problem_of(wire: Wire, expected: Answer, status: int, content: bytes) -> str | None:
-    """What is wrong with a reply, or None; never repeats a text."""
-    if status != OK:
-        return f"HTTP {status}"
-    try:
-        found = read_answer(wire.answer(orjson.loads(content)))
-    except (ValueError, KeyError, TypeError, IndexError):
-        return "reply holds no answer"
-    return None if found == expected else "answer differs from the student's own"
+    return Wire(f"/v2/models/{model}/infer", body, lambda reply: orjson.loads(reply["outputs"][0]["data"][0]))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from loadtest.load.tables import Table
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --line: #d0d0d0; --soft: #f4f4f4; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #17181a; --line: #43464a; --soft: #222427; } }
@@ -42,14 +44,6 @@ class Bullets(NamedTuple):
     items: Sequence[str]
 
 
-class Table(NamedTuple):
-    """A table of figures, or of texts."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    is_text: bool = False
-
-
 class Picture(NamedTuple):
     """An SVG file beside the report."""
 
@@ -83,15 +77,10 @@ def _markdown(block: Block) -> str:
             return f"    {text}" if is_code else text
         case Bullets(items):
             return "\n".join(f"- {item}" for item in items)
-        case Table(header, rows, _):
-            lines = [header, ["---"] * len(header), *rows]
-            return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+        case Table():
+            return block.markdown()
         case Picture(file, title):
             return f"![{title}]({file})"
-
-
-def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def _html(block: Block, pictures: Mapping[str, str]) -> str:

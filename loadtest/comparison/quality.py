@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 
-from loadtest.load.closed_loop import LoadError
+from loadtest.load.client import Client, LoadError
 from loadtest.load.replies import problem_of_reply
 from training.data.utterances import Slot, Utterance
 from training.evaluation.scoring import Answer
@@ -25,29 +23,18 @@ def answers_of_service(url: str, utterances: Sequence[Utterance]) -> Iterator[An
     Raises:
         LoadError: it can't be reached, or a reply is not as it should be.
     """
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT)
-    try:
+    with Client(url, TIMEOUT) as client:
         for start in range(0, len(utterances), BATCH):
-            yield from _ask(connection, url, utterances[start : start + BATCH])
-    finally:
-        connection.close()
+            batch = utterances[start : start + BATCH]
+            items = [{"text": one.text, "locale": one.locale} for one in batch]
+            reply = client.post(PATH, orjson.dumps({"items": items}))
+            if problem := problem_of_reply([one.text for one in batch], True, reply.status, reply.content):
+                raise LoadError(f"{url}{PATH}: {problem}")
+            yield from map(answer_of, orjson.loads(reply.content)["results"])
 
 
-def _ask(connection: http.client.HTTPConnection, url: str, utterances: Sequence[Utterance]) -> list[Answer]:
-    body = orjson.dumps({"items": [{"text": found.text, "locale": found.locale} for found in utterances]})
-    try:
-        connection.request("POST", PATH, body, {"content-type": "application/json"})
-        reply = connection.getresponse()
-        content = reply.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise LoadError(f"{url}{PATH} can't be asked ({error or type(error).__name__})") from None
-    if problem := problem_of_reply([found.text for found in utterances], True, reply.status, content):
-        raise LoadError(f"{url}{PATH}: {problem}")
-    return [_answer(result) for result in orjson.loads(content)["results"]]
-
-
-def _answer(result: dict[str, Any]) -> Answer:
+def answer_of(result: dict[str, Any]) -> Answer:
+    """What of a reply's result is scored."""
     domain, intent, slots = result["domain"], result["intent"], result["slots"]
     return Answer(
         domain and domain["name"],

@@ -11,6 +11,7 @@ from typing import Any
 
 from loadtest.comparison.requirements import Requirement, choose
 from loadtest.load.machine import machine, versions
+from loadtest.load.students import manifests_of
 from service.student.manifest import Manifest, StudentError
 from training.data.utterances import Utterance
 from training.evaluation.paired import changes, compare
@@ -45,6 +46,22 @@ class Subject:
     def disk_bytes(self) -> int:
         """Size of all files of its folder."""
         return sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+
+
+def subjects_of(folders: Sequence[Path]) -> list[Subject]:
+    """The students of some folders (`manifests_of`). Names that occur twice grow by the folder above, so that two
+    versions of a student can be compared.
+
+    Raises:
+        StudentError: a folder is none, or was given before.
+    """
+    found = manifests_of(folders)
+    names = [manifest.name for manifest in found.values()]
+    depth = 0
+    while len(set(names)) < len(names):
+        depth += 1
+        names = ["/".join(path.parts[-depth:]) for path in found]
+    return [Subject(name, path, manifest) for name, (path, manifest) in zip(names, found.items(), strict=True)]
 
 
 def cost_of(rounds: Sequence[Json], disk_bytes: int) -> Json:
@@ -123,11 +140,6 @@ def recommendation(report: Json) -> str:
     if worse := [name for name in students if not students[name]["is_on_front"]]:
         told += f" Another is both faster and as accurate as {', '.join(worse)}."
     return told
-
-
-def has_all(report: Json, metric: str) -> bool:
-    """Whether all students have a metric."""
-    return all(metric in student["quality"]["mean"] for student in report["students"].values())
 
 
 def signed(found: Sequence[float]) -> str:

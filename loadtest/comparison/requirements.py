@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from loadtest.load.command import LoadTestError
+
 Json = dict[str, Any]
 
 QUALITY = (
@@ -32,7 +34,7 @@ COST = (
 _FORM = re.compile(r"\s*(\w+)(?:@([\w-]+))?\s*(>=|<=)\s*([0-9.]+)\s*")
 
 
-class RequirementError(ValueError):
+class RequirementError(LoadTestError):
     """A requirement that can't be read, or not be judged; one sentence that says what is allowed."""
 
 
@@ -45,8 +47,11 @@ class Requirement(NamedTuple):
     bound: float
 
     def __str__(self) -> str:
-        where = f"@{self.locale}" if self.locale else ""
-        return f"{self.figure}{where}{'>=' if self.is_least else '<='}{self.bound:g}"
+        return f"{self._name}{'>=' if self.is_least else '<='}{self.bound:g}"
+
+    @property
+    def _name(self) -> str:
+        return f"{self.figure}@{self.locale}" if self.locale else self.figure
 
     def problem(self, student: Json) -> str | None:
         """Why a student does not fit, or None. `student` is one of the report's."""
@@ -55,8 +60,7 @@ class Requirement(NamedTuple):
             return f"{self.figure} was not measured"
         if found >= self.bound if self.is_least else found <= self.bound:
             return None
-        where = f"@{self.locale}" if self.locale else ""
-        return f"{self.figure}{where} is {found:.4g}, should be {'>=' if self.is_least else '<='} {self.bound:g}"
+        return f"{self._name} is {found:.4g}, should be {'>=' if self.is_least else '<='} {self.bound:g}"
 
     def _value(self, student: Json) -> float | None:
         if self.figure in COST:

@@ -13,41 +13,24 @@ import numpy as np
 import orjson
 
 from loadtest.load import closed_loop, open_loop
-from loadtest.load.closed_loop import LoadError, Measured
+from loadtest.load.benchmark import CONNECTIONS, SERVICE, Benchmark
 from loadtest.load.memory import memory_of
-from loadtest.load.target import Server, on_cores, started_server
 
 Json = dict[str, Any]
 
-SERVICE = "the service"
-FLAGS = ("--workers", "1", "--drain-delay", "0", "--cache-entries", "0")  # stop at once; answer each text anew
-CONNECTIONS = 32
-WARM_UP = 0.125  # seconds of it for each second that is measured
 HALVINGS = 6  # of the range in which the highest rate is sought: to 1.6 % of what the service can take
-ATTEMPTS = (
-    2  # at a rate before it counts as too high: a machine that stands still for a moment is not the service's doing
-)
+ATTEMPTS = 2  # at a rate before it counts as too high: a machine may stand still for a moment
+REPLY_TIMEOUT = 30.0  # seconds, at random moments: above capacity a queue grows
 PERCENTILES = (50, 95, 99)
 MILLI = 1e3
 MEGA = 1e6
 
 
 @dataclass(frozen=True)
-class Bench:
-    """How it is measured.
+class ServingBenchmark(Benchmark):
+    """Measures what serving a student costs; `bound_ms` is for the 99th percentile at the highest rate."""
 
-    Attributes:
-        seconds: of each measurement.
-        bound_ms: under which the 99th percentile has to stay at the highest rate, in milliseconds.
-        patience: seconds for the service to be ready.
-        generator, server: the cores of each; empty where the system can't tie a process to a core.
-    """
-
-    seconds: float
-    bound_ms: float
-    patience: float
-    generator: list[int]
-    server: list[int]
+    bound_ms: float = 5.0
 
     def serve(
         self, folder: Path, bodies: Sequence[bytes], ask: Callable[[str], None], say: Callable[[str], None]
@@ -70,63 +53,47 @@ class Bench:
             TargetError: the service did not start.
             LoadError: it gave wrong replies, or none.
         """
-        module = ["service", *FLAGS, "--students", str(folder.resolve())]
-        with started_server(SERVICE, module, self.patience, self.server) as server:
+        with self.service(folder) as server:
             ask(server.url)
-            found: Json = {"start_seconds": round(server.start_seconds, 3)}
-            found |= self._at_one(server, bodies)
+            found: Json = {"start_seconds": round(server.start_seconds, 3)} | self._at_one(server.url, bodies)
             say(f"one connection: p50 {found['p50_ms']:.2f} ms, p99 {found['p99_ms']:.2f} ms")
-            found |= self._at_many(server, bodies)
+            many = self.load(SERVICE, partial(closed_loop.measure, server.url, bodies, connections=CONNECTIONS))
+            found["throughput_per_second"] = round(many.per_second, 1)
+            found["generator_share"] = round(many.cpu_share, 3)
             say(f"{CONNECTIONS} connections: {found['throughput_per_second']:.0f}/s")
-            found["sustained_per_second"] = self._sustained(server, bodies, found["throughput_per_second"])
+            rate = found["sustained_per_second"] = self._sustained(server.url, bodies, many.per_second)
+            say(f"p99 within {self.bound_ms:g} ms: " + ("at no rate" if rate is None else f"up to {rate:.0f}/s"))
             memory = memory_of(server.process)
             found["memory_mb"] = None if memory is None else round(memory / MEGA, 1)
-            rate = found["sustained_per_second"]
-            say(f"p99 within {self.bound_ms:g} ms: " + ("at no rate" if rate is None else f"up to {rate:.0f}/s"))
         return found
 
-    def _at_one(self, server: Server, bodies: Sequence[bytes]) -> Json:
+    def _at_one(self, url: str, bodies: Sequence[bytes]) -> Json:
         phases: dict[str, list[float]] = defaultdict(list)
 
         def add(content: bytes) -> None:
             for name, milliseconds in orjson.loads(content)["timings_ms"].items():
                 phases[name].append(milliseconds)
 
-        found = self._load(partial(closed_loop.measure, server.url, bodies, connections=1, on_reply=add))
+        found = self.load(SERVICE, partial(closed_loop.measure, url, bodies, connections=1, on_reply=add))
         return _percentiles(np.asarray(found.latencies) * MILLI) | {
             "phases": {name: _percentiles(np.asarray(values)) for name, values in phases.items()}
         }
 
-    def _at_many(self, server: Server, bodies: Sequence[bytes]) -> Json:
-        found = self._load(partial(closed_loop.measure, server.url, bodies, connections=CONNECTIONS))
-        return {
-            "throughput_per_second": round(found.per_second, 1),
-            "generator_share": round(found.cpu_share, 3),
-        }
-
-    def _sustained(self, server: Server, bodies: Sequence[bytes], capacity: float) -> float | None:
+    def _sustained(self, url: str, bodies: Sequence[bytes], capacity: float) -> float | None:
         """The highest rate that keeps to the bound, by bisection between none and what many connections reach."""
         low, high, found = 0.0, capacity, None
         for _ in range(HALVINGS):
             rate = (low + high) / 2
-            if any(self._keeps(server, bodies, rate, seed) for seed in range(ATTEMPTS)):
+            if any(self._keeps(url, bodies, rate, seed) for seed in range(ATTEMPTS)):
                 low = found = rate
             else:
                 high = rate
         return None if found is None else round(found, 1)
 
-    def _keeps(self, server: Server, bodies: Sequence[bytes], rate: float, seed: int) -> bool:
-        load = partial(
-            open_loop.measure, server.url, bodies, rate=rate, connections=CONNECTIONS, seed=seed, reply_timeout=30.0
-        )
-        return MILLI * self._load(load).percentile(99) <= self.bound_ms
-
-    def _load(self, load: Callable[..., Measured]) -> Measured:
-        with on_cores(self.generator):
-            found = load(seconds=self.seconds, warm_up=WARM_UP * self.seconds)
-        for problem, count in found.failures.most_common(1):  # an error may be quicker to give than an answer
-            raise LoadError(f"{SERVICE} gave wrong replies, such as {count} times: {problem}")
-        return found
+    def _keeps(self, url: str, bodies: Sequence[bytes], rate: float, seed: int) -> bool:
+        load = partial(open_loop.measure, url, bodies, rate=rate, connections=CONNECTIONS, seed=seed)
+        found = self.load(SERVICE, partial(load, reply_timeout=REPLY_TIMEOUT))
+        return MILLI * found.percentile(99) <= self.bound_ms
 
 
 def _percentiles(milliseconds: Any) -> dict[str, float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest.comparison.document import Block, Bullets, Heading, Paragraph, Picture, Table
-from loadtest.comparison.report import FRONT, LOCALES, PHASES, SHOWN_PHASES, TITLES, has_all, signed
+from loadtest.comparison.document import Block, Bullets, Heading, Paragraph, Picture
+from loadtest.comparison.report import FRONT, LOCALES, PHASES, SHOWN_PHASES, TITLES, signed
+from loadtest.load.tables import Table
 
 Json = dict[str, Any]
 
@@ -46,19 +47,7 @@ def verdict_of(required: Json) -> str:
 
 def table_of(report: Json) -> str:
     """Accuracy and cost for a terminal."""
-    return "\n\n".join(_plain(table) for table in (_accuracy(report), _cost(report)))
-
-
-def _plain(table: Table) -> str:
-    lines = [table.header, *table.rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return "\n\n".join(table.plain() for table in (_accuracy(report), _cost(report)))
 
 
 def _accuracy(report: Json) -> Table:
@@ -101,7 +90,8 @@ def _beside(student: Json, figure: str, form: str) -> str:
 
 
 def _shown(report: Json) -> list[str]:
-    return [metric for metric in TITLES if has_all(report, metric)]
+    means = [student["quality"]["mean"] for student in report["students"].values()]
+    return [metric for metric in TITLES if all(metric in mean for mean in means)]
 
 
 def _with_margin(found: Sequence[float]) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, build_opener
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from loadtest.experiments.verdict import Moments
+from loadtest.load.client import OK, fetch
+from loadtest.load.command import LoadTestError
 from service.monitoring.metrics import NONE
 
 TIMEOUT_SECONDS = 30.0
@@ -32,10 +32,8 @@ LABELS = {
 Key = tuple[str, tuple[str, ...]]  # a metric and the values of its `LABELS`
 Samples = Mapping[Key, float]
 
-_opener = build_opener(ProxyHandler({}))  # past proxies, as the load tests go
 
-
-class ArmsError(Exception):
+class ArmsError(LoadTestError):
     """The metrics can't be had, or tell nothing of an experiment; the message is one sentence."""
 
 
@@ -112,7 +110,7 @@ def scrape(host: str) -> Samples:
     """The metrics of a running service.
 
     Raises:
-        ArmsError: it can't be reached, or does not answer with metrics.
+        LoadTestError: it can't be reached, or does not answer with metrics.
     """
     return parse(_get(f"{host.rstrip('/')}/metrics").decode(errors="replace"), host)
 
@@ -166,7 +164,7 @@ def ask_prometheus(server: str, window: str) -> Samples:
     before it was scraped for the first time.
 
     Raises:
-        ArmsError: it can't be reached, or does not answer as such a server does.
+        LoadTestError: it can't be reached, or does not answer as such a server does.
     """
     samples: dict[Key, float] = {}
     for metric, names in LABELS.items():
@@ -181,16 +179,10 @@ def ask_prometheus(server: str, window: str) -> Samples:
 
 
 def _get(url: str) -> bytes:
-    try:
-        with _opener.open(url, timeout=TIMEOUT_SECONDS) as reply:
-            content: bytes = reply.read()
-            return content
-    except HTTPError as error:
-        with error:
-            said = _error_of(error.read())
-        raise ArmsError(f"{url.split('?')[0]} answers {error.code}{said}") from None
-    except (URLError, OSError, ValueError) as error:
-        raise ArmsError(f"{url.split('?')[0]} can't be reached ({getattr(error, 'reason', error)})") from None
+    reply = fetch(url, TIMEOUT_SECONDS)
+    if reply.status != OK:
+        raise ArmsError(f"{url.split('?')[0]} answers {reply.status}{_error_of(reply.content)}")
+    return reply.content
 
 
 def _error_of(content: bytes) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from loadtest.load.closed_loop import Measured
 from loadtest.load.open_loop import Scheduled
+from loadtest.load.tables import Table
 
 Figures = dict[str, Any]
 
@@ -18,7 +19,6 @@ PERCENTS = (50, 99)
 RESAMPLES = 10_000
 LATE_SECONDS = 0.25e-3  # of the load generator, for one request of a hundred: with more, other work disturbs it
 MICRO = 1e6
-WIDTH = 28
 
 
 class Round(NamedTuple):
@@ -77,26 +77,29 @@ def has_reached(figures: Figures) -> bool:
 def table_of(figures: Figures) -> str:
     """The figures for people."""
     measured = figures["measured"]
-    lines = [
-        f"{figures['primary']}, shadowed by {figures['shadow']}, {figures['share']:.3g} of the texts; "
-        f"{measured['rounds']} rounds of {measured['seconds']:g} s",
-        f"{'':<{WIDTH}}{'off':>12}{'on':>12}{'ratio':>9}   95 %",
-    ]
+    rows, noisy = [], []
     for name, load in figures["loads"].items():
-        lines.append(
-            f"{name}, {load['per_second']:.0f} /s".ljust(WIDTH) + f"{load['done']:>12} done, {load['dropped']} dropped"
-        )
+        counts = f"{load['done']} done", f"{load['dropped']} dropped"
+        rows.append([f"{name}, {load['per_second']:.0f} /s", *counts, "", "", ""])
         for percent in PERCENTS:
             off, on, ratio = (load[f"p{percent}_{of}"] for of in ("off_us", "on_us", "ratio"))
             low, high = load[f"p{percent}_interval"]
-            row = f"  p{percent}".ljust(WIDTH) + f"{off:>9.1f} µs{on:>9.1f} µs" + f"x {ratio:.3f}".rjust(9)
-            lines.append(f"{row}   {low:.3f} to {high:.3f}{_verdict(figures, ratio) if percent == 99 else ''}")
-        if load.get("late_us", 0) > MICRO * LATE_SECONDS:
-            lines.append(
-                f"  NOISY: other work held up the load generator by {load['late_us']:.0f} µs; repeat when it is idle"
+            said = _verdict(figures, ratio) if percent == 99 else ""
+            times = f"{off:.1f} µs", f"{on:.1f} µs", f"x {ratio:.3f}"
+            rows.append([f"  p{percent}", *times, f"{low:.3f} to {high:.3f}", said])
+        if (late := load.get("late_us", 0)) > MICRO * LATE_SECONDS:
+            noisy.append(
+                f"NOISY: other work held up the load generator by {late:.0f} µs ({name}); repeat when it is idle"
             )
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"{figures['primary']}, shadowed by {figures['shadow']}, {figures['share']:.3g} of the texts; "
+            f"{measured['rounds']} rounds of {measured['seconds']:g} s",
+            Table(["", "off", "on", "ratio", "95 %", ""], rows).plain(),
+            *noisy,
+        ]
+    )
 
 
 def _verdict(figures: Figures, ratio: float) -> str:
-    return f"   target <= {TARGET:.2f}: {'reached' if ratio <= TARGET else 'MISSED'}" if "target" in figures else ""
+    return f"target <= {TARGET:.2f}: {'reached' if ratio <= TARGET else 'MISSED'}" if "target" in figures else ""

@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from loadtest.load.command import LoadTestError
 from loadtest.load.texts import Text
 from service.experiments.friction import grams_of
 
@@ -16,11 +17,11 @@ ALIKE = 0.6  # Jaccard similarity of 3-grams from which on a text is the other i
 UNLIKE = 0.3  # and below which it is about something else
 CONCENTRATION = 4.0  # of the beta distribution of users' chances; lower, and they differ more
 GIVES_UP = 0.3  # of those not satisfied; the others try again
-MOST_TRIES = 1000
+MAX_TRIES = 1000
 POLITE = {"de": "bitte", "en": "please", "es": "por favor", "fr": "s'il te plaît", "it": "per favore"}
 
 
-class PopulationError(Exception):
+class PopulationError(LoadTestError):
     """The users can't be simulated; the message is one sentence."""
 
 
@@ -102,7 +103,7 @@ class Population:
         return dice.betavariate(mean * CONCENTRATION, (1 - mean) * CONCENTRATION)
 
     def _other_goal(self, dice: random.Random, locale: str, text: str) -> str:
-        for _ in range(MOST_TRIES):
+        for _ in range(MAX_TRIES):
             other = dice.choice(self._by_locale[locale])
             if likeness(text, other) < UNLIKE:
                 return other
@@ -141,20 +142,20 @@ class ReplyError(Exception):
     """A reply that is not as it should be; says what is wrong, without a text."""
 
 
-class Answer(NamedTuple):
-    """What users get to see of an answer: which arm gave it, None if none did, and how to speak of it later."""
+class ArmAnswer(NamedTuple):
+    """What a client knows of an answer: the arm that gave it, None if none did, and the request's id."""
 
     arm: str | None
     request_id: str
 
 
 class Service(Protocol):
-    """Whom users speak to. Both methods raise `ReplyError`."""
+    """The service that users ask. Both methods raise `ReplyError`."""
 
-    def ask(self, key: str, text: Text) -> Answer:
+    def ask(self, key: str, text: Text) -> ArmAnswer:
         """The answer to a user's text."""
 
-    def give_up(self, key: str, answer: Answer) -> None:
+    def give_up(self, key: str, answer: ArmAnswer) -> None:
         """Tell that a user gave up on an answer."""
 
 
@@ -191,7 +192,7 @@ class Played:
 def play_session(population: Population, number: int, service: Service, played: Played) -> None:
     """Let a user have a session with a service, and note what happened. A reply that is not valid ends it."""
     key, session = population.key(number), population.session(number)
-    answer, met = Answer(None, ""), set[str]()
+    answer, met = ArmAnswer(None, ""), set[str]()
     try:
         step = next(session)
         while True:

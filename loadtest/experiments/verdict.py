@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
-FEWEST_SESSIONS = 50  # in an arm, below which a rate is not near enough to normal
-FEWEST_FRICTION = 10  # turns with friction in two arms together, likewise
+MIN_SESSIONS = 50  # in an arm, below which a rate is not near enough to normal
+MIN_FRICTION = 10  # turns with friction in two arms together, likewise
 
 _NORMAL = NormalDist()
 
@@ -120,8 +120,7 @@ def compare(baseline: Moments, arms: Sequence[Moments], plan: Plan) -> list[Comp
         difference = arm.rate - baseline.rate
         margin = _quantile(1 - each.alpha / 2) * math.sqrt(baseline.variance + arm.variance)
         is_enough = (
-            min(baseline.sessions, arm.sessions) >= FEWEST_SESSIONS
-            and baseline.friction + arm.friction >= FEWEST_FRICTION
+            min(baseline.sessions, arm.sessions) >= MIN_SESSIONS and baseline.friction + arm.friction >= MIN_FRICTION
         )
         found.append(
             Comparison(

@@ -1,4 +1,5 @@
-"""Load generators, the service that they load, and the times that they record.
+"""Load generators, the service that they load, the times that they record, and the flags of all commands.
 
-Imports `service`; never torch.
+Imports `service`; never torch. Only `step_load` and `loadtest.locustfile` import locust, which patches the standard
+library of the process that imports it.
 """

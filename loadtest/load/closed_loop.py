@@ -14,7 +14,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -22,19 +22,15 @@ import numpy as np
 import orjson
 import uvloop
 
+from loadtest.load.client import OK, LoadError
 from loadtest.load.replies import problem_of_reply
 
 PATH = "/v1/nlu"
-OK = 200
 CHECK_EVERY = 61  # replies; a prime, so that in time the sample meets every text
 EXPECTED_PER_SECOND = 50_000  # for which room is made beforehand; more still find some
 WATCHES_PER_TIMEOUT = 4
 NEVER = float("inf")  # when a connection that waits for no reply has sent its request
 Check = Callable[[bytes, int, bytes], str | None]  # of a request's body, a reply's status and content: what is wrong
-
-
-class LoadError(Exception):
-    """The load could not be made; the message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -69,55 +65,47 @@ class Measured:
 
 
 def measure(
-    url: str,
-    bodies: Sequence[bytes],
-    *,
-    connections: int,
-    seconds: float,
-    warm_up: float = 0.0,
-    reply_timeout: float = 5.0,
-    on_reply: Callable[[bytes], None] | None = None,
-    path: str = PATH,
-    problem_of: Check | None = None,
+    url: str, bodies: Sequence[bytes], *, connections: int, seconds: float, warm_up: float = 0.0, **more: Any
 ) -> Measured:
     """Load a server for `warm_up` and then `seconds` seconds, over connections that are kept open.
 
     Args:
-        url: of the server, such as ``http://127.0.0.1:8000``; asked at `path`.
+        url: of the server, such as ``http://127.0.0.1:8000``.
         bodies: JSON bodies of requests, sent in turn, over and over, by whichever connection is free.
         connections: how many requests are under way at any time.
         seconds: how long is measured.
         warm_up: seconds before that, of which only failures count.
-        reply_timeout: seconds for which a reply may keep a connection waiting.
-        on_reply: called with the content of each good reply that is counted; its time is the load generator's.
-        path: where the server answers.
-        problem_of: what is wrong with a reply, for a server that does not answer in the service's form.
+        more: as the attributes of `Run`.
 
     Raises:
         LoadError: the server can't be reached, closes a connection, does not answer, or answers no HTTP.
     """
-    return Run(url, bodies, reply_timeout, on_reply, path, problem_of).measure(connections, seconds, warm_up)
+    return Run(url, bodies, **more).measure(connections, seconds, warm_up)
 
 
+@dataclass(eq=False)
 class Run:
-    """One measurement: what its connections share, and when they send."""
+    """One measurement: what its connections share, and when they send.
 
-    def __init__(
-        self,
-        url: str,
-        bodies: Sequence[bytes],
-        reply_timeout: float,
-        on_reply: Callable[[bytes], None] | None,
-        path: str = PATH,
-        problem_of: Check | None = None,
-    ) -> None:
-        self.url = url
-        self.reply_timeout = reply_timeout
-        self.on_reply = on_reply
-        self.problem_of = problem_of or _problem_of_nlu
-        parts = urlsplit(url)
+    Attributes:
+        url, bodies: as `measure`.
+        reply_timeout: seconds for which a reply may keep a connection waiting.
+        on_reply: called with the content of each good reply that is counted; its time is the load generator's.
+        path: where the server answers.
+        problem_of: what is wrong with a reply, for a server that does not answer in the service's form.
+    """
+
+    url: str
+    bodies: Sequence[bytes]
+    reply_timeout: float = 5.0
+    on_reply: Callable[[bytes], None] | None = None
+    path: str = PATH
+    problem_of: Check | None = None
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
         self.address = parts.hostname or "", parts.port or 80
-        self.requests = itertools.cycle([(_request(parts.netloc, path, body), body) for body in bodies])
+        self.requests = itertools.cycle([(_request(parts.netloc, self.path, body), body) for body in self.bodies])
         self.sending = True
         self.counting = False
         self.count = 0
@@ -185,7 +173,7 @@ class Run:
     def check(self, status: int, body: bytes, content: bytes) -> None:
         """Check a reply whole."""
         self.until_check = CHECK_EVERY
-        if problem := self.problem_of(body, status, content):
+        if problem := (self.problem_of or _problem_of_nlu)(body, status, content):
             self.failures[problem] += 1
 
     def fail(self, sentence: str) -> None:

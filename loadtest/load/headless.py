@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from loadtest.load.command import LoadTestError
+from loadtest.load.options import Options
 from loadtest.load.recorder import Recorder
 from loadtest.load.target import ROOT
-from loadtest.options import Options
 
 LOCUSTFILE = Path(__file__).parents[1] / "locustfile.py"
 SPARE_SECONDS = 60.0  # for locust to start and stop on a busy machine
 
 
-class LocustError(Exception):
+class LocustError(LoadTestError):
     """Locust itself failed; the message holds what it said."""
 
 
@@ -55,7 +56,7 @@ def run_locust(host: str, users: int, seconds: int, processes: int, options: Opt
 def _start(files: Path, host: str, users: int, seconds: int, options: Options) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--host", host, "--headless", "--only-summary"]
     command += ["--users", str(users), "--spawn-rate", str(users), "--run-time", f"{seconds}s", "--loglevel", "WARNING"]
-    command += ["--record", str(files.with_suffix(".json")), *options.flags()]
+    command += ["--record", str(files.with_suffix(".pickle")), *options.flags()]
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]  # so that it can import this package from any folder
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     with files.with_suffix(".log").open("wb") as log:
@@ -65,11 +66,12 @@ def _start(files: Path, host: str, users: int, seconds: int, options: Options) -
 
 
 def _read(files: Path) -> Recorder:
-    record = files.with_suffix(".json")
+    record = files.with_suffix(".pickle")
     if not record.is_file():  # locust's exit code says no more: it is 1 as soon as one request failed
         said = files.with_suffix(".log").read_text(errors="replace").strip()
         raise LocustError(f"locust brought no record: {said[-2000:]}")
-    return Recorder.load(json.loads(record.read_text()))
+    recorder: Recorder = pickle.loads(record.read_bytes())
+    return recorder
 
 
 def _split(users: int, processes: int) -> list[int]:

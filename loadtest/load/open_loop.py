@@ -13,6 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +43,8 @@ def measure(
     connections: int,
     seconds: float,
     warm_up: float = 0.0,
-    reply_timeout: float = 5.0,
     seed: int = 0,
+    **more: Any,
 ) -> Scheduled:
     """Load a server for `warm_up` and then `seconds` seconds with `rate` requests a second; else as `closed_loop`.
 
@@ -52,7 +53,7 @@ def measure(
     Raises:
         LoadError: as `closed_loop.measure`.
     """
-    run = _ScheduledRun(url, bodies, reply_timeout, None)
+    run = _ScheduledRun(url, bodies, **more)
     run.moments = moments_of(rate, warm_up + seconds, seed)
     found = run.measure(connections, seconds, warm_up)
     return Scheduled(found.seconds, found.latencies, found.failures, found.cpu_seconds, run.lateness)

@@ -5,17 +5,17 @@ Locust rounds what it keeps to 1 ms below 100 ms, and to 10 ms above, so its per
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Any, NamedTuple
 
 PERCENTILES = (50, 90, 95, 99)
-EXACT_BELOW = 10_000  # microseconds; of longer durations four significant digits are kept
 SINGLE, BATCH = "single", "batch"  # kinds of request: the first words of rows
 CLIENT = "client"  # from sending a request to having read its reply
 SINCE_DUE = "since due"  # the same, and by how much earlier replies made it late
 SERVER_PHASES = ("queue", "tokenize", "inference", "decode", "total")
-MOST_REASONS = 20
+MAX_REASONS = 20
 OTHER_REASONS = "(other reasons)"
 
 
@@ -25,23 +25,7 @@ def quantise(milliseconds: float) -> int:
     Off by at most 0.5 µs below 10 ms, and by at most 0.05 % of the duration above: 50 µs just under a second.
     There are 10,000 such values up to 10 ms and 9,000 for each factor of ten beyond, which bounds memory.
     """
-    microseconds = round(milliseconds * 1000)
-    if microseconds < EXACT_BELOW:
-        return microseconds
-    step = int(10 ** (len(str(microseconds)) - 4))
-    return round(microseconds / step) * step
-
-
-class Summary(NamedTuple):
-    """What a row of the report says of a set of durations, in milliseconds."""
-
-    size: int
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    max: float
+    return round(float(f"{milliseconds * 1000:.4g}"))
 
 
 class Histogram:
@@ -68,41 +52,26 @@ class Histogram:
         self.total_ms += other.total_ms
         self.max_ms = max(self.max_ms, other.max_ms)
 
-    def percentiles(self, percents: tuple[int, ...] = PERCENTILES) -> list[float]:
-        """For each of some ascending percents, the least duration that at least so many percent do not exceed, in ms.
+    def percentile(self, percent: int) -> float:
+        """The least duration that at least so many percent do not exceed, in milliseconds.
 
         This is the nearest-rank definition (numpy's ``inverted_cdf``): always a duration that occurred.
         """
-        ranks = [max(1, -(-percent * len(self) // 100)) for percent in percents]
-        found: list[float] = []
-        passed = 0
-        for microseconds in sorted(self.counts):
-            passed += self.counts[microseconds]
-            while len(found) < len(ranks) and passed >= ranks[len(found)]:
-                found.append(min(microseconds / 1000, self.max_ms))  # rounding may exceed it
-        return found
+        values = sorted(self.counts)
+        rank = max(1, -(-percent * len(self) // 100))
+        place = bisect_left(list(itertools.accumulate(self.counts[value] for value in values)), rank)
+        return min(values[place] / 1000, self.max_ms)  # rounding may exceed it
 
-    def summary(self) -> Summary:
-        """The figures of the report. The histogram must not be empty."""
-        p50, p90, p95, p99 = self.percentiles()
-        return Summary(len(self), self.total_ms / len(self), p50, p90, p95, p99, self.max_ms)
-
-    def dump(self) -> dict[str, Any]:
-        """All of it in types that JSON and msgpack know, for another process."""
-        return {"counts": sorted(self.counts.items()), "total_ms": self.total_ms, "max_ms": self.max_ms}
-
-    @classmethod
-    def load(cls, dumped: Mapping[str, Any]) -> Histogram:
-        """The inverse of `dump`."""
-        histogram = cls()
-        histogram.counts.update(dict(dumped["counts"]))
-        histogram.total_ms, histogram.max_ms = dumped["total_ms"], dumped["max_ms"]
-        return histogram
+    def summary(self) -> dict[str, float]:
+        """Mean, `PERCENTILES` and maximum, in milliseconds. The histogram must not be empty."""
+        percentiles = {f"p{percent}": self.percentile(percent) for percent in PERCENTILES}
+        return {"mean": self.total_ms / len(self), **percentiles, "max": self.max_ms}
 
 
 class Recorder:
     """What happened in a load test: one histogram per row (``single client``, ``batch inference`` ...), and failures.
 
+    It can be pickled, for another process.
     Times of failures are not kept: an error that comes fast must not flatter the percentiles.
     """
 
@@ -142,7 +111,7 @@ class Recorder:
     def record_failure(self, reason: str, client_ms: float, *, ended: float) -> None:
         """Record a request that had no valid reply. Only so many different reasons are kept apart."""
         self._extend(client_ms, ended)
-        known = reason in self.failures or len(self.failures) < MOST_REASONS
+        known = reason in self.failures or len(self.failures) < MAX_REASONS
         self.failures[reason if known else OTHER_REASONS] += 1
 
     def stop(self, now: float) -> None:
@@ -157,26 +126,6 @@ class Recorder:
         self.requests += other.requests
         self.texts += other.texts
         self._earlier_seconds = max(self._earlier_seconds, other.seconds)
-
-    def dump(self) -> dict[str, Any]:
-        """All of it in types that JSON and msgpack know, for another process."""
-        return {
-            "rows": {row: histogram.dump() for row, histogram in self.rows.items()},
-            "failures": dict(self.failures),
-            "requests": self.requests,
-            "texts": self.texts,
-            "seconds": self.seconds,
-        }
-
-    @classmethod
-    def load(cls, dumped: Mapping[str, Any]) -> Recorder:
-        """The inverse of `dump`."""
-        recorder = cls()
-        recorder.rows.update({row: Histogram.load(histogram) for row, histogram in dumped["rows"].items()})
-        recorder.failures.update(dumped["failures"])
-        recorder.requests, recorder.texts = dumped["requests"], dumped["texts"]
-        recorder._earlier_seconds = dumped["seconds"]
-        return recorder
 
     def _extend(self, client_ms: float, ended: float) -> None:
         began = ended - client_ms / 1000

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from loadtest.load.recorder import SERVER_PHASES
+
+_TIMING = re.compile(r'([^\s;,=]+)[^,]*?;\s*dur\s*=\s*"?([0-9]+(?:\.[0-9]+)?)"?\s*(?=[;,]|$)', re.IGNORECASE)
 
 
 def phases_of(header: str) -> dict[str, float]:
@@ -22,15 +25,7 @@ def parse_server_timing(header: str) -> dict[str, float]:
     ``queue;dur=0.012, cache;desc="hit, warm"`` gives ``{"queue": 0.012}``. Commas in quoted strings are not expected
     of this service: what they would yield has no ``dur`` and drops out.
     """
-    durations: dict[str, float] = {}
-    for entry in header.split(","):
-        name, *parameters = (part.strip() for part in entry.split(";"))
-        for parameter in parameters:
-            key, _, value = parameter.partition("=")
-            duration = _duration(value) if key.strip().lower() == "dur" else None
-            if name and duration is not None:
-                durations[name] = duration
-    return durations
+    return {name: float(duration) for name, duration in _TIMING.findall(header)}
 
 
 def problem_of_reply(texts: Sequence[str], batch: bool, status: int, content: bytes) -> str | None:
@@ -92,11 +87,3 @@ def _code(body: Any) -> str:
     error = body.get("error") if isinstance(body, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     return f" ({code})" if isinstance(code, str) else ""
-
-
-def _duration(value: str) -> float | None:
-    try:
-        duration = float(value.strip().strip('"'))
-    except ValueError:
-        return None
-    return duration if 0 <= duration < float("inf") else None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest.load.recorder import BATCH, CLIENT, SERVER_PHASES, SINCE_DUE, SINGLE, Recorder
+from loadtest.load.recorder import CLIENT, SERVER_PHASES, SINCE_DUE, SINGLE, Recorder
+from loadtest.load.tables import Table
 from loadtest.load.texts import Selection
 
 Figures = dict[str, Any]
 
-COLUMNS = ("count", "per_second", "mean", "p50", "p90", "p95", "p99", "max")
-HEADINGS = ("count", "req/s", "mean", "p50", "p90", "p95", "p99", "max ms")
+HEADINGS = ("", "count", "req/s", "mean", "p50", "p90", "p95", "p99", "max ms")
 ROWS = (CLIENT, SINCE_DUE, *SERVER_PHASES)
 KEPT_UP = 0.98  # of the asked rate; less means that the service, or the load generator, could not follow
 
@@ -22,11 +22,11 @@ def figures_of(recorder: Recorder, selection: Selection, *, host: str, users: in
     achieved = (recorder.requests - failures) / seconds if seconds else 0.0
     rows: dict[str, dict[str, float]] = {}
     for name in sorted(recorder.rows, key=_place):
-        summary = recorder.rows[name].summary()
+        histogram = recorder.rows[name]
         rows[name] = {
-            "count": summary.size,
-            "per_second": round(summary.size / seconds, 2) if seconds else 0.0,
-            **{column: round(getattr(summary, column), 3) for column in COLUMNS[2:]},
+            "count": len(histogram),
+            "per_second": round(len(histogram) / seconds, 2) if seconds else 0.0,
+            **{column: round(value, 3) for column, value in histogram.summary().items()},
         }
     return {
         "host": host,
@@ -59,30 +59,24 @@ def table_of(figures: Figures) -> str:
         "",
     ]
     if figures["rows"]:
-        lines.append(f"{'':<18}" + "".join(f"{heading:>10}" for heading in HEADINGS))
-    for kind in (SINGLE, BATCH):
-        rows = [_row(name, row) for name, row in figures["rows"].items() if name.startswith(kind)]
-        lines += [*rows, ""] if rows else []
+        rows = [
+            [name, f"{row['count']}", *(f"{row[column]:.2f}" for column in row if column != "count")]
+            for name, row in figures["rows"].items()
+        ]
+        lines += [Table(HEADINGS, rows).plain(), ""]
     return "\n".join([*lines, *_summary(figures)])
 
 
 def table_of_steps(steps: Sequence[Figures]) -> str:
     """A load that grew, a line a step: at which rate the service stops to follow, and what the client waits then."""
-    lines = [
-        f"{'users':>6}" + "".join(f"{name:>12}" for name in ("asked/s", "achieved/s", "failures", "p50 ms", "p99 ms"))
-    ]
+    rows = []
     for step in steps:
         waited = step["rows"].get(f"{SINGLE} {SINCE_DUE}") or step["rows"].get(f"{SINGLE} {CLIENT}")
         asked = "-" if step["asked_rate"] is None else f"{step['asked_rate']:.1f}"
         times = [f"{waited[name]:.2f}" if waited else "-" for name in ("p50", "p99")]
-        cells = (asked, f"{step['achieved_rate']:.1f}", str(step["failures"]), *times)
-        late = "" if step["kept_up"] in (True, None) else "  not kept up"
-        lines.append(f"{step['users']:>6}" + "".join(f"{cell:>12}" for cell in cells) + late)
-    return "\n".join(lines)
-
-
-def _row(name: str, row: dict[str, float]) -> str:
-    return f"{name:<18}{row['count']:>10}" + "".join(f"{row[column]:>10.2f}" for column in COLUMNS[1:])
+        late = "" if step["kept_up"] in (True, None) else "not kept up"
+        rows.append([f"{step['users']}", asked, f"{step['achieved_rate']:.1f}", f"{step['failures']}", *times, late])
+    return Table(["users", "asked/s", "achieved/s", "failures", "p50 ms", "p99 ms", ""], rows).plain()
 
 
 def _summary(figures: Figures) -> list[str]:

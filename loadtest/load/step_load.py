@@ -18,7 +18,7 @@ from argparse import ArgumentParser
 
 from locust import LoadTestShape, events
 
-from loadtest.options import positive, positive_int
+from loadtest.load.options import positive, positive_int
 
 
 class StepLoad(LoadTestShape):
@@ -38,7 +38,6 @@ class StepLoad(LoadTestShape):
 
 @events.init_command_line_parser.add_listener
 def _add_options(parser: ArgumentParser) -> None:
-    parser.add_argument("--steps", type=positive_int, default=4, metavar="N", help="steps of the load (default: 4)")
-    parser.add_argument(
-        "--step-seconds", type=positive, default=30.0, metavar="S", help="seconds of each (default: 30)"
-    )
+    parser.add_argument("--steps", type=positive_int, default=4, metavar="STEPS", help="steps (default: 4)")
+    parser.add_argument("--step-seconds", type=positive, default=30.0, metavar="SECONDS", help="time of each step, in "
+                        "seconds (default: 30)")  # fmt: skip

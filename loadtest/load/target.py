@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -11,22 +10,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-from urllib.error import HTTPError, URLError
-from urllib.request import ProxyHandler, build_opener
 
+import orjson
+
+from loadtest.load.client import OK, LoadError, fetch
+from loadtest.load.command import LoadTestError
+from loadtest.load.options import Options
 from loadtest.load.texts import Selection, load_texts, select
-from loadtest.options import Options
 
 ROOT = Path(__file__).parents[2]
 POLL_SECONDS = 0.02
 STOP_SECONDS = 30.0
-_opener = build_opener(ProxyHandler({}))  # locust's client goes past proxies, so the other requests do too
 
 
-class TargetError(Exception):
+class TargetError(LoadTestError):
     """There is nothing to test; the message is one sentence."""
 
 
@@ -38,59 +38,42 @@ class Server(NamedTuple):
     start_seconds: float
 
 
-@contextmanager
 def running_service(
-    students: Path | None, patience: float, flags: Sequence[str] = (), cores: Collection[int] | None = None
-) -> Iterator[str]:
-    """Start ``python -m service`` on a free port, and stop it with SIGTERM in the end. Yields its URL once it is ready.
-
-    `flags` are more of its settings, `cores` as in `running_server`.
-
-    Raises:
-        TargetError: it stopped, or was not ready within `patience` seconds; says what it logged last.
-    """
+    students: Path | None, start_timeout: float, flags: Sequence[str] = (), cores: Collection[int] | None = None
+) -> AbstractContextManager[Server]:
+    """``python -m service`` as `running_server`; `flags` are more of its settings."""
     more = [*flags, *(["--students", str(students.resolve())] if students else [])]
-    with running_server("the service", ["service", *more], patience, cores) as host:
-        yield host
+    return running_server("the service", ["service", *more], start_timeout, cores)
 
 
 @contextmanager
 def running_server(
-    name: str, module: Sequence[str], patience: float, cores: Collection[int] | None = None
-) -> Iterator[str]:
-    """Like `running_service`, for any module that takes ``--host`` and ``--port`` and answers ``/readyz``.
+    name: str, module: Sequence[str], start_timeout: float, cores: Collection[int] | None = None
+) -> Iterator[Server]:
+    """Start a server on a free port, and stop it with SIGTERM in the end. Yields it once it is ready.
 
     Args:
         name: what people call it, for errors.
-        module: what stands behind ``python -m``: the module and its flags.
-        patience: seconds for it to be ready.
+        module: the module behind ``python -m`` and its flags; it takes ``--host`` and ``--port``, and answers
+            ``/readyz``.
+        start_timeout: seconds for it to be ready.
         cores: on which it runs with all its threads and processes; any if left out.
 
     Raises:
         TargetError: it stopped, or was not ready in time; says what it logged last.
     """
-    with started_server(name, module, patience, cores) as server:
-        yield server.url
-
-
-@contextmanager
-def started_server(
-    name: str, module: Sequence[str], patience: float, cores: Collection[int] | None = None
-) -> Iterator[Server]:
-    """As `running_server`, and says more of what it started."""
-    port = _free_port()
-    command = [sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", str(port)]
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
         with on_cores(cores):  # inherited
             process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         try:
-            host = f"http://127.0.0.1:{port}"
             try:
-                wait_until_ready(host, patience, is_alive=lambda: process.poll() is None)
+                wait_until_ready(url, start_timeout, is_alive=lambda: process.poll() is None)
             except TargetError as error:
-                raise TargetError(f"{name} did not start: {error}{_last_words(output)}") from None
-            yield Server(host, process.pid, time.perf_counter() - began)
+                raise TargetError(f"{name} did not start: {error}{_last_line(output)}") from None
+            yield Server(url, process.pid, time.perf_counter() - began)
         finally:
             _stop(name, process)
 
@@ -114,26 +97,40 @@ def on_cores(cores: Collection[int] | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def wait_until_ready(host: str, patience: float, is_alive: Callable[[], bool] = lambda: True) -> None:
-    """Poll ``/readyz`` until it answers 200.
+def free_port() -> int:
+    """A port of the loopback interface that is free now; another process could take it before it is used."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_until(missing: Callable[[], str | None], timeout: float, is_alive: Callable[[], bool] = lambda: True) -> None:
+    """Poll until `missing` gives None rather than what is missing.
 
     Raises:
-        TargetError: it did not within `patience` seconds, or `is_alive` turned false.
+        TargetError: it did not within `timeout` seconds, or `is_alive` turned false.
     """
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            with _opener.open(f"{host}/readyz", timeout=max(1.0, patience)):
-                return
-        except HTTPError as error:
-            problem = f"{host}/readyz answers {error.code}"
-        except (URLError, OSError, ValueError) as error:
-            problem = f"{host} can't be reached ({getattr(error, 'reason', error)})"
+    deadline = time.monotonic() + timeout
+    while (problem := missing()) is not None:
         if not is_alive():
             raise TargetError("it stopped")
         if time.monotonic() > deadline:
-            raise TargetError(f"{problem}, after {patience:g} s")
+            raise TargetError(f"{problem}, after {timeout:g} s")
         time.sleep(POLL_SECONDS)
+
+
+def wait_until_ready(host: str, timeout: float, is_alive: Callable[[], bool] = lambda: True) -> None:
+    """Poll ``/readyz`` until it answers 200; raises TargetError as `wait_until`."""
+
+    def missing() -> str | None:
+        try:
+            reply = fetch(f"{host}/readyz", max(1.0, timeout))
+        except LoadError as error:
+            return str(error)
+        return None if reply.status == OK else f"{host}/readyz answers {reply.status}"
+
+    wait_until(missing, timeout, is_alive)
 
 
 def known_locales(host: str, model: str | None = None) -> list[str] | None:
@@ -143,12 +140,11 @@ def known_locales(host: str, model: str | None = None) -> list[str] | None:
         TargetError: a student of that name is not loaded.
     """
     try:
-        with _opener.open(f"{host}/v1/models", timeout=5) as reply:
-            models: list[dict[str, Any]] = json.load(reply)["models"]
+        models: list[dict[str, Any]] = orjson.loads(fetch(f"{host}/v1/models", timeout=5).content)["models"]
         chosen = [entry for entry in models if (entry["name"] == model if model else entry["default"])]
         names = [entry["name"] for entry in models]
         locales = [str(locale) for locale in chosen[0]["locales"]] if chosen else None
-    except (URLError, OSError, ValueError, KeyError, TypeError):
+    except (LoadError, ValueError, KeyError, TypeError):
         return None
     if model and not chosen:
         raise TargetError(f"{host}: no student {model!r} is loaded; loaded: {', '.join(names)}")
@@ -162,16 +158,8 @@ def texts_for(options: Options, host: str) -> Selection:
         TextsError: there are none.
         TargetError: the student asked for is not loaded.
     """
-    texts = load_texts(options.texts_path, options.texts_locale)
+    texts = load_texts(options.texts_path, options.locale)
     return select(texts, options.locale_names, known_locales(host, options.model))
-
-
-def _free_port() -> int:
-    """A port that is free now. Another process could take it before the service does; then the service says so."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _stop(name: str, process: subprocess.Popen[bytes]) -> None:
@@ -185,7 +173,7 @@ def _stop(name: str, process: subprocess.Popen[bytes]) -> None:
         print(f"warning: {name} did not stop within {STOP_SECONDS:g} s of SIGTERM", file=sys.stderr)
 
 
-def _last_words(output: IO[str]) -> str:
+def _last_line(output: IO[str]) -> str:
     output.seek(0)
     lines = [line.strip() for line in output if line.strip()]
     return f"; it said: {lines[-1]}" if lines else ""

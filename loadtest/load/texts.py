@@ -7,13 +7,15 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from loadtest.load.command import LoadTestError
+
 SAMPLE = Path(__file__).parents[2] / "training" / "sample" / "1.1" / "data"
 TABULAR = (".jsonl", ".json")
 PLAIN = (".txt",)
 FIELDS = ("utt", "text")  # MASSIVE's name for the text, then the project's
 
 
-class TextsError(Exception):
+class TextsError(LoadTestError):
     """There are no texts to send; the message is one sentence for the person who named them."""
 
 
@@ -49,7 +51,7 @@ def load_texts(path: Path | None = None, locale: str | None = None) -> list[Text
     """
     source = path or SAMPLE
     if path is None and not source.is_dir():
-        raise TextsError(f"{source}: the sample texts are not there (is this a checkout?); name others with --texts")
+        raise TextsError(f"{source}: the sample texts are missing; name others with --texts")
     texts = [text for file in _files(source) for text in _texts_of(file, locale)]
     if not texts:
         raise TextsError(f"{source}: holds no texts")
@@ -91,7 +93,7 @@ def _texts_of(file: Path, locale: str | None) -> Iterator[Text]:
     except OSError as error:
         raise TextsError(f"{file}: can't be read: {error.strerror}") from None
     if file.suffix not in TABULAR and locale is None:
-        raise TextsError(f"{file}: holds plain texts, whose locale must be given with --texts-locale")
+        raise TextsError(f"{file}: holds plain texts, whose locale must be given with --locale")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -113,5 +115,5 @@ def _text_of_row(line: str, locale: str | None, where: str) -> Text:
         raise TextsError(f"{where}: has no text; it should stand in {' or '.join(FIELDS)}")
     language = row.get("locale") or locale
     if not isinstance(language, str):
-        raise TextsError(f"{where}: has no locale; add the field, or give --texts-locale")
+        raise TextsError(f"{where}: has no locale; add the field, or give --locale")
     return Text(text, language)

@@ -1,4 +1,4 @@
-"""A/B experiments, shadow traffic and the signs that users are dissatisfied.
+"""A/B experiments, shadow traffic and user dissatisfaction.
 
 Imports `service.models` and what that imports.
 """

@@ -1,18 +1,18 @@
-"""Several students on one text: where they agree, and what each says where they don't."""
+"""Several students on one text: where they agree, and their answers where they don't."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from service.http.replies import Json
+from service.http.context import Json
 from service.student.student import Prediction
 
 TASKS = ("domain", "intent", "slots")
 
 
-def said_of(prediction: Prediction, task: str) -> Any:
-    """What a student says for a task, to be compared: the best label, or the set of slots; None without that head."""
+def answer_for(prediction: Prediction, task: str) -> Any:
+    """A student's answer for a task, to be compared: the best label, or the set of slots; None without that head."""
     if task == "slots":
         return None if prediction.slots is None else frozenset((s.name, s.start, s.end) for s in prediction.slots)
     ranked = getattr(prediction, task)
@@ -20,22 +20,21 @@ def said_of(prediction: Prediction, task: str) -> Any:
 
 
 def agreement(predictions: Mapping[str, Prediction]) -> dict[str, bool | None]:
-    """Whether all students with the head say the same, by task, and in all these tasks ("exact").
+    """Whether all students with the head agree, by task, and in all these tasks ("exact").
 
     None where fewer than two have it.
     """
     same: dict[str, bool | None] = {}
     for task in TASKS:
-        said = [
-            found for found in (said_of(prediction, task) for prediction in predictions.values()) if found is not None
-        ]
-        same[task] = len(set(said)) == 1 if len(said) > 1 else None
-    told = [value for value in same.values() if value is not None]
-    return {**same, "exact": all(told) if told else None}
+        answers = [answer_for(prediction, task) for prediction in predictions.values()]
+        found = [answer for answer in answers if answer is not None]
+        same[task] = len(set(found)) == 1 if len(found) > 1 else None
+    known = [value for value in same.values() if value is not None]
+    return {**same, "exact": all(known) if known else None}
 
 
 def differences(results: Mapping[str, Json], same: Mapping[str, bool | None]) -> Json:
-    """What each student says where they differ, from their replies; of slots, those that not all have found."""
+    """The answers where students differ, from their replies; of slots, those that not all have found."""
     different: Json = {}
     for task in ("domain", "intent"):
         if same[task] is False:

@@ -1,25 +1,25 @@
-"""Experiments: which student answers whom, so that two of them can be compared on users.
+"""Experiments: A/B splits and shadows, as an experiment file describes them.
 
-An experiment file is TOML, and read again when it changes, so weights move without a restart::
+The file is TOML, and read again when it changes, so weights change without a restart::
 
-    name = "xs-for-s"             # another name shuffles the clients anew
+    name = "xs-for-s"             # another name assigns clients anew
     [arms.control]
     model = "s"
     weight = 90
     [arms.candidate]
     model = "xs"
     weight = 10
-    [shadow]                      # if any: a second student, whose answers are compared and not sent
+    [shadow]                      # optional: a second student, whose answers are compared and not sent
     model = "m"
     share = 0.1                   # of the texts answered, 0 to 1
-    [friction]                    # if any: what counts as a sign that an answer went wrong; here with the defaults
-    rephrase_seconds = 30         # another similar text of the session within so long is a rephrase
-    similarity = 0.5              # of two texts' sketches (`friction.similarity`) from which on they are similar
-    confidence = 0.3              # an intent less sure than this is a sign
-    session_seconds = 300         # a session ends after so long without a text
+    [friction]                    # optional: what is a sign of dissatisfaction; here with the defaults
+    rephrase_seconds = 30         # a similar text of the session within this time is a rephrase
+    similarity = 0.5              # minimum similarity of two texts (`friction.similarity`) for that
+    confidence = 0.3              # an intent with a lower confidence is a sign
+    session_seconds = 300         # a session ends after this time without a text
 
 A client stays in its arm: the arm is a pure function of the experiment's name, its weights and the client's key. It is
-the same in each process and after a restart, and nothing is remembered.
+the same in each process and after a restart, and nothing is stored.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from pydantic import (
 )
 
 from service.monitoring.metrics import NONE
-from service.watched_file import FileKind, WatchedFile
+from service.watched_file import WatchedFile
 
-MOST_BYTES = 1 << 16
-MOST_WEIGHT = 1e6
-LONGEST_SECONDS = 86_400
-BITS = 53  # of a digest that make a number in [0, 1): as many as a float holds exactly
+MAX_BYTES = 1 << 16
+MAX_WEIGHT = 1e6
+MAX_SECONDS = 86_400
+BITS = 53  # of a digest that make a number in [0, 1): a float holds as many exactly
 
 
 class ExperimentError(ValueError):
@@ -58,7 +58,7 @@ class ExperimentError(ValueError):
 
 
 def _allowed(what: str) -> WrapValidator:
-    """Refuse what does not fit by saying what would."""
+    """Report what is allowed, instead of pydantic's message."""
 
     def check(value: Any, fits: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -78,9 +78,9 @@ Name = Annotated[
     Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
     _allowed("1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"),
 ]
-Weight = Annotated[float, *_between(0, MOST_WEIGHT)]
+Weight = Annotated[float, *_between(0, MAX_WEIGHT)]
 Share = Annotated[float, *_between(0, 1)]
-Seconds = Annotated[float, *_between(1, LONGEST_SECONDS)]
+Seconds = Annotated[float, *_between(1, MAX_SECONDS)]
 
 
 class _Strict(BaseModel):
@@ -95,14 +95,14 @@ class Arm(_Strict):
 
 
 class Shadow(_Strict):
-    """A student that answers a share of the texts, too, and is never heard by clients."""
+    """A student that also answers a share of the texts, without replying to clients."""
 
     model: Name
     share: Share
 
 
 class FrictionRules(_Strict):
-    """What counts as a sign that an answer went wrong."""
+    """What counts as a sign of dissatisfaction."""
 
     rephrase_seconds: Seconds = 30.0
     similarity: Share = 0.5
@@ -131,84 +131,71 @@ class Experiment(_Strict):
     def arm_of(self, key: bytes) -> str | None:
         """The name of the arm of a client, None without arms. Never raises, and takes a microsecond or two.
 
-        The digest of experiment and key is a number in [0, 1), which the arms share out in the order of the file, each
-        as much as its weight of all. So only the clients between the old and the new border move when weight goes from
-        one arm to its neighbour. An arm of weight 0 gets nobody.
-
-        `key` should be `split_key`.
+        The digest of experiment and key is a number in [0, 1). The arms divide this interval in the order of the file,
+        in proportion to their weights. So only clients between the old and the new border move when weight goes from
+        one arm to the next. An arm of weight 0 gets no clients. For `key` see `split_key`.
         """
         if not self.arms:
             return None
-        digest = hashlib.blake2b(self._salt + key, digest_size=8).digest()
+        salt, names, borders = self._split
+        digest = hashlib.blake2b(salt + key, digest_size=8).digest()
         place = (int.from_bytes(digest) >> (64 - BITS)) / (1 << BITS)
-        return self._names[bisect_right(self._borders, place)]
+        return names[bisect_right(borders, place)]
 
     @cached_property
-    def _salt(self) -> bytes:
-        return self.name.encode() + b"\0"
-
-    @cached_property
-    def _names(self) -> list[str]:
-        return list(self.arms)
-
-    @cached_property
-    def _borders(self) -> list[float]:
-        """Where each arm but the last ends."""
+    def _split(self) -> tuple[bytes, list[str], list[float]]:
+        """What digests begin with, the names of the arms, and where each but the last ends."""
         ends = list(accumulate(arm.weight for arm in self.arms.values()))
-        return [end / ends[-1] for end in ends[:-1]]
+        return self.name.encode() + b"\0", list(self.arms), [end / ends[-1] for end in ends[:-1]]
 
 
-NOTHING = Experiment.model_construct()  # what no file may say: neither arms nor a shadow
+NOTHING = Experiment.model_construct()  # neither arms nor a shadow, which no file may hold
 
 
 def split_key(client_key: bytes | None, request_id: str) -> bytes:
-    """What decides on the arm: the key of the client, or the request's id where it brings none or an empty one."""
+    """What the arm depends on: the key of the client, or the request's id where it sends none or an empty one."""
     return client_key or request_id.encode()
 
 
-class ExperimentFile:
-    """The experiment of a file, read again when the file changes, as `WatchedFile` does.
-
-    Usage::
-
-        file = ExperimentFile(Path("experiment.toml"))
-        file.current.arm_of(split_key(client_key, request_id))
-
-    Args:
-        path: of the file.
-        clock: gives seconds that never go back.
-        patient: begin without arms and shadow where the file can't be used, until it can.
+class ExperimentFile(WatchedFile[Experiment]):
+    """The experiment of a file. If `patient`, it is `NOTHING` until the file can be used.
 
     Raises:
         ExperimentError: the file can't be used, and it is not `patient`.
     """
 
-    __slots__ = ("_file",)
+    kind = "experiment file"
+    error = ExperimentError
+    kept = "the experiment goes on as it was"
+    max_bytes = MAX_BYTES
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, *, patient: bool = False) -> None:
-        self._file = WatchedFile(path, EXPERIMENT_FILE, clock, meanwhile=NOTHING if patient else None)
+        super().__init__(path, clock, meanwhile=NOTHING if patient else None)
 
-    @property
-    def current(self) -> Experiment:
-        """The experiment that is valid now. Never raises; cheap but for one look at the file each second."""
-        return self._file.current
+    @staticmethod
+    def parse(text: str, named: str) -> Experiment:
+        """The experiment that a text describes."""
+        try:
+            return Experiment.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ExperimentError(f"{named} is not TOML: {' '.join(str(error).split())}") from None
+        except RecursionError:
+            raise ExperimentError(f"{named} is nested too deeply") from None
+        except ValidationError as error:
+            raise ExperimentError(f"{named}{_problem(error)}") from None
+        except ValueError:  # an integer of thousands of digits
+            raise ExperimentError(f"{named} holds a number that is too large") from None
+
+    @staticmethod
+    def summary(content: Experiment) -> str:
+        """Arms and shadow in a line."""
+        arms = ", ".join(f"{name} {arm.model} {arm.weight:g}" for name, arm in content.arms.items()) or "none"
+        shadow = f"{content.shadow.model} {content.shadow.share:g}" if content.shadow else "none"
+        return f"experiment {content.name}, arms: {arms}; shadow: {shadow}"
 
 
-def _parse(text: str, named: str) -> Experiment:
-    try:
-        return Experiment.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ExperimentError(f"{named} is not TOML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ExperimentError(f"{named} is nested too deeply") from None
-    except ValidationError as error:
-        raise ExperimentError(f"{named}{_complaint(error)}") from None
-    except ValueError:  # of the language: a whole number of thousands of digits
-        raise ExperimentError(f"{named} holds a number that is too large") from None
-
-
-def _complaint(error: ValidationError) -> str:
-    """The first thing that is wrong, to follow the name of the file."""
+def _problem(error: ValidationError) -> str:
+    """The first problem, to follow the name of the file."""
     first = error.errors(include_url=False)[0]
     place = [part for part in first["loc"] if part != "[key]"]
     where = ".".join(part if isinstance(part, str) and part.isprintable() else repr(part) for part in place)
@@ -226,19 +213,3 @@ def _complaint(error: ValidationError) -> str:
 def _fields_at(parents: list[Any]) -> list[str]:
     tables: dict[str, type[BaseModel]] = {"arms": Arm, "shadow": Shadow, "friction": FrictionRules}
     return list((tables[parents[0]] if parents else Experiment).model_fields)
-
-
-def _summary(experiment: Experiment) -> str:
-    arms = ", ".join(f"{name} {arm.model} {arm.weight:g}" for name, arm in experiment.arms.items()) or "none"
-    shadow = f"{experiment.shadow.model} {experiment.shadow.share:g}" if experiment.shadow else "none"
-    return f"experiment {experiment.name}, arms: {arms}; shadow: {shadow}"
-
-
-EXPERIMENT_FILE = FileKind(
-    name="experiment file",
-    error=ExperimentError,
-    parse=_parse,
-    summary=_summary,
-    kept="the experiment goes on as it was",
-    most_bytes=MOST_BYTES,
-)

@@ -1,25 +1,23 @@
-"""Who answers whom: the student that a request names, the arm of an experiment, and a shadow beside either."""
+"""Routing, A/B splits and shadow traffic: which student answers a request, and what is recorded of the answer."""
 
 from __future__ import annotations
 
 import logging
 import random
 from collections.abc import Mapping
-from functools import partial
 from typing import NamedTuple
 
-from service.errors import InternalError, InvalidRequest, MissingHead, ServiceError
+from service.errors import InternalError, InvalidRequest, ServiceError
 from service.experiments.experiment import Experiment, ExperimentFile, split_key
-from service.experiments.friction import Noted, Place, Sessions, Turn
-from service.experiments.shadow import Shadow
-from service.http.context import Call
-from service.http.replies import Answer
-from service.http.requests import CompareRequest, DomainRequest, FeedbackRequest, NluItem, NluRequest
-from service.models.registry import Engine, Loaded
+from service.experiments.friction import ArmLabels, FeedbackResult, Sessions, Turn
+from service.experiments.shadow import ShadowRunner
+from service.http.context import RequestContext
+from service.http.requests import FeedbackRequest, NluRequest
+from service.models.queue import Answer, LoadedModel
+from service.models.registry import DEFAULT, ModelRegistry
 from service.monitoring.metrics import Metrics
-from service.student.student import Question
 
-NOWHERE = Place()
+MAX_CLIENT_KEY_BYTES = 256
 
 log = logging.getLogger("service")
 
@@ -27,170 +25,164 @@ log = logging.getLogger("service")
 class Route(NamedTuple):
     """The student that answers a request; where an experiment chose it, that, the arm, and the client's key."""
 
-    student: Loaded
+    model: LoadedModel
     experiment: Experiment | None = None
     arm: str | None = None
     client_key: bytes | None = None
 
 
-class Traffic:
-    """The way of requests to students in one process, and what is learned from them.
+class Router:
+    """Chooses the students of requests in one process, and records what happens in experiments.
 
-    Batches, domains and comparisons take no part in experiments: they are not what a user waits for and reacts to.
+    Batches, domains and comparisons take no part in experiments: users don't wait for them and react.
 
     Args:
-        engine: the students.
-        metrics: in which is counted.
-        experiment: splits and shadows requests; without one, requests that name no model get the default student.
+        registry: of the students.
+        metrics: where to count.
+        file: of the experiment; without one, requests that name no model get the default student.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics, experiment: ExperimentFile | None = None) -> None:
-        self._engine = engine
+    def __init__(self, registry: ModelRegistry, metrics: Metrics, file: ExperimentFile | None = None) -> None:
+        self._registry = registry
         self._metrics = metrics
-        self._experiment = experiment
-        self._field: _Field | None = None
+        self._file = file
+        self._active: _ActiveExperiment | None = None
         self._sessions = Sessions(metrics)
-        self._shadow = Shadow(engine, metrics)
+        self._shadow = ShadowRunner(registry, metrics)
         self._random = random.Random()
 
-    def route(self, call: Call, body: NluRequest) -> Route:
-        """Who answers a request. One that names no model may be in an experiment.
+    def route(self, context: RequestContext, body: NluRequest) -> Route:
+        """Choose the student for a request. One that names no model may be part of an experiment.
 
         Where any arm could not answer, because its student is not loaded or does not know the locale or the allowed
-        labels, the default one answers outside of the experiment: left out of that arm alone, such requests would make
-        the arms' users differ.
+        labels, the default one answers outside of the experiment: else the users of the arms would differ.
 
         Raises:
-            UnknownModel, NotReady: as `Engine.choose`.
+            UnknownModel, NotReady: as `ModelRegistry.choose`.
             InvalidRequest: the client's key is too long.
         """
-        client_key = call.client_key  # refused in any case where it is too long, not only while an experiment runs
-        if self._experiment is None or body.model is not None:
-            return Route(self._engine.choose(body.model))
-        field = self._look_at(self._experiment)
-        if not field.takes(body):
-            return Route(self._engine.choose(None))
-        arm = field.experiment.arm_of(split_key(client_key, call.request_id))
-        assert arm is not None  # a field without arms takes nothing
-        return Route(field.arms[arm], field.experiment, arm, client_key)
+        client_key = context.headers.get(b"x-client-key")
+        if client_key is not None and len(client_key) > MAX_CLIENT_KEY_BYTES:  # even while no experiment runs
+            raise InvalidRequest(problem=f"x-client-key: should have at most {MAX_CLIENT_KEY_BYTES} bytes")
+        if self._file is not None and body.model is None:
+            active = self._active_experiment(self._file)
+            if active.accepts(body):
+                experiment = active.experiment
+                arm = experiment.arm_of(split_key(client_key, context.request_id))
+                assert arm is not None  # an experiment without arms accepts nothing
+                return Route(active.arms[arm], experiment, arm, client_key)
+        name = DEFAULT if body.model is None else body.model
+        return Route(self._registry.by_name.get(name) or self._registry.choose(name))
 
-    def answered(self, call: Call, route: Route, answer: Answer) -> None:
-        """Count the turn of an arm, and have the answer shadowed by chance."""
-        if self._experiment is None:
+    def record_answer(self, context: RequestContext, route: Route, answer: Answer) -> None:
+        """Count the turn of an arm, and submit a random share of the texts to the shadow. Call it after the reply."""
+        if self._file is None:
             return
-        prediction, question = answer.prediction, answer.question
+        question, prediction, _, timings = answer
         if route.experiment is not None and route.arm is not None:
             unfiltered = prediction.intent if prediction.kept_intents is None else None
             turn = Turn(
-                experiment=route.experiment,
-                arm=route.arm,
-                model=route.student.name,
-                request_id=call.request_id,
+                labels=ArmLabels(route.experiment.name, route.arm, route.model.name),
+                rules=route.experiment.friction,
+                request_id=context.request_id,
                 client_key=route.client_key,
                 text=question.text,
                 confidence=unfiltered[0].confidence if unfiltered else None,
                 in_scope=prediction.in_scope,
-                seconds=answer.timings.total,
+                seconds=timings.total,
             )
             self._metrics.defer(self._sessions.count, turn)
-        field = self._look_at(self._experiment)
-        if field.shadow is not None and self._random.random() < field.share:
-            call.afterwards = partial(self._shadow.offer, route.student, field.shadow, question, prediction)
+        active = self._active_experiment(self._file)
+        if active.shadow is not None and self._random.random() < active.share:
+            self._shadow.submit(route.model, active.shadow, question, prediction)
 
-    def failed(self, route: Route, error: Exception) -> None:
+    def record_failure(self, route: Route, error: Exception) -> None:
         """Count a request of an arm that gets no answer."""
         if route.experiment is not None and route.arm is not None:
             row = (error if isinstance(error, ServiceError) else InternalError).row
-            place = route.experiment.name, route.arm, route.student.name
-            self._metrics.turn_errors.labels(*place, row.label).inc()
+            labels = route.experiment.name, route.arm, route.model.name
+            self._metrics.turn_errors.labels(*labels, row.label).inc()
 
-    def told(self, body: FeedbackRequest) -> Noted:
+    def record_feedback(self, body: FeedbackRequest) -> FeedbackResult:
         """Count feedback."""
-        place = NOWHERE
-        if self._experiment is not None and body.arm is not None:
-            field = self._look_at(self._experiment)
-            if (student := field.arms.get(body.arm)) is not None:
-                place = Place(field.experiment.name, body.arm, student.name)
-        return self._sessions.feedback(body.request_id, body.outcome, place)
+        labels = ArmLabels()
+        if self._file is not None and body.arm is not None:
+            active = self._active_experiment(self._file)
+            if (model := active.arms.get(body.arm)) is not None:
+                labels = ArmLabels(active.experiment.name, body.arm, model.name)
+        return self._sessions.record_feedback(body.request_id, body.outcome, labels)
 
-    def look_around(self) -> None:
-        """Look at the experiment file, and close the sessions that are over. To be called now and then."""
-        if self._experiment is not None and self._engine.students:
-            self._look_at(self._experiment)
-        if self._engine.draining:  # there may still be somebody who asks for the metrics
+    def tick(self) -> None:
+        """Check the experiment file, and close the sessions that are over. Call it regularly."""
+        if self._file is not None and self._registry.models:
+            self._active_experiment(self._file)
+        if self._registry.draining:  # the metrics may still be scraped
             self._sessions.close_all()
         else:
             self._sessions.close_idle()
 
     def close(self) -> None:
-        """Begin nothing any more."""
+        """Stop accepting work."""
         self._shadow.close()
 
-    def _look_at(self, file: ExperimentFile) -> _Field:
-        """The experiment as it can be run now; worked out anew when the file or the students have changed."""
-        experiment, students = file.current, self._engine.students
-        field = self._field
-        if field is None or field.experiment is not experiment or field.students is not students:
-            field = self._field = _Field.of(experiment, self._engine)
-            for arm, student in field.arms.items():
-                self._sessions.expect(Place(experiment.name, arm, student.name))
-                log.info(
-                    "experiment %s: %s is %s, weight %g",
-                    experiment.name,
-                    arm,
-                    student.name,
-                    experiment.arms[arm].weight,
-                )
-            if field.shadow is not None:
-                log.info("experiment %s: %s shadows %g of the texts", experiment.name, field.shadow.name, field.share)
-                for primary in students.values():
-                    self._shadow.expect(primary, field.shadow)
-        return field
+    def _active_experiment(self, file: ExperimentFile) -> _ActiveExperiment:
+        """The experiment as it can be run now; resolved again when the file or the students have changed."""
+        experiment, models = file.current, self._registry.models
+        active = self._active
+        if active is None or active.experiment is not experiment or active.models is not models:
+            active = self._active = _ActiveExperiment.of(experiment, self._registry)
+            name = experiment.name
+            for arm, model in active.arms.items():
+                self._sessions.start_series(ArmLabels(name, arm, model.name))
+                log.info("experiment %s: %s is %s, weight %g", name, arm, model.name, experiment.arms[arm].weight)
+            if active.shadow is not None:
+                log.info("experiment %s: %s shadows %g of the texts", name, active.shadow.name, active.share)
+                for primary in models.values():
+                    self._shadow.start_series(primary, active.shadow)
+        return active
 
 
-class _Field(NamedTuple):
+class _ActiveExperiment(NamedTuple):
     """An experiment as far as it can be run with the students that are loaded.
 
-    `arms` is empty where the student of one is not there. `locales`, `domains` and `intents` are those that all arms
+    `arms` is empty where the student of one is not loaded. `locales`, `domains` and `intents` are those that all arms
     know.
     """
 
     experiment: Experiment
-    students: Mapping[str, Loaded]
-    arms: dict[str, Loaded]
+    models: Mapping[str, LoadedModel]
+    arms: dict[str, LoadedModel]
     locales: frozenset[str]
     domains: frozenset[str]
     intents: frozenset[str]
-    shadow: Loaded | None
+    shadow: LoadedModel | None
     share: float
 
     @classmethod
-    def of(cls, experiment: Experiment, engine: Engine) -> _Field:
-        """What can be run; a warning says what can't."""
-        wanted = {name: arm.model for name, arm in experiment.arms.items() if arm.weight}
-        found = {name: student for name, model in wanted.items() if (student := engine.find(model))}
-        shadow = engine.find(experiment.shadow.model) if experiment.shadow else None
-        missing = {model for name, model in wanted.items() if name not in found}
+    def of(cls, experiment: Experiment, registry: ModelRegistry) -> _ActiveExperiment:
+        """What can be run; warnings say what can't."""
+        by_name, wanted = registry.by_name, experiment.shadow
+        arms = {name: by_name.get(arm.model) for name, arm in experiment.arms.items() if arm.weight}
+        missing = sorted({experiment.arms[name].model for name, model in arms.items() if model is None})
         if missing:
-            log.warning(
-                "experiment %s splits nothing: no student %s is loaded", experiment.name, ", ".join(sorted(missing))
-            )
-        if experiment.shadow and shadow is None:
-            log.warning("experiment %s has no shadow: %s is not loaded", experiment.name, experiment.shadow.model)
-        arms = {} if missing else found
-        labels = [student.student.manifest.labels for student in arms.values()]
+            log.warning("experiment %s splits nothing: no student %s is loaded", experiment.name, ", ".join(missing))
+        shadow = by_name.get(wanted.model) if wanted else None
+        if wanted and shadow is None:
+            log.warning("experiment %s has no shadow: %s is not loaded", experiment.name, wanted.model)
+        found = {} if missing else {name: model for name, model in arms.items() if model is not None}
+        labels = [model.student.manifest.labels for model in found.values()]
         return cls(
             experiment=experiment,
-            students=engine.students,
-            arms=arms,
-            locales=_common([frozenset(student.locales) for student in arms.values()]),
+            models=registry.models,
+            arms=found,
+            locales=_common([frozenset(model.locales) for model in found.values()]),
             domains=_common([frozenset(known.domain) for known in labels]),
             intents=_common([frozenset(known.intent) for known in labels]),
             shadow=shadow,
-            share=experiment.shadow.share if experiment.shadow else 0.0,
+            share=wanted.share if wanted else 0.0,
         )
 
-    def takes(self, body: NluRequest) -> bool:
+    def accepts(self, body: NluRequest) -> bool:
         """Whether each arm could answer a request."""
         return (
             body.locale in self.locales
@@ -201,42 +193,3 @@ class _Field(NamedTuple):
 
 def _common(sets: list[frozenset[str]]) -> frozenset[str]:
     return frozenset.intersection(*sets) if sets else frozenset()
-
-
-def question_of(item: NluItem | DomainRequest | CompareRequest, chosen: Loaded) -> Question:
-    """What a student is asked.
-
-    Raises:
-        UnknownLocale: it does not know the locale.
-        MissingHead: labels are to be filtered that it has no head for.
-        InvalidRequest: it knows no such label.
-    """
-    return Question(
-        item.text,
-        chosen.locale_for(item.locale),
-        item.top_k or 1,
-        _numbers(chosen, "domain", "allowed_domains", getattr(item, "allowed_domains", None)),
-        _numbers(chosen, "intent", "allowed_intents", getattr(item, "allowed_intents", None)),
-    )
-
-
-def check_head(chosen: Loaded, head: str, field: str) -> None:
-    """See to it that a student has a head; `field` is what asks for it, for the error.
-
-    Raises:
-        MissingHead: it has not.
-    """
-    heads = chosen.student.manifest.labels.heads
-    if head not in heads:
-        raise MissingHead(field=field, model=chosen.name, head=head, heads=", ".join(heads))
-
-
-def _numbers(chosen: Loaded, head: str, field: str, names: list[str] | None) -> tuple[int, ...] | None:
-    if names is None:
-        return None
-    check_head(chosen, head, field)
-    try:
-        return chosen.student.numbers_of(head, names)
-    except KeyError:
-        problem = f"{field}: holds a name that student {chosen.name} does not know; GET /v1/models lists those it does"
-        raise InvalidRequest(problem=problem) from None

@@ -1,56 +1,58 @@
-"""HTTP/1.1 on one connection, as uvicorn's own protocol speaks it, less what this service does not need.
+"""HTTP/1.1 on one connection: uvicorn's own protocol, reduced to what this service needs.
 
-Served by `uvicorn.Server` (``uvicorn.Config(http=Connection)``) and parsed by httptools. It is here because it is worth
-its lines: beside a model that sweeps the processor's caches, uvicorn's general one takes a good part of a request. What
-it leaves out: web sockets, streamed replies (each is sent whole, with its length), access logs. What it adds: limits on
-the size of a request's head and on the time that it may take.
+Served by `uvicorn.Server` (``uvicorn.Config(http=Connection)``) and parsed by httptools. uvicorn's general protocol
+takes a good part of the time of a request, since a model run sweeps the processor's caches in between; this one is
+faster. It leaves out web sockets, streamed replies (each is sent whole, with its length) and access logs. It limits
+the size of a request's head and the time until it has arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
+import http
 from collections import deque
 from typing import Any, cast
 from urllib.parse import unquote
 
 import httptools
-import orjson
-from starlette.types import Scope
+from starlette.types import Message, Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.errors import BadHttp, HeadTimeout, HeadTooLarge, ServiceError, error_body
-from service.http.context import OTHER, new_request_id
-from service.http.request_response import CLOSE, STATUS_LINES, Exchange
-from service.monitoring.metrics import NONE
+from service.errors import BadHttp, HeadTimeout, HeadTooLarge, ServiceError, log_fault
 
-MOST_HEAD_BYTES = 1 << 16
+MAX_HEAD_BYTES = 1 << 16
 HEAD_SECONDS = 10.0
 LINGER_SECONDS = 2.0
-MOST_UNREAD_BYTES = 1 << 16
+MAX_UNREAD_BYTES = 1 << 16
+STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CLOSE = b"connection: close\r\n"
+DISCONNECT: Message = {"type": "http.disconnect"}
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a client; uvicorn makes them, keeps them in its state and calls `shutdown`.
+    """One connection of a client; uvicorn makes it, keeps it in its state and calls `shutdown`.
 
     Attributes:
-        exchange: the one being answered, or the last; None before the first.
-        is_full: the client reads more slowly than it is written to.
-        is_stopping: no further request is taken.
+        app: the service's ASGI application, a `RequestMiddleware`.
+        cycle: the request being answered, or the last one; None before the first.
+        is_full: the client reads more slowly than the service writes.
+        is_stopping: no further request is accepted.
     """
 
     def __init__(
         self,
         config: Config,
         server_state: ServerState,
-        app_state: dict[str, Any] | None = None,  # noqa: ARG002 - uvicorn hands it over
+        app_state: dict[str, Any] | None = None,  # noqa: ARG002 - part of uvicorn's signature
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         if not config.loaded:
             config.load()
         self.app: Any = config.loaded_app
         self.tasks: set[Any] = server_state.tasks
-        self.exchange: Exchange | None = None
+        self.cycle: RequestResponseCycle | None = None
         self.is_full = False
         self.is_stopping = False
         self._is_lingering = False
@@ -58,8 +60,8 @@ class Connection(asyncio.Protocol):
         self._state = server_state
         self._loop = _loop or asyncio.get_running_loop()
         self._parser: Any = httptools.HttpRequestParser(self)
-        self._incoming: Exchange | None = None
-        self._pipeline: deque[Exchange] = deque()
+        self._incoming: RequestResponseCycle | None = None
+        self._pipeline: deque[RequestResponseCycle] = deque()
         self._drained: asyncio.Future[None] | None = None
         self._is_paused = False
         self._head_timer: asyncio.TimerHandle | None = None
@@ -71,21 +73,16 @@ class Connection(asyncio.Protocol):
         self._idle_until = 0.0
         self._refusal: ServiceError | None = None
 
-    @property
-    def default_head(self) -> list[bytes]:
-        """Lines that begin every reply: the date."""
-        return [part for name, value in self._state.default_headers for part in (name, b": ", value, b"\r\n")]
-
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has come."""
+        """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "scheme": "http",
-            "server": (transport.get_extra_info("sockname") or ("", 0))[:2],  # none where it is gone already
+            "server": (transport.get_extra_info("sockname") or ("", 0))[:2],  # none if it has closed already
             "client": (transport.get_extra_info("peername") or ("", 0))[:2],
             "root_path": "",
         }
@@ -93,21 +90,21 @@ class Connection(asyncio.Protocol):
         self._idle_until = self._loop.time() + self._keep_alive_seconds
         self._idle_timer = self._loop.call_at(self._idle_until, self._close_if_idle)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - it makes no difference
-        """The client has left, or the connection was closed."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - part of asyncio's signature
+        """The client has disconnected, or the connection was closed."""
         self._state.connections.discard(cast("Any", self))
         self._idle_timer.cancel()
         self._end_head()
         self._pipeline.clear()
-        for exchange in (self.exchange, self._incoming):
-            if exchange is not None:
-                exchange.end()
-        self.exchange = self._incoming = None
+        for cycle in (self.cycle, self._incoming):
+            if cycle is not None:
+                cycle.end()
+        self.cycle = self._incoming = None
         self.resume_writing()
-        del self._parser  # these two hold each other
+        del self._parser  # it refers to this object, and this object to it
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come; each request that they complete is begun or queued."""
+        """Parse bytes; each request whose head they complete is started or queued."""
         if self.is_stopping and self._incoming is None:
             return
         try:
@@ -120,10 +117,10 @@ class Connection(asyncio.Protocol):
             self._refuse(BadHttp())
         if not self._head_is_open:
             return
-        if self._head_timer is not None:  # all of these bytes belong to it
+        if self._head_timer is not None:  # all of these bytes belong to the head
             self._head_received += len(data)
-            if self._head_received > MOST_HEAD_BYTES:
-                self._refuse(HeadTooLarge(limit=MOST_HEAD_BYTES))
+            if self._head_received > MAX_HEAD_BYTES:
+                self._refuse(HeadTooLarge(limit=MAX_HEAD_BYTES))
         else:
             self._head_received = 0
             self._head_timer = self._loop.call_later(HEAD_SECONDS, lambda: self._refuse(HeadTimeout()))
@@ -133,12 +130,12 @@ class Connection(asyncio.Protocol):
         self.is_full = True
 
     def resume_writing(self) -> None:
-        """It reads again, or is gone."""
+        """The client reads again, or has disconnected."""
         self.is_full = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    # What the parser calls
+    # Called by the parser
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -149,19 +146,20 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        """A part of its target."""
+        """A part of the request's target."""
         self._url += url
-        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header, whole; a trailer is none."""
+        """A whole header, or a trailer, which is dropped."""
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes + len(self._url) > MAX_HEAD_BYTES:
+            raise HeadTooLarge(limit=MAX_HEAD_BYTES)
         if self._head_is_open:
             self._headers.append((name.lower(), value))
-        self._count_head(len(name) + len(value) + 4)
 
     def on_headers_complete(self) -> None:
-        """Its head is whole: begin to answer, or queue it behind the request that is being answered."""
-        if self._is_lingering or self._parser.should_upgrade():  # to be read again, see `_decline_upgrade`
+        """The head is complete: start the request, or queue it behind the one that is being answered."""
+        if self._is_lingering or self._parser.should_upgrade():  # the latter is read again: `_decline_upgrade`
             return
         self._end_head()
         version = self._parser.get_http_version()
@@ -179,40 +177,44 @@ class Connection(asyncio.Protocol):
             "query_string": target.query or b"",
             "headers": self._headers,
         }
-        exchange = self._incoming = Exchange(
+        cycle = self._incoming = RequestResponseCycle(
             self,
             scope,
             keep_alive=version == "1.1" and self._parser.should_keep_alive(),
             expects_continue=version == "1.1" and (b"expect", b"100-continue") in self._headers,
         )
-        if self.exchange is None or self.exchange.over:
-            self._begin(exchange)
+        if self.cycle is None or self.cycle.is_over:
+            self._start(cycle)
         else:
-            self._pipeline.append(exchange)
+            self._pipeline.append(cycle)
             self._pause_reading()
 
     def on_body(self, body: bytes) -> None:
-        """A part of its body."""
-        if self._incoming is not None and self._incoming.feed(body) > MOST_UNREAD_BYTES:
+        """A part of the request's body."""
+        if self._incoming is not None and self._incoming.feed(body) > MAX_UNREAD_BYTES:
             self._pause_reading()
 
     def on_message_complete(self) -> None:
-        """It is whole."""
+        """The request is complete."""
         if self._incoming is not None:
             self._incoming.feed_end()
             self._incoming = None
             if self._is_lingering:
                 self._transport.close()
 
-    # What an exchange calls
+    # Called by `RequestResponseCycle`
+
+    def head_of(self, status: int) -> list[bytes]:
+        """The first lines of a reply: status and date."""
+        return [STATUS_LINES[status], *[b"%s: %s\r\n" % header for header in self._state.default_headers]]
 
     def write(self, data: bytes) -> None:
-        """Send bytes, unless the client is gone."""
+        """Send bytes, unless the client has disconnected."""
         if not self._transport.is_closing():
             self._transport.write(data)
 
     async def drain(self) -> bool:
-        """Wait until the client has read what was written. False if it has left, or reads nothing for too long."""
+        """Wait until the client has read what was written. False if it disconnects, or reads nothing for too long."""
         try:
             async with asyncio.timeout(self._keep_alive_seconds):
                 while self.is_full:
@@ -223,66 +225,61 @@ class Connection(asyncio.Protocol):
         return not self._transport.is_closing()
 
     def resume_reading(self) -> None:
-        """Read on: the body so far was taken."""
+        """Read on: the body received so far was taken."""
         if self._is_paused and not self._transport.is_closing():
             self._is_paused = False
             self._transport.resume_reading()
 
-    def finish(self, exchange: Exchange) -> None:
-        """Its reply is sent: go on with the next request, or close."""
+    def finish(self, cycle: RequestResponseCycle) -> None:
+        """The reply was sent: go on with the next request, or close."""
         self._state.total_requests += 1
-        if not exchange.keep_alive:
+        if not cycle.keep_alive:
             self._linger()
             return
         if self.is_stopping and not self._pipeline:
             self._close()
             return
         if self._pipeline:
-            self._begin(self._pipeline.popleft())
+            self._start(self._pipeline.popleft())
         self._idle_until = self._loop.time() + self._keep_alive_seconds
         if not self._pipeline:
             self.resume_reading()
 
     def is_last(self) -> bool:
-        """Nothing will be sent after the reply that is due now."""
+        """Whether nothing will be sent after the reply that is due now."""
         return self.is_stopping and not self._pipeline and self._refusal is None
 
     def abort(self) -> None:
         """Close at once: a reply could not be finished."""
         self._transport.abort()
 
-    # What uvicorn calls
+    # Called by uvicorn
 
     def shutdown(self) -> None:
-        """Take no further request, and close once the last one is answered."""
+        """Accept no further request, and close once the last one is answered."""
         self.is_stopping = True
         if self._is_idle() and not self._is_lingering:
             self._transport.close()
 
-    # Our own
+    # Internal
 
-    def _begin(self, exchange: Exchange) -> None:
-        self.exchange = exchange
-        exchange.task = self._loop.create_task(exchange.run())
-        self.tasks.add(exchange.task)
+    def _start(self, cycle: RequestResponseCycle) -> None:
+        self.cycle = cycle
+        cycle.task = self._loop.create_task(cycle.run())
+        self.tasks.add(cycle.task)
 
     def _is_idle(self) -> bool:
-        return self.exchange is None or self.exchange.over
+        return self.cycle is None or self.cycle.is_over
 
     def _close_if_idle(self) -> None:
         now = self._loop.time()
-        if now < self._idle_until or (self.exchange is not None and not self.exchange.over):
+        if now < self._idle_until or not self._is_idle():
             due = max(self._idle_until, now + 1.0)
             self._idle_timer = self._loop.call_at(due, self._close_if_idle)
-        elif self._transport.get_write_buffer_size():  # it does not even read its last reply
+        elif self._transport.get_write_buffer_size():  # the client does not even read its last reply
             self._transport.abort()
         else:
             self._transport.close()
-
-    def _count_head(self, more: int) -> None:
-        self._head_bytes += more
-        if self._head_bytes > MOST_HEAD_BYTES:
-            raise HeadTooLarge(limit=MOST_HEAD_BYTES)
 
     def _end_head(self) -> None:
         self._head_is_open = False
@@ -296,7 +293,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Read a request again without its wish for another protocol, for which the parser skips its body."""
+        """Parse a request again without its upgrade header, for which the parser skips its body."""
         method, version = self._parser.get_method(), self._parser.get_http_version()
         if method == b"CONNECT":
             self._refuse(BadHttp())
@@ -307,38 +304,31 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
-    def _take_no_more(self) -> None:
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer what is no valid request, once the requests before it are answered; then close."""
+        self._end_head()
+        self.app.metrics.count_error(error)
+        self._refusal = error
+        broken, self._incoming = self._incoming, None  # message framing is lost
+        if broken is not None and broken in self._pipeline:
+            self._pipeline.remove(broken)
+        elif broken is not None and broken.is_over:  # answered: another reply would be taken for the next request's
+            self._refusal = None
+        elif broken is not None:
+            broken.end()
         self.is_stopping = True
         if self._is_idle():
             self._close()
 
-    def _refuse(self, error: ServiceError) -> None:
-        """Answer what can't be read as a request, once the requests before it are answered; then close."""
-        self._end_head()
-        self.app.metrics.count_error(error)
-        self._refusal = error
-        broken, self._incoming = self._incoming, None  # where its body would go on, nobody knows
-        if broken is not None and broken in self._pipeline:
-            self._pipeline.remove(broken)
-        elif broken is not None and broken.over:  # answered: one more reply would be taken for that to the next request
-            self._refusal = None
-        elif broken is not None:
-            broken.end()
-        self._take_no_more()
-
     def _close(self) -> None:
         if self._refusal is not None:
-            request_id, status = new_request_id(), self._refusal.row.status
-            metrics = self.app.metrics
-            metrics.defer(metrics.count_request, NONE, OTHER, status, 0.0)
-            body = orjson.dumps(error_body(self._refusal, request_id))
-            head = [STATUS_LINES[status], *self.default_head, b"content-type: application/json\r\n"]
-            head.append(b"x-request-id: %s\r\n" % request_id.encode())
-            self.write(b"".join([*head, b"content-length: %d\r\n" % len(body), CLOSE, b"\r\n", body]))
+            reply = self.app.refuse(self._refusal)
+            lines = [*self.head_of(reply.status), *(b"%s: %s\r\n" % header for header in reply.headers), CLOSE]
+            self.write(b"".join([*lines, b"content-length: %d\r\n\r\n" % len(reply.body), reply.body]))
         self._linger()
 
     def _linger(self) -> None:
-        """Close, but not on bytes unread: the system would reset the connection, and the client lose the reply."""
+        """Close once the rest of the request has been read: else the kernel resets and the client loses the reply."""
         self.is_stopping = self._is_lingering = True
         if (self._incoming is None and self._refusal is None) or self._transport.is_closing():
             self._transport.close()
@@ -348,3 +338,122 @@ class Connection(asyncio.Protocol):
         self._idle_until = self._loop.time() + LINGER_SECONDS
         self._idle_timer.cancel()
         self._idle_timer = self._loop.call_at(self._idle_until, self._close_if_idle)
+
+
+class RequestResponseCycle:
+    """One request and its reply; `receive` and `send` are those of ASGI.
+
+    Attributes:
+        keep_alive: the connection may carry another request after it.
+        is_over: the reply was sent, or the client has disconnected.
+        task: runs the application.
+    """
+
+    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
+        self.keep_alive = keep_alive
+        self.is_over = False
+        self.task: asyncio.Task[None] | None = None
+        self._connection = connection
+        self._scope = scope
+        self._expects_continue = expects_continue
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._more = True
+        self._has_news = False
+        self._reader: asyncio.Future[None] | None = None
+        self._head: list[bytes] = []
+        self._parts: list[bytes] = []
+
+    async def run(self) -> None:
+        """Run the application. If it does not finish its reply, close: half a reply must not look like a whole one."""
+        connection = self._connection
+        try:
+            await connection.app(self._scope, self.receive, self.send)
+        except Exception as error:  # noqa: BLE001 - the last resort: the application handles its own errors
+            log_fault(error, "(protocol)")
+        finally:
+            connection.tasks.discard(self.task)
+            self._scope = {}  # the application may have stored what refers back to this object
+            if not self.is_over:
+                self.end()
+                connection.abort()
+
+    async def receive(self) -> Message:
+        """The next part of the body; after the last one, wait for the client to disconnect or the reply to be sent."""
+        if self._expects_continue:
+            self._expects_continue = False
+            self._connection.write(CONTINUE)
+        if not self._has_news and not self.is_over:
+            if self._more:  # else only the next request could come, and it can wait
+                self._connection.resume_reading()
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        if self.is_over:
+            return DISCONNECT
+        chunks, self._chunks, self._size, self._has_news = self._chunks, [], 0, False
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return {"type": "http.request", "body": body, "more_body": self._more}
+
+    async def send(self, message: Message) -> None:
+        """Take the head or a part of the body of the reply; it is written once it is whole."""
+        if self.is_over:
+            return
+        if message["type"] == "http.response.start":
+            self._set_head(message)
+            return
+        self._parts.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        connection = self._connection
+        if connection.is_full and not await connection.drain():
+            return
+        body = b"".join(self._parts)
+        self._head.append(b"content-length: %d\r\n\r\n" % len(body))
+        if self._scope["method"] != "HEAD":
+            self._head.append(body)
+        connection.write(b"".join(self._head))
+        self.end()
+        connection.finish(self)
+
+    def feed(self, chunk: bytes) -> int:
+        """Take a part of the request's body. Returns how many bytes are unread."""
+        if self.is_over:
+            return 0
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        self._wake()
+        return self._size
+
+    def feed_end(self) -> None:
+        """The request is complete."""
+        self._more = False
+        self._wake()
+
+    def end(self) -> None:
+        """Stop: the reply was sent, or the client has disconnected."""
+        self.is_over = True
+        self._chunks = []
+        self._head = []
+        self._parts = []
+        self._wake()
+
+    def _set_head(self, message: Message) -> None:
+        if self._expects_continue:  # "100 Continue" was not sent: the client may send the body or not
+            self.keep_alive = False
+        head = self._connection.head_of(message["status"])
+        for name, value in message["headers"]:
+            if name == b"connection" and value == b"close":
+                self.keep_alive = False
+            elif name != b"content-length":
+                head.append(b"%s: %s\r\n" % (name, value))
+        if not self.keep_alive or self._connection.is_last():
+            head.append(CLOSE)
+        self._head = head
+
+    def _wake(self) -> None:
+        self._has_news = True
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

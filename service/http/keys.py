@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
-from service.watched_file import FileKind, WatchedFile
+from service.watched_file import WatchedFile
 
-SHORTEST_KEY = 16
-MOST_BYTES = 1 << 18
+MIN_KEY_LENGTH = 16
+MAX_BYTES = 1 << 18
 VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 
 Digests = tuple[bytes, ...]
@@ -25,34 +23,13 @@ class KeysError(ValueError):
     """A key file that can't be used; the message is one sentence, names file and line, and never shows a key."""
 
 
-class ApiKeys:
-    """The keys that are valid now, read again when their file changes.
+class ApiKeys(WatchedFile[Digests]):
+    """The keys in a file, one a line; blank lines and lines that begin with ``#`` are left out."""
 
-    The file is looked at no more than once a second, by requests themselves. A new file that can't be used is logged
-    once and changes nothing: the last keys that were good stay valid.
-
-    Usage::
-
-        keys = ApiKeys.from_file(Path("keys"))
-        keys.admits(scope["headers"])
-    """
-
-    __slots__ = ("_file",)
-
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        self._file = WatchedFile(path, KEYS_FILE, clock)
-
-    @classmethod
-    def from_file(cls, path: Path, clock: Callable[[], float] = time.monotonic) -> ApiKeys:
-        """The keys in a file: one a line, blank lines and lines that begin with ``#`` left out.
-
-        `clock` gives seconds that never go back.
-
-        Raises:
-            KeysError: the file is missing, unreadable, too large or not UTF-8, holds no key, or holds one that is too
-                short or not of visible ASCII characters.
-        """
-        return cls(path, clock)
+    kind = "API keys file"
+    error = KeysError
+    kept = "the API keys that were valid before stay valid"
+    max_bytes = MAX_BYTES
 
     def admits(self, headers: Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]) -> bool:
         """Whether a request brings a valid key: ``authorization: Bearer KEY`` or ``x-api-key: KEY``.
@@ -60,7 +37,7 @@ class ApiKeys:
         `headers` are those of an ASGI scope, with names in lower case; of a repeated one the last counts, so that a
         request can't try many keys. Never raises.
         """
-        digests = self._file.current
+        digests = self.current
         found = dict(headers)
         offered = []
         if (value := found.get(b"x-api-key")) is not None:
@@ -70,35 +47,31 @@ class ApiKeys:
         admitted = False
         for key in offered:
             digest = hashlib.sha256(key.strip()).digest()
-            for known in digests:  # all of them: an early exit would tell by its time which key came close
+            for known in digests:  # all of them: the time of an early exit would leak information
                 admitted |= hmac.compare_digest(known, digest)
         return admitted
 
+    @staticmethod
+    def parse(text: str, named: str) -> Digests:
+        """The digests of the keys."""
+        digests: dict[bytes, None] = {}  # in order and each once
+        for number, line in enumerate(text.split("\n"), start=1):
+            key = line.removesuffix("\r")
+            if not key.strip() or key.lstrip().startswith("#"):
+                continue
+            if not VISIBLE_ASCII.fullmatch(key):
+                raise KeysError(f"{named}, line {number}: a key may hold only visible ASCII characters, no white space")
+            if len(key) < MIN_KEY_LENGTH:
+                raise KeysError(f"{named}, line {number}: a key needs at least {MIN_KEY_LENGTH} characters")
+            digests[hashlib.sha256(key.encode()).digest()] = None
+        if not digests:
+            raise KeysError(f"{named} holds no key")
+        return tuple(digests)
+
+    @staticmethod
+    def summary(content: Digests) -> str:
+        """How many keys there are."""
+        return f"valid now: {len(content)}"
+
     def __repr__(self) -> str:
-        return f"ApiKeys({str(self._file.path)!r}, {len(self._file.current)} keys)"
-
-
-def _digests(text: str, named: str) -> Digests:
-    digests: dict[bytes, None] = {}  # in order and each once
-    for number, line in enumerate(text.split("\n"), start=1):
-        key = line.removesuffix("\r")
-        if not key.strip() or key.lstrip().startswith("#"):
-            continue
-        if not VISIBLE_ASCII.fullmatch(key):
-            raise KeysError(f"{named}, line {number}: a key may hold only visible ASCII characters, no white space")
-        if len(key) < SHORTEST_KEY:
-            raise KeysError(f"{named}, line {number}: a key needs at least {SHORTEST_KEY} characters")
-        digests[hashlib.sha256(key.encode()).digest()] = None
-    if not digests:
-        raise KeysError(f"{named} holds no key")
-    return tuple(digests)
-
-
-KEYS_FILE = FileKind(
-    name="API keys file",
-    error=KeysError,
-    parse=_digests,
-    summary=lambda digests: f"valid now: {len(digests)}",
-    kept="the API keys that were valid before stay valid",
-    most_bytes=MOST_BYTES,
-)
+        return f"ApiKeys({str(self.path)!r}, {len(self.current)} keys)"

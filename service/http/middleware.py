@@ -1,14 +1,17 @@
-"""The outermost layer: every request gets an id, a measurement and, whatever goes wrong, one kind of error.
+"""The outermost ASGI layer: request ids, API keys, dispatch to endpoints, and one shape for every error.
 
-Requests to our own endpoints go from here straight to them; what FastAPI serves (``/docs``) goes on to FastAPI. No
-exception passes: the framework's own last resort logs messages and values, which may hold a user's text.
+Requests to the service's own endpoints go straight to them; those to FastAPI's pages (``/docs``) go to FastAPI. No
+exception passes: frameworks log the messages and values of exceptions, which may hold a user's text.
 """
 
 from __future__ import annotations
 
+import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import orjson
 from fastapi import FastAPI
@@ -16,67 +19,60 @@ from pydantic import BaseModel
 from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
-from service.errors import (
-    ClientLeft,
-    InternalError,
-    ServiceError,
-    Unauthorized,
-    UnknownPath,
-    WrongMethod,
-    error_body,
-    log_fault,
-)
-from service.http.bodies import parse, read_body
-from service.http.context import CALL, OTHER, Call, Reply
+from service import errors
+from service.errors import ServiceError, error_body, log_fault
+from service.http.context import Reply, RequestContext
 from service.http.keys import ApiKeys
-from service.models.registry import Engine
-from service.monitoring.metrics import Metrics
+from service.http.requests import read_body
+from service.monitoring.metrics import NONE, Metrics
+from service.monitoring.timings import Timings
 from service.monitoring.tracing import Tracer
 from service.settings import Settings
 
+OTHER = "other"  # endpoint, in metrics, of requests to unknown paths
 GUARDED = "/v1/"
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+MAX_DEADLINE_MS = 3_600_000
 JSON = (b"content-type", b"application/json")
 CLOSE = (b"connection", b"close")
 
+_random = random.Random()  # seeded by the system; ids must be rare, not secret
+
 
 class Endpoint(NamedTuple):
-    """What answers one method of one path: ``async def answer(call[, body])``, and the model of its body."""
+    """What answers one method of one path: ``async def answer(context[, body])``, and the model of its body."""
 
     answer: Callable[..., Awaitable[Reply]]
     body: type[BaseModel] | None
 
 
-class Boundary:
+class Draining(Protocol):
+    """Knows whether the service is about to stop."""
+
+    draining: bool
+
+
+@dataclass(eq=False)
+class RequestMiddleware:
     """The service as an ASGI application; see the module.
 
     Attributes:
-        endpoints: our own, by path and method.
-        documents: paths that FastAPI answers.
+        app: answers the paths in `documents`.
+        endpoints: of the service, by path and method.
     """
 
-    def __init__(
-        self,
-        app: FastAPI,
-        endpoints: Mapping[str, Mapping[str, Endpoint]],
-        documents: Collection[str],
-        settings: Settings,
-        engine: Engine,
-        metrics: Metrics,
-        keys: ApiKeys | None = None,
-        tracer: Tracer | None = None,
-    ) -> None:
-        self.app = app
-        self.endpoints = endpoints
-        self.documents = frozenset(documents)
-        self.settings = settings
-        self.engine = engine
-        self.metrics = metrics
-        self.keys = keys
-        self.tracer = tracer
+    app: FastAPI
+    endpoints: Mapping[str, Mapping[str, Endpoint]]
+    documents: Collection[str]
+    settings: Settings
+    lifecycle: Draining
+    metrics: Metrics
+    keys: ApiKeys | None = None
+    tracer: Tracer | None = None
 
     @property
     def state(self) -> State:
-        """What belongs to the application: `engine`, `loaded`, `reload`."""
+        """The state of the application: `registry`, `loaded`, `reload`."""
         return self.app.state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,86 +81,122 @@ class Boundary:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        known = path in self.endpoints or path in self.documents
-        call = scope[CALL] = Call(scope, receive, path if known else OTHER)
+        endpoint = path if path in self.endpoints or path in self.documents else OTHER
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id")
+        request_id = given.decode() if given is not None and REQUEST_ID.fullmatch(given) else _new_request_id()
+        context = RequestContext(scope["method"], endpoint, headers, request_id, receive)
         self.metrics.requests_in_flight += 1
         try:
-            if path in self.documents:
-                await self.app(scope, receive, self._tagging(call, send))
+            if path in self.documents and context.method in ("GET", "HEAD"):
+                await self.app(scope, receive, self._add_headers(context, send))
             else:
-                await self._send(call, await self._reply(call, path, receive), send)
+                await self._send(context, await self._reply(context, path), send)
         except Exception as error:  # noqa: BLE001 - nothing may pass
-            log_fault(error, call.request_id)
+            log_fault(error, request_id)
         finally:
-            self._close(call)
+            self._finish(context)
 
-    async def _reply(self, call: Call, path: str, receive: Receive) -> Reply | None:
-        """What the endpoint answers, or the error in its place; None where nobody is there to read it."""
+    def refuse(self, error: ServiceError) -> Reply:
+        """The reply to bytes that are no HTTP request."""
+        self.metrics.defer(self.metrics.count_request, NONE, OTHER, error.row.status, 0.0)
+        request_id = _new_request_id()
+        reply = _error_reply(error, request_id)
+        return reply._replace(headers=(*reply.headers, (b"x-request-id", request_id.encode())))
+
+    async def _reply(self, context: RequestContext, path: str) -> Reply | None:
+        """What the endpoint answers, or the error in its place; None where the client has disconnected."""
         try:
-            endpoint = self._endpoint(call, path)
+            endpoint = self._endpoint(context, path)
             if endpoint.body is None:
-                return await endpoint.answer(call)
-            call.set_deadline(self.settings.deadline_ms)
-            raw = await read_body(call, receive, self.settings.max_body_bytes, self.settings.body_seconds)
-            return await endpoint.answer(call, parse(raw, endpoint.body))
-        except ServiceError as error:
-            return self._refusal(call, error)
+                return await endpoint.answer(context)
+            settings = self.settings
+            context.deadline = _deadline(context, settings.deadline_ms)
+            body = await read_body(
+                context.receive, context.headers, endpoint.body, settings.max_body_bytes, settings.body_seconds
+            )
+            return await endpoint.answer(context, body)
         except Exception as error:  # noqa: BLE001 - nothing may pass
-            log_fault(error, call.request_id)
-            return self._refusal(call, InternalError())
+            context.timings = None
+            if not isinstance(error, ServiceError):
+                log_fault(error, context.request_id)
+                error = errors.InternalError()
+            self.metrics.count_error(error)
+            return None if isinstance(error, errors.ClientLeft) else _error_reply(error, context.request_id)
 
-    def _endpoint(self, call: Call, path: str) -> Endpoint:
+    def _endpoint(self, context: RequestContext, path: str) -> Endpoint:
         methods = self.endpoints.get(path)
+        if path in self.documents:
+            raise errors.WrongMethod({"allow": "GET"}, allowed="GET")
         if methods is None:
-            raise UnknownPath
-        if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(call.headers.items()):
-            raise Unauthorized({"www-authenticate": "Bearer"})
-        endpoint = methods.get("GET" if call.method == "HEAD" else call.method)
+            raise errors.UnknownPath
+        if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(context.headers):
+            raise errors.Unauthorized({"www-authenticate": "Bearer"})
+        endpoint = methods.get("GET" if context.method == "HEAD" else context.method)
         if endpoint is None:
-            raise WrongMethod({"allow": ", ".join(methods)}, allowed=" or ".join(methods))
+            raise errors.WrongMethod({"allow": ", ".join(methods)}, allowed=" or ".join(methods))
         return endpoint
 
-    def _refusal(self, call: Call, error: ServiceError) -> Reply | None:
-        self.metrics.count_error(error)
-        call.timings = None
-        if isinstance(error, ClientLeft):
-            return None
-        headers = [JSON, *((name.encode(), value.encode()) for name, value in error.headers.items())]
-        return Reply(orjson.dumps(error_body(error, call.request_id)), tuple(headers), error.row.status)
-
-    async def _send(self, call: Call, reply: Reply | None, send: Send) -> None:
+    async def _send(self, context: RequestContext, reply: Reply | None, send: Send) -> None:
         if reply is None:
             return
-        call.status = reply.status
-        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body)), *self._headers(call)]
+        context.status = reply.status
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body)), *self._headers(context)]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
-    def _tagging(self, call: Call, send: Send) -> Send:
+    def _add_headers(self, context: RequestContext, send: Send) -> Send:
         """Send what FastAPI answers, with the headers of every reply."""
 
-        async def tagged(message: Message) -> None:
+        async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
-                call.status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(call)]
+                context.status = message["status"]
+                message["headers"] = [*message["headers"], *self._headers(context)]
             await send(message)
 
-        return tagged
+        return add
 
-    def _headers(self, call: Call) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-request-id", call.request_id.encode())]
-        if call.timings is not None:
-            headers.append((b"server-timing", call.timings.header()))
-        if self.engine.draining:  # the client shall look for another connection, to another instance
+    def _headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+        headers = [(b"x-request-id", context.request_id.encode())]
+        if context.timings is not None:
+            headers.append((b"server-timing", _server_timing(context.timings)))
+        if self.lifecycle.draining:  # the client should open another connection, to another instance
             headers.append(CLOSE)
         return headers
 
-    def _close(self, call: Call) -> None:
+    def _finish(self, context: RequestContext) -> None:
+        """Do what was deferred until after the reply."""
         self.metrics.requests_in_flight -= 1
-        seconds = call.timings.total if call.timings is not None else time.perf_counter() - call.began
-        status = call.status or ClientLeft.row.status
-        self.metrics.defer(self.metrics.count_request, call.model, call.endpoint, status, seconds)
-        if call.afterwards is not None:
-            call.afterwards()
+        seconds = context.timings.total if context.timings is not None else time.perf_counter() - context.began
+        status = context.status or errors.ClientLeft.row.status
+        self.metrics.defer(self.metrics.count_request, context.model, context.endpoint, status, seconds)
+        if context.after_reply is not None:
+            context.after_reply(context)
         if self.tracer is not None:
-            self.tracer.record(call, call.headers.items(), call.status)
+            self.tracer.record(context)
+
+
+def _new_request_id() -> str:
+    return f"{_random.getrandbits(64):016x}"
+
+
+def _deadline(context: RequestContext, default_ms: int | None) -> float | None:
+    """The deadline that ``x-deadline-ms`` sets, else the default; see `RequestContext.deadline`."""
+    given = context.headers.get(b"x-deadline-ms")
+    milliseconds = default_ms
+    if given is not None:
+        if not (given.isdigit() and len(given) <= 7 and 1 <= int(given) <= MAX_DEADLINE_MS):
+            raise errors.InvalidRequest(problem=f"x-deadline-ms: should be a whole number from 1 to {MAX_DEADLINE_MS}")
+        milliseconds = int(given)
+    return None if milliseconds is None else context.began + milliseconds / 1000
+
+
+def _server_timing(timings: Timings) -> bytes:
+    return b"queue;dur=%.3f, tokenize;dur=%.3f, inference;dur=%.3f, decode;dur=%.3f, total;dur=%.3f" % tuple(
+        [seconds * 1000 for seconds in timings]
+    )
+
+
+def _error_reply(error: ServiceError, request_id: str) -> Reply:
+    headers = (JSON, *((name.encode(), value.encode()) for name, value in error.headers.items()))
+    return Reply(orjson.dumps(error_body(error, request_id)), headers, error.row.status)

@@ -1,32 +1,121 @@
-"""What clients send, as models with examples, and what is said of a body that does not fit."""
+"""What clients send: bodies are read under limits of size and time, and parsed by the model of their endpoint."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
+from starlette.types import Message, Receive
+
+from service.errors import BodyTimeout, BodyTooLarge, ClientLeft, InvalidRequest
 
 Outcome = Literal["accepted", "corrected", "abandoned"]
+Body = TypeVar("Body", bound=BaseModel)
 
-TOP_K_LIMIT = 20
-LONGEST_NAME_REPEATED = 32
-MOST_ITEMS = 4096  # that `Settings.max_batch` may allow; parsing stops there, since it holds up everybody else
-MOST_ALLOWED = 1000  # names in a filter
-MOST_COMPARED = 16
-MOST_PROBLEMS = 64  # of a body that are looked at one by one: listing a hundred thousand takes half a second
+MAX_TOP_K = 20
+MAX_REPEATED_NAME = 32  # characters of a field's name that a message repeats
+MAX_ITEMS = 4096  # upper bound of `Settings.max_batch`; parsing stops there, since it blocks all other requests
+MAX_ALLOWED_LABELS = 1000
+MAX_COMPARED = 16
+MAX_PROBLEMS = 64  # of a body that are listed: a hundred thousand would take half a second
 
 REQUEST_EXAMPLE: JsonDict = {"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}
+
+
+async def read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], model: type[Body], max_bytes: int, seconds: float
+) -> Body:
+    """Read the body of a request, chunked or not, and parse it.
+
+    Raises:
+        BodyTooLarge: as soon as its declared or received size exceeds `max_bytes`.
+        BodyTimeout: it took longer than `seconds`.
+        ClientLeft: the connection closed before its end.
+        InvalidRequest: it is no JSON or does not fit `model`; the message names the field and what is allowed there.
+    """
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise BodyTooLarge(limit=max_bytes)
+    message = poll(receive)  # most bodies arrive together with their headers and need no timer
+    if message is not None and message["type"] == "http.request" and not message.get("more_body", False):
+        raw: bytes = message.get("body", b"")
+        if len(raw) > max_bytes:
+            raise BodyTooLarge(limit=max_bytes)
+    else:
+        try:
+            async with asyncio.timeout(seconds):
+                raw = await _collect(receive, max_bytes, message or await receive())
+        except TimeoutError:
+            raise BodyTimeout({"connection": "close"}, seconds=seconds) from None
+    return _parse(raw, model)
+
+
+def poll(receive: Receive) -> Message | None:
+    """The next ASGI message if there is one already, else None; never waits."""
+    step = receive()
+    try:
+        step.send(None)  # type: ignore[attr-defined]  # typed as awaitable, in fact a coroutine
+    except StopIteration as done:
+        message: Message = done.value
+        return message
+    step.close()  # type: ignore[attr-defined]
+    return None
+
+
+async def _collect(receive: Receive, max_bytes: int, message: Message) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise BodyTooLarge(limit=max_bytes)
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+        message = await receive()
+
+
+def _parse(raw: bytes, model: type[Body]) -> Body:
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        problem = describe(error, model)
+        if error.error_count() > 1 or error.errors(include_input=False, include_url=False)[0]["type"] != "json_invalid":
+            raise InvalidRequest(problem=problem) from None
+        return _parse_again(raw, model, problem)
+
+
+def _parse_again(raw: bytes, model: type[Body], problem: str) -> Body:
+    """Parse with the standard library what pydantic's parser refuses as a whole.
+
+    It accepts an escaped lone surrogate; the model then names the field that holds it, and in a batch only that item
+    fails.
+    """
+    try:
+        return model.model_validate(json.loads(raw.decode()))
+    except ValidationError as error:
+        raise InvalidRequest(problem=describe(error, model)) from None
+    except UnicodeDecodeError:
+        raise InvalidRequest(problem="body: is not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise InvalidRequest(problem=problem) from None
 
 
 def describe(error: ValidationError, model: type[BaseModel], whole: str = "body") -> str:
     """The first problem of a body that does not fit `model`: the field and what is allowed, without any value sent.
 
-    `whole` is what a problem is put down to that lies in no single field.
+    `whole` names a problem that lies in no single field.
     """
-    if error.error_count() > MOST_PROBLEMS:
-        return f"{whole}: does not fit in more than {MOST_PROBLEMS} places; allowed: {', '.join(model.model_fields)}"
+    if error.error_count() > MAX_PROBLEMS:
+        return f"{whole}: does not fit in more than {MAX_PROBLEMS} places; allowed: {', '.join(model.model_fields)}"
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     kind, where = first["type"], ".".join(str(part) for part in first["loc"]) or whole
     if kind == "json_invalid":
@@ -41,12 +130,12 @@ def describe(error: ValidationError, model: type[BaseModel], whole: str = "body"
 
 
 def _repeatable(name: str) -> str:
-    """A field's name as the client wrote it, if it looks like a name; anything else could be text of a user."""
-    return name if name.isidentifier() and name.isascii() and len(name) <= LONGEST_NAME_REPEATED else "(unnamed)"
+    """A field's name as the client sent it, if it looks like a name; anything else could be text of a user."""
+    return name if name.isidentifier() and name.isascii() and len(name) <= MAX_REPEATED_NAME else "(unnamed)"
 
 
 def _readable(text: str) -> str:
-    """Refuse what a tokenizer can't read or a person can't have meant."""
+    """Refuse texts that a tokenizer can't read or that are blank."""
     if not text or text.isspace():
         raise PydanticCustomError("blank", "must hold at least one character that is not white space")
     if "\0" in text:
@@ -58,7 +147,7 @@ def _readable(text: str) -> str:
     return text
 
 
-class _Request(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -66,14 +155,14 @@ AllowedLabels = Annotated[
     list[str] | None,
     Field(
         min_length=1,
-        max_length=MOST_ALLOWED,
+        max_length=MAX_ALLOWED_LABELS,
         description="names that may be answered; `kept` in the reply says how much of the probability they had. "
         "All if left out",
     ),
 ]
 
 
-class _Text(_Request):
+class TextRequest(_Strict):
     """A text in a locale."""
 
     text: Annotated[
@@ -88,11 +177,11 @@ class _Text(_Request):
     locale: Annotated[str, Field(description="BCP-47 tag that the student knows", examples=["de-DE"])]
     top_k: Annotated[
         int | None,
-        Field(ge=1, le=TOP_K_LIMIT, description="how many domains and intents `ranking` lists; none if left out"),
+        Field(ge=1, le=MAX_TOP_K, description="how many domains and intents `ranking` lists; none if left out"),
     ] = None
 
 
-class NluItem(_Text):
+class NluItem(TextRequest):
     """One text to understand."""
 
     allowed_domains: AllowedLabels = None
@@ -116,7 +205,7 @@ class NluRequest(NluItem):
     model: ModelName = None
 
 
-class DomainRequest(_Text):
+class DomainRequest(TextRequest):
     """Body of ``POST /v1/domain``."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [REQUEST_EXAMPLE]})
@@ -127,7 +216,7 @@ class DomainRequest(_Text):
     ] = None
 
 
-class CompareRequest(_Text):
+class CompareRequest(TextRequest):
     """Body of ``POST /v1/compare``."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**REQUEST_EXAMPLE, "models": ["s", "xs"]}]})
@@ -135,12 +224,12 @@ class CompareRequest(_Text):
     models: Annotated[
         list[str] | None,
         Field(
-            min_length=1, max_length=MOST_COMPARED, description="names or aliases of loaded students; all if left out"
+            min_length=1, max_length=MAX_COMPARED, description="names or aliases of loaded students; all if left out"
         ),
     ] = None
 
 
-class FeedbackRequest(_Request):
+class FeedbackRequest(_Strict):
     """Body of ``POST /v1/feedback``."""
 
     model_config = ConfigDict(
@@ -159,31 +248,22 @@ class FeedbackRequest(_Request):
     ] = None
 
 
-class ItemFault:
-    """Stands for an item of a batch that is no `NluItem`, so that its neighbours are answered all the same.
-
-    Not a model: clients never see one, so OpenAPI must not either.
-    """
-
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-
-
-def _item_or_fault(value: Any) -> NluItem | ItemFault:
+def _item_or_error(value: Any) -> NluItem | InvalidRequest:
+    """An item of a batch, or what is wrong with it, so that the others are answered."""
     try:
         return NluItem.model_validate(value)
     except ValidationError as error:
-        return ItemFault(describe(error, NluItem, whole="item"))
+        return InvalidRequest(problem=describe(error, NluItem, whole="item"))
 
 
-class BatchRequest(_Request):
+class BatchRequest(_Strict):
     """Body of ``POST /v1/nlu/batch``. An item that can't be answered gets an error in its place."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [REQUEST_EXAMPLE]}]})
 
     items: Annotated[
-        list[Annotated[NluItem | ItemFault, PlainValidator(_item_or_fault, json_schema_input_type=NluItem)]],
-        Field(min_length=1, max_length=MOST_ITEMS, description="texts, answered in this order"),
+        list[Annotated[NluItem | InvalidRequest, PlainValidator(_item_or_error, json_schema_input_type=NluItem)]],
+        Field(min_length=1, max_length=MAX_ITEMS, description="texts, answered in this order"),
     ]
     model: Annotated[
         str | None, Field(description="name or alias of a loaded student; `default` if left out", examples=["s"])

@@ -1,6 +1,6 @@
 """What clients receive, as models with examples; OpenAPI is made from them.
 
-Replies are built as plain dicts in `replies.py`, which is faster, and a test holds them against the models here.
+`endpoints` builds replies as plain dicts, which is faster; a test checks them against these models.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class NluReply(_Reply):
         str | None, Field(description="the locale asked for, only where another stood in for it by configuration")
     ] = None
     truncated: Annotated[bool, Field(description="the text is longer than the student reads; its end was not seen")]
-    cached: Annotated[bool, Field(description="the answer was remembered; its phases took no time")]
+    cached: Annotated[bool, Field(description="the answer comes from the cache; its phases took no time")]
     model: ModelIdentity
     request_id: str
     timings_ms: PhaseTimes
@@ -166,7 +166,7 @@ class BatchReply(_Reply):
 
 
 class Agreement(_Reply):
-    """Whether all students that answered and have the head say the same; null where fewer than two do."""
+    """Whether all students that answered and have the head agree; null where fewer than two do."""
 
     domain: bool | None
     intent: bool | None
@@ -175,7 +175,7 @@ class Agreement(_Reply):
 
 
 class Differences(_Reply):
-    """What each student says where not all say the same, by its name. Of slots, those that not all have found."""
+    """The answers where not all students agree, by name. Of slots, those that not all have found."""
 
     domain: dict[str, str] | None = None
     intent: dict[str, str] | None = None
@@ -215,7 +215,7 @@ class ModelSummary(_Reply):
     digest: str
     heads: list[str]
     locales: list[str]
-    max_length: Annotated[int, Field(description="pieces read of a text")]
+    max_length: Annotated[int, Field(description="tokens read of a text")]
     calibrated: bool
     parameters: int
     domains: list[str]

@@ -1,7 +1,7 @@
-"""Answers remembered: assistants hear the same sentences again and again.
+"""The answer cache: assistants get the same sentences again and again.
 
-No text is kept. A key is a digest, salted for each process, and a remembered answer holds the positions of its slots,
-not their values; those are cut from the text that asks again.
+No text is kept. A key is a digest, salted for each process. A cached answer holds the positions of its slots, not their
+values; these are cut from the text that is asked again.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ import hashlib
 import secrets
 from collections import OrderedDict
 
-from service.student.decoding import Span
 from service.student.student import Prediction, Question
 
 _SALT = secrets.token_bytes(16)
 
 
 class AnswerCache:
-    """The last answers of one student, at most `entries` of them; the one longest unasked goes first.
-
-    It belongs to one loaded student, so a reload begins with an empty one.
-    """
+    """At most `entries` answers of one loaded student; the least recently used one is dropped first."""
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
@@ -40,18 +36,16 @@ class AnswerCache:
         if answer is None:
             return None
         self._answers.move_to_end(key)
-        return answer._replace(slots=_with_values(answer.slots, text))
+        return _with_values_of(text, answer)
 
     def put(self, key: bytes, answer: Prediction) -> None:
         """Remember an answer."""
-        self._answers[key] = answer._replace(slots=_without_values(answer.slots))
+        self._answers[key] = _with_values_of("", answer)
         if len(self._answers) > self._entries:
             self._answers.popitem(last=False)
 
 
-def _without_values(slots: list[Span] | None) -> list[Span] | None:
-    return None if slots is None else [slot._replace(value="") for slot in slots]
-
-
-def _with_values(slots: list[Span] | None, text: str) -> list[Span] | None:
-    return None if slots is None else [slot._replace(value=text[slot.start : slot.end]) for slot in slots]
+def _with_values_of(text: str, answer: Prediction) -> Prediction:
+    if answer.slots is None:
+        return answer
+    return answer._replace(slots=[slot._replace(value=text[slot.start : slot.end]) for slot in answer.slots])

@@ -1,50 +1,155 @@
-"""Admission: bounded permits, texts in order of arrival, and no work for those who can't use it any more.
+"""A student in service, and the queue in front of it: admission, deadlines, order of arrival, event loop or thread.
 
-A student runs on the event loop where it can: handing its work to a thread lowers its rate. Beside a
-quicker one, a student that takes long runs in a thread of its own (onnxruntime lets go of the interpreter meanwhile),
-or each of its texts would hold up the others'.
+A student runs on the event loop where it can: a thread lowers its rate. Beside a faster one, a slow student runs in a
+thread (onnxruntime releases the interpreter meanwhile), so that it does not delay the other's texts.
 
-Texts that wait are answered in groups, each text by a run of its own (see `Student.predict_each`): a run sweeps the
+Texts that wait are answered in groups, each text by a run of its own (see `Student.predict_each`). A run sweeps the
 processor's caches, so tokenising five texts, running five and decoding five is faster than five times all three. A
-group is what has come in meanwhile, never waited for, and small enough not to hold up health checks and refusals.
+group is what has arrived meanwhile; it is never waited for, and small enough not to delay health checks and refusals.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from service.errors import ClientLeft, DeadlinePassed, Overloaded, ServiceError
-from service.http.context import Call
+from service import errors
+from service.errors import ServiceError
+from service.http.context import RequestContext
+from service.http.requests import TextRequest, poll
+from service.models.cache import AnswerCache
+from service.monitoring.student_metrics import StudentMetrics
+from service.monitoring.timings import Timings
 from service.student.student import Prediction, Question, Student
 
-Settled = Prediction | Exception
+Outcome = Prediction | Exception
 
-INLINE_SECONDS = 0.5e-3  # a text that takes longer runs in a thread, if a quicker student is served beside it
-MOST_INLINE_SECONDS = 5e-3  # ... and if it takes as long as this, in any case: health checks wait for it
-LONG_TEXT = 256  # characters; in a group a text counts once more for each so many
+MAX_SHARED_LOOP_SECONDS = 0.5e-3  # a slower student runs in a thread if a faster one is served beside it
+MAX_LOOP_SECONDS = 5e-3  # a slower student runs in a thread in any case: health checks wait for the loop
+LONG_TEXT = 256  # characters; each so many count as one more text of a group
 GROUP_SECONDS = 10e-3
 
 
-class Waiting(NamedTuple):
-    """A text in the queue of a lane."""
+class Answer(NamedTuple):
+    """The answer to one text: what the student was asked, what it said, whether that was remembered, and the time."""
 
-    call: Call
+    question: Question
+    prediction: Prediction
+    cached: bool
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A student in service.
+
+    Attributes:
+        name: that of its manifest.
+        locales: those that clients may ask for, each with the student's own that answers it.
+        cache: of its answers, if they are remembered.
+        max_text_chars: the length of the longest text that it answers, in code points.
+        folder: where it was loaded from.
+        fingerprint: of the files in that folder.
+    """
+
+    name: str
+    student: Student
+    queue: ModelQueue
+    metrics: StudentMetrics
+    locales: Mapping[str, str]
+    cache: AnswerCache | None
+    max_text_chars: int
+    folder: Path
+    fingerprint: object
+
+    async def answer(self, context: RequestContext, item: TextRequest, began: float | None = None) -> Answer:
+        """The answer to one text. `began` is when it was asked for, if not at the request's arrival.
+
+        Raises:
+            ServiceError: as `ModelQueue.admit` and `answer_admitted`.
+        """
+        with self.queue.admit(1):
+            return await self.answer_admitted(context, item, began)
+
+    async def answer_admitted(self, context: RequestContext, item: TextRequest, began: float | None = None) -> Answer:
+        """As `answer`, for a text that has its permit.
+
+        Raises:
+            ServiceError: as `question_of` and `ModelQueue.predict`.
+        """
+        question = self.question_of(item)
+        cache, key, prediction = self.cache, b"", None
+        if cache is not None:
+            key = cache.key(question)
+            prediction = cache.get(key, question.text)
+            self.metrics.count_look_up(hit=prediction is not None)
+        cached = prediction is not None
+        if prediction is None:
+            prediction = await self.queue.predict(context, question)
+            if cache is not None:
+                cache.put(key, prediction)
+        total = time.perf_counter() - (context.began if began is None else began)
+        tokenize, inference, decode = (0.0, 0.0, 0.0) if cached else prediction.phases
+        queue = max(0.0, total - (tokenize + inference + decode))
+        return Answer(question, prediction, cached, Timings(queue, tokenize, inference, decode, total))
+
+    def question_of(self, item: TextRequest) -> Question:
+        """What the student is asked: the text, its locale, and the labels that may be answered.
+
+        Raises:
+            TextTooLarge, UnknownLocale, MissingHead, InvalidRequest: it can't be asked that.
+        """
+        if len(item.text) > self.max_text_chars:
+            raise errors.TextTooLarge(count=len(item.text), limit=self.max_text_chars)
+        locale = self.locales.get(item.locale)
+        if locale is None:
+            raise errors.UnknownLocale(model=self.name, known=", ".join(sorted(self.locales)))
+        domains = intents = None
+        if (names := getattr(item, "allowed_domains", None)) is not None:
+            domains = self._numbers_of("domain", "allowed_domains", names)
+        if (names := getattr(item, "allowed_intents", None)) is not None:
+            intents = self._numbers_of("intent", "allowed_intents", names)
+        return Question(item.text, locale, item.top_k or 1, domains, intents)
+
+    def require_head(self, head: str, field: str) -> None:
+        """Raise MissingHead unless the student has a head; `field` is what asks for it."""
+        heads = self.student.manifest.labels.heads
+        if head not in heads:
+            raise errors.MissingHead(field=field, model=self.name, head=head, heads=", ".join(heads))
+
+    def _numbers_of(self, head: str, field: str, names: Collection[str]) -> tuple[int, ...]:
+        self.require_head(head, field)
+        try:
+            return self.student.numbers_of(head, names)
+        except KeyError:
+            problem = (
+                f"{field}: holds a name that student {self.name} does not know; GET /v1/models lists those it does"
+            )
+            raise errors.InvalidRequest(problem=problem) from None
+
+
+class Waiting(NamedTuple):
+    """A text in the queue."""
+
+    context: RequestContext
     question: Question
     answer: asyncio.Future[Prediction]
 
 
-class Lane:
-    """The way to one student: its permits, its queue, and where its texts run.
+class ModelQueue:
+    """The queue of one student: its permits, its waiting texts, and where they run.
 
     Usage::
 
-        with lane.admit(len(items)) as permits:  # raises Overloaded at once
-            prediction = await lane.predict(call, Question(text))
+        with queue.admit(len(items)) as permits:  # raises Overloaded at once
+            prediction = await queue.predict(context, Question(text))
             permits.give_back(1)
     """
 
@@ -54,7 +159,7 @@ class Lane:
         self._student = student
         self._permits = permits
         self._group = max(1, int(GROUP_SECONDS / seconds_per_text))
-        self._queue: deque[Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._busy = False
         self._thread: ThreadPoolExecutor | None = None
 
@@ -68,45 +173,45 @@ class Lane:
         """Whether no text waits or runs. May be asked in any thread."""
         return self.free == self._permits and not self._busy
 
-    def place(self, *, in_thread: bool) -> None:
-        """Let texts run in a thread, or on the event loop, from the next group on."""
-        if in_thread != self.in_thread:
-            self._thread = ThreadPoolExecutor(1, "student") if in_thread else None
+    def run_in_thread(self, wanted: bool) -> None:
+        """Run texts in a thread, or else on the event loop, from the next group on."""
+        if wanted != self.in_thread:
+            self._thread = ThreadPoolExecutor(1, "student") if wanted else None
 
     def admit(self, items: int) -> Permits:
         """Permits for some texts.
 
         Raises:
-            Overloaded: there are not as many left; says when to come again.
+            Overloaded: there are not as many left; says when to try again.
         """
         if items > self.free:
             seconds = max(1, math.ceil((self._permits - self.free) * self.seconds_per_text))
-            raise Overloaded({"retry-after": str(seconds)}, limit=self._permits)
+            raise errors.Overloaded({"retry-after": str(seconds)}, limit=self._permits)
         self.free -= items
         return Permits(self, items)
 
-    async def predict(self, call: Call, question: Question) -> Prediction:
+    async def predict(self, context: RequestContext, question: Question) -> Prediction:
         """The student's answer to a text, once its turn has come.
 
         Raises:
-            DeadlinePassed: that was too late; nothing was done.
-            ClientLeft: nobody waits for the answer any more; nothing was done.
+            DeadlinePassed: the deadline passed before that; no work was done.
+            ClientLeft: the client disconnected before that; no work was done.
         """
         loop = asyncio.get_running_loop()
-        if not self._busy and self._thread is None:  # nobody is before us
+        if not self._busy and self._thread is None:  # nothing waits
             self._busy = True
             loop.call_soon(self._serve)
-            _check(call)
+            _check(context)
             return self._student.predict_each([question])[0]
-        waiting = Waiting(call, question, loop.create_future())
-        self._queue.append(waiting)
+        waiting = Waiting(context, question, loop.create_future())
+        self._waiting.append(waiting)
         if not self._busy:
             self._busy = True
             loop.call_soon(self._serve)
         return await waiting.answer
 
     def _serve(self) -> None:
-        """Answer the texts at the head of the queue, and come again after a look at the sockets if there are more."""
+        """Answer the first texts of the queue; if there are more, come again once sockets have been served."""
         group = self._next_group()
         if not group:
             self._busy = False
@@ -120,27 +225,28 @@ class Lane:
             work = loop.run_in_executor(self._thread, self._outcomes, questions)
             work.add_done_callback(lambda done: self._finish(group, done))
 
-    def _finish(self, group: Sequence[Waiting], done: asyncio.Future[list[Settled]]) -> None:
+    def _finish(self, group: Sequence[Waiting], done: asyncio.Future[list[Outcome]]) -> None:
         _settle(group, done.result())
         self._serve()
 
-    def _outcomes(self, questions: Sequence[Question]) -> list[Settled]:
-        """An answer or an error for each text; one that fails does not spoil the others of its group."""
+    def _outcomes(self, questions: Sequence[Question]) -> list[Outcome]:
+        """An answer or an error for each text; one that fails does not affect the others of its group."""
         try:
             return [*self._student.predict_each(questions)]
-        except Exception as error:  # noqa: BLE001 - theirs, who waits for an answer
+        except Exception as error:  # noqa: BLE001 - raised where the answer is awaited
             if len(questions) == 1:
                 return [error]
             return [self._outcomes([question])[0] for question in questions]
 
     def _next_group(self) -> list[Waiting]:
+        """The next texts to answer. Drops requests that have expired or whose client has disconnected."""
         group: list[Waiting] = []
         room = self._group
-        while self._queue and room > 0:
-            waiting = self._queue.popleft()
+        while self._waiting and room > 0:
+            waiting = self._waiting.popleft()
             room -= 1 + len(waiting.question.text) // LONG_TEXT
             try:
-                _check(waiting.call, waited=True)
+                _check(waiting.context, waited=True)
             except ServiceError as error:
                 _settle([waiting], [error])
             else:
@@ -148,27 +254,19 @@ class Lane:
         return group
 
 
-def place(lanes: Collection[Lane]) -> None:
-    """Let each of the lanes that serve together run where that is best for all."""
-    quickest = min((lane.seconds_per_text for lane in lanes), default=0.0)
-    for lane in lanes:
-        seconds = lane.seconds_per_text
-        lane.place(in_thread=seconds > MOST_INLINE_SECONDS or seconds > max(INLINE_SECONDS, quickest))
-
-
 class Permits:
-    """Permits taken from a lane; those not given back one by one are at the end of the ``with`` block."""
+    """Permits of a queue; those not given back one by one are given back at the end of the ``with`` block."""
 
-    __slots__ = ("_items", "_lane")
+    __slots__ = ("_items", "_queue")
 
-    def __init__(self, lane: Lane, items: int) -> None:
-        self._lane = lane
+    def __init__(self, queue: ModelQueue, items: int) -> None:
+        self._queue = queue
         self._items = items
 
     def give_back(self, items: int) -> None:
-        """Let others have them."""
+        """Give back permits that are not needed any more."""
         self._items -= items
-        self._lane.free += items
+        self._queue.free += items
 
     def __enter__(self) -> Permits:
         return self
@@ -177,16 +275,24 @@ class Permits:
         self.give_back(self._items)
 
 
-def _check(call: Call, *, waited: bool = False) -> None:
-    if call.is_late():
-        raise DeadlinePassed
-    if waited and call.has_left():
-        raise ClientLeft
+def assign_threads(queues: Collection[ModelQueue]) -> None:
+    """Decide for queues that are served together which of them run in threads."""
+    fastest = min((queue.seconds_per_text for queue in queues), default=0.0)
+    for queue in queues:
+        seconds = queue.seconds_per_text
+        queue.run_in_thread(seconds > MAX_LOOP_SECONDS or seconds > max(MAX_SHARED_LOOP_SECONDS, fastest))
 
 
-def _settle(group: Sequence[Waiting], outcomes: Sequence[Settled]) -> None:
+def _check(context: RequestContext, *, waited: bool = False) -> None:
+    if context.deadline is not None and time.perf_counter() > context.deadline:
+        raise errors.DeadlinePassed
+    if waited and (message := poll(context.receive)) is not None and message["type"] == "http.disconnect":
+        raise errors.ClientLeft
+
+
+def _settle(group: Sequence[Waiting], outcomes: Sequence[Outcome]) -> None:
     for waiting, outcome in zip(group, outcomes, strict=True):
-        if waiting.answer.done():  # its request was cancelled meanwhile
+        if waiting.answer.done():  # its request was cancelled
             continue
         if isinstance(outcome, Exception):
             waiting.answer.set_exception(outcome)

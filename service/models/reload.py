@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 
 from service.errors import log_fault
-from service.models.registry import Engine, Fingerprint, Outcome
+from service.http.context import Json
+from service.models.registry import Fingerprint, ModelRegistry
 from service.monitoring.metrics import Metrics
 
 WATCH_SECONDS = 1.0
@@ -18,22 +19,22 @@ log = logging.getLogger("service")
 class Reloader:
     """Loads the students of one process, one reload at a time.
 
-    What is new is loaded, warmed and tested in a thread; the exchange happens on the event loop, between two texts.
+    New students are loaded, warmed and tested in a thread. They replace the old ones on the event loop, between texts.
     """
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        self._engine = engine
+    def __init__(self, registry: ModelRegistry, metrics: Metrics) -> None:
+        self._registry = registry
         self._metrics = metrics
         self._one_at_a_time = asyncio.Lock()
         self._seen: dict[Path, Fingerprint] = {}
 
-    async def load(self) -> Outcome:
+    async def load(self) -> Json:
         """Load the students for the first time."""
         async with self._one_at_a_time:
-            self._seen = await asyncio.to_thread(self._engine.fingerprint)  # what changes from now on is a change
-            return self._engine.adopt(await asyncio.to_thread(self._engine.prepare))
+            self._seen = await asyncio.to_thread(self._registry.fingerprint)  # changes are those from now on
+            return self._registry.adopt(await asyncio.to_thread(self._registry.prepare))
 
-    async def reload(self) -> Outcome:
+    async def reload(self) -> Json:
         """Load what is new or changed; students whose new version is bad serve on. Returns what was done with each."""
         outcome = await self.load()
         self._metrics.reloads.labels("refused" if outcome["refused"] else "done").inc()
@@ -42,12 +43,12 @@ class Reloader:
         return outcome
 
     async def watch(self) -> None:
-        """Reload whenever the students folder changes, for ever."""
+        """Reload whenever the students folder changes; never returns."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if await asyncio.to_thread(self._engine.fingerprint) == self._seen:
+            if await asyncio.to_thread(self._registry.fingerprint) == self._seen:
                 continue
             try:
                 await self.reload()
-            except Exception as error:  # noqa: BLE001 - the next change must find a watcher
+            except Exception as error:  # noqa: BLE001 - go on watching
                 log_fault(error, "(watch)")

@@ -1,4 +1,4 @@
-"""Metrics, drift and tracing: what the service tells about itself.
+"""Metrics, drift and tracing.
 
 Imports `service.student` and `service.errors`.
 """

@@ -1,12 +1,12 @@
 """Drift: how far recent answers differ from those that a student gave on the labelled texts of its export.
 
 In each locale of which the manifest holds a profile, a window over the last `WINDOW` answers is compared with it: their
-domains, and how sure the student was. The measure is the population stability index of credit scoring,
-``sum((p - q) * ln(p / q))``, which is Jeffreys' divergence of the two distributions. By custom there is nothing to see
-below 0.1, and something has shifted above 0.25.
+domains, and the student's confidence. The measure is the population stability index of credit scoring,
+``sum((p - q) * ln(p / q))``, which is Jeffreys' divergence of the two distributions. By convention a value
+below 0.1 means no shift, and one above 0.25 a clear one.
 
-Without any drift it is about ``(bins - 1) * (1 / answers + 1 / texts)``, by chance alone (Yurdakul, "Statistical
-Properties of Population Stability Index", 2018). So bins are few, and nothing is said until this is below `MOST_NOISE`.
+Without any drift it is about ``(bins - 1) * (1 / answers + 1 / texts)`` by chance (Yurdakul, "Statistical Properties of
+Population Stability Index", 2018). So bins are few, and there is no value until this is below `MAX_NOISE`.
 
 No text is kept, only the numbers of bins.
 """
@@ -14,7 +14,7 @@ No text is kept, only the numbers of bins.
 from __future__ import annotations
 
 import math
-from array import array
+from collections import deque
 from collections.abc import Sequence
 
 from prometheus_client import Gauge
@@ -22,9 +22,9 @@ from prometheus_client import Gauge
 from service.student.manifest import PROFILE_BINS, Manifest
 
 WINDOW = 2000
-LEAST_ANSWERS = 300
-MOST_NOISE = 0.1  # where the index of a sample without drift is expected higher, it is not given
-LEAST_SHARE = 0.05  # of the profile in each part of the confidences but the least sure
+MIN_ANSWERS = 300
+MAX_NOISE = 0.1  # expected index of a sample without drift, above which no value is given
+MIN_SHARE = 0.05  # of the profile in each merged bin of confidences but the lowest
 
 
 def confidence_bin(confidence: float) -> int:
@@ -33,11 +33,10 @@ def confidence_bin(confidence: float) -> int:
 
 
 def stability_index(shares: Sequence[float], texts: int, counts: Sequence[int]) -> float:
-    """The population stability index of counts against the shares that the same bins had among so many texts.
+    """The population stability index of counts against the shares that the same bins have in the profile.
 
-    Both are mixed with as much of the uniform distribution as one half more in each bin of the smaller sample would be.
-    That keeps it finite where a bin is empty, at zero where the distributions are equal, and from mistaking two samples
-    of unequal size for different ones.
+    Both are mixed with the uniform distribution, as if each bin of the smaller sample held one half more. So the index
+    is finite where a bin is empty, zero for equal distributions, and not raised by unequal sample sizes.
 
     Args:
         shares: of each bin, with sum 1.
@@ -57,26 +56,26 @@ def stability_index(shares: Sequence[float], texts: int, counts: Sequence[int]) 
 
 
 def answers_needed(bins: int, texts: int) -> int | None:
-    """How many answers it takes until chance alone makes less than `MOST_NOISE`.
+    """How many answers it takes until chance makes less than `MAX_NOISE`.
 
-    None if more than the window holds, or if there is but one bin: then nothing can differ.
+    None if more than the window holds, or if there is only one bin, which can't differ.
     """
-    room = MOST_NOISE / (bins - 1) - 1 / texts if bins > 1 else 0.0
+    room = MAX_NOISE / (bins - 1) - 1 / texts if bins > 1 else 0.0
     if room < 1 / WINDOW:
         return None
-    return max(LEAST_ANSWERS, math.ceil(1 / room))
+    return max(MIN_ANSWERS, math.ceil(1 / room))
 
 
 def parts_of_confidence(shares: Sequence[float]) -> list[int]:
-    """For each bin of a profile, which part it belongs to when neighbours with little in them are put together.
+    """For each bin of a profile, the merged bin that it belongs to.
 
-    From the surest downwards a part takes in neighbours until it holds `LEAST_SHARE` of the profile; the last one is
-    what is left. Most answers are sure ones, so of twenty equal bins many would hold next to nothing but noise.
+    From the highest confidence downwards neighbours are merged until they hold `MIN_SHARE` of the profile; the last
+    merged bin is the rest. Most confidences are high, so most of twenty equal bins would hold only noise.
     """
     parts = []
     part, held = 0, 0.0
     for share in reversed(shares):
-        if held >= LEAST_SHARE:
+        if held >= MIN_SHARE:
             part, held = part + 1, 0.0
         parts.append(part)
         held += share
@@ -84,15 +83,13 @@ def parts_of_confidence(shares: Sequence[float]) -> list[int]:
 
 
 class Window:
-    """The bins that the last `WINDOW` answers fell into, beside the shares that these should have. Memory is bounded.
+    """The bins of the last `WINDOW` answers, and the shares that these bins have in the profile.
 
     Args:
         shares: of each bin in the profile; they need not sum to 1.
-        texts: that the profile is of.
-        parts: for each bin, the number of the one that it is part of; each stands for itself if left out.
+        texts: number of texts of the profile.
+        parts: for each bin, the number of the merged bin that it belongs to; by default none are merged.
     """
-
-    __slots__ = ("_added", "_counts", "_last", "_needed", "_parts", "_shares", "_texts")
 
     def __init__(self, shares: Sequence[float], texts: int, parts: Sequence[int] | None = None) -> None:
         self._parts = range(len(shares)) if parts is None else parts
@@ -103,38 +100,26 @@ class Window:
             self._shares[part] += share / whole
         self._counts = [0] * len(self._shares)
         self._needed = answers_needed(len(self._shares), texts)
-        self._last = array("H", bytes(2 * WINDOW))
-        self._added = 0
+        self._last: deque[int] = deque(maxlen=WINDOW)
 
     def add(self, number: int) -> None:
         """Record an answer by the number of its bin."""
         part = self._parts[number]
-        place = self._added % WINDOW
-        if self._added >= WINDOW:
-            self._counts[self._last[place]] -= 1
-        self._last[place] = part
+        if len(self._last) == WINDOW:
+            self._counts[self._last[0]] -= 1
+        self._last.append(part)
         self._counts[part] += 1
-        self._added += 1
 
     @property
     def index(self) -> float | None:
-        """The index of the answers in the window; None while they are too few, or where the profile is of too few."""
-        if self._needed is None or self._added < self._needed:
+        """The index of the answers in the window; None while there are too few, or too few in the profile."""
+        if self._needed is None or len(self._last) < self._needed:
             return None
         return stability_index(self._shares, self._texts, self._counts)
 
 
 class Drift:
-    """The windows of one student, and the gauges that tell of them.
-
-    Usage::
-
-        drift = Drift(metrics.drift, manifest)
-        domains = drift.window_of_domains("de-DE")  # None without a profile
-        domains.add(3)
-        drift.publish()  # now and then
-        drift.withdraw()  # when the student is replaced
-    """
+    """The windows of one student, and their gauges; call `publish` regularly, and `withdraw` when it is replaced."""
 
     def __init__(self, gauge: Gauge, manifest: Manifest) -> None:
         self._gauge = gauge
@@ -162,13 +147,13 @@ class Drift:
         return window
 
     def publish(self) -> None:
-        """Set the gauges of the windows that have something to say."""
+        """Set the gauges of the windows that have an index."""
         for (locale, of), window in self._windows.items():
             if (index := window.index) is not None:
                 self._gauge.labels(self._name, locale, of).set(index)
 
     def withdraw(self) -> None:
-        """Set the gauges to zero: where several processes count, a series can't be taken back."""
+        """Set the gauges to zero: where several processes count, a series can't be removed."""
         for (locale, of), window in self._windows.items():
             if window.index is not None:
                 self._gauge.labels(self._name, locale, of).set(0)

@@ -1,4 +1,4 @@
-"""Every metric of the service, and the measured durations that feed them.
+"""Every metric of the service.
 
 One registry per application: two in one process, as in tests, don't share counters. Label values are names that the
 server knows (students, locales, routes), never anything that a client sent.
@@ -15,7 +15,8 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -30,33 +31,29 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from service.errors import ServiceError, log_fault
 
-if TYPE_CHECKING:  # a supervisor counts, too, but loads no student
-    pass
-
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS_BUCKETS = tuple(round(50e-6 * 1.5**step, 9) for step in range(30))  # 50 µs to 6.4 s
 CONFIDENCE_BUCKETS = tuple(step / 20 for step in range(1, 21))
-PIECES_BUCKETS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256, 512)
+TOKENS_BUCKETS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256, 512)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096)
 NONE = "none"
-MOST_DEFERRED = 256
-FLUSH_SECONDS = 0.25  # so late may what was deferred be
-UPDATE_SECONDS = 5.0  # so late may a gauge be that costs something to set
+MAX_DEFERRED = 256
+FLUSH_SECONDS = 0.25  # maximum delay of a deferred update
+UPDATE_SECONDS = 5.0  # update interval of expensive gauges
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp beside each series, which nothing reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # unused time stamps
 
 
 def count_as(process: str) -> None:
-    """Count in the shared folder under this name, going on where a dead process of the same name left off.
+    """Count in the shared folder under this name, and go on where a dead process of the same name stopped.
 
-    To be called before the first metric is made. By default files are named by process id, so those of the dead would
-    pile up, to be read at every scrape.
+    Call it before the first metric is made. By default files are named by process id, and would accumulate.
     """
     values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 
 
-class Deaths:
-    """What the supervisor counts."""
+class WorkerDeaths:
+    """The metric of the supervisor."""
 
     def __init__(self) -> None:
         count_as("supervisor")
@@ -73,26 +70,26 @@ def _worker_deaths(registry: CollectorRegistry | None) -> Counter:
 
 
 class Tally:
-    """What is to be added to counters and histograms, summed up before it is: their locks and look-ups cost most."""
+    """Sums up what will be added to counters and histograms: their locks and look-ups cost more than the addition."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[Counter, float] = defaultdict(float)
         self._values: defaultdict[Histogram, list[float]] = defaultdict(list)
 
     def add(self, counter: Counter, amount: float) -> None:
-        """Count."""
+        """Increase a counter."""
         self._sums[counter] += amount
 
     def observe(self, histogram: Histogram, value: float) -> None:
         """Observe a value."""
         self._values[histogram].append(value)
 
-    def hand_over(self) -> None:
-        """Add all of it."""
+    def apply(self) -> None:
+        """Add everything to the metrics."""
         for counter, amount in self._sums.items():
             counter.inc(amount)
         for histogram, observed in self._values.items():
-            # as `Histogram.observe` does for one value; it has nothing for several
+            # as `Histogram.observe`, for several values at once
             found = collections.Counter(bisect_left(histogram._upper_bounds, value) for value in observed)
             for bucket, number in found.items():
                 histogram._buckets[bucket].inc(number)
@@ -103,155 +100,129 @@ class Metrics:
     """All metrics of one application, on a registry of its own."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.request_seconds = Histogram(
+        self.registry = CollectorRegistry()
+        self.requests_in_flight = 0
+        self._clock = clock
+        self._finished: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._updates: list[Callable[[], None]] = []
+        self._next_update = clock()
+        self._add_request_metrics()
+        self._add_process_metrics()
+        self._add_text_metrics()
+        self._add_experiment_metrics()
+
+    def _add_request_metrics(self) -> None:
+        counter, histogram = partial(Counter, registry=self.registry), partial(Histogram, registry=self.registry)
+        self.request_seconds = histogram(
             "nlu_request_seconds",
             "From a request's arrival to its answer.",
             ["model", "endpoint"],
             buckets=SECONDS_BUCKETS,
-            registry=registry,
         )
-        self.phase_seconds = Histogram(
+        self.phase_seconds = histogram(
             "nlu_phase_seconds",
             "Time of one text in each phase: queue, tokenize, inference, decode.",
             ["model", "phase"],
             buckets=SECONDS_BUCKETS,
-            registry=registry,
         )
-        self.requests = Counter(
-            "nlu_requests", "Requests answered, by HTTP status.", ["model", "endpoint", "code"], registry=registry
+        self.requests = counter("nlu_requests", "Requests answered, by HTTP status.", ["model", "endpoint", "code"])
+        self.rejected = counter(
+            "nlu_rejected", "Requests or batch items answered with an error, by reason.", ["reason"]
         )
-        self.in_flight = Gauge(
-            "nlu_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
-        )
-        self.rejected = Counter(
-            "nlu_rejected", "Requests or batch items answered with an error, by reason.", ["reason"], registry=registry
-        )
-        self.batch_size = Histogram(
-            "nlu_batch_size", "Items of a batch request.", ["model"], buckets=BATCH_BUCKETS, registry=registry
-        )
-        self.cache = Counter(
-            "nlu_cache", "Answers sought among the remembered ones.", ["model", "outcome"], registry=registry
-        )
-        self.reloads = Counter(
-            "nlu_reloads", "Reloads of the students folder, by what came of them.", ["outcome"], registry=registry
-        )
-        for outcome in ("done", "refused"):  # from zero on, so that the first is seen as an increase
-            self.reloads.labels(outcome)
-        self.model_info = Gauge(
+        self.batch_size = histogram("nlu_batch_size", "Items of a batch request.", ["model"], buckets=BATCH_BUCKETS)
+        self.cache = counter("nlu_cache", "Answers sought among the remembered ones.", ["model", "outcome"])
+
+    def _add_process_metrics(self) -> None:
+        gauge = partial(Gauge, registry=self.registry)
+        self.in_flight = gauge("nlu_in_flight", "Requests being worked on.", multiprocess_mode="livesum")
+        self.ready = gauge("nlu_ready", "1 where every process may get traffic.", multiprocess_mode="livemin")
+        self.workers = gauge("nlu_workers", "Processes that serve.", multiprocess_mode="livesum")
+        self.workers.set(1)
+        self.worker_deaths = _worker_deaths(self.registry)
+        self.model_info = gauge(
             "nlu_model_info",
             "1 for each loaded student, 0 for one that was replaced.",
             ["model", "precision", "digest", "size"],
-            registry=registry,
             multiprocess_mode="livemax",
         )
-        self.ready = Gauge(
-            "nlu_ready", "1 where every process may get traffic.", registry=registry, multiprocess_mode="livemin"
+        self.reloads = Counter(
+            "nlu_reloads", "Reloads of the students folder, by outcome.", ["outcome"], registry=self.registry
         )
-        self.workers = Gauge("nlu_workers", "Processes that serve.", registry=registry, multiprocess_mode="livesum")
-        self.workers.set(1)
-        self.worker_deaths = _worker_deaths(registry)
-        self.requests_in_flight = 0
-        self._finished: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._watch_texts(registry)
-        self._compare_students(registry)
-        self._clock = clock
-        self._updates: list[Callable[[], None]] = []
-        self._next_update = clock()
+        for outcome in ("done", "refused"):  # start at zero, so that the first one is seen as an increase
+            self.reloads.labels(outcome)
 
-    def _watch_texts(self, registry: CollectorRegistry) -> None:
-        """What is counted of texts."""
-        self.predictions = Counter(
-            "nlu_predictions", "Texts answered, by domain.", ["model", "locale", "domain"], registry=registry
-        )
-        self.truncated = Counter(
-            "nlu_truncated", "Texts longer than the student reads.", ["model", "locale"], registry=registry
-        )
-        self.unknown_tokens = Counter(
-            "nlu_unknown_tokens", "Pieces that the tokenizer does not know.", ["model", "locale"], registry=registry
-        )
-        self.confidence = Histogram(
+    def _add_text_metrics(self) -> None:
+        counter, histogram = partial(Counter, registry=self.registry), partial(Histogram, registry=self.registry)
+        place = ["model", "locale"]
+        self.predictions = counter("nlu_predictions", "Texts answered, by domain.", [*place, "domain"])
+        self.intents = counter("nlu_intents", "Texts answered, by intent.", [*place, "intent"])
+        self.truncated = counter("nlu_truncated", "Texts longer than the student reads.", place)
+        self.unknown_tokens = counter("nlu_unknown_tokens", "Tokens that the tokenizer does not know.", place)
+        self.out_of_scope = counter("nlu_out_of_scope", "Texts that are no request for the student.", place)
+        self.confidence = histogram(
             "nlu_confidence",
             "Confidence of the best label, where all labels were allowed.",
-            ["model", "locale", "task"],
+            [*place, "task"],
             buckets=CONFIDENCE_BUCKETS,
-            registry=registry,
         )
-        self.intents = Counter(
-            "nlu_intents", "Texts answered, by intent.", ["model", "locale", "intent"], registry=registry
-        )
-        self.out_of_scope = Counter(
-            "nlu_out_of_scope", "Texts that are no request for the student.", ["model", "locale"], registry=registry
-        )
-        self.pieces = Histogram(
-            "nlu_text_pieces",
-            "Length of a text as the student reads it.",
-            ["model", "locale"],
-            buckets=PIECES_BUCKETS,
-            registry=registry,
+        self.tokens = histogram(
+            "nlu_text_pieces", "Length of a text in tokens, as the student reads it.", place, buckets=TOKENS_BUCKETS
         )
         self.drift = Gauge(
             "nlu_drift_psi",
             "Population stability index of recent traffic against the dev profile, in the process where it is worst.",
-            ["model", "locale", "of"],
-            registry=registry,
+            [*place, "of"],
+            registry=self.registry,
             multiprocess_mode="livemax",
         )
 
-    def _compare_students(self, registry: CollectorRegistry) -> None:
-        """What is counted of experiments and shadows."""
+    def _add_experiment_metrics(self) -> None:
+        counter = partial(Counter, registry=self.registry)
         arm = ["experiment", "arm", "model"]
-        self.turns = Counter("nlu_turns", "Texts answered in an arm of an experiment.", arm, registry=registry)
+        self.turns = counter("nlu_turns", "Texts answered in an arm of an experiment.", arm)
         self.turn_seconds = Histogram(
             "nlu_turn_seconds",
             "From a request's arrival to its answer, for texts answered in an arm of an experiment.",
             arm,
             buckets=SECONDS_BUCKETS,
-            registry=registry,
+            registry=self.registry,
         )
-        self.friction = Counter(
-            "nlu_friction", "Turns that went wrong for the user, by first sign.", [*arm, "sign"], registry=registry
+        self.friction = counter("nlu_friction", "Turns with a sign of user dissatisfaction, by sign.", [*arm, "sign"])
+        self.turn_errors = counter(
+            "nlu_turn_errors", "Requests of an arm that got no answer, by reason.", [*arm, "reason"]
         )
-        self.turn_errors = Counter(
-            "nlu_turn_errors", "Requests of an arm that got no answer, by reason.", [*arm, "reason"], registry=registry
-        )
-        self.feedback = Counter(
-            "nlu_feedback", "What clients told of their requests.", [*arm, "outcome"], registry=registry
-        )
-        self.session_moments = Counter(
+        self.feedback = counter("nlu_feedback", "Feedback of clients on their requests.", [*arm, "outcome"])
+        self.session_moments = counter(
             "nlu_session_moments",
             "Sums over finished sessions of their number, their turns t, turns with friction f, and t*t, f*f, t*f.",
             ["experiment", "arm", "moment"],
-            registry=registry,
         )
-        self.shadow = Counter(
+        self.shadow = counter(
             "nlu_shadow",
-            "Texts answered by a second student, too, by whether it said the same.",
+            "Texts also answered by a second student, by whether both gave the same answer.",
             ["primary", "shadow", "task", "agreement"],
-            registry=registry,
         )
-        self.shadow_dropped = Counter(
-            "nlu_shadow_dropped", "Texts chosen for a shadow that had no time for them.", ["shadow"], registry=registry
+        self.shadow_dropped = counter(
+            "nlu_shadow_dropped", "Texts chosen for a shadow that had no time for them.", ["shadow"]
         )
 
     def defer(self, record: Callable[..., None], *arguments: Any) -> None:
-        """Call `record` with a `Tally` and these arguments soon, together with others.
+        """Call `record` with a `Tally` and these arguments later, together with others.
 
-        Between two texts a model run has swept the processor's caches: to count each for itself costs far more
-        than many in one go.
+        A model run sweeps the processor's caches, so counting after each one costs far more than counting many at once.
         """
         self._deferred.append((record, arguments))
-        if len(self._deferred) >= MOST_DEFERRED:
+        if len(self._deferred) >= MAX_DEFERRED:
             self.flush()
 
     def flush(self) -> None:
-        """Record what was deferred."""
+        """Run the deferred updates."""
         deferred, self._deferred = self._deferred, []
         tally = Tally()
         for record, arguments in deferred:
             _try(record, tally, *arguments)
-        tally.hand_over()
+        tally.apply()
         self.in_flight.set(self.requests_in_flight)
         if self._updates and self._clock() >= self._next_update:
             self._next_update = self._clock() + UPDATE_SECONDS
@@ -259,17 +230,17 @@ class Metrics:
                 _try(update)
 
     def start_updating(self, update: Callable[[], None]) -> None:
-        """Call `update` every few seconds from now on, with what was deferred recorded; once, if told so twice."""
+        """Call `update` every few seconds from now on, after deferred updates. Repeated calls have no effect."""
         if update not in self._updates:
             self._updates.append(update)
 
     def stop_updating(self, update: Callable[[], None]) -> None:
-        """Call `update` no more."""
+        """Stop calling `update`."""
         if update in self._updates:
             self._updates.remove(update)
 
     def count_request(self, tally: Tally, model: str, endpoint: str, code: int, seconds: float) -> None:
-        """Record a request that is over. Each argument but `seconds` comes from a small known set."""
+        """Record a finished request. Each argument but `seconds` comes from a small known set."""
         children = self._finished.get((model, endpoint, code))
         if children is None:
             counter = self.requests.labels(model, endpoint, str(code))
@@ -278,7 +249,7 @@ class Metrics:
         tally.observe(children[1], seconds)
 
     def count_error(self, error: ServiceError) -> None:
-        """Record a request or an item of a batch that is answered with an error."""
+        """Record a request or batch item that is answered with an error."""
         self.rejected.labels(error.row.label).inc()
 
     def exposition(self) -> bytes:
@@ -294,5 +265,5 @@ class Metrics:
 def _try(work: Callable[..., None], *arguments: Any) -> None:
     try:
         work(*arguments)
-    except Exception as error:  # noqa: BLE001 - whoever happens to flush is not to blame
+    except Exception as error:  # noqa: BLE001 - the caller of `flush` is not to blame
         log_fault(error, "(metrics)")

@@ -1,8 +1,9 @@
-"""What is counted of each text that a student answers: names of labels and numbers, never the text."""
+"""Metrics of the texts that a student answers: names of labels and numbers, never the text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from prometheus_client import Counter, Histogram
@@ -15,15 +16,15 @@ from service.student.manifest import Manifest
 from service.student.student import Prediction
 
 
-class StudentMeters:
-    """The metrics of one student, with label children looked up once: a look-up costs more than counting."""
+class StudentMetrics:
+    """The metrics of one student, with label children looked up once, since a look-up costs more than counting."""
 
     def __init__(self, metrics: Metrics, manifest: Manifest) -> None:
         name = manifest.name
         self._metrics = metrics
         self._manifest = manifest
         self._drift = Drift(metrics.drift, manifest)
-        self._locales: dict[str, _LocaleMeters] = {}
+        self._locales: dict[str, _LocaleMetrics] = {}
         self._phases = [metrics.phase_seconds.labels(name, phase) for phase in Timings._fields[:4]]
         self._look_ups = [metrics.cache.labels(name, outcome) for outcome in ("miss", "hit")]
         self._info = metrics.model_info.labels(name, manifest.precision, manifest.digest, manifest.size)
@@ -39,7 +40,7 @@ class StudentMeters:
             self._drift.withdraw()
 
     def count_look_up(self, *, hit: bool) -> None:
-        """Record that an answer was sought among the remembered ones."""
+        """Record a look-up in the answer cache."""
         self._look_ups[hit].inc()
 
     def count(self, tally: Tally, locale: str, prediction: Prediction, timings: Timings, remembered: bool) -> None:
@@ -47,40 +48,44 @@ class StudentMeters:
         if not remembered:
             for phase, seconds in zip(self._phases, timings, strict=False):
                 tally.observe(phase, seconds)
-        meters = self._locales.get(locale)
-        if meters is None:
-            meters = self._locales[locale] = _LocaleMeters(self._metrics, self._manifest, self._drift, locale)
-        meters.count(tally, prediction)
+        found = self._locales.get(locale)
+        if found is None:
+            found = self._locales[locale] = _LocaleMetrics(self._metrics, self._manifest, self._drift, locale)
+        found.count(tally, prediction)
 
 
-class _LocaleMeters:
+class _LocaleMetrics:
     """The metrics of one student in one locale. Made when the locale is first asked for: there may be many."""
 
-    __slots__ = ("_domain", "_intent", "_out_of_scope", "_pieces", "_truncated", "_unknown", "_without_domain")
+    __slots__ = ("_domain", "_intent", "_out_of_scope", "_tokens", "_truncated", "_unknown", "_without_domain")
 
     def __init__(self, metrics: Metrics, manifest: Manifest, drift: Drift, locale: str) -> None:
         place = manifest.name, locale
-        self._pieces = metrics.pieces.labels(*place)
+        self._tokens = metrics.tokens.labels(*place)
         self._truncated = metrics.truncated.labels(*place)
         self._unknown = metrics.unknown_tokens.labels(*place)
         scope = manifest.calibration.scope if manifest.calibration else None
         judged = scope is not None and locale in scope.thresholds
-        self._out_of_scope = metrics.out_of_scope.labels(*place) if judged else None  # else 0 would say that none was
+        self._out_of_scope = metrics.out_of_scope.labels(*place) if judged else None  # a count of 0 would be wrong
         domains, intents = manifest.labels.domain, manifest.labels.intent
         self._without_domain = None if domains else metrics.predictions.labels(*place, NONE)
         self._domain = self._intent = None
-        sureness = drift.window_of_confidence(locale)  # of intents where there are any, as in the profile
+        confidence_window = drift.window_of_confidence(locale)  # of intents if there are any, as in the profile
         if domains:
-            confidence, mix = metrics.confidence.labels(*place, "domain"), drift.window_of_domains(locale)
+            confidence, label_window = metrics.confidence.labels(*place, "domain"), drift.window_of_domains(locale)
             counter = partial(metrics.predictions.labels, *place)
-            self._domain = _LabelMeters(domains, counter, confidence, mix, None if intents else sureness)
+            self._domain = _LabelMetrics(
+                domains, counter, confidence, label_window, None if intents else confidence_window
+            )
         if intents:
             confidence = metrics.confidence.labels(*place, "intent")
-            self._intent = _LabelMeters(intents, partial(metrics.intents.labels, *place), confidence, None, sureness)
+            self._intent = _LabelMetrics(
+                intents, partial(metrics.intents.labels, *place), confidence, None, confidence_window
+            )
 
     def count(self, tally: Tally, prediction: Prediction) -> None:
         """Record one answered text."""
-        tally.observe(self._pieces, prediction.pieces)
+        tally.observe(self._tokens, prediction.pieces)
         if prediction.truncated:
             tally.add(self._truncated, 1)
         if prediction.unknown:
@@ -95,45 +100,28 @@ class _LocaleMeters:
             self._intent.count(tally, prediction.intent[0], filtered=prediction.kept_intents is not None)
 
 
-class _LabelMeters:
-    """What is counted of the best label of one head.
+@dataclass(slots=True, eq=False)
+class _LabelMetrics:
+    """The metrics of the best label of one head, and the windows in which its drift is measured, if it is."""
 
-    Args:
-        names: of all labels.
-        counter: makes the counter of one.
-        confidence: the histogram of their confidence.
-        mix: the window of labels, if their drift is measured.
-        sureness: the window of confidences, if their drift is measured.
-    """
-
-    __slots__ = ("_confidence", "_counter", "_known", "_mix", "_names", "_sureness")
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        counter: Callable[[str], Counter],
-        confidence: Histogram,
-        mix: Window | None,
-        sureness: Window | None,
-    ) -> None:
-        self._names = names
-        self._counter = counter
-        self._confidence = confidence
-        self._mix = mix
-        self._sureness = sureness
-        self._known: dict[str, tuple[Counter, int]] = {}
+    names: Sequence[str]
+    counter: Callable[[str], Counter]
+    confidence: Histogram
+    label_window: Window | None
+    confidence_window: Window | None
+    known: dict[str, tuple[Counter, int]] = field(default_factory=dict)
 
     def count(self, tally: Tally, best: Ranked, *, filtered: bool) -> None:
-        """Record a label. The best of a few allowed ones says little of the traffic, and is surer than it should be."""
+        """Record a label. The confidence of a filtered one is too high, and it says little of the traffic."""
         name, confidence = best
-        known = self._known.get(name)
+        known = self.known.get(name)
         if known is None:
-            known = self._known[name] = self._counter(name), self._names.index(name)
+            known = self.known[name] = self.counter(name), self.names.index(name)
         tally.add(known[0], 1)
         if filtered:
             return
-        tally.observe(self._confidence, confidence)
-        if self._mix is not None:
-            self._mix.add(known[1])
-        if self._sureness is not None:
-            self._sureness.add(confidence_bin(confidence))
+        tally.observe(self.confidence, confidence)
+        if self.label_window is not None:
+            self.label_window.add(known[1])
+        if self.confidence_window is not None:
+            self.confidence_window.add(confidence_bin(confidence))

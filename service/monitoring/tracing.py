@@ -11,24 +11,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from service.monitoring.timings import Timings
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-    from service.http.context import Call
-    from service.monitoring.timings import Timings
-
-Headers = Mapping[bytes, bytes] | Iterable[tuple[bytes, bytes]]
-
 SERVICE = "distilled-nlu"
 PHASES = ("queue", "tokenize", "inference", "decode")
 METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
-OTHER_METHOD = "_OTHER"  # semantic conventions of HTTP spans: what stands for a method that is not known
-LONGEST_TRACEPARENT = 512  # the propagator logs longer ones, each time
-# variable -> what is supported; the SDK reads most of them itself, but these would be ignored without a word
+OTHER_METHOD = "_OTHER"  # stands for unknown methods in OpenTelemetry's semantic conventions
+MAX_TRACEPARENT = 512  # bytes; the propagator would log longer ones
+# the only supported values of variables that the SDK would otherwise ignore silently
 SUPPORTED = {
     "OTEL_TRACES_EXPORTER": "otlp",
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
@@ -40,17 +37,23 @@ class TracingError(Exception):
     """Tracing was asked for and can't start; the message is one sentence for the person who asked."""
 
 
+class FinishedRequest(Protocol):
+    """What is read of a request; see `RequestContext`."""
+
+    method: str
+    endpoint: str
+    headers: Mapping[bytes, bytes]
+    request_id: str
+    began: float
+    model: str
+    timings: Timings | None
+    status: int
+
+
 class Tracer:
-    """Makes and sends the spans of one process; see the module.
+    """Makes and sends the spans of one process.
 
-    The tracer provider is its own and not OpenTelemetry's global one: with that set, FastAPI would trace by itself,
-    raw paths and messages of exceptions included.
-
-    Usage::
-
-        tracer = Tracer.start()
-        tracer.record(call, scope["headers"], call.status)  # once for each request, when it is over
-        tracer.shutdown()
+    It does not set OpenTelemetry's global provider: FastAPI would then trace raw paths and messages of exceptions.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -69,8 +72,7 @@ class Tracer:
     def start(cls, processor: SpanProcessor | None = None) -> Tracer:
         """Start tracing as the standard ``OTEL_*`` variables say; call it in the process that serves.
 
-        Spans go through `processor`, which by default sends them in batches from a thread of its own. A collector that
-        can't be reached delays no request: spans are dropped, and the SDK logs that.
+        By default `processor` sends spans in batches, in a thread. If the collector can't be reached they are dropped.
 
         Raises:
             TracingError: the packages are missing, or a variable asks for something that is not supported.
@@ -93,42 +95,36 @@ class Tracer:
             raise TracingError(f"tracing cannot start: {error}") from None
         return cls(provider)
 
-    def record(self, call: Call, headers: Headers, status: int) -> None:
+    def record(self, request: FinishedRequest) -> None:
         """Make the spans of a request that ends now; never raises, and sends nothing itself.
 
         The child spans are laid end to end from the request's arrival. Those of a batch are sums over its texts, and
-        those of an answer that was remembered may be empty.
-
-        Args:
-            call: the request, with `began` and `timings` in seconds.
-            headers: those of its ASGI scope, of which only ``traceparent`` is read.
-            status: of the reply; 0 if none was sent.
+        those of a cached answer may be empty. Of the headers only ``traceparent`` is read.
         """
         end = time.time_ns()
-        # One reading of the wall clock for all times of a request. One at the start of the process would go wrong when
-        # the clock is set or the machine sleeps.
-        begin = end - round((time.perf_counter() - call.began) * 1e9)
-        method = call.method if call.method in METHODS else OTHER_METHOD
+        # not by an offset taken at the start of the process, which would be wrong after the clock was set
+        begin = end - round((time.perf_counter() - request.began) * 1e9)
+        method = request.method if request.method in METHODS else OTHER_METHOD
         attributes: dict[str, str | int] = {
             "http.request.method": method,
-            "nlu.model": call.model,
-            "nlu.request_id": call.request_id,
+            "nlu.model": request.model,
+            "nlu.request_id": request.request_id,
         }
         name = "HTTP" if method == OTHER_METHOD else method
-        if call.endpoint.startswith("/"):  # one of ours, not the name that stands for all others
-            attributes["http.route"] = call.endpoint
-            name = f"{name} {call.endpoint}"
-        if status:  # none where the client left before the reply
-            attributes["http.response.status_code"] = status
+        if request.endpoint.startswith("/"):  # not the label for unknown paths
+            attributes["http.route"] = request.endpoint
+            name = f"{name} {request.endpoint}"
+        if request.status:  # 0 where the client disconnected before the reply
+            attributes["http.response.status_code"] = request.status
         span = self._tracer.start_span(
-            name, self._parent(headers), self._trace.SpanKind.SERVER, attributes, start_time=begin
+            name, self._parent(request.headers), self._trace.SpanKind.SERVER, attributes, start_time=begin
         )
         if not span.is_recording():
             return
-        if status >= 500:
+        if request.status >= 500:
             span.set_status(self._failed)
-        if call.timings is not None:
-            self._record_phases(call.timings, self._trace.set_span_in_context(span, self._no_parent), begin)
+        if request.timings is not None:
+            self._record_phases(request.timings, self._trace.set_span_in_context(span, self._no_parent), begin)
         span.end(end)
 
     def shutdown(self, seconds: float = 5.0) -> None:
@@ -143,13 +139,10 @@ class Tracer:
             self._tracer.start_span(phase, parent, start_time=begin).end(end)
             begin = end
 
-    def _parent(self, headers: Headers) -> Context:
-        """The remote parent that a W3C ``traceparent`` names, or none where it is not valid.
-
-        ``tracestate`` is left alone: it can hold anything, and would be sent along with our spans.
-        """
-        given = dict(headers).get(b"traceparent")
-        if given is None or len(given) > LONGEST_TRACEPARENT:
+    def _parent(self, headers: Mapping[bytes, bytes]) -> Context:
+        """The parent of a valid W3C ``traceparent``, if any. ``tracestate`` is ignored: it may hold anything."""
+        given = headers.get(b"traceparent")
+        if given is None or len(given) > MAX_TRACEPARENT:
             return self._no_parent
         return self._propagator.extract({"traceparent": given.decode("latin-1")}, self._no_parent)
 

@@ -6,20 +6,14 @@ import base64
 import hashlib
 import re
 from pathlib import Path
-from typing import NamedTuple
+
+from service.http.context import Reply
 
 INDEX = Path(__file__).parent / "index.html"
 
 
-class Page(NamedTuple):
-    """What ``GET /`` answers."""
-
-    body: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
-
-
-def load_page() -> Page:
-    """The page, with a content security policy that names its inline blocks by their hashes."""
+def load_page() -> Reply:
+    """The reply to ``GET /``, with a content security policy that names its inline blocks by their hashes."""
     body = INDEX.read_bytes()
     script, style = (_hashes(body, tag) for tag in ("script", "style"))
     policy = (
@@ -34,7 +28,7 @@ def load_page() -> Page:
         "referrer-policy": "no-referrer",
         "cache-control": "no-cache",
     }
-    return Page(body, tuple((name.encode(), value.encode()) for name, value in headers.items()))
+    return Reply(body, tuple((name.encode(), value.encode()) for name, value in headers.items()))
 
 
 def _hashes(page: bytes, tag: str) -> str:

@@ -1,4 +1,4 @@
-"""The line between a worker and its supervisor."""
+"""The channel between a worker and its supervisor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from service.errors import log_fault
 
-LONGEST_LINE = 1 << 22  # bytes of a message
+MAX_LINE_BYTES = 1 << 22
 
 Json = dict[str, Any]
 Reload = Callable[[], Awaitable[Json]]
@@ -35,11 +35,12 @@ class Report(TypedDict):
 
 
 class Channel:
-    """One end of the line between a worker and its supervisor: JSON objects, one a line.
+    """One end of the channel: JSON objects, one a line.
 
     Either end asks the other to reload with ``{"reload": 7}`` and is answered ``{"reloaded": 7, "outcome": {...}}``, or
-    ``{"reloaded": 7, "failed": "OSError"}``: a worker asks for all, the supervisor for that worker alone. Besides, a
-    worker tells ``{"loaded": Report}`` when its students are, or ``{"refused": "sentence"}`` if it can't start.
+    ``{"reloaded": 7, "failed": "OSError"}``: a worker asks for all workers, the supervisor for that worker alone. A
+    worker also sends ``{"loaded": Report}`` when its students are loaded, or ``{"refused": "sentence"}`` if it can't
+    start.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -48,15 +49,15 @@ class Channel:
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[Json]] = {}
         self._answering: set[asyncio.Task[None]] = set()
-        self._gone = False
+        self._is_closed = False
 
     @classmethod
     async def open(cls, end: socket.socket) -> Channel:
         """Take over one end of a socket pair."""
-        return cls(*await asyncio.open_unix_connection(sock=end, limit=LONGEST_LINE))
+        return cls(*await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES))
 
     def tell(self, **message: object) -> None:
-        """Send a message; into the void if the other end has gone."""
+        """Send a message; it is lost if the other end has closed."""
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def reload(self) -> Json:
@@ -64,9 +65,9 @@ class Channel:
 
         Raises:
             ReloadError: it can't.
-            ConnectionError: it has gone, or goes before it has answered.
+            ConnectionError: it has closed, or closes before it answers.
         """
-        if self._gone:
+        if self._is_closed:
             raise ConnectionResetError
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -74,8 +75,8 @@ class Channel:
         outcome: Json = await answer
         return outcome
 
-    async def converse(self, reload: Reload, hear: Callable[[Json], None] = lambda _: None) -> None:
-        """Until the other end goes: reload when asked to, take answers, and hand over what else is told."""
+    async def converse(self, reload: Reload, receive: Callable[[Json], None] = lambda _: None) -> None:
+        """Until the other end closes: reload when asked to, take answers, and pass other messages to `receive`."""
         while line := await self._read():
             message = json.loads(line)
             if "reload" in message:
@@ -86,12 +87,12 @@ class Channel:
                 failed = message.get("failed")
                 self._settle(message["reloaded"], ReloadError(failed) if failed else message["outcome"])
             else:
-                hear(message)
-        self._give_up()
+                receive(message)
+        self._cancel_all()
 
     async def close(self) -> None:
-        """Send what is still to be sent, and let the other end know that this one goes."""
-        self._give_up()
+        """Send what is buffered, then close."""
+        self._cancel_all()
         self._writer.close()
         with suppress(ConnectionError):
             await self._writer.wait_closed()
@@ -107,18 +108,18 @@ class Channel:
     async def _answer(self, number: int, reload: Reload) -> None:
         try:
             self.tell(reloaded=number, outcome=await reload())
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other end waits for an answer
+        except Exception as error:  # noqa: BLE001 - the other end waits for an answer
             log_fault(error, "(reload)")
             self.tell(reloaded=number, failed=type(error).__name__)
 
-    def _give_up(self) -> None:
-        self._gone = True
+    def _cancel_all(self) -> None:
+        self._is_closed = True
         for number in list(self._asked):
             self._settle(number, ConnectionResetError())
 
     def _settle(self, number: int, answer: Json | Exception) -> None:
         asked = self._asked.pop(number)
-        if asked.done():  # cancelled: nobody waits any more
+        if asked.done():  # cancelled
             return
         if isinstance(answer, Exception):
             asked.set_exception(answer)

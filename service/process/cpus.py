@@ -1,7 +1,6 @@
-"""How many processes should serve: as many as the cores that this one may use, by affinity and by its cgroups' quota.
+"""The number of worker processes: one for each core that this process may use, by affinity and its cgroups' quota.
 
-A container that may use two cores of a large machine still sees all of them; sized by what it sees, it would be
-throttled most of the time.
+A container that may use two cores still sees all of the machine's. Sized by those, it would be throttled.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ class Workers(NamedTuple):
 
 
 def choose_workers(asked: int | Literal["auto"], affinity: int | None = None, root: Path = ROOT) -> Workers:
-    """As many workers as were asked for or, for "auto", as there are cores for: the quota's rounded down, at least 1.
+    """As many workers as were asked for or, for "auto", as there are cores: the quota is rounded down, at least 1.
 
-    `affinity` is the number of cores that the scheduler may put this process on, looked up if left out; `root` is
-    where ``/proc`` and ``/sys`` are.
+    `affinity` is the number of cores by affinity, looked up if left out; `root` is where ``/proc`` and ``/sys`` are.
     """
     if asked != "auto":
         return Workers(asked, "as set")
@@ -44,7 +42,7 @@ def usable_cores() -> int:
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """Cores' worth of time that the cgroups allow this process: the least from its own up. None for no limit."""
+    """CPU time, in cores, that this process's cgroup and its parents allow: the minimum. None for no limit."""
     quotas = [quota for folder in _cgroup_folders(root) if (quota := _quota_of(folder)) is not None]
     return min(quotas, default=None)
 
@@ -60,7 +58,7 @@ def _quota_of(folder: Path) -> float | None:
 
 
 def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """This process's cgroup and its parents, as far as they can be seen, in each hierarchy that may limit time."""
+    """This process's cgroup and its parents, as far as visible, in each hierarchy that may limit CPU time."""
     own: dict[str, str] = {}  # controller -> path of the cgroup; version 2 has one hierarchy, under ""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

@@ -23,30 +23,32 @@ from service.app import create_app
 from service.experiments.experiment import ExperimentError
 from service.http.connection import Connection
 from service.http.keys import KeysError
-from service.http.middleware import Boundary
-from service.models.registry import Engine
+from service.http.middleware import RequestMiddleware
+from service.models.registry import ModelRegistry
 from service.monitoring.metrics import SHARED_FOLDER, count_as
 from service.monitoring.tracing import TracingError
 from service.process.channel import Channel, Greet, Json, Report, StartError
 from service.settings import Settings
 from service.student.manifest import StudentError
 
-KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of common proxies: one that reuses a connection we close answers 502
-FIRST_REQUEST_SECONDS = 1.0  # that a new connection has, once the service stops, to send the request it was made for
+KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of common proxies, which answer 502 when a connection closes on reuse
+FIRST_REQUEST_SECONDS = 1.0  # once the service stops, the time in which a new connection may still send a request
 TICK_SECONDS = 0.01
 REFUSED = 1
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but for how it begins and how it ends.
+    """uvicorn's server with another start and stop.
 
     SIGTERM: not ready any more, but answering for `Settings.drain_delay` seconds, until load balancers have noticed.
-    Then the socket closes and what is in flight is finished, for `Settings.drain_seconds` at most. SIGINT or a second
-    SIGTERM cuts the delay short, a second SIGINT drops what is in flight. A server whose students are still loading
-    leaves at once; a `patient` one doesn't listen until they are loaded, since others serve meanwhile.
+    Then the socket closes and requests in flight are finished, for `Settings.drain_seconds` at most. SIGINT or a second
+    SIGTERM ends the delay, a second SIGINT drops the requests in flight. A server whose students are still loading
+    stops at once; a `patient` one doesn't listen until they are loaded, since others serve meanwhile.
     """
 
-    def __init__(self, app: Boundary, settings: Settings, *, supervised: bool = False, patient: bool = False) -> None:
+    def __init__(
+        self, app: RequestMiddleware, settings: Settings, *, supervised: bool = False, patient: bool = False
+    ) -> None:
         config = uvicorn.Config(
             app,
             http=Connection,
@@ -60,7 +62,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._listening = asyncio.Event()
-        self._engine: Engine = app.state.engine
+        self._registry: ModelRegistry = app.state.registry
         self._loaded: asyncio.Event = app.state.loaded
         self._delay = settings.drain_delay
         self._supervised = supervised
@@ -69,9 +71,9 @@ class Server(uvicorn.Server):
         self._known: set[Any] = set()  # connections from before the stop
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve on bound sockets until told to stop."""
+        """Serve on bound sockets until stopped."""
         await super().serve(sockets)
-        if not self._loaded.is_set():  # a thread still loads students: nothing can stop it and nobody needs its work
+        if not self._loaded.is_set():  # a thread still loads students, and can't be stopped
             os._exit(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -88,7 +90,7 @@ class Server(uvicorn.Server):
         """Stop listening without losing a connection, then finish what is in flight."""
         for connection in self._stop_listening(sockets or []):
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-        for _ in range(2):  # turns of the loop, in which requests that have arrived are read: they are in flight then
+        for _ in range(2):  # iterations of the loop, in which requests that have arrived are read
             await asyncio.sleep(0)
         deadline = time.monotonic() + FIRST_REQUEST_SECONDS
         while self._expects_requests() and not self.force_exit and time.monotonic() < deadline:
@@ -97,14 +99,14 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take signals through the event loop, and don't raise them again afterwards: a stop is exit code 0."""
+        """Handle signals in the event loop, and don't raise them again afterwards: a stop is exit code 0."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Begin to stop, or hurry if that has begun."""
-        begun, self._engine.draining = self._engine.draining, True
+        """Start to stop, or stop faster."""
+        begun, self._registry.draining = self._registry.draining, True
         if not begun:
             self._known = set(self.server_state.connections)
         if not self._loaded.is_set():
@@ -114,20 +116,23 @@ class Server(uvicorn.Server):
             self.should_exit = self._interrupted = True
         elif not begun:
             asyncio.get_running_loop().call_later(self._delay, setattr, self, "should_exit", True)
-        elif not self._supervised:  # else every process may have been sent the SIGTERM that the supervisor passes on
+        elif not self._supervised:  # else the supervisor may pass on a SIGTERM that every process got
             self.should_exit = True
 
-    async def report(self) -> Report:
-        """What is served, once it is."""
-        await self._listening.wait()
-        await self._loaded.wait()
-        return Report(students=list(self._engine.students), reasons=self._engine.reasons_not_ready())
+    async def serve_and_tell(self, listener: socket.socket, tell: Callable[[Report], None]) -> None:
+        """Serve until stopped. `tell` is called with what is served, once the students are loaded."""
+
+        async def report() -> None:
+            await self._listening.wait()
+            await self._loaded.wait()
+            tell(Report(students=list(self._registry.models), reasons=self._registry.reasons_not_ready()))
+
+        reporting = asyncio.create_task(report())
+        await self.serve([listener])
+        reporting.cancel()
 
     def _protocol(self) -> asyncio.Protocol:
-        """What talks to one client; as uvicorn makes it for connections that it accepts itself."""
-        kind: Any = self.config.http_protocol_class
-        made: asyncio.Protocol = kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-        return made
+        return Connection(self.config, self.server_state, self.lifespan.state)
 
     def _stop_listening(self, sockets: Sequence[socket.socket]) -> list[socket.socket]:
         """Close the sockets. Returns the connections that waited to be accepted, which the kernel would have reset."""
@@ -135,27 +140,27 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         waiting = []
-        for listener in held:  # with no turn of the loop between the last connection and the end
+        for listener in held:  # without giving control to the event loop in between
             with listener, suppress(OSError):
                 while True:
                     waiting.append(listener.accept()[0])
         return waiting
 
     def _expects_requests(self) -> bool:
-        """Is there a connection made since the stop began whose first request has not arrived."""
+        """Whether the first request of a connection made since the stop began has not arrived."""
         new: set[Any] = self.server_state.connections - self._known
-        return any(connection.exchange is None for connection in new)
+        return any(connection.cycle is None for connection in new)
 
 
 def serve_alone(settings: Settings, listener: socket.socket, greet: Greet) -> None:
     """Serve in this process until SIGTERM or SIGINT; `greet` is called with what is served once students are loaded.
 
     Raises:
-        StartError: there are no students to serve, or a setting's file or package is no good.
+        StartError: there are no students to serve, or the file or package of a setting can't be used.
     """
     app = _create_app(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(Server(app, settings), listener, lambda report: greet([report])))
+        runner.run(Server(app, settings).serve_and_tell(listener, lambda report: greet([report])))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -190,27 +195,18 @@ async def _work(settings: Settings, task: Json) -> int:
     server = Server(app, settings, supervised=True, patient=task["patient"])
     conversation = asyncio.create_task(channel.converse(reload))
     conversation.add_done_callback(lambda _: server.handle_exit(signal.SIGTERM))
-    await _serve(server, listener, lambda report: channel.tell(loaded=report))
-    app.metrics.flush()  # others may go on, and answer for this process
-    if conversation.done():  # the supervisor has died and can't tidy up
+    await server.serve_and_tell(listener, lambda report: channel.tell(loaded=report))
+    app.metrics.flush()  # other workers may continue to report this one's metrics
+    if conversation.done():  # the supervisor has died and can't clean up
         shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
     return 0
 
 
-def _create_app(settings: Settings, *, patient: bool = False) -> Boundary:
+def _create_app(settings: Settings, *, patient: bool = False) -> RequestMiddleware:
     try:
         return create_app(settings, patient=patient)
     except (StudentError, KeysError, ExperimentError, TracingError) as error:
         raise StartError(error) from None
-
-
-async def _serve(server: Server, listener: socket.socket, tell: Callable[[Report], None]) -> None:
-    async def tell_when_loaded() -> None:
-        tell(await server.report())
-
-    telling = asyncio.create_task(tell_when_loaded())
-    await server.serve(sockets=[listener])
-    telling.cancel()
 
 
 def _join(family: int, address: tuple[Any, ...]) -> socket.socket:

@@ -1,7 +1,6 @@
-"""How a student's logits are read in a locale: temperatures, and whether a text is a request at all.
+"""How a student's logits are read in a locale: temperatures, and whether a text is in scope.
 
-Fitted at export (`manifest.Calibration`); the export uses the functions here, so that what was measured is what is
-served.
+Fitted at export (`manifest.Calibration`). The export uses the functions here, so that it measures what is served.
 """
 
 from __future__ import annotations
@@ -11,16 +10,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from service.student.decoding import FloatArray
-from service.student.manifest import Manifest, Scope
+from service.student.manifest import Calibration, Scope
 
-ENERGY_FLOOR = 1e-12  # of a confidence, whose logarithm is taken
+MIN_CONFIDENCE = 1e-12  # lower bound of a confidence of which the logarithm is taken
 
 
-class Reading(NamedTuple):
-    """How one locale is read: what the logits of each head are multiplied by, and the least score within scope.
-
-    `threshold` is None where scope is not judged.
-    """
+class LocaleCalibration(NamedTuple):
+    """The factor of each head's logits in one locale, and the lowest score that is in scope (None: not judged)."""
 
     domain: float = 1.0
     intent: float = 1.0
@@ -28,53 +24,47 @@ class Reading(NamedTuple):
     threshold: float | None = None
 
 
-PLAIN: Final = Reading()
+UNCALIBRATED: Final = LocaleCalibration()
 COMBINE: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {"minimum": min, "product": math.prod}
 
 
-def readings_of(manifest: Manifest) -> dict[str, Reading]:
-    """The readings of the locales that a student is calibrated for; any other is read `PLAIN`."""
-    calibration = manifest.calibration
+def by_locale(calibration: Calibration | None) -> dict[str, LocaleCalibration]:
+    """The locales that something was fitted for; all others are `UNCALIBRATED`."""
     if calibration is None:
         return {}
     thresholds = calibration.scope.thresholds if calibration.scope else {}
-    readings = {}
-    for locale in manifest.locales:
-        scales: dict[str, float] = {
-            head: 1 / by_locale[locale] for head, by_locale in calibration.temperatures.items() if locale in by_locale
-        }
-        readings[locale] = Reading(**scales, threshold=thresholds.get(locale))
-    return readings
+    scales: dict[str, dict[str, float]] = {locale: {} for locale in thresholds}
+    for head, temperatures in calibration.temperatures.items():
+        for locale, temperature in temperatures.items():
+            scales.setdefault(locale, {})[head] = 1 / temperature
+    return {locale: LocaleCalibration(**found, threshold=thresholds.get(locale)) for locale, found in scales.items()}
 
 
 def scope_score(method: str, logits: FloatArray, scale: float, confidence: float) -> float:
-    """The score of a text by a method of `Scope` that reads logits [labels]; more is more like a request.
+    """The score of a text by a method of `Scope` that reads logits [labels]; higher is more like a request.
 
-    `confidence` is that of the best label of ``softmax(logits * scale)``, which both methods start from: the energy is
-    the best label's logit less the logarithm of its confidence.
+    `confidence` is that of the best label of ``softmax(logits * scale)``, from which both methods start: the energy is
+    the best label's logit minus the logarithm of its confidence.
     """
     if method == "max_softmax":
         return confidence
-    return float(logits.max()) * scale - math.log(max(confidence, ENERGY_FLOOR))
+    return float(logits.max()) * scale - math.log(max(confidence, MIN_CONFIDENCE))
 
 
-def distance_score(distance: float) -> float:
-    """The score of a text by the method ``class_means``, from the graph's output ``distance``."""
-    return -distance
-
-
-def is_in_scope(scope: Scope, reading: Reading, logits: Mapping[str, Any], confidence: float) -> bool | None:
+def is_in_scope(
+    scope: Scope, calibration: LocaleCalibration, logits: Mapping[str, Any], confidence: float
+) -> bool | None:
     """Whether a text is a request that the student may know; None in a locale without a threshold.
 
     Args:
-        scope: what the manifest says of it.
-        reading: of the text's locale.
-        logits: the graph's outputs, as `Student.logits` returns them.
+        scope: method and head.
+        calibration: that of the text's locale.
+        logits: the graph's outputs, as `Predictor.logits` returns them.
         confidence: of the best label of the scope's head, before any filter.
     """
-    if reading.threshold is None:
+    if calibration.threshold is None:
         return None
     if scope.method == "class_means":
-        return distance_score(float(logits["distance"][0])) >= reading.threshold
-    scale = reading.intent if scope.head == "intent" else reading.domain
-    return scope_score(scope.method, logits[scope.head][0], scale, confidence) >= reading.threshold
+        return -float(logits["distance"][0]) >= calibration.threshold
+    scale = calibration.intent if scope.head == "intent" else calibration.domain
+    return scope_score(scope.method, logits[scope.head][0], scale, confidence) >= calibration.threshold

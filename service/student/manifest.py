@@ -28,6 +28,7 @@ MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
 OUTSIDE = "O"
 PROFILE_BINS = 20
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Head = Literal["domain", "intent", "slots"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -105,6 +106,11 @@ class FileEntry(_Frozen):
     sha256: Digest
     bytes: int
 
+    @classmethod
+    def of(cls, file: Path) -> Self:
+        """Those of a file as it is now."""
+        return cls(sha256=sha256_of(file), bytes=file.stat().st_size)
+
 
 class GoldenSlot(_Frozen):
     """One expected slot; `text[start:end] == value` in code points."""
@@ -172,7 +178,7 @@ class Manifest(_Frozen):
     """Everything that is known about a student. Written by the export, trusted by nobody until checked."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     size: str
     precision: Literal["fp32", "int8"]
     architecture: Architecture

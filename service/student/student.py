@@ -1,107 +1,33 @@
-"""A student loaded from its folder: text in, domain, intent and slots out."""
+"""A student loaded from its folder: a manifest, a `Predictor`, and the checks that the folder is what it says."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import onnxruntime as ort
 
-from service.student.calibration import COMBINE, PLAIN, is_in_scope, readings_of
-from service.student.decoding import FloatArray, Ranked, Span, best, decode_slots, rank, softmax
-from service.student.manifest import (
-    MODEL_FILE,
-    TOKENIZER_FILE,
-    Golden,
-    GoldenSlot,
-    Manifest,
-    SessionOptions,
-    StudentError,
-    read_manifest,
+from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest, StudentError, read_manifest
+from service.student.predictor import (
+    DISTANCE_OUTPUT,
+    OUTPUT_OF_HEAD,
+    Prediction,
+    Predictor,
+    Question,
+    golden_answer,
+    open_session,
 )
-from service.student.tokenization import Encoded, TextEncoder
+from service.student.tokenization import TextEncoder
 
-Given = TypeVar("Given")
-Result = TypeVar("Result")
-DISTANCE_OUTPUT = "distance"
-OUTPUT_OF_HEAD = {"domain": "domain_logits", "intent": "intent_logits", "slots": "slot_logits"}
+__all__ = ["DISTANCE_OUTPUT", "OUTPUT_OF_HEAD", "Prediction", "Question", "Student", "golden_answer", "open_session"]
 
 
-class Question(NamedTuple):
-    """A text, and how it is to be answered.
-
-    `locale` is the one whose calibration is applied: one of the student's own. `domains` and `intents` are the numbers
-    of the labels that may be answered (`Student.numbers_of`); all where None.
-    """
-
-    text: str
-    locale: str | None = None
-    top_k: int = 1
-    domains: tuple[int, ...] | None = None
-    intents: tuple[int, ...] | None = None
-
-
-class Prediction(NamedTuple):
-    """What a student says of one text. A head that it doesn't have is None.
-
-    `domain` and `intent` are ranked, best first, as many as were asked for. `pieces` is the text's length as read, and
-    `unknown` how many of them the tokenizer does not know. `in_scope` is None without a calibration.
-    `kept_domains` and `kept_intents` are the shares of probability that the allowed labels had among all; None where
-    all were allowed.
-    `phases` are seconds spent in tokenize, inference and decode.
-    """
-
-    domain: list[Ranked] | None
-    intent: list[Ranked] | None
-    slots: list[Span] | None
-    truncated: bool
-    unknown: int
-    pieces: int
-    in_scope: bool | None
-    kept_domains: float | None
-    kept_intents: float | None
-    phases: tuple[float, float, float]
-
-
-def open_session(model: Path | bytes, options: SessionOptions) -> ort.InferenceSession:
-    """An onnxruntime CPU session with one thread that doesn't spin, opened as the manifest asks."""
-    session_options = ort.SessionOptions()
-    session_options.intra_op_num_threads = options.intra_op_num_threads
-    session_options.inter_op_num_threads = 1
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session_options.log_severity_level = 3
-    return ort.InferenceSession(
-        str(model) if isinstance(model, Path) else model,
-        session_options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=list(options.disabled_optimizers),
-    )
-
-
-class Student:
-    """One loaded student. `predict` may be called from several threads at once."""
+class Student(Predictor):
+    """A predictor with its manifest. `identity` names it in replies: name, precision and digest."""
 
     def __init__(self, manifest: Manifest, encoder: TextEncoder, session: ort.InferenceSession) -> None:
+        super().__init__(manifest.labels, encoder, session, manifest.calibration)
         self.manifest = manifest
         self.identity = {"name": manifest.name, "precision": manifest.precision, "digest": manifest.digest}
-        self.encoder = encoder
-        self._session = session
-        self._heads = manifest.labels.heads
-        self._outputs = [OUTPUT_OF_HEAD[head] for head in self._heads]
-        self._numbers = {
-            head: {name: number for number, name in enumerate(getattr(manifest.labels, head))} for head in self._heads
-        }
-        calibration = manifest.calibration
-        self._scope = calibration.scope if calibration else None
-        self._readings = readings_of(manifest)
-        self._combine = COMBINE[calibration.slot_confidence if calibration else "minimum"]
-        self._results = self._heads
-        if self._scope and self._scope.method == "class_means":
-            self._outputs.append(DISTANCE_OUTPUT)
-            self._results = (*self._heads, DISTANCE_OUTPUT)
 
     @classmethod
     def load(cls, folder: Path) -> Student:
@@ -118,146 +44,33 @@ class Student:
             raise StudentError(f"{folder}: cannot open: {error}") from error
         student = cls(manifest, encoder, session)
         student._check_signature(folder)
-        student.check_golden(str(folder))
+        student._check_golden(folder)
         return student
-
-    def predict(self, text: str, top_k: int = 1, locale: str | None = None) -> Prediction:
-        """Answer one text. Any str is answered; a blank one from its special pieces alone."""
-        return self.predict_each([Question(text, locale, top_k)])[0]
-
-    def predict_each(self, questions: Sequence[Question]) -> list[Prediction]:
-        """Answer several texts, step by step together but each by a run of its own.
-
-        A real batch would be faster still, but a dynamically quantised graph takes one activation scale for a whole
-        batch: answers would move with their neighbours.
-        """
-        encoded = [_timed(self.encoder.encode, question.text) for question in questions]
-        logits = [_timed(self.logits, found) for found, _ in encoded]
-        return [
-            self._decode(question, found, raw, tokenize, inference)
-            for question, (found, tokenize), (raw, inference) in zip(questions, encoded, logits, strict=True)
-        ]
-
-    def numbers_of(self, head: str, names: Collection[str]) -> tuple[int, ...]:
-        """The numbers of labels for a `Question`, in their order.
-
-        Raises:
-            KeyError: the head has no such label.
-        """
-        known = self._numbers[head]
-        return tuple(sorted({known[name] for name in names}))
-
-    def _decode(
-        self, question: Question, encoded: Encoded, logits: Mapping[str, Any], tokenize: float, inference: float
-    ) -> Prediction:
-        began = time.perf_counter()
-        labels = self.manifest.labels
-        reading = self._readings.get(question.locale or "", PLAIN)
-        domain = intent = slots = in_scope = None
-        if "domain" in logits:
-            domain = _ranked(logits["domain"][0], labels.domain, reading.domain, question.top_k)
-        if "intent" in logits:
-            intent = _ranked(logits["intent"][0], labels.intent, reading.intent, question.top_k)
-        if self._scope is not None and (judged := intent if self._scope.head == "intent" else domain):
-            in_scope = is_in_scope(self._scope, reading, logits, judged[0].confidence)
-        of_domains = of_intents = None
-        if question.domains is not None:
-            domain, of_domains = _ranked_among(
-                question.domains, logits["domain"][0], labels.domain, reading.domain, question.top_k
-            )
-        if question.intents is not None:
-            intent, of_intents = _ranked_among(
-                question.intents, logits["intent"][0], labels.intent, reading.intent, question.top_k
-            )
-        if "slots" in logits:
-            slots = []
-            if words := encoded.words:
-                at_words = logits["slots"][0].take(encoded.first_pieces, 0)
-                slots = decode_slots(question.text, words, at_words, labels.slots, reading.slots, self._combine)
-        phases = (tokenize, inference, time.perf_counter() - began)
-        return Prediction(
-            domain,
-            intent,
-            slots,
-            encoded.truncated,
-            encoded.unknown,
-            len(encoded.ids),
-            in_scope,
-            of_domains,
-            of_intents,
-            phases,
-        )
-
-    def logits(self, encoded: Encoded) -> dict[str, Any]:
-        """Outputs of the graph, those it has: domain [1, D], intent [1, I], slots [1, pieces, tags], distance [1]."""
-        results = self._session.run(self._outputs, {"input_ids": np.array([encoded.ids], dtype=np.int64)})
-        return dict(zip(self._results, results, strict=True))
-
-    def warm_up(self) -> None:
-        """Run every length once, so that no request pays for the runtime's first sight of a shape."""
-        for length in range(1, self.manifest.max_length + 1):
-            self.run_length(length)
-
-    def run_length(self, pieces: int) -> None:
-        """Run the graph once on a text of so many pieces, for warming up and timing."""
-        self.logits(Encoded([0] * pieces, [], [], False, 0))
-
-    def check_golden(self, where: str) -> None:
-        """Compare the answers to the manifest's golden sentences with the recorded ones.
-
-        Raises:
-            StudentError: an answer differs: the file is damaged or this CPU computes it wrongly.
-        """
-        for golden in self.manifest.golden:
-            found = golden_answer(self, golden.text, golden.locale)
-            if found != golden:
-                raise StudentError(
-                    f"{where}: golden answer differs on this machine for a {golden.locale} sentence: "
-                    f"expected {golden.domain}/{golden.intent} {[s.name for s in golden.slots]}, "
-                    f"got {found.domain}/{found.intent} {[s.name for s in found.slots]}"
-                )
 
     def _check_signature(self, folder: Path) -> None:
         inputs = [i.name for i in self._session.get_inputs()]
         if inputs != ["input_ids"]:
             raise StudentError(f"{folder}: {MODEL_FILE} takes {inputs}, expected ['input_ids']")
         shapes = {o.name: o.shape for o in self._session.get_outputs()}
-        for head, output in zip(self._heads, self._outputs, strict=False):
+        for name, output in zip(self._results, self._outputs, strict=True):
             if output not in shapes:
-                raise StudentError(f"{folder}: {MODEL_FILE} has no output {output!r} for the head {head!r}")
-            expected, found = len(getattr(self.manifest.labels, head)), shapes[output][-1]
+                purpose = "to judge scope by" if output == DISTANCE_OUTPUT else f"for the head {name!r}"
+                raise StudentError(f"{folder}: {MODEL_FILE} has no output {output!r} {purpose}")
+        for head in self.labels.heads:
+            output = OUTPUT_OF_HEAD[head]
+            expected, found = len(getattr(self.labels, head)), shapes[output][-1]
             if found != expected:
                 raise StudentError(
                     f"{folder}: output {output!r} has {found} columns, the manifest names {expected} labels"
                 )
-        if DISTANCE_OUTPUT in self._results and DISTANCE_OUTPUT not in shapes:
-            raise StudentError(f"{folder}: {MODEL_FILE} has no output {DISTANCE_OUTPUT!r} to judge scope by")
 
-
-def _timed(work: Callable[[Given], Result], given: Given) -> tuple[Result, float]:
-    began = time.perf_counter()
-    return work(given), time.perf_counter() - began
-
-
-def _ranked(logits: FloatArray, names: Sequence[str], scale: float, top_k: int) -> list[Ranked]:
-    return [best(logits, names, scale)] if top_k == 1 else rank(logits, names, scale, top_k)
-
-
-def _ranked_among(
-    numbers: Sequence[int], logits: FloatArray, names: Sequence[str], scale: float, top_k: int
-) -> tuple[list[Ranked], float]:
-    """The best of some labels, as if there were no others, and the share of probability that they had among all."""
-    kept = min(1.0, float(softmax(logits * scale).take(numbers).sum()))
-    return rank(logits.take(numbers), [names[number] for number in numbers], scale, top_k), kept
-
-
-def golden_answer(student: Student, text: str, locale: str) -> Golden:
-    """The answer of a student in the form of a golden sentence."""
-    answer = student.predict(text, locale=locale)
-    return Golden(
-        text=text,
-        locale=locale,
-        domain=answer.domain[0].name if answer.domain else None,
-        intent=answer.intent[0].name if answer.intent else None,
-        slots=tuple(GoldenSlot(name=s.name, value=s.value, start=s.start, end=s.end) for s in answer.slots or ()),
-    )
+    def _check_golden(self, folder: Path) -> None:
+        """Raise StudentError where a golden answer differs: the file is damaged or this CPU computes it wrongly."""
+        for golden in self.manifest.golden:
+            found = golden_answer(self, golden.text, golden.locale)
+            if found != golden:
+                raise StudentError(
+                    f"{folder}: golden answer differs on this machine for a {golden.locale} sentence: "
+                    f"expected {golden.domain}/{golden.intent} {[s.name for s in golden.slots]}, "
+                    f"got {found.domain}/{found.intent} {[s.name for s in found.slots]}"
+                )

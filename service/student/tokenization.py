@@ -19,9 +19,9 @@ UNKNOWN = "[UNK]"
 # pieces of a text are those of its words; of others that is not known, and they always read the whole text.
 WORD_BY_WORD = "079a300e0f45"
 PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")  # words of letters, single spaces
-MOST_WORDS = 20_000
-LONGEST_WORD = 64
-MOST_CHARACTERS_A_PIECE = 16  # on the average of a text; what lies beyond so many is not looked at
+MAX_WORDS = 20_000  # that are remembered
+MAX_WORD_LENGTH = 64
+MAX_CHARACTERS_PER_PIECE = 16  # on the average of a text; what follows is cut off
 
 
 class Encoded(NamedTuple):
@@ -61,7 +61,7 @@ class TextEncoder:
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self._most_characters = MOST_CHARACTERS_A_PIECE * max_length
+        self._max_characters = MAX_CHARACTERS_PER_PIECE * max_length
         self.unknown_id: int | None = tokenizer.token_to_id(UNKNOWN)
         self._front: list[int] = tokenizer.encode("").ids
         self._remembered: dict[str, Pieces] | None = {} if pipeline_of(tokenizer) == WORD_BY_WORD else None
@@ -77,7 +77,7 @@ class TextEncoder:
 
     def encode(self, text: str) -> Encoded:
         """Tokenise one text. Never fails on a valid str: an empty or blank one gives the special pieces only."""
-        if self._remembered is not None and len(text) <= self._most_characters and PLAIN.fullmatch(text):
+        if self._remembered is not None and len(text) <= self._max_characters and PLAIN.fullmatch(text):
             encoded = self._join_words(text, self._remembered)
             if encoded is not None:
                 return encoded
@@ -89,8 +89,8 @@ class TextEncoder:
         Of a text that is much longer than the student reads, only the beginning is looked at: some take a quarter of a
         second as a whole.
         """
-        cut = len(text) > self._most_characters
-        encoding = self.tokenizer.encode(text[: self._most_characters] if cut else text)
+        cut = len(text) > self._max_characters
+        encoding = self.tokenizer.encode(text[: self._max_characters] if cut else text)
         ids = encoding.ids
         first_pieces: list[int] = []
         words: list[tuple[int, int]] = []
@@ -126,7 +126,7 @@ class TextEncoder:
         words: list[tuple[int, int]] = []
         start = unknown = 0
         for word in text.split(" "):
-            pieces = remembered.get(word) or (len(word) <= LONGEST_WORD and self._remember(word, remembered))
+            pieces = remembered.get(word) or (len(word) <= MAX_WORD_LENGTH and self._remember(word, remembered))
             if not pieces or not pieces.ids:
                 return None
             first_pieces.append(len(ids))
@@ -143,7 +143,7 @@ class TextEncoder:
         alone = self.encode_whole(word)
         front = len(self._front)
         whole = not alone.truncated and alone.words == [(0, len(word))] and alone.first_pieces == [front]
-        if len(remembered) >= MOST_WORDS:
+        if len(remembered) >= MAX_WORDS:
             remembered.clear()
         pieces = remembered[word] = Pieces(alone.ids[front:] if whole else [], alone.unknown)
         return pieces
@@ -158,8 +158,5 @@ def pipeline_of(tokenizer: Tokenizer) -> str:
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
     """The span without white space at its edges (a piece's offsets include the space before its word)."""
-    while text[start].isspace():
-        start += 1
-    while text[end - 1].isspace():
-        end -= 1
-    return start, end
+    word = text[start:end]
+    return end - len(word.lstrip()), start + len(word.rstrip())

@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def output(folder: Path) -> Output:
     with redirect_stdout(io.StringIO()) as said:
-        code = main(["--student", str(folder), "--targets", "--profile", *QUICK])
+        code = main(["--students", str(folder), "--check", "--profile", *QUICK])
     *table, last = said.getvalue().splitlines()
     return Output(code, "\n".join(table), json.loads(last))
 
@@ -126,7 +126,7 @@ def test_the_cores_are_given_back(output: Output) -> None:
 @pytest.mark.skipif(not usable_cores(), reason="needs a system that can tie a process to a core")
 def test_one_core_is_enough_for_all_but_two_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with on_cores(usable_cores()[:1]):
-        code = main(["--student", str(folder), "--seconds", "0.1", "--rounds", "1", "--targets"])
+        code = main(["--students", str(folder), "--seconds", "0.1", "--rounds", "1", "--check"])
     table, last = capsys.readouterr().out.rsplit("\n", 2)[:2]
     student = json.loads(last)["students"]["tiny"]
 
@@ -138,7 +138,7 @@ def test_one_core_is_enough_for_all_but_two_processes(folder: Path, capsys: pyte
 def test_wrong_replies_are_one_sentence(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "long.txt").write_text("hallo " * 10_000)
 
-    code = main(["--student", str(folder), "--texts", str(tmp_path / "long.txt"), "--texts-locale", "de-DE", *QUICK])
+    code = main(["--students", str(folder), "--texts", str(tmp_path / "long.txt"), "--locale", "de-DE", *QUICK])
 
     assert code == 2
     assert "error: the service gave wrong replies, such as" in (said := capsys.readouterr().err)
@@ -148,11 +148,11 @@ def test_wrong_replies_are_one_sentence(folder: Path, tmp_path: Path, capsys: py
 def test_bad_students_are_refused_before_anything_starts(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--student", str(folder), "--student", str(tmp_path / "nowhere")]) == 2
+    assert main(["--students", str(folder), str(tmp_path / "nowhere")]) == 2
     assert "nowhere: not a student folder" in capsys.readouterr().err
 
-    assert main(["--student", str(folder), "--student", str(folder)]) == 2
-    assert "a student named 'tiny' was given before" in capsys.readouterr().err
+    assert main(["--students", str(folder), str(folder)]) == 2
+    assert "tiny: was given before" in capsys.readouterr().err
 
     assert serve_plain(["--student", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: not a student folder" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,22 +14,25 @@ import sys
 from array import array
 from collections import Counter
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
+import psutil
 import pytest
 
 from benchmarks import peers
-from benchmarks.floor import PLAIN, SERVICE, Subject
+from benchmarks.floor import PLAIN, MeasuredStudent
 from benchmarks.peer_servers import environments
-from benchmarks.peer_servers.answers import BATCHED, DEFAULTS, answer_of
-from benchmarks.peer_servers.bench import Bench, Found, expected_of
+from benchmarks.peer_servers.answers import answer_of
+from benchmarks.peer_servers.bench import Found, PeerBenchmark, expected_of
 from benchmarks.peer_servers.catalogue import BASE, PEERS, Peer
 from benchmarks.peer_servers.environments import InstallError, install, python_of, requirements_of, versions_at
-from benchmarks.peer_servers.processes import PROC, last_words, running, wait_until
-from benchmarks.peer_servers.wire import expected_answer, list_json, plain_json, problem_of, v2
+from benchmarks.peer_servers.processes import PROC, last_words, running
+from benchmarks.peer_servers.serve import BATCHED, DEFAULTS
+from benchmarks.peer_servers.wire import list_json, plain_json, v2
 from benchmarks.peers import main
 from benchmarks.peers_report import (
     BEGIN,
@@ -41,7 +45,10 @@ from benchmarks.peers_report import (
     table_of,
     write_report,
 )
-from loadtest.load.closed_loop import LoadError, Measured
+from loadtest.comparison.quality import answer_of as scored
+from loadtest.load.benchmark import SERVICE
+from loadtest.load.client import LoadError
+from loadtest.load.closed_loop import Measured
 from loadtest.load.target import ROOT, TargetError, usable_cores
 from loadtest.load.texts import Text, load_texts
 from service.student.student import Student
@@ -154,7 +161,8 @@ def test_the_table_names_what_was_measured_and_what_was_not(output: Output) -> N
     assert "plain FastAPI (control)" in output.table
     assert "this service" in output.table
     assert (
-        "not measured: LitServe is not installed; python -m benchmarks.peers --peers litserve --install" in output.table
+        "not measured: LitServe is not installed; --peers litserve --install makes an environment for it"
+        in output.table
     )
     assert output.figures["not_measured"].keys() == {"litserve"}
 
@@ -173,10 +181,10 @@ def test_the_cores_are_given_back(output: Output) -> None:
 
 
 def test_no_process_is_left(folder: Path, environment: Path) -> None:
-    subject, python = Subject(folder, load_texts()), python_of(environment, "fastapi")
-    bench = Bench(1, 0.1, (1,), 30, [], [])
+    subject, python = MeasuredStudent(folder, load_texts()), python_of(environment, "fastapi")
+    bench = PeerBenchmark(1, 0.1, 30, [], [], (1,))
     peer = PEERS["fastapi"]
-    with bench.started(peer, DEFAULTS, python, folder, peer.wires[DEFAULTS], expected_of(subject)) as contender:
+    with bench.started(peer, DEFAULTS, python, folder, expected_of(subject)) as contender:
         assert contender.server is not None
         family = contender.server.family()
 
@@ -188,17 +196,17 @@ def test_no_process_is_left(folder: Path, environment: Path) -> None:
 def test_a_peer_is_stopped_while_others_are_measured_unless_it_is_to_keep_running(
     keeps_running: bool, folder: Path, environment: Path
 ) -> None:
-    subject, peer = Subject(folder, load_texts()), PEERS["fastapi"]
-    bench = Bench(1, 0.1, (2,), 30, [], [], keeps_running)
+    subject, peer = MeasuredStudent(folder, load_texts()), PEERS["fastapi"]
+    bench = PeerBenchmark(1, 0.1, 30, [], [], (2,), keeps_running)
     python = python_of(environment, "fastapi")
-    with bench.started(peer, DEFAULTS, python, folder, peer.wires[DEFAULTS], expected_of(subject)) as contender:
+    with bench.started(peer, DEFAULTS, python, folder, expected_of(subject)) as contender:
         found, stopped = Found(), []
 
         def look() -> None:
             assert contender.server is not None
-            stopped.append({process.state for process in contender.server.family()} == {"T"})
+            stopped.append({process.status() for process in contender.server.family()} == {psutil.STATUS_STOPPED})
 
-        bench._attempt(contender, found, look)
+        bench.attempt(contender, found, look)
         look()
 
     assert stopped == [False, not keeps_running]
@@ -225,7 +233,7 @@ def test_bad_values_are_refused(flags: list[str], capsys: pytest.CaptureFixture[
 
 
 def test_connections_are_numbers_without_doubles() -> None:
-    assert peers._parser().parse_args(["--connections", "32,1,32"]).connections == (32, 1)
+    assert peers.parser().parse_args(["--connections", "32,1,32"]).connections == (32, 1)
 
 
 @pytest.mark.usefixtures("nothing_installed")
@@ -234,7 +242,7 @@ def test_without_any_peer_nothing_is_measured(folder: Path, tmp_path: Path, caps
 
     said = capsys.readouterr()
     assert code == 2
-    assert f"--peers bentoml --install --environments {tmp_path}" in said.err
+    assert f"--peers bentoml --install makes an environment for it in {tmp_path}/bentoml" in said.err
     assert json.loads(said.out)["not_measured"].keys() == {"bentoml", "ray"}
 
 
@@ -281,7 +289,7 @@ def test_each_peer_pins_its_versions_and_runs_the_same_runtime() -> None:
     for peer in PEERS.values():
         assert all("==" in requirement for requirement in requirements_of(peer))
         assert any(requirement.startswith("onnxruntime==") for requirement in requirements_of(peer))
-        assert list(peer.wires) == list(peer.configured)
+        assert peer.settings.keys() <= {DEFAULTS, BATCHED}
         names = [requirement.partition("==")[0] for requirement in requirements_of(peer)]
         assert len(names) == len(set(names)) >= len(BASE)
 
@@ -296,7 +304,7 @@ def test_an_interpreter_that_does_not_run_has_no_versions(tmp_path: Path) -> Non
 
 def test_each_way_to_ask_brings_the_students_own_answer(folder: Path) -> None:
     student, text = Student.load(folder), Text(TEXT, "de-DE")
-    expected, answer = expected_answer(student, TEXT), answer_of(student, TEXT, "de-DE")
+    expected, answer = scored(answer_of(student, TEXT, "de-DE")), answer_of(student, TEXT, "de-DE")
 
     assert expected.domain == "alarm"
     assert expected.slots
@@ -306,24 +314,24 @@ def test_each_way_to_ask_brings_the_students_own_answer(folder: Path) -> None:
         (v2("nlu"), {"outputs": [{"data": [orjson.dumps(answer).decode()]}]}),
     ):
         assert TEXT.encode() in wire.body(text)
-        assert problem_of(wire, expected, 200, orjson.dumps(reply)) is None
+        assert wire.problem_of(expected, 200, orjson.dumps(reply)) is None
         wrong = answer_of(student, "spiel musik", "de-DE")
         replied = orjson.dumps(reply).replace(b"alarm", b"other")
-        assert problem_of(wire, expected, 200, replied) == "answer differs from the student's own"
+        assert wire.problem_of(expected, 200, replied) == "answer differs from the student's own"
         assert wrong["domain"] != answer["domain"]
-        assert problem_of(wire, expected, 200, b"{}") == "reply holds no answer"
-        assert problem_of(wire, expected, 200, b"<html>") == "reply holds no answer"
-        assert problem_of(wire, expected, 503, b"") == "HTTP 503"
+        assert wire.problem_of(expected, 200, b"{}") == "reply holds no answer"
+        assert wire.problem_of(expected, 200, b"<html>") == "reply holds no answer"
+        assert wire.problem_of(expected, 503, b"") == "HTTP 503"
 
 
 def test_a_peer_that_answers_wrongly_is_not_measured(folder: Path, environment: Path) -> None:
-    subject, peer = Subject(folder, load_texts()), PEERS["fastapi"]
-    wrong = {text: answer._replace(intent="other") for text, answer in expected_of(subject).items()}
+    subject, peer = MeasuredStudent(folder, load_texts()), PEERS["fastapi"]
+    wrong = {text: replace(answer, intent="other") for text, answer in expected_of(subject).items()}
 
     with (
         pytest.raises(LoadError, match=r"^defaults: answer differs from the student's own$"),
-        Bench(1, 0.1, (1,), 60, [], []).started(
-            peer, DEFAULTS, python_of(environment, "fastapi"), folder, peer.wires[DEFAULTS], wrong
+        PeerBenchmark(1, 0.1, 60, [], [], (1,)).started(
+            peer, DEFAULTS, python_of(environment, "fastapi"), folder, wrong
         ),
     ):
         pass
@@ -333,10 +341,10 @@ def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; print('starting'); sys.exit('ModuleNotFoundError: no litserve')"]
 
     with (
-        pytest.raises(TargetError, match=r"^LitServe ended: ModuleNotFoundError: no litserve$"),
+        pytest.raises(TargetError, match=r"^LitServe did not start: it stopped; it said: .*Error: no litserve$"),
         running("LitServe", command, None, tmp_path) as server,
     ):
-        wait_until(lambda: "no reply", server, 30)
+        server.wait_until(lambda: "no reply", 30)
 
 
 @pytest.mark.parametrize("how", ["new session", "other environment", "orphan"])
@@ -354,10 +362,11 @@ def test_processes_that_leave_are_found_frozen_and_ended(how: str, tmp_path: Pat
         if how == "orphan":
             server._process.wait(30)
         else:
-            wait_until(lambda: None if b"ready" in log.read_bytes() else "not ready", server, 30)
+            server.wait_until(lambda: None if b"ready" in log.read_bytes() else "not ready", 30)
         family = server.family()
-        with server.frozen():
-            states = {_state(process.pid) for process in family}
+        server.freeze()
+        states = {_state(process.pid) for process in family}
+        server.thaw()
         assert "T" not in {_state(process.pid) for process in family}
 
     assert len(family) == (1 if how == "orphan" else 2)
@@ -425,11 +434,11 @@ def test_a_setting_that_failed_is_reported_beside_the_others() -> None:
 
 def test_the_table_has_a_row_for_each_setting() -> None:
     table = table_of(figures_with(measured_settings()))
-    rows = {line[:40].strip(): line[40:].split() for line in table.splitlines()}
+    rows = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in table.splitlines() if re.search(r"\w\s{2,}\d", line))
 
-    assert rows["LitServe, defaults"] == ["0.50", "0.50", "2.00", "2.00"]
-    assert rows["LitServe, batched"] == ["0.25", "0.25", "4.00", "4.00"]
-    assert rows["this service"] == ["2.00", "2.00", "0.50", "0.50"]
+    assert rows["LitServe, defaults"].split() == ["0.50", "0.50", "2.00", "2.00"]
+    assert rows["LitServe, batched"].split() == ["0.25", "0.25", "4.00", "4.00"]
+    assert rows["this service"].split() == ["2.00", "2.00", "0.50", "0.50"]
     assert "NOISY" not in table
 
 
@@ -488,10 +497,10 @@ def test_a_real_peer_answers_as_the_student_does(name: str, folder: Path) -> Non
     place = environments.find(PEERS[name], Path(made))
     if place is None:
         pytest.skip(f"{name} is not installed in {made}")
-    subject, peer, bench = Subject(folder, load_texts()), PEERS[name], Bench(1, 0.2, (4,), 240, [], [])
-    for setting, wire in peer.wires.items():
-        with bench.started(peer, setting, place[0], folder, wire, expected_of(subject)) as contender:
-            assert bench.load(contender, 4, 0.2).per_second > 0
+    subject, peer, bench = MeasuredStudent(folder, load_texts()), PEERS[name], PeerBenchmark(1, 0.2, 240, [], [], (4,))
+    for setting in peer.settings:
+        with bench.started(peer, setting, place[0], folder, expected_of(subject)) as contender:
+            assert bench.ask(contender, 4, 0.2).per_second > 0
 
 
 def _state(pid: int) -> str:

@@ -12,9 +12,8 @@ import pytest
 
 from benchmarks.peer_servers.environments import python_of
 from benchmarks.peer_servers.processes import PROC
-from benchmarks.peer_servers.rasa_project import answer_of, problem_of, training_data
+from benchmarks.peer_servers.rasa_project import WIRE, training_data
 from benchmarks.rasa import MARKS, main
-from loadtest.load.closed_loop import LoadError
 from tests.service.conftest import write_student
 from training.data import datasets
 from training.data.utterances import Slot, Utterance
@@ -198,14 +197,12 @@ def test_replies_are_read_as_answers() -> None:
     unsure = {"intent": {"name": "nlu_fallback"}, "intent_ranking": [{"name": "nlu_fallback"}, {"name": "play"}]}
     entities = [{"entity": "b", "start": 4, "end": 6}, {"entity": "a", "start": 0, "end": 2}]
 
-    found = answer_of(json.dumps({**unsure, "entities": entities}).encode())
+    found = WIRE.read(200, json.dumps({**unsure, "entities": entities}).encode())
 
     assert found == Answer(None, "play", (Slot("a", 0, 2), Slot("b", 4, 6)))
     for content in (b"[]", b"{", b'{"intent": null, "entities": []}'):
-        with pytest.raises(LoadError, match="Rasa's reply holds no answer"):
-            answer_of(content)
-        assert "holds no answer" in str(problem_of(b"", 200, content))
-    assert problem_of(b"", 500, b"") == "HTTP 500"
+        assert WIRE.problem_of(None, 200, content) == "reply holds no answer"
+    assert WIRE.problem_of(None, 500, b"") == "HTTP 500"
 
 
 @pytest.mark.slow

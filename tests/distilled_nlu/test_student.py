@@ -114,6 +114,16 @@ def test_a_folder_is_a_student_too(student: Student, tmp_path: Path) -> None:
     assert Student.load(tmp_path / "mine")(WAKE, locale="de-DE") == student(WAKE, locale="de-DE")
 
 
+def test_a_shipped_name_wins_over_a_folder_and_a_path_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "xs").mkdir()
+
+    assert Student.load("xs").name == "xs"
+    for folder in ("./xs", Path("xs")):
+        with pytest.raises(StudentError, match=r"manifest\.json"):
+            Student.load(folder)
+
+
 def test_what_is_no_student_names_those_that_ship() -> None:
     with pytest.raises(StudentError, match=r"nowhere: no such folder; shipped students: s, xs"):
         Student.load("nowhere")

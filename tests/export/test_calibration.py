@@ -1,49 +1,50 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from export import calibration
 from export.calibration import (
-    LabelAnswers,
-    SlotAnswers,
+    Answers,
+    Combination,
     cross_fitted_error,
     expected_calibration_error,
     fit_confidences,
     fit_temperature,
     mean_errors,
+    observe,
     profiles,
+    read_slots,
 )
-from export.observation import Graph, Slots, Texts
+from export.data import ExportData
 from service.student.calibration import COMBINE
 from service.student.decoding import softmax
-from service.student.manifest import Labels
+from service.student.manifest import Head, Labels
 from service.student.student import Student
 from training.data import datasets
-from training.data.utterances import Utterance
 
 LABELS = Labels(domain=("a", "b"), intent=("a_x", "a_y", "b_z"), slots=("O", "B-t", "I-t"))
 
 
-def drawn(count: int, labels: int = 5, sharpness: float = 2.0, seed: int = 0) -> LabelAnswers:
+def drawn(count: int, labels: int = 5, sharpness: float = 2.0, seed: int = 0) -> Answers:
     """Logits, and targets that are drawn from their softmax: perfectly calibrated."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=sharpness, size=(count, labels))
     targets = (softmax(logits).cumsum(axis=-1) > rng.random((count, 1))).argmax(axis=-1)
-    return LabelAnswers(logits.astype(np.float32), targets)
+    return Answers.of_labels(logits.astype(np.float32), targets)
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
 def test_the_temperature_of_overconfident_and_timid_logits_is_found(temperature: float) -> None:
     true = drawn(20_000)
 
-    fitted = fit_temperature(LabelAnswers(true.logits * temperature, true.targets))
+    fitted = fit_temperature(replace(true, logits=true.logits * temperature))
 
     assert fitted == pytest.approx(temperature, rel=0.03)
 
@@ -51,7 +52,7 @@ def test_the_temperature_of_overconfident_and_timid_logits_is_found(temperature:
 def test_a_temperature_stays_within_bounds_where_all_answers_are_right() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2] * 20]
 
-    assert fit_temperature(LabelAnswers(logits, logits.argmax(axis=-1))) == pytest.approx(0.1, rel=0.01)
+    assert fit_temperature(Answers.of_labels(logits, logits.argmax(axis=-1))) == pytest.approx(0.1, rel=0.01)
 
 
 def test_calibration_error_is_the_gap_of_confidence_and_accuracy() -> None:
@@ -71,7 +72,7 @@ def test_calibration_error_of_a_calibrated_source_is_nearly_nothing() -> None:
 def test_the_error_after_fitting_is_small_and_no_less_than_chance_gives() -> None:
     true = drawn(20_000)
 
-    assert cross_fitted_error(LabelAnswers(true.logits * 3, true.targets)) < 0.02
+    assert cross_fitted_error(replace(true, logits=true.logits * 3)) < 0.02
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=8, unique=True), st.floats(0.1, 10))
@@ -85,89 +86,73 @@ def test_a_temperature_never_changes_the_ranking(values: list[float], temperatur
     assert softmax(divided)[logits.argmax()] == softmax(divided).max()
 
 
-def slots_of(right_by: str, count: int = 4000) -> Slots:
+def slots_of(right_by: Combination, count: int = 4000) -> Answers:
     """Slots of one to three words, right as often as a combination of their confidences says."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 4, size=count)
     words = rng.normal(scale=2.0, size=(lengths.sum(), 4)).astype(np.float32)
     begins = np.cumsum(lengths) - lengths
-    plain = Slots(words, begins, np.zeros(count, bool))
-    sure = SlotAnswers(plain, right_by).confidences(1.0)  # type: ignore[arg-type]
-    return Slots(words * 2, begins, rng.random(count) < sure)
+    sure = Answers(words, begins, np.zeros(count, bool), combination=right_by).confidences(1.0)
+    return Answers(words * 2, begins, rng.random(count) < sure)
 
 
 @pytest.mark.parametrize("combination", ["minimum", "product"])
-def test_the_combination_and_temperature_that_slots_were_made_by_are_found(combination: str) -> None:
-    slots = {"de-DE": slots_of(combination)}
-    utterances = {"de-DE": [Utterance(str(i), "x", "de-DE") for i in range(60)]}
-    texts = {"de-DE": Texts({}, None)}
+def test_the_combination_and_temperature_that_slots_were_made_by_are_found(combination: Combination) -> None:
+    temperatures, found, measured = fit_confidences({"slots": {"de-DE": slots_of(combination)}})
 
-    found = fit_confidences(Labels(slots=LABELS.slots), utterances, texts, slots)
-
-    assert found.slot_confidence == combination
-    assert found.temperatures == {"slots": {"de-DE": pytest.approx(2.0, rel=0.1)}}
-    assert found.errors["slots"]["de-DE"]["after"] < 0.03 < found.errors["slots"]["de-DE"]["before"]
-    assert set(found.combinations) == {"minimum", "product"}
+    errors = measured["expected_calibration_error"]["slots"]["de-DE"]
+    assert found == combination
+    assert temperatures == {"slots": {"de-DE": pytest.approx(2.0, rel=0.1)}}
+    assert errors["after"] < 0.03 < errors["before"]
+    assert set(measured["slot_confidence"]) == {"minimum", "product"}
 
 
 def test_some_of_the_slots_keep_their_words() -> None:
-    answers = SlotAnswers(slots_of("product", 10), "product")
+    answers = replace(slots_of("product", 10), combination="product")
     chosen = np.arange(10) % 3 == 1
 
     np.testing.assert_allclose(answers.take(chosen).confidences(1.5), answers.confidences(1.5)[chosen])
 
 
-def labelled(count: int, locale: str, **fields: str | None) -> list[Utterance]:
-    return [Utterance(str(i), "x", locale, **fields) for i in range(count)]  # type: ignore[arg-type]
-
-
 def test_a_locale_with_few_labels_keeps_temperature_one_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    rng = np.random.default_rng(0)
-    utterances = {
-        "de-DE": [*labelled(60, "de-DE", domain="a"), *labelled(9, "de-DE", domain="not a label of the student")],
-        "fr-FR": [*labelled(49, "fr-FR", domain="a"), *labelled(50, "fr-FR")],
-    }
-    texts = {x: Texts({"domain": rng.normal(size=(len(u), 2)).astype(np.float32)}, None) for x, u in utterances.items()}
+    temperatures, _, measured = fit_confidences({"domain": {"de-DE": drawn(60), "fr-FR": drawn(49)}})
 
-    found = fit_confidences(Labels(domain=LABELS.domain), utterances, texts, {})
-
-    assert list(found.temperatures["domain"]) == ["de-DE"]
+    errors = measured["expected_calibration_error"]
+    assert list(temperatures["domain"]) == ["de-DE"]
     assert "domain: temperature 1, fewer than 50 labels: fr-FR (49)" in caplog.text
-    assert mean_errors(found.errors)["domain"] == found.errors["domain"]["de-DE"]
+    assert mean_errors(errors)["domain"] == errors["domain"]["de-DE"]
 
 
 def test_a_temperature_that_does_not_help_is_left_at_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "cross_fitted_error", lambda _: 1.0)
-    rng = np.random.default_rng(0)
-    texts = {"de-DE": Texts({"domain": rng.normal(size=(60, 2)).astype(np.float32)}, None)}
 
-    found = fit_confidences(Labels(domain=LABELS.domain), {"de-DE": labelled(60, "de-DE", domain="a")}, texts, {})
+    temperatures, _, measured = fit_confidences({"domain": {"de-DE": drawn(60)}})
 
-    assert found.temperatures == {"domain": {"de-DE": 1.0}}
-    assert found.errors["domain"]["de-DE"]["after"] == found.errors["domain"]["de-DE"]["before"]
+    errors = measured["expected_calibration_error"]["domain"]["de-DE"]
+    assert temperatures == {"domain": {"de-DE": 1.0}}
+    assert errors["after"] == errors["before"]
 
 
 def test_profiles_are_shares_of_calibrated_answers() -> None:
     logits = np.array([[2.0, 0.0]] * 30 + [[0.0, 1.0]] * 30, np.float32)
-    texts = {"de-DE": Texts({"domain": logits}, None), "fr-FR": Texts({"domain": logits[:9]}, None)}
-    confidences = calibration.Confidences({"domain": {"de-DE": 2.0}}, "minimum", {}, {})
+    texts = {"de-DE": {"domain": logits}, "fr-FR": {"domain": logits[:9]}}
+    temperatures: dict[Head, dict[str, float]] = {"domain": {"de-DE": 2.0}}
 
-    found = profiles(Labels(domain=("a", "b")), texts, confidences)
+    found = profiles(Labels(domain=("a", "b")), texts, temperatures)
 
     assert list(found) == ["de-DE"]
     assert found["de-DE"].texts == 60
     assert found["de-DE"].domains == {"a": 0.5, "b": 0.5}
     bins = [i for i, share in enumerate(found["de-DE"].confidence) if share]
     assert bins == [int(20 / (1 + math.exp(-0.5))), int(20 / (1 + math.exp(-1)))]
-    assert profiles(Labels(slots=LABELS.slots), texts, confidences) == {}
+    assert profiles(Labels(slots=LABELS.slots), texts, temperatures) == {}
 
 
 def test_slots_are_observed_as_the_service_decodes_them(student_folder: Path, sample: Path) -> None:
     student = Student.load(student_folder)
     dev = datasets.load(str(sample), ["de-DE"]).part("dev")
-    session = ort.InferenceSession(str(student_folder / "model.onnx"), providers=["CPUExecutionProvider"])
 
-    found = Graph(session, student.encoder).slots(dev, student.manifest.labels.slots)
+    found = read_slots(student, dev)
 
     spans = [(u, span) for u in dev for span in student.predict(u.text).slots or ()]
     assert found.right.tolist() == [
@@ -175,5 +160,22 @@ def test_slots_are_observed_as_the_service_decodes_them(student_folder: Path, sa
     ]
     assert 0 < found.right.mean() <= 1
     served = [span.confidence for _, span in spans]
-    np.testing.assert_allclose(SlotAnswers(found, "minimum").confidences(1.0), served, rtol=1e-4)
+    np.testing.assert_allclose(found.confidences(1.0), served, rtol=1e-4)
     assert COMBINE.keys() == calibration.COMBINATIONS.keys()
+
+
+def test_labels_that_the_student_does_not_know_are_no_answers(student_folder: Path, sample: Path) -> None:
+    student = Student.load(student_folder)
+    dev = datasets.load(str(sample), ["de-DE"]).part("dev")
+    changed = [replace(u, domain="unheard of" if i % 2 else u.domain, intent=None) for i, u in enumerate(dev)]
+
+    found = observe(student, ExportData("sample", "dev", changed, changed, [], [], {}, []))
+
+    assert len(found.requests["de-DE"]["domain"]) == len(dev)
+    answers = found.answers["domain"]["de-DE"]
+    assert answers.right.tolist() == [
+        student.predict(u.text).domain[0].name == u.domain
+        for u in changed
+        if u.domain != "unheard of"  # type: ignore[index]
+    ]
+    assert len(found.answers["intent"]["de-DE"].right) == 0

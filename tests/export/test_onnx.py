@@ -13,10 +13,12 @@ import onnx as onnx_library
 import pytest
 import torch
 
-from export import conversion, onnx
-from export.scope import read_outside
+from export import onnx, pipeline
+from export.data import read_out_of_scope
 from service.student.manifest import Manifest, read_manifest
+from service.student.predictor import OUTPUT_OF_HEAD
 from service.student.student import Student
+from service.student.tokenization import Encoded
 from training import finetune
 from training.data import datasets
 from training.models.checkpoint import load_checkpoint
@@ -68,13 +70,11 @@ def test_fp32_computes_what_pytorch_does_at_every_length(
 
     for length in (1, 2, 31, 64):
         ids = [2] + [5 + i for i in range(length - 1)]
-        logits = student._session.run(None, {"input_ids": np.array([ids])})
+        logits = student.logits(Encoded(ids, [], [], False, 0))
         with torch.no_grad():
             expected = loaded.model(torch.tensor([ids]))
-        for found, wanted in zip(
-            logits, (expected.domain_logits, expected.intent_logits, expected.slot_logits), strict=True
-        ):
-            np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+        for head, output in OUTPUT_OF_HEAD.items():
+            np.testing.assert_allclose(logits[head], getattr(expected, output).numpy(), atol=1e-4)
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["precision"] == "fp32"
     sizes, config = summary["bytes"], loaded.model.config
@@ -98,7 +98,7 @@ def requests(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def calibrated(checkpoint: Path, requests: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("students") / "calibrated"
-    assert onnx.main(["--ckpt", str(checkpoint), "--out", str(folder), "--eval", str(requests)]) == 0
+    assert onnx.main(["--ckpt", str(checkpoint), "--out", str(folder), "--data", str(requests)]) == 0
     return folder
 
 
@@ -127,7 +127,7 @@ def test_the_served_student_rejects_as_was_measured(calibrated: Path, requests: 
     scope = student.manifest.calibration and student.manifest.calibration.scope
     assert scope is not None
     dev = datasets.load(str(requests), ["de-DE"]).part("dev")
-    outside = read_outside([], ["de-DE"])["de-DE"]["sample"]
+    outside = read_out_of_scope([], ["de-DE"])["de-DE"]["sample"]
 
     rejected = sum(student.predict(u.text, locale="de-DE").in_scope is False for u in dev)
     passed = sum(student.predict(text, locale="de-DE").in_scope is True for text in outside)
@@ -153,7 +153,7 @@ def test_card_and_summary_say_what_calibration_reached(
 ) -> None:
     foreign = tmp_path / "novels.txt"
     foreign.write_text("Der Hund schlief.\nSie sah aus dem Fenster.\n")
-    arguments = ["--ckpt", str(checkpoint), "--eval", str(requests), "--false-rejection", "0.1", "--precision", "fp32"]
+    arguments = ["--ckpt", str(checkpoint), "--data", str(requests), "--false-rejection", "0.1", "--precision", "fp32"]
 
     assert onnx.main([*arguments, "--out", str(tmp_path / "s"), "--out-of-scope", f"de-DE={foreign}"]) == 0
 
@@ -163,7 +163,7 @@ def test_card_and_summary_say_what_calibration_reached(
     assert set(found["methods"]) == {"max_softmax", "energy", "class_means"}
     assert "calibration error: domain" in captured.err
     card = (tmp_path / "s" / "MODEL_CARD.md").read_text()
-    assert "| de-DE | novels |" in card
+    assert "| de-DE  | novels    |" in card
     assert "10 % of requests" in card
     assert "confidences hold for texts like those it was scored on" in card
     assert Student.load(tmp_path / "s").predict("weck mich auf", locale="de-DE").in_scope is not None
@@ -173,7 +173,7 @@ def test_a_small_partition_and_a_flag_leave_calibration_out(
     student_folder: Path, checkpoint: Path, requests: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "plain"
-    arguments = ["--ckpt", str(checkpoint), "--out", str(out), "--eval", str(requests), "--no-calibration"]
+    arguments = ["--ckpt", str(checkpoint), "--out", str(out), "--data", str(requests), "--no-calibration"]
     assert onnx.main(arguments) == 0
 
     for folder in (student_folder, out):
@@ -189,7 +189,7 @@ def test_a_student_with_a_part_of_the_heads_exports(sample: Path, requests: Path
     assert finetune.main(["--data", str(sample), *more, "--out", str(tmp_path / "ckpt")]) == 0
     out = tmp_path / "part"
 
-    assert onnx.main(["--ckpt", str(tmp_path / "ckpt"), "--out", str(out), "--eval", str(requests)]) == 0
+    assert onnx.main(["--ckpt", str(tmp_path / "ckpt"), "--out", str(out), "--data", str(requests)]) == 0
 
     student = Student.load(out)
     answer = student.predict("weck mich auf", locale="de-DE")
@@ -229,7 +229,7 @@ def test_the_notice_stands_in_the_model_card(checkpoint: Path, tmp_path: Path) -
 
     card = (tmp_path / "s" / "MODEL_CARD.md").read_text()
     assert "Jane Doe, CC BY 4.0" in card
-    assert "| de-DE |" in card
+    assert "\n| de-DE " in card
 
 
 @pytest.mark.parametrize("missing", ["tokenizer.json", "model.safetensors", "config.json"])
@@ -254,8 +254,8 @@ def test_a_graph_that_differs_from_pytorch_is_refused(
         torch.nn.init.normal_(other.heads["intent"].weight)
         export_fp32(other, path, with_features)
 
-    export_fp32 = conversion.export_fp32
-    monkeypatch.setattr(conversion, "export_fp32", wrong)
+    export_fp32 = pipeline.export_fp32
+    monkeypatch.setattr(pipeline, "export_fp32", wrong)
 
     assert onnx.main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "students" / "s")]) == 2
 
@@ -301,3 +301,12 @@ def test_ask_answers_without_torch(student_folder: Path) -> None:
     assert answer["domain"]["name"] == "alarm"
     for slot in answer["slots"]:
         assert answer["text"][slot["start"] : slot["end"]] == slot["value"]
+
+
+def test_the_flags_need_neither_torch_nor_onnx() -> None:
+    script = (
+        "import sys; from export.onnx import parser; parser(); "
+        "assert not {'torch', 'transformers', 'optimum', 'onnx', 'scipy'} & set(sys.modules)"
+    )
+
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])

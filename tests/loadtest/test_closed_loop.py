@@ -14,7 +14,8 @@ import orjson
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from loadtest.load.closed_loop import LoadError, Measured, measure
+from loadtest.load.client import LoadError
+from loadtest.load.closed_loop import Measured, measure
 from tests.loadtest.conftest import Answer, Serve, answer_to
 
 BODIES = [orjson.dumps({"text": f"text{number} hallo", "locale": "de-DE"}) for number in range(50)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,13 +11,14 @@ from typing import Any
 import pytest
 from starlette.responses import JSONResponse
 
-from loadtest.__main__ import MISSING_LOCUST, main
+from loadtest.__main__ import main
 from loadtest.load.recorder import BATCH, SERVER_PHASES, SINGLE
 from loadtest.load.target import TargetError, known_locales, running_service, wait_until_ready
+from service import extras
 from tests.loadtest.conftest import LOCALES, Answer, Serve
 from tests.service.conftest import write_student
 
-QUICK = ("--seconds", "1", "--users", "4", "--patience", "30")
+QUICK = ("--seconds", "1", "--users", "4", "--start-timeout", "30")
 
 
 def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, dict[str, Any]]:
@@ -109,14 +109,14 @@ def test_texts_are_checked_before_anything_starts(tmp_path: Path, capsys: pytest
 
 
 def test_an_absent_service_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--host", "http://127.0.0.1:9", "--patience", "0.1"]) == 2
-    assert "http://127.0.0.1:9 can't be reached" in capsys.readouterr().err
+    assert main(["--host", "http://127.0.0.1:9", "--start-timeout", "0.1"]) == 2
+    assert "http://127.0.0.1:9/readyz can't be reached" in capsys.readouterr().err
 
 
 def test_a_service_that_does_not_start_says_why(tmp_path: Path) -> None:
     with (
         pytest.raises(TargetError, match=r"the service did not start: it stopped; it said: .*nowhere"),
-        running_service(tmp_path / "nowhere", patience=60),
+        running_service(tmp_path / "nowhere", 60),
     ):
         pass
 
@@ -135,10 +135,11 @@ def test_the_default_students_locales_are_asked_for(serve: Serve) -> None:
 
 
 def test_missing_locust_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
 
     assert main([]) == 2
-    assert capsys.readouterr().err == f"error: {MISSING_LOCUST}\n"
+    said = "error: locust is not installed; this command needs: pip install 'distilled-nlu[loadtest]'\n"
+    assert capsys.readouterr().err == said
 
 
 def test_the_command_leaves_the_process_unpatched() -> None:

@@ -23,11 +23,11 @@ from starlette.routing import Route
 
 from loadtest.experiment import figures_of, main, verdict_of
 from loadtest.experiments.arms import LABELS, ArmCounts, arms_of, parse
-from loadtest.experiments.users import Answer, Played, Population, play_session
+from loadtest.experiments.users import ArmAnswer, Played, Population, play_session
 from loadtest.experiments.verdict import Moments, Plan, compare, holm, more_sessions, p_value_of
 from loadtest.load.texts import Text, load_texts
 from service.experiments.experiment import Experiment, split_key
-from service.experiments.friction import MOMENTS, Place, Sessions, Turn
+from service.experiments.friction import MOMENTS, ArmLabels, Sessions, Turn
 from service.monitoring.metrics import Metrics, Tally
 from tests.loadtest.conftest import running
 
@@ -194,7 +194,7 @@ class Counting:
         self.sessions = Sessions(self.metrics, lambda: self.now)
         self.turns = 0
 
-    def ask(self, key: str, text: Text) -> Answer:
+    def ask(self, key: str, text: Text) -> ArmAnswer:
         self.turns += 1
         self.now += 2
         request_id = f"request-{self.turns}"
@@ -202,13 +202,14 @@ class Counting:
         assert arm is not None
         model = self.experiment.arms[arm].model
         tally = Tally()
-        turn = Turn(self.experiment, arm, model, request_id, key.encode(), text.text, 0.9, True, 0.001)
+        labels = ArmLabels(self.experiment.name, arm, model)
+        turn = Turn(labels, self.experiment.friction, request_id, key.encode(), text.text, 0.9, True, 0.001)
         self.sessions.count(tally, turn)
-        tally.hand_over()
-        return Answer(arm, request_id)
+        tally.apply()
+        return ArmAnswer(arm, request_id)
 
-    def give_up(self, key: str, answer: Answer) -> None:
-        noted = self.sessions.feedback(answer.request_id, "abandoned", Place())
+    def give_up(self, key: str, answer: ArmAnswer) -> None:
+        noted = self.sessions.record_feedback(answer.request_id, "abandoned", ArmLabels())
         assert noted.remembered
         assert not noted.repeated
 
@@ -329,7 +330,7 @@ def test_a_saved_file_is_compared(run: Run, saved: Path) -> None:
     assert re.search(
         r"^candidate is worse than control: \+\d+\.\d points \[\d.*\], p < 0.001, relative \+\d+\.\d %$", table, re.M
     )
-    assert re.search(r"^control +\d+ +\d+ +0 +\d+\.\d % +\d+\.\d to \d+\.\d( +\d+\.\d\d){3}  s$", table, re.M)
+    assert re.search(r"^control +\d+ +\d+ +0 +\d+\.\d % +\d+\.\d to \d+\.\d( +\d+\.\d\d){3} +s$", table, re.M)
     assert figures["arms"]["candidate"]["models"] == ["xs"]
     assert 0 < figures["arms"]["control"]["p50_ms"] <= figures["arms"]["control"]["p99_ms"]
 

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from starlette.responses import JSONResponse, Response
 
-from loadtest.load.closed_loop import LoadError
+from loadtest.load.client import LoadError
 from loadtest.load.open_loop import Scheduled, measure, moments_of
 from tests.loadtest.conftest import Answer, Serve
 

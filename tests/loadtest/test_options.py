@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from loadtest.options import Options, add_options
+from loadtest.load.options import Options, add_options
 
 
 def parse(*flags: str) -> Options:

@@ -252,10 +252,10 @@ def test_an_arm_of_which_nothing_was_said_is_one_sentence(
 
 
 def test_a_service_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    code, error, _ = run(capsys, "http://127.0.0.1:9", "--patience", "0.1")
+    code, error, _ = run(capsys, "http://127.0.0.1:9", "--start-timeout", "0.1")
 
     assert code == 2
-    assert "http://127.0.0.1:9 can't be reached" in error
+    assert "http://127.0.0.1:9/readyz can't be reached" in error
 
 
 @pytest.mark.parametrize("chances", ["control", "control=2", "control=a", "a=0.1=0.2", ""])

@@ -46,7 +46,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def output(students: Path) -> Output:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
         patch.setattr(loadtest.shadow, "CAPACITY_SECONDS", 0.2)
-        code = main(["--students", str(students), *BOTH, "--share", "0.5", "--target", *QUICK])
+        code = main(["--students", str(students), *BOTH, "--share", "0.5", "--check", *QUICK])
     *table, last = said.getvalue().splitlines()
     return Output(code, "\n".join(table), json.loads(last))
 

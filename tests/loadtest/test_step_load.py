@@ -26,7 +26,7 @@ def test_users_and_rate_grow_in_steps_and_each_is_reported(serve: Serve) -> None
     found = locust(serve(), "--users", "4", "--rate", "40", "--steps", "2", "--step-seconds", "2", "--batch-share", "0")
 
     assert found.returncode == 0, found.stderr
-    head = found.stdout.index(" users     asked/s  achieved/s")
+    head = found.stdout.index("users  asked/s  achieved/s")
     steps = [line.split() for line in found.stdout[head:].splitlines()[1:3]]
     assert [(int(users), float(asked)) for users, asked, *_ in steps] == [(2, 20.0), (4, 40.0)]
     assert 0 < float(steps[0][2]) < float(steps[1][2])
@@ -56,7 +56,7 @@ def test_clients_speak_one_locale_each_and_as_many_as_they_weigh(serve: Serve) -
     script = """
 import collections
 from loadtest.locustfile import Run
-from loadtest.options import Options
+from loadtest.load.options import Options
 from loadtest.load.texts import Selection, Text
 run = Run()
 texts = [Text("hallo", "de-DE"), Text("bonjour", "fr-FR"), Text("salut", "fr-FR")]

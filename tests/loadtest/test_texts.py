@@ -56,7 +56,7 @@ def test_a_row_keeps_its_own_locale(tmp_path: Path) -> None:
         ("3", r"a\.jsonl:1: should be a JSON object"),
         ('{"locale": "de-DE"}', r"a\.jsonl:1: has no text"),
         ('{"text": 3, "locale": "de-DE"}', r"a\.jsonl:1: has no text"),
-        ('{"text": "hallo"}', r"a\.jsonl:1: has no locale.*--texts-locale"),
+        ('{"text": "hallo"}', r"a\.jsonl:1: has no locale.*--locale"),
         ("", r"a\.jsonl: holds no texts"),
     ],
 )
@@ -72,7 +72,7 @@ def test_plain_texts_need_a_locale(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("hallo")
 
-    with pytest.raises(TextsError, match="--texts-locale"):
+    with pytest.raises(TextsError, match="--locale"):
         load_texts(path)
 
 

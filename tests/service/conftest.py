@@ -27,7 +27,7 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import TemplateProcessing
 
 from service.app import create_app
-from service.http.middleware import Boundary
+from service.http.middleware import RequestMiddleware
 from service.settings import Settings
 from service.student.manifest import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Manifest, SessionOptions, sha256_of
 from service.student.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Student, golden_answer, open_session
@@ -222,7 +222,7 @@ def student(students: Path) -> Student:
 class Client:
     """A blocking client of an application that runs in this process, on an event loop of its own thread."""
 
-    def __init__(self, app: Boundary) -> None:
+    def __init__(self, app: RequestMiddleware) -> None:
         self.app = app
         self._exits = ExitStack()
 

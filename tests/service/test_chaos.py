@@ -27,7 +27,7 @@ REQUESTS = 10_000
 WARM_UP = 2_000
 VISITORS = 150  # connections at any time
 PERMITS = 48  # fewer than visitors, so that some are answered 429
-MOST_BYTES = 1 << 14
+MAX_BYTES = 1 << 14
 SEED = "CHAOS_SEED"  # set it to the seed that a failure names, to see the same requests again
 # A request that left 1 kB behind would show as 10 MB. Some 2 to 4 MB come and go: the collector lets 20,000 objects
 # pile up, and allocators keep what they have been given.
@@ -221,7 +221,7 @@ async def wrong_types(visitor: Visitor) -> None:
 async def too_large(visitor: Visitor) -> None:
     """A body that is too large: declared and sent, declared and kept back, or chunked; and a batch of too many."""
     dice = visitor.dice
-    body = b" " * MOST_BYTES + good(dice)
+    body = b" " * MAX_BYTES + good(dice)
     too_many = orjson.dumps({"items": [{"text": "a", "locale": "de-DE"}] * (PERMITS + 1)})
     kind = dice.randrange(4)
     if kind == 0:
@@ -438,7 +438,7 @@ def seed() -> int:
 
 @pytest.fixture
 def server(students: Path) -> Iterator[Server]:
-    flags = ["--permits", str(PERMITS), "--max-batch", str(PERMITS), "--max-body-bytes", str(MOST_BYTES)]
+    flags = ["--permits", str(PERMITS), "--max-batch", str(PERMITS), "--max-body-bytes", str(MAX_BYTES)]
     limits = ["--max-text-chars", "4096", "--body-seconds", "1"]
     with Server("--students", str(students), *flags, *limits) as server:
         yield server

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from service.settings import SHIPPED_STUDENTS
+from service.student.shipped import SHIPPED_STUDENTS
 from tests.service.browser import Browser, Sentence, running_browser
 from tests.service.conftest import write_student
 from tests.service.server import Server

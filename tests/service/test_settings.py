@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.settings import Settings, SettingsError, flag_of, parser, read_settings, variable_of
+from service.student.shipped import SHIPPED_STUDENTS
 
 
 def test_defaults_serve_the_shipped_students() -> None:
@@ -25,6 +26,15 @@ def test_flag_wins_over_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.max_batch, settings.port, settings.students) == (8, 1234, Path("somewhere"))
 
 
+def test_shipped_student_is_served_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "xs").mkdir()
+
+    assert read_settings(["--students", "xs"]).students == SHIPPED_STUDENTS / "xs"
+    assert read_settings(["--students", "./xs"]).students == Path("xs")
+    assert read_settings(["--students", "xxs"]).students == Path("xxs")
+
+
 def test_settings_cannot_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         setattr(Settings(), "port", 1)  # noqa: B010 - a plain assignment is refused by mypy already
@@ -35,7 +45,7 @@ def test_each_setting_is_explained_in_help(name: str) -> None:
     text = " ".join(parser().format_help().split())
 
     assert flag_of(name) in text
-    assert (Settings.model_fields[name].description or "missing") in text
+    assert f"{Settings.model_fields[name].description} (default: " in text
 
 
 @pytest.mark.parametrize(

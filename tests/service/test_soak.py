@@ -25,7 +25,7 @@ MOST_WORDS = 500
 SHARE = 0.7  # of the capacity
 CONNECTIONS = 32
 WARM_UP_SECONDS = 5
-MOST_BYTES_A_REQUEST = 20  # kept: a leak of one small object a request would be five times that
+MAX_BYTES_A_REQUEST = 20  # kept: a leak of one small object a request would be five times that
 MOST_NOISE = 2 << 20  # that allocators may make of a short run
 MOST_DRIFT = 1.2
 MOST_HINDERED = 0.02  # of a second, for it to count as quiet
@@ -62,7 +62,7 @@ def test_memory_and_latency_do_not_drift() -> None:
     assert code == 0
     assert taken.latencies.keys() == {200}
     assert answered == taken.sent
-    assert grown < MOST_NOISE + MOST_BYTES_A_REQUEST * answered
+    assert grown < MOST_NOISE + MAX_BYTES_A_REQUEST * answered
 
     first, last = (percentile(part, 99) * 1000 for part in first_and_last(taken, quiet(seen)))
     print(f"p99 {first:.1f} ms in the first minute, {last:.1f} ms in the last: x {last / first:.2f}")

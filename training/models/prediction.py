@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from service.student.decoding import decode_slots
 from service.student.manifest import Labels
+from service.student.predictor import Predictor
 from service.student.shipped import student_folder
 from service.student.student import OUTPUT_OF_HEAD, Student
 from service.student.tokenization import Encoded, TextEncoder
@@ -59,10 +60,10 @@ def answers_of_model(
     return answers
 
 
-def answers_of_student(student: Student, utterances: Sequence[Utterance]) -> list[Answer]:
-    """Answers of a student folder, one sentence at a time and without padding, as the service runs it."""
+def answers_of_student(student: Predictor, utterances: Sequence[Utterance]) -> list[Answer]:
+    """Answers of an exported graph, one sentence at a time and without padding, as the service runs it."""
     answers = []
-    for utterance in tqdm(utterances, desc=student.manifest.name, unit="utt", leave=False, disable=None):
+    for utterance in tqdm(utterances, desc="answering", unit="utt", leave=False, disable=None):
         found = student.predict(utterance.text)
         domain, intent = (ranking[0].name if ranking else None for ranking in (found.domain, found.intent))
         spans = None if found.slots is None else tuple(Slot(s.name, s.start, s.end) for s in found.slots)

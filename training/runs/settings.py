@@ -36,7 +36,7 @@ class RunSettings:
     learning_rate: float = setting(1e-3, "peak of AdamW's rate: linear warm-up, then linear decay", low=0, unit="RATE")
     weight_decay: float = setting(0.01, "decay of AdamW", low=0, unit="RATE")
     dropout: float = share(0.0, "dropout in the encoder; of a Hugging Face one before its heads")
-    seed: int = setting(1, "decides weights, order, masks and augmentation", low=0)
+    seed: int = setting(1, "random seed of weights, order, masks and augmentation", low=0)
     precision: str = setting("auto", "auto: bf16 where the hardware computes it", choices=("auto", "bf16", "fp32"))
 
 
@@ -75,7 +75,7 @@ class FinetuneSettings(RunSettings):
 class TextSettings(RunSettings):
     """The settings of every run over plain text."""
 
-    corpus: str = setting("", "comma-separated text files (one sentence a line), folders or hub:NAME", unit="FILES")
+    corpus: str = setting("", "plain text, a sentence a line: comma-separated files, folders or hub:NAME", unit="FILES")
     steps: int = setting(0, "optimiser steps, over as many passes as they take", low=0, shown="as --epochs need")
     batch_pieces: int = pieces(4096, "pieces a step and process", low=1)
     masked_share: float = share(0.15, "share of the pieces to be predicted")

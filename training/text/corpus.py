@@ -19,7 +19,7 @@ from typing import IO, Self
 from training.data.datasets import HUB_PREFIX
 
 SUFFIXES = (".txt", ".txt.gz")
-LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z]{2,4})*")  # a language or a BCP-47 tag such as de-DE
+LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")  # a language or a BCP-47 tag such as de-DE
 
 _RECORD = struct.Struct(">QI")  # key, length of the payload
 _BUCKET_BITS = 7  # 128 open files at most: macOS allows 256
@@ -42,18 +42,22 @@ def language_of(locale: str) -> str:
 
 
 def located_files(text: str) -> list[tuple[str | None, str]]:
-    """The locale (None where none is given) and path of each file of comma-separated `[LOCALE=]FILE`.
+    """The locale (None where none is given) and path of each file of comma-separated ``[LOCALE=]FILE``.
 
-    A `LOCALE=` applies to the files that follow up to the next one: "a,de-DE=b,c" is a without a locale, b and c of
-    de-DE.
+    A ``LOCALE=`` applies to the files that follow, up to the next one: "a,de-DE=b,c" is a without a locale, b and c of
+    de-DE. Raises CorpusError: a locale is followed by no file.
     """
     found: list[tuple[str | None, str]] = []
     locale: str | None = None
     for part in filter(None, (part.strip() for part in text.split(","))):
         tag, separator, file = part.partition("=")
         if separator and LOCALE.fullmatch(tag):
-            locale, part = tag, file
-        found.append((locale, part))
+            locale = tag
+        else:
+            file = part
+        if not file.strip():
+            raise CorpusError(f"{part}: names no file; allowed: [LOCALE=]FILE,...")
+        found.append((locale, file.strip()))
     return found
 
 

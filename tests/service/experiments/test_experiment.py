@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from service.experiments.experiment import (
-    MOST_BYTES,
+    MAX_BYTES,
     Experiment,
     ExperimentError,
     ExperimentFile,
@@ -108,7 +108,7 @@ def test_a_single_arm_gets_everyone(tmp_path: Path) -> None:
         ("", ": holds neither arms nor a shadow; it should have a table [arms.NAME], [shadow], or both"),
         ("name = ", " is not TOML: Invalid value (at end of document)"),
         (b"name = '\xff'", " is not UTF-8"),
-        ("#" * (MOST_BYTES + 1), f" is larger than {MOST_BYTES} bytes"),
+        ("#" * (MAX_BYTES + 1), f" is larger than {MAX_BYTES} bytes"),
         ("x = " + "[" * 5000, " is nested too deeply"),
         (f"colour = 3\n{SHADOW}", ": colour is unknown; allowed are name, arms, shadow, friction"),
         (f"name = 3\n{SHADOW}", f": name {ALLOWED_NAME}"),
@@ -246,7 +246,7 @@ def test_an_arm_of_weight_0_gets_nobody(weights: list[float], key: bytes) -> Non
 
 def test_the_arm_is_the_same_in_each_process_and_forever() -> None:
     program = (
-        "from service.experiment import Experiment\n"
+        "from service.experiments.experiment import Experiment\n"
         "arms = {'a': {'model': 's', 'weight': 1}, 'b': {'model': 'xs', 'weight': 1}}\n"
         "experiment = Experiment.model_validate({'name': 'frozen', 'arms': arms})\n"
         "print(''.join(experiment.arm_of(b'client-%d' % i) for i in range(32)))"

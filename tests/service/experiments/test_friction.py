@@ -19,9 +19,9 @@ from loadtest.load.texts import load_texts
 from service.experiments.experiment import Experiment
 from service.experiments.friction import (
     MOMENTS,
-    REQUEST_SECONDS,
-    Noted,
-    Place,
+    REMEMBER_SECONDS,
+    ArmLabels,
+    FeedbackResult,
     Sessions,
     Turn,
     grams_of,
@@ -50,8 +50,8 @@ def experiment_of(name: str = "test", **rules: float) -> Experiment:
 
 
 EXPERIMENT = experiment_of()
-CONTROL = Place("test", "control", "s")
-NOWHERE = Place()
+CONTROL = ArmLabels("test", "control", "s")
+NOWHERE = ArmLabels()
 
 
 class Bench:
@@ -66,15 +66,15 @@ class Bench:
     def say(self, text: str = WEATHER, key: bytes | None = b"me", arm: str = "control", **more: Any) -> str:
         request_id = more.pop("request_id", None) or next(self.ids)
         experiment = more.pop("experiment", EXPERIMENT)
-        model = experiment.arms[arm].model
+        labels = ArmLabels(experiment.name, arm, experiment.arms[arm].model)
         given = {"confidence": 0.9, "in_scope": True, "seconds": 0.001} | more
         tally = Tally()
-        self.sessions.count(tally, Turn(experiment, arm, model, request_id, key, text, **given))
-        tally.hand_over()
+        self.sessions.count(tally, Turn(labels, experiment.friction, request_id, key, text, **given))
+        tally.apply()
         return request_id
 
-    def tell(self, request_id: str, outcome: Any = "abandoned", elsewhere: Place = NOWHERE) -> Noted:
-        return self.sessions.feedback(request_id, outcome, elsewhere)
+    def tell(self, request_id: str, outcome: Any = "abandoned", elsewhere: ArmLabels = NOWHERE) -> FeedbackResult:
+        return self.sessions.record_feedback(request_id, outcome, elsewhere)
 
     def signs(self, arm: str = "control") -> dict[str, float]:
         return {labels["sign"]: value for labels, value in self.samples("nlu_friction_total") if labels["arm"] == arm}
@@ -213,7 +213,7 @@ def test_a_client_that_changes_its_arm_begins_a_new_session(bench: Bench) -> Non
 
 
 def test_the_oldest_session_closes_for_a_new_one() -> None:
-    bench = Bench(most_sessions=2)
+    bench = Bench(max_sessions=2)
     for key in (b"a", b"b", b"a", b"c"):
         bench.say(key=key)
 
@@ -228,7 +228,7 @@ def test_feedback_counts_for_the_turn_that_is_remembered(bench: Bench) -> None:
 
     noted = bench.tell(asked, "accepted", CONTROL)
 
-    assert noted == Noted(Place("test", "candidate", "xs"), remembered=True, repeated=False)
+    assert noted == FeedbackResult(ArmLabels("test", "candidate", "xs"), remembered=True, repeated=False)
     assert bench.samples("nlu_feedback_total") == [
         ({"experiment": "test", "arm": "candidate", "model": "xs", "outcome": "accepted"}, 1)
     ]
@@ -239,7 +239,7 @@ def test_the_first_word_counts(bench: Bench) -> None:
     asked = bench.say()
 
     assert not bench.tell(asked, "corrected").repeated
-    assert bench.tell(asked, "abandoned") == Noted(CONTROL, remembered=True, repeated=True)
+    assert bench.tell(asked, "abandoned") == FeedbackResult(CONTROL, remembered=True, repeated=True)
     assert [value for _, value in bench.samples("nlu_feedback_total")] == [1]
     assert bench.signs() == {}
 
@@ -257,7 +257,7 @@ def test_giving_up_is_a_sign_even_after_the_session(bench: Bench) -> None:
 
 
 def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: Bench) -> None:
-    turn = Turn(EXPERIMENT, "control", "s", "late", None, LIGHT, 0.9, True, 0.001)
+    turn = Turn(CONTROL, EXPERIMENT.friction, "late", None, LIGHT, 0.9, True, 0.001)
     bench.metrics.defer(bench.sessions.count, turn)
 
     assert bench.tell("late").remembered
@@ -265,22 +265,22 @@ def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: Bench) -> Non
 
 
 def test_sessions_of_deferred_turns_are_closed_in_the_end(bench: Bench) -> None:
-    bench.metrics.defer(bench.sessions.count, Turn(EXPERIMENT, "control", "s", "x", b"me", LIGHT, 0.9, True, 0.001))
+    bench.metrics.defer(bench.sessions.count, Turn(CONTROL, EXPERIMENT.friction, "x", b"me", LIGHT, 0.9, True, 0.001))
     bench.sessions.close_all()
 
     assert bench.moments() == (1, 1, 0, 1, 0, 0)
 
 
-@pytest.mark.parametrize("place", [Place("test", "control", "s"), Place()])
-def test_feedback_on_a_turn_of_another_process_counts_where_the_client_says(bench: Bench, place: Place) -> None:
-    assert bench.tell("elsewhere", elsewhere=place) == Noted(place, remembered=False, repeated=False)
-    assert bench.tell("elsewhere", elsewhere=place) == Noted(place, remembered=False, repeated=True)
+@pytest.mark.parametrize("place", [ArmLabels("test", "control", "s"), ArmLabels()])
+def test_feedback_on_a_turn_of_another_process_counts_where_the_client_says(bench: Bench, place: ArmLabels) -> None:
+    assert bench.tell("elsewhere", elsewhere=place) == FeedbackResult(place, remembered=False, repeated=False)
+    assert bench.tell("elsewhere", elsewhere=place) == FeedbackResult(place, remembered=False, repeated=True)
     assert bench.samples("nlu_feedback_total") == [({**place._asdict(), "outcome": "abandoned"}, 1)]
     assert bench.signs("control") == bench.signs("candidate") == {}
 
 
 def test_series_of_an_expected_arm_begin_with_zero(bench: Bench) -> None:
-    bench.sessions.expect(CONTROL)
+    bench.sessions.start_series(CONTROL)
 
     for name in ("turns", "friction", "feedback", "session_moments"):
         found = bench.samples(f"nlu_{name}_total")
@@ -290,12 +290,12 @@ def test_series_of_an_expected_arm_begin_with_zero(bench: Bench) -> None:
 
 
 def test_turns_are_forgotten_by_number_and_by_time() -> None:
-    bench = Bench(most_requests=2)
+    bench = Bench(max_requests=2)
     first, second, third = bench.say(), bench.say(), bench.say()
     assert [bench.tell(asked).remembered for asked in (first, second, third)] == [False, True, True]
 
-    bench.clock.now += REQUEST_SECONDS + 1
-    assert bench.tell(third) == Noted(NOWHERE, remembered=False, repeated=False)
+    bench.clock.now += REMEMBER_SECONDS + 1
+    assert bench.tell(third) == FeedbackResult(NOWHERE, remembered=False, repeated=False)
 
 
 def test_rephrases_are_similar_and_other_requests_are_not() -> None:
@@ -461,7 +461,7 @@ def test_moments_and_signs_are_those_of_a_recount(events: list[tuple[Any, ...]])
             place = details[0] % len(asked)
             request_id, when = asked[place]
             noted = bench.tell(request_id, details[1])
-            assert noted.remembered == (bench.clock.now - when <= REQUEST_SECONDS)
+            assert noted.remembered == (bench.clock.now - when <= REMEMBER_SECONDS)
             if noted.remembered and place not in told and details[1] == "abandoned":
                 recount.log[place].sign = recount.log[place].sign or "abandoned"
             told.add(place)
@@ -477,7 +477,7 @@ def test_moments_and_signs_are_those_of_a_recount(events: list[tuple[Any, ...]])
     most=st.integers(1, 5),
 )
 def test_memory_is_bounded_whatever_comes(turns: list[tuple[bytes, str, float]], most: int) -> None:
-    bench = Bench(most_sessions=most, most_requests=most)
+    bench = Bench(max_sessions=most, max_requests=most)
     for key, text, silence in turns:
         bench.clock.now += silence
         bench.tell(bench.say(text, key=key))

@@ -126,12 +126,12 @@ def test_weights_change_without_a_restart(trial: StartTrial, file: Path, monkeyp
     assert ask(client, "me")["arm"] == "control"
 
     write(file, control=0, weight=1)
-    client.app.state.traffic._experiment._file._due = 0.0  # as if CHECK_SECONDS had passed
+    client.app.state.router._file._due = 0.0  # as if CHECK_SECONDS had passed
     assert CHECK_SECONDS > 0
     assert ask(client, "me")["arm"] == "candidate"
 
     file.write_text("[arms]")
-    client.app.state.traffic._experiment._file._due = 0.0
+    client.app.state.router._file._due = 0.0
     assert ask(client, "me")["arm"] == "candidate"
 
 
@@ -203,7 +203,7 @@ def test_request_with_labels_that_one_arm_does_not_know_takes_no_part(
 
 def test_request_that_an_arm_does_not_answer_is_counted(trial: StartTrial) -> None:
     client = trial(control=0, weight=1)
-    with client.app.state.engine.students["german"].lane.admit(128):
+    with client.app.state.registry.models["german"].queue.admit(128):
         response = client.post("/v1/nlu", json=BODY)
 
     assert response.status_code == 429
@@ -260,6 +260,6 @@ def test_sessions_are_counted_when_the_service_begins_to_stop(trial: StartTrial)
         ask(client, key)
     assert client.metric("nlu_session_moments_total", moment="sessions") == 0
 
-    client.app.state.engine.draining = True
+    client.app.state.registry.draining = True
 
     wait_until(lambda: client.metric("nlu_session_moments_total", moment="sessions") == 2)

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import service.experiments.shadow as shadowing
-from service.experiments.shadow import MOST_WAITING, Shadow
-from service.models.registry import Engine, Loaded
+from service.experiments.shadow import MAX_WAITING, ShadowRunner
+from service.models.queue import LoadedModel
+from service.models.registry import ModelRegistry
 from service.monitoring.metrics import Metrics
 from service.settings import Settings
 from service.student.decoding import Ranked, Span
@@ -28,7 +30,7 @@ TEXT = "weck mich am freitag um neun"
 BODY = {"text": TEXT, "locale": "de-DE"}
 TASKS = ("domain", "intent", "slots")
 PATIENCE = 10.0
-Scenario = Callable[[Shadow], Coroutine[Any, Any, Any]]
+Scenario = Callable[[ShadowRunner], Coroutine[Any, Any, Any]]
 
 
 class Text(str):
@@ -60,15 +62,15 @@ class Second(Student):
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GATHER_SECONDS", "LOOK_SECONDS", "FAULT_SECONDS"):
+    for name in ("COLLECT_SECONDS", "CHECK_SECONDS", "FAULT_SECONDS"):
         monkeypatch.setattr(shadowing, name, 0.001)
 
 
 @pytest.fixture(scope="module")
-def engine(students: Path) -> Engine:
-    engine = Engine(Settings(students=students), Metrics())
-    engine.adopt(engine.prepare())
-    return engine
+def registry(students: Path) -> ModelRegistry:
+    registry = ModelRegistry(Settings(students=students), Metrics())
+    registry.adopt(registry.prepare())
+    return registry
 
 
 @pytest.fixture
@@ -77,23 +79,23 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def primary(engine: Engine) -> Loaded:
-    return engine.students["s"]
+def primary(registry: ModelRegistry) -> LoadedModel:
+    return registry.models["s"]
 
 
 @pytest.fixture
-def second(engine: Engine) -> Second:
-    return Second(engine.students["german"].student)
+def second(registry: ModelRegistry) -> Second:
+    return Second(registry.models["german"].student)
 
 
 @pytest.fixture
-def loaded(engine: Engine, second: Second) -> Loaded:
-    return engine.students["german"]._replace(student=second)
+def loaded(registry: ModelRegistry, second: Second) -> LoadedModel:
+    return replace(registry.models["german"], student=second)
 
 
-def run(engine: Any, metrics: Metrics, scenario: Scenario) -> Any:
+def run(registry: Any, metrics: Metrics, scenario: Scenario) -> Any:
     async def act() -> Any:
-        shadow = Shadow(engine, metrics)
+        shadow = ShadowRunner(registry, metrics)
         try:
             return await scenario(shadow)
         finally:
@@ -129,15 +131,15 @@ def done(metrics: Metrics) -> float:
 
 
 def test_agreement_is_counted_by_task(
-    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded
+    registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel
 ) -> None:
     question = Question(TEXT, "de-DE", top_k=3)
 
-    async def scenario(shadow: Shadow) -> None:
-        shadow.offer(primary, loaded, question, primary.student.predict_each([question])[0])
+    async def scenario(shadow: ShadowRunner) -> None:
+        shadow.submit(primary, loaded, question, primary.student.predict_each([question])[0])
         await until(lambda: done(metrics) == 1)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
     assert counted(metrics) == {(task, "same"): 1 for task in (*TASKS, "exact")}
     assert second.asked == [Question(TEXT, "de-DE", top_k=1)]
@@ -168,18 +170,18 @@ PREDICTIONS = st.builds(
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pairs=st.lists(st.tuples(PREDICTIONS, PREDICTIONS), min_size=1, max_size=5))
 def test_any_two_predictions_are_compared_in_the_tasks_that_both_have(
-    engine: Any, primary: Loaded, pairs: list[tuple[Prediction, Prediction]]
+    registry: Any, primary: LoadedModel, pairs: list[tuple[Prediction, Prediction]]
 ) -> None:
     metrics = Metrics()
-    seconds = [Second(engine.students["german"].student) for _ in pairs]
+    seconds = [Second(registry.models["german"].student) for _ in pairs]
 
-    async def scenario(shadow: Shadow) -> None:
+    async def scenario(shadow: ShadowRunner) -> None:
         for (first, other), second in zip(pairs, seconds, strict=True):
             second.says = other
-            shadow.offer(primary, engine.students["german"]._replace(student=second), Question(TEXT), first)
-        await until(lambda: shadow.waiting == 0)
+            shadow.submit(primary, replace(registry.models["german"], student=second), Question(TEXT), first)
+        await until(lambda: len(shadow) == 0)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
     expected: dict[tuple[str, str], float] = {}
     for first, other in pairs:
@@ -204,28 +206,28 @@ def _said(prediction: Prediction, task: str) -> Any:
     [Question(TEXT, "de-DE", domains=(0,)), Question(TEXT, "de-DE", intents=(0, 1)), Question(TEXT, "it-IT")],
 )
 def test_what_cannot_be_compared_is_neither_run_nor_counted(
-    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded, question: Question
+    registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel, question: Question
 ) -> None:
-    async def scenario(shadow: Shadow) -> None:
-        shadow.offer(primary, loaded, question, primary.student.predict(TEXT))
-        assert shadow.waiting == 0
+    async def scenario(shadow: ShadowRunner) -> None:
+        shadow.submit(primary, loaded, question, primary.student.predict(TEXT))
+        assert len(shadow) == 0
         await asyncio.sleep(0.02)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
     assert (second.asked, counted(metrics), dropped(metrics)) == ([], {}, 0)
 
 
-def test_student_is_not_compared_with_itself(engine: Any, metrics: Metrics, primary: Loaded) -> None:
-    async def scenario(shadow: Shadow) -> int:
-        shadow.offer(primary, primary, Question(TEXT, "de-DE"), primary.student.predict(TEXT))
-        return shadow.waiting
+def test_student_is_not_compared_with_itself(registry: Any, metrics: Metrics, primary: LoadedModel) -> None:
+    async def scenario(shadow: ShadowRunner) -> int:
+        shadow.submit(primary, primary, Question(TEXT, "de-DE"), primary.student.predict(TEXT))
+        return len(shadow)
 
-    assert run(engine, metrics, scenario) == 0
+    assert run(registry, metrics, scenario) == 0
 
 
 def test_students_without_a_head_in_common_are_not_compared(
-    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded
+    registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel
 ) -> None:
     def with_labels(of: Any, **kept: Any) -> Any:
         none = dict.fromkeys(("domain", "intent", "slots"), ())
@@ -233,59 +235,59 @@ def test_students_without_a_head_in_common_are_not_compared(
         of.manifest = of.manifest.model_copy(update={"labels": labels})
         return of
 
-    router = primary._replace(student=with_labels(Second(primary.student), domain=("alarm",)))
+    router = replace(primary, student=with_labels(Second(primary.student), domain=("alarm",)))
     with_labels(second, intent=("alarm_set",))
 
-    async def scenario(shadow: Shadow) -> int:
-        shadow.offer(router, loaded, Question(TEXT, "de-DE"), primary.student.predict(TEXT))
-        return shadow.waiting
+    async def scenario(shadow: ShadowRunner) -> int:
+        shadow.submit(router, loaded, Question(TEXT, "de-DE"), primary.student.predict(TEXT))
+        return len(shadow)
 
-    assert run(engine, metrics, scenario) == 0
+    assert run(registry, metrics, scenario) == 0
     assert dropped(metrics) == 0
 
 
-def offer(shadow: Shadow, primary: Loaded, loaded: Loaded, number: int = 1, text: str = TEXT) -> None:
+def offer(shadow: ShadowRunner, primary: LoadedModel, loaded: LoadedModel, number: int = 1, text: str = TEXT) -> None:
     prediction = primary.student.predict(TEXT)
     for _ in range(number):
-        shadow.offer(primary, loaded, Question(text, "de-DE"), prediction)
+        shadow.submit(primary, loaded, Question(text, "de-DE"), prediction)
 
 
 @pytest.mark.parametrize("busy", ["s", "german"])
 def test_nothing_runs_while_any_student_has_something_to_do(
-    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded, busy: str
+    registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel, busy: str
 ) -> None:
-    async def scenario(shadow: Shadow) -> None:
-        with engine.students[busy].lane.admit(1):
+    async def scenario(shadow: ShadowRunner) -> None:
+        with registry.models[busy].queue.admit(1):
             offer(shadow, primary, loaded, 3)
             await asyncio.sleep(0.05)
             assert second.asked == []
         await until(lambda: done(metrics) == 3)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
     assert dropped(metrics) == 0
 
 
 def test_visit_ends_with_the_first_request(
-    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded
+    registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel
 ) -> None:
     second.may_go_on.clear()
 
-    async def scenario(shadow: Shadow) -> None:
+    async def scenario(shadow: ShadowRunner) -> None:
         offer(shadow, primary, loaded, 3)
         await until(lambda: len(second.asked) == 1)
-        with engine.students["s"].lane.admit(1):  # one comes in
+        with registry.models["s"].queue.admit(1):  # one comes in
             second.may_go_on.set()
             await until(lambda: done(metrics) == 1)
             await asyncio.sleep(0.05)
             assert len(second.asked) == 1
         await until(lambda: done(metrics) == 3)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
 
 def test_thread_looks_again_before_it_begins(
-    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded
+    registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel
 ) -> None:
     looks: list[str] = []
 
@@ -295,9 +297,9 @@ def test_thread_looks_again_before_it_begins(
             looks.append(threading.current_thread().name)
             return looks[-1] == "MainThread" or looks.count(looks[-1]) > 3
 
-    fickle = SimpleNamespace(students={"s": primary._replace(lane=Fickle())})  # type: ignore[arg-type]
+    fickle = SimpleNamespace(models={"s": replace(primary, queue=Fickle())})  # type: ignore[arg-type]
 
-    async def scenario(shadow: Shadow) -> None:
+    async def scenario(shadow: ShadowRunner) -> None:
         offer(shadow, primary, loaded)
         await until(lambda: done(metrics) == 1)
 
@@ -309,49 +311,54 @@ def test_thread_looks_again_before_it_begins(
 
 
 def test_what_finds_no_time_is_dropped_and_counted(
-    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+    registry: Any,
+    metrics: Metrics,
+    primary: LoadedModel,
+    second: Second,
+    loaded: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(shadowing, "MOST_SECONDS", 0.03)
+    monkeypatch.setattr(shadowing, "MAX_WAIT_SECONDS", 0.03)
 
-    async def scenario(shadow: Shadow) -> None:
-        with engine.students["s"].lane.admit(1):
+    async def scenario(shadow: ShadowRunner) -> None:
+        with registry.models["s"].queue.admit(1):
             offer(shadow, primary, loaded, 3)
-            await until(lambda: shadow.waiting == 0)
+            await until(lambda: len(shadow) == 0)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
     assert (second.asked, counted(metrics), dropped(metrics)) == ([], {}, 3)
 
 
-def test_only_so_many_wait(engine: Any, metrics: Metrics, primary: Loaded, loaded: Loaded) -> None:
-    async def scenario(shadow: Shadow) -> None:
-        with engine.students["s"].lane.admit(1):
-            offer(shadow, primary, loaded, MOST_WAITING + 5)
-            assert shadow.waiting == MOST_WAITING
+def test_only_so_many_wait(registry: Any, metrics: Metrics, primary: LoadedModel, loaded: LoadedModel) -> None:
+    async def scenario(shadow: ShadowRunner) -> None:
+        with registry.models["s"].queue.admit(1):
+            offer(shadow, primary, loaded, MAX_WAITING + 5)
+            assert len(shadow) == MAX_WAITING
             assert dropped(metrics) == 5
-        await until(lambda: shadow.waiting == 0)
+        await until(lambda: len(shadow) == 0)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
-    assert (done(metrics), dropped(metrics)) == (MOST_WAITING, 5)
+    assert (done(metrics), dropped(metrics)) == (MAX_WAITING, 5)
 
 
 def test_failure_is_logged_without_the_text_and_the_next_one_is_tried(
-    engine: Any,
+    registry: Any,
     metrics: Metrics,
-    primary: Loaded,
+    primary: LoadedModel,
     second: Second,
-    loaded: Loaded,
+    loaded: LoadedModel,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     second.stumbles_over = marked = "zebra im wetter"
 
-    async def scenario(shadow: Shadow) -> None:
+    async def scenario(shadow: ShadowRunner) -> None:
         for text in (TEXT, marked, TEXT):
             offer(shadow, primary, loaded, text=text)
-        await until(lambda: shadow.waiting == 0)
+        await until(lambda: len(shadow) == 0)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
     assert [question.text for question in second.asked] == [TEXT, marked, TEXT]
     assert (done(metrics), dropped(metrics)) == (2, 0)
@@ -360,16 +367,16 @@ def test_failure_is_logged_without_the_text_and_the_next_one_is_tried(
 
 
 def test_stop_waits_for_nothing(
-    engine: Any,
+    registry: Any,
     metrics: Metrics,
-    primary: Loaded,
+    primary: LoadedModel,
     second: Second,
-    loaded: Loaded,
+    loaded: LoadedModel,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     second.may_go_on.clear()
 
-    async def scenario(shadow: Shadow) -> float:
+    async def scenario(shadow: ShadowRunner) -> float:
         offer(shadow, primary, loaded, 3)
         await until(lambda: len(second.asked) == 1)
         began = time.perf_counter()
@@ -377,7 +384,7 @@ def test_stop_waits_for_nothing(
         offer(shadow, primary, loaded)
         return time.perf_counter() - began
 
-    took = run(engine, metrics, scenario)  # the loop is closed by now, and the text still runs
+    took = run(registry, metrics, scenario)  # the loop is closed by now, and the text still runs
     second.may_go_on.set()
     for thread in threading.enumerate():
         if thread.name.startswith("shadow"):
@@ -391,29 +398,35 @@ def test_stop_waits_for_nothing(
 
 @pytest.mark.parametrize("fate", ["done", "dropped", "failed", "closed"])
 def test_nobody_holds_the_text_afterwards(
-    engine: Any, metrics: Metrics, primary: Loaded, second: Second, loaded: Loaded, fate: str, monkeypatch: Any
+    registry: Any,
+    metrics: Metrics,
+    primary: LoadedModel,
+    second: Second,
+    loaded: LoadedModel,
+    fate: str,
+    monkeypatch: Any,
 ) -> None:
     text = Text("wetter in berlin am freitag")
     held = weakref.ref(text)
     question = Question(text, "de-DE")
     prediction = primary.student.predict(str(text))
     second.stumbles_over = str(text) if fate == "failed" else ""
-    monkeypatch.setattr(shadowing, "MOST_SECONDS", 0.01 if fate == "dropped" else PATIENCE)
+    monkeypatch.setattr(shadowing, "MAX_WAIT_SECONDS", 0.01 if fate == "dropped" else PATIENCE)
     del text
 
-    async def scenario(shadow: Shadow) -> None:
+    async def scenario(shadow: ShadowRunner) -> None:
         nonlocal question
-        with engine.students["s"].lane.admit(1):
-            shadow.offer(primary, loaded, question, prediction)
+        with registry.models["s"].queue.admit(1):
+            shadow.submit(primary, loaded, question, prediction)
             del question
             assert held() is not None
             await asyncio.sleep(0.05)
         if fate == "closed":
             shadow.close()
-        await until(lambda: shadow.waiting == 0)
+        await until(lambda: len(shadow) == 0)
         await until(lambda: gc.collect() >= 0 and held() is None)
 
-    run(engine, metrics, scenario)
+    run(registry, metrics, scenario)
 
 
 @pytest.fixture
@@ -443,10 +456,10 @@ def test_replies_do_not_wait_for_a_shadow_that_hangs_or_fails(
     make_client: Any, experiment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = make_client(experiment_file=experiment)
-    engine = client.app.state.engine
-    second = Second(engine.students["german"].student)
+    registry = client.app.state.registry
+    second = Second(registry.models["german"].student)
     second.may_go_on.clear()
-    monkeypatch.setitem(engine.students, "german", engine.students["german"]._replace(student=second))
+    monkeypatch.setitem(registry.by_name, "german", replace(registry.models["german"], student=second))
 
     statuses = [client.post("/v1/nlu", json=BODY).status_code]
     _wait(lambda: len(second.asked) == 1)

@@ -18,8 +18,9 @@ from requests import Session
 from schemathesis import Case, CheckContext, Response
 
 from service.app import create_app
-from service.http.requests import TOP_K_LIMIT
-from service.settings import SHIPPED_STUDENTS, Settings
+from service.http.requests import MAX_TOP_K
+from service.settings import Settings
+from service.student.shipped import SHIPPED_STUDENTS
 from tests.service.conftest import LOCALES, TAG_WORDS
 from tests.service.server import PATIENCE, Server
 
@@ -41,7 +42,7 @@ def documented(generation: dict[str, Any], **more: Any) -> Any:
     schemas = document["components"]["schemas"]
     known = {
         "locale": {"enum": list(LOCALES)},
-        "top_k": {"enum": [None, *range(1, TOP_K_LIMIT + 1)]},  # 3.0 is an integer in theory
+        "top_k": {"enum": [None, *range(1, MAX_TOP_K + 1)]},  # 3.0 is an integer in theory
         "model": {"enum": ["s", "default", None]},
         "models": {"enum": [["s"], ["german", "s"], None]},
         "allowed_domains": {"enum": [["alarm"], ["music", "weather"], None]},

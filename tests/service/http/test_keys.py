@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.http.keys import MOST_BYTES, SHORTEST_KEY, ApiKeys, KeysError
+from service.http.keys import MAX_BYTES, MIN_KEY_LENGTH, ApiKeys, KeysError
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def keys(file: Path, clock: Clock) -> ApiKeys:
-    return ApiKeys.from_file(file, clock)
+    return ApiKeys(file, clock)
 
 
 def bearer(key: str) -> list[tuple[bytes, bytes]]:
@@ -92,7 +92,7 @@ def test_anything_else_is_not(keys: ApiKeys, headers: list[tuple[bytes, bytes]])
 def test_several_keys_are_valid_at_once_among_comments_and_line_endings_of_any_kind(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_bytes(f"\ufeff# old\r\n{FIRST}\r\n\r\n  # nächster\n \t\n{SECOND}\n{SECOND}".encode())
-    keys = ApiKeys.from_file(path)
+    keys = ApiKeys(path)
 
     assert keys.admits(bearer(FIRST))
     assert keys.admits(bearer(SECOND))
@@ -114,7 +114,7 @@ def test_several_keys_are_valid_at_once_among_comments_and_line_endings_of_any_k
         (b"secret-0123456789\rsecret-0123456789\n", ", line 1: a key may hold only visible ASCII"),
         (b"secret-0123456789\0", ", line 1: a key may hold only visible ASCII"),
         ("secret-größe-0123456789".encode(), ", line 1: a key may hold only visible ASCII"),
-        (b"#" * (MOST_BYTES + 1), f" is larger than {MOST_BYTES} bytes"),
+        (b"#" * (MAX_BYTES + 1), f" is larger than {MAX_BYTES} bytes"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_sentence_without_the_key(
@@ -124,7 +124,7 @@ def test_a_file_that_cannot_be_used_is_one_sentence_without_the_key(
     path.write_bytes(content)
 
     with pytest.raises(KeysError) as caught:
-        ApiKeys.from_file(path)
+        ApiKeys(path)
 
     assert str(caught.value).startswith(f"API keys file {path}{problem}")
     assert "secret" not in str(caught.value)
@@ -134,20 +134,20 @@ def test_a_file_that_cannot_be_used_is_one_sentence_without_the_key(
 
 def test_a_key_of_the_shortest_length_is_long_enough(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("k" * SHORTEST_KEY)
+    path.write_text("k" * MIN_KEY_LENGTH)
 
-    assert ApiKeys.from_file(path).admits(bearer("k" * SHORTEST_KEY))
+    assert ApiKeys(path).admits(bearer("k" * MIN_KEY_LENGTH))
 
 
 def test_a_missing_file_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     with pytest.raises(KeysError, match="cannot be read: No such file"):
-        ApiKeys.from_file(tmp_path / "nowhere")
+        ApiKeys(tmp_path / "nowhere")
     with pytest.raises(KeysError, match="is not a regular file"):
-        ApiKeys.from_file(tmp_path)
+        ApiKeys(tmp_path)
     with pytest.raises(KeysError, match="is not a regular file"):
-        ApiKeys.from_file(tmp_path / "pipe")
+        ApiKeys(tmp_path / "pipe")
 
 
 def test_a_file_that_may_not_be_read_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_a_file_that_may_not_be_read_is_refused(file: Path, monkeypatch: pytest.
     monkeypatch.setattr(Path, "open", refuse)  # permissions themselves don't bind root, who may run this
 
     with pytest.raises(KeysError, match=r"cannot be read: Permission denied$"):
-        ApiKeys.from_file(file)
+        ApiKeys(file)
 
 
 def test_keys_rotate_without_a_restart(keys: ApiKeys, file: Path, clock: Clock) -> None:
@@ -282,13 +282,13 @@ def test_no_content_raises_anything_but_the_one_error(tmp_path: Path, content: b
     path = tmp_path / "keys"
     path.write_bytes(content)
     try:
-        keys = ApiKeys.from_file(path)
+        keys = ApiKeys(path)
     except KeysError as error:
         assert "\n" not in str(error)  # noqa: PT017 - most content is refused, and need not be
     else:
         found = [line.removesuffix(b"\r").removeprefix(b"\xef\xbb\xbf") for line in content.split(b"\n")]
         for line in found:
-            valid = len(line) >= SHORTEST_KEY and line.strip() and not line.strip().startswith(b"#")
+            valid = len(line) >= MIN_KEY_LENGTH and line.strip() and not line.strip().startswith(b"#")
             assert keys.admits([(b"x-api-key", line)]) == bool(valid)
 
 

@@ -26,7 +26,6 @@ from uvicorn.server import ServerState
 
 from service.errors import TABLE
 from service.http.connection import Connection
-from service.http.context import Call
 from service.monitoring.tracing import Tracer
 from service.process import worker
 from service.student.student import Student
@@ -193,7 +192,7 @@ class Provoke:
 
     def head_timeout(self) -> tuple[Service, list[Answer]]:
         service = self.start()
-        self.patch.setattr("service.protocol.HEAD_SECONDS", 0.01)
+        self.patch.setattr("service.http.connection.HEAD_SECONDS", 0.01)
         return service, service.exchange(f"GET /{WORDS[0]} HTTP/1.1\r\nx: {MARKER}".encode())
 
     def head_too_large(self) -> tuple[Service, list[Answer]]:
@@ -290,12 +289,12 @@ class Provoke:
 
     def overloaded(self) -> tuple[Service, list[Answer]]:
         service = self.start(permits=1, max_batch=1)
-        with service.client.app.state.engine.students["s"].lane.admit(1):
+        with service.client.app.state.registry.models["s"].queue.admit(1):
             return service, service.post(BODY) + service.post({"items": [BODY]}, path=BATCH)
 
     def deadline_passed(self) -> tuple[Service, list[Answer]]:
         service = self.start()
-        self.patch.setattr(Call, "is_late", lambda _: True)
+        self.patch.setattr("service.http.middleware._deadline", lambda *_: 0.0)
         return service, service.post(BODY)
 
     def not_ready(self) -> tuple[Service, list[Answer]]:
@@ -381,16 +380,16 @@ def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) 
 @pytest.mark.parametrize(
     "place",
     [
-        "service.student.Student.predict_each",
-        "service.tokenization.TextEncoder.encode",
-        "service.student.decode_slots",
-        "service.lanes.Lane.admit",
-        "service.engine.Loaded.answer",
-        "service.engine.Loaded.locale_for",
-        "service.api.nlu_reply",
-        "service.boundary.parse",
-        "service.boundary.read_body",
-        "service.api.json_reply",
+        "service.student.student.Student.predict_each",
+        "service.student.tokenization.TextEncoder.encode",
+        "service.student.predictor.decode_slots",
+        "service.models.queue.ModelQueue.admit",
+        "service.models.queue.LoadedModel.answer_admitted",
+        "service.models.queue.LoadedModel.question_of",
+        "service.endpoints._nlu_body",
+        "service.endpoints._json_reply",
+        "service.http.requests._parse",
+        "service.http.middleware.read_body",
     ],
 )
 def test_no_crash_is_logged_with_what_was_sent(

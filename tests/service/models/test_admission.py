@@ -16,14 +16,14 @@ BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
 KEY = "a-key-of-many-characters"
 
 
-def lane_of(client: Any, name: str = "s") -> Any:
-    return client.app.state.engine.students[name].lane
+def queue_of(client: Any, name: str = "s") -> Any:
+    return client.app.state.registry.models[name].queue
 
 
 def test_no_room_is_429_at_once_and_says_when_to_come_again(make_client: Any) -> None:
     client = make_client(permits=4, max_batch=4)
 
-    with lane_of(client).admit(4):
+    with queue_of(client).admit(4):
         refused = client.post("/v1/nlu", json=BODY)
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
@@ -35,28 +35,28 @@ def test_no_room_is_429_at_once_and_says_when_to_come_again(make_client: Any) ->
 def test_batch_takes_as_many_permits_as_it_has_items(make_client: Any) -> None:
     client = make_client(permits=4, max_batch=4)
 
-    with lane_of(client).admit(2):
+    with queue_of(client).admit(2):
         assert client.post("/v1/nlu/batch", json={"items": [BODY] * 3}).status_code == 429
         assert client.post("/v1/nlu/batch", json={"items": [BODY] * 2}).status_code == 200
-    assert lane_of(client).free == 4
+    assert queue_of(client).free == 4
 
 
 def test_full_student_leaves_the_others_alone(make_client: Any) -> None:
     client = make_client(permits=64)
 
-    with lane_of(client, "german").admit(64):
+    with queue_of(client, "german").admit(64):
         assert client.post("/v1/nlu", json={**BODY, "model": "german"}).status_code == 429
         assert client.post("/v1/nlu", json=BODY).status_code == 200
 
 
 @pytest.mark.parametrize("body", [{**BODY, "locale": "xx"}, {**BODY, "text": "x" * 20_001}])
 def test_permits_come_back_after_an_error(client: Any, body: Any) -> None:
-    before = lane_of(client).free
+    before = queue_of(client).free
 
     client.post("/v1/nlu", json=body)
     client.post("/v1/nlu/batch", json={"items": [body, BODY, {}]})
 
-    assert lane_of(client).free == before
+    assert queue_of(client).free == before
 
 
 @pytest.mark.parametrize(("setting", "headers"), [(1, {}), (None, {"x-deadline-ms": "1"})])
@@ -66,7 +66,7 @@ def test_text_whose_turn_comes_too_late_is_504(
     client = make_client(deadline_ms=setting)
     asked = _slow_down(monkeypatch)
 
-    monkeypatch.setattr(lane_of(client), "_group", 1)
+    monkeypatch.setattr(queue_of(client), "_group", 1)
 
     patient = {"x-deadline-ms": "60000"}
     *answered, late = _ask_together(client, [patient, patient, headers])
@@ -114,7 +114,7 @@ def test_client_who_left_before_its_turn_costs_no_model_time(make_client: Any, m
 
     assert asked == [BODY["text"]]
     assert client.metric("nlu_requests_total", code="499") == 1
-    assert lane_of(client).free == 128
+    assert queue_of(client).free == 128
 
 
 def test_body_that_does_not_arrive_is_408_and_ends_the_connection(make_client: Any) -> None:
@@ -190,7 +190,7 @@ def test_docs_say_where_a_key_is_needed(locked: Any, client: Any) -> None:
 
 def test_replies_close_the_connection_while_draining(make_client: Any) -> None:
     client = make_client()
-    client.app.state.engine.draining = True
+    client.app.state.registry.draining = True
 
     answer = client.post("/v1/nlu", json=BODY)
 

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from service.errors import ClientLeft, DeadlinePassed, Overloaded
-from service.http.context import Call
-from service.models.queue import GROUP_SECONDS, INLINE_SECONDS, MOST_INLINE_SECONDS, Lane, place
+from service.http.context import RequestContext
+from service.models.queue import GROUP_SECONDS, MAX_LOOP_SECONDS, MAX_SHARED_LOOP_SECONDS, ModelQueue, assign_threads
 from service.student.student import Question, Student
 
-QUICK = INLINE_SECONDS / 2
-SLOW = INLINE_SECONDS * 2
+QUICK = MAX_SHARED_LOOP_SECONDS / 2
+SLOW = MAX_SHARED_LOOP_SECONDS * 2
 TEXT = "weck mich am freitag"
-Scenario = Callable[[Lane], Coroutine[Any, Any, Any]]
+Scenario = Callable[[ModelQueue], Coroutine[Any, Any, Any]]
 
 
 async def _silence() -> Any:
@@ -30,8 +30,8 @@ async def _gone() -> Any:
     return {"type": "http.disconnect"}
 
 
-def make_call(receive: Callable[[], Awaitable[Any]] = _silence) -> Call:
-    return Call({"type": "http", "method": "POST", "headers": []}, receive, "/v1/nlu")
+def make_context(receive: Callable[[], Awaitable[Any]] = _silence) -> RequestContext:
+    return RequestContext("POST", "/v1/nlu", {}, "some-id", receive)
 
 
 class Watched(Student):
@@ -57,40 +57,40 @@ def watched(student: Student) -> Watched:
 
 def run(watched: Student, scenario: Scenario, *, permits: int = 8, seconds: float = QUICK) -> Any:
     async def act() -> Any:
-        lane = Lane(watched, permits, seconds)
-        lane.place(in_thread=seconds == SLOW)
-        return await scenario(lane)
+        queue = ModelQueue(watched, permits, seconds)
+        queue.run_in_thread(seconds == SLOW)
+        return await scenario(queue)
 
     return asyncio.run(act())
 
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_answer_is_the_students(watched: Watched, seconds: float) -> None:
-    answer = run(watched, lambda lane: lane.predict(make_call(), Question(TEXT, top_k=2)), seconds=seconds)
+    answer = run(watched, lambda queue: queue.predict(make_context(), Question(TEXT, top_k=2)), seconds=seconds)
 
     assert answer[:-1] == watched.predict(TEXT, 2)[:-1]
 
 
 def test_permits_are_bounded_and_come_back(watched: Watched) -> None:
-    async def scenario(lane: Lane) -> None:
-        with lane.admit(5), lane.admit(3):
+    async def scenario(queue: ModelQueue) -> None:
+        with queue.admit(5), queue.admit(3):
             with pytest.raises(Overloaded) as full:
-                lane.admit(1)
+                queue.admit(1)
             assert int(full.value.headers["retry-after"]) >= 1
-        assert lane.free == 8
-        with lane.admit(8) as permits:
+        assert queue.free == 8
+        with queue.admit(8) as permits:
             permits.give_back(2)
-            assert lane.free == 2
-        assert lane.free == 8
+            assert queue.free == 2
+        assert queue.free == 8
 
     run(watched, scenario)
 
 
 def test_permits_come_back_after_a_failure(watched: Watched) -> None:
-    async def scenario(lane: Lane) -> int:
-        with pytest.raises(ValueError, match="anything"), lane.admit(3):
+    async def scenario(queue: ModelQueue) -> int:
+        with pytest.raises(ValueError, match="anything"), queue.admit(3):
             raise ValueError("anything")
-        return lane.free
+        return queue.free
 
     assert run(watched, scenario) == 8
 
@@ -99,8 +99,8 @@ def test_texts_that_wait_are_answered_in_order_and_in_bounded_groups(watched: Wa
     most = int(GROUP_SECONDS / QUICK)
     texts = [f"wetter {number}" for number in range(3 * most)]
 
-    async def scenario(lane: Lane) -> Any:
-        return await asyncio.gather(*(lane.predict(make_call(), Question(text, top_k=1)) for text in texts))
+    async def scenario(queue: ModelQueue) -> Any:
+        return await asyncio.gather(*(queue.predict(make_context(), Question(text, top_k=1)) for text in texts))
 
     answers = run(watched, scenario)
 
@@ -111,9 +111,9 @@ def test_texts_that_wait_are_answered_in_order_and_in_bounded_groups(watched: Wa
 
 
 def test_sockets_are_looked_at_between_groups(watched: Watched) -> None:
-    async def scenario(lane: Lane) -> list[int]:
+    async def scenario(queue: ModelQueue) -> list[int]:
         looks = []
-        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(100)]
+        asking = [asyncio.create_task(queue.predict(make_context(), Question(TEXT, top_k=1))) for _ in range(100)]
         while not all(task.done() for task in asking):
             await asyncio.sleep(0)
             looks.append(len(watched.groups))
@@ -128,8 +128,8 @@ def test_slow_student_does_not_hold_up_the_loop(watched: Watched, monkeypatch: p
     released = threading.Event()
     monkeypatch.setattr(watched, "logits", lambda encoded: (released.wait(10), Student.logits(watched, encoded))[1])
 
-    async def scenario(lane: Lane) -> Any:
-        asking = asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1)))
+    async def scenario(queue: ModelQueue) -> Any:
+        asking = asyncio.create_task(queue.predict(make_context(), Question(TEXT, top_k=1)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not asking.done()  # and yet this runs
@@ -141,11 +141,11 @@ def test_slow_student_does_not_hold_up_the_loop(watched: Watched, monkeypatch: p
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> None:
-    async def scenario(lane: Lane) -> Any:
-        late = make_call()
+    async def scenario(queue: ModelQueue) -> Any:
+        late = make_context()
         late.deadline = time.perf_counter() - 1
         return await asyncio.gather(
-            *(lane.predict(call, Question(TEXT, top_k=1)) for call in (make_call(), late, make_call())),
+            *(queue.predict(context, Question(TEXT, top_k=1)) for context in (make_context(), late, make_context())),
             return_exceptions=True,
         )
 
@@ -158,10 +158,10 @@ def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> 
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_client_who_left_while_waiting_costs_no_work(watched: Watched, seconds: float) -> None:
-    async def scenario(lane: Lane) -> Any:
-        calls = (make_call(), make_call(_gone), make_call())
+    async def scenario(queue: ModelQueue) -> Any:
+        contexts = (make_context(), make_context(_gone), make_context())
         return await asyncio.gather(
-            *(lane.predict(call, Question(TEXT, top_k=1)) for call in calls), return_exceptions=True
+            *(queue.predict(context, Question(TEXT, top_k=1)) for context in contexts), return_exceptions=True
         )
 
     first, left, last = run(watched, scenario, seconds=seconds)
@@ -172,14 +172,14 @@ def test_client_who_left_while_waiting_costs_no_work(watched: Watched, seconds: 
 
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
-def test_failure_is_told_to_those_it_struck_and_the_lane_goes_on(watched: Watched, seconds: float) -> None:
-    async def scenario(lane: Lane) -> Any:
+def test_failure_is_raised_where_it_struck_and_the_queue_goes_on(watched: Watched, seconds: float) -> None:
+    async def scenario(queue: ModelQueue) -> Any:
         watched.fails = True
         struck = await asyncio.gather(
-            *(lane.predict(make_call(), Question(TEXT, top_k=1)) for _ in range(3)), return_exceptions=True
+            *(queue.predict(make_context(), Question(TEXT, top_k=1)) for _ in range(3)), return_exceptions=True
         )
         watched.fails = False
-        return struck, await lane.predict(make_call(), Question(TEXT, top_k=1))
+        return struck, await queue.predict(make_context(), Question(TEXT, top_k=1))
 
     struck, after = run(watched, scenario, seconds=seconds)
 
@@ -191,10 +191,10 @@ def test_failure_is_told_to_those_it_struck_and_the_lane_goes_on(watched: Watche
 def test_text_that_fails_does_not_spoil_its_group(watched: Watched, seconds: float) -> None:
     watched.stumbles_over = "wetter"
 
-    async def scenario(lane: Lane) -> Any:
+    async def scenario(queue: ModelQueue) -> Any:
         texts = (TEXT, "musik", "wetter", TEXT)
         return await asyncio.gather(
-            *(lane.predict(make_call(), Question(text, top_k=1)) for text in texts), return_exceptions=True
+            *(queue.predict(make_context(), Question(text, top_k=1)) for text in texts), return_exceptions=True
         )
 
     answers = run(watched, scenario, seconds=seconds)
@@ -205,8 +205,8 @@ def test_text_that_fails_does_not_spoil_its_group(watched: Watched, seconds: flo
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_cancelled_request_leaves_its_place(watched: Watched, seconds: float) -> None:
-    async def scenario(lane: Lane) -> Any:
-        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(4)]
+    async def scenario(queue: ModelQueue) -> Any:
+        asking = [asyncio.create_task(queue.predict(make_context(), Question(TEXT, top_k=1))) for _ in range(4)]
         await asyncio.sleep(0)
         asking[2].cancel()
         return await asyncio.gather(*asking, return_exceptions=True)
@@ -220,9 +220,9 @@ def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
     texts = [f"{word} am {day} um {number}" for number in range(84) for word in ("wetter", "musik", "weck")
              for day in ("freitag", "morgen", "neun", "x")]  # fmt: skip
 
-    async def scenario(lane: Lane) -> Any:
+    async def scenario(queue: ModelQueue) -> Any:
         async def ask(text: str) -> Any:
-            return text, (await lane.predict(make_call(), Question(text, top_k=3)))[:-1]
+            return text, (await queue.predict(make_context(), Question(text, top_k=3)))[:-1]
 
         return await asyncio.gather(*(ask(text) for text in texts))
 
@@ -239,25 +239,25 @@ def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
         ([QUICK, QUICK / 3], [False, False]),
         ([QUICK, SLOW], [False, True]),
         ([SLOW, 2 * SLOW], [False, True]),
-        ([2 * MOST_INLINE_SECONDS], [True]),
+        ([2 * MAX_LOOP_SECONDS], [True]),
     ],
 )
 def test_slow_students_run_in_threads_beside_quicker_ones(
     student: Student, seconds: list[float], in_thread: list[bool]
 ) -> None:
-    lanes = [Lane(student, 8, each) for each in seconds]
+    queues = [ModelQueue(student, 8, each) for each in seconds]
 
-    place(lanes)
+    assign_threads(queues)
 
-    assert [lane.in_thread for lane in lanes] == in_thread
+    assert [queue.in_thread for queue in queues] == in_thread
 
 
-def test_lane_may_be_moved_while_texts_wait(watched: Watched) -> None:
-    async def scenario(lane: Lane) -> Any:
-        asking = [asyncio.create_task(lane.predict(make_call(), Question(TEXT, top_k=1))) for _ in range(60)]
+def test_queue_may_be_moved_while_texts_wait(watched: Watched) -> None:
+    async def scenario(queue: ModelQueue) -> Any:
+        asking = [asyncio.create_task(queue.predict(make_context(), Question(TEXT, top_k=1))) for _ in range(60)]
         for number in range(20):
             await asyncio.sleep(0)
-            lane.place(in_thread=number % 2 == 0)
+            queue.run_in_thread(number % 2 == 0)
         return await asyncio.gather(*asking)
 
     answers = run(watched, scenario)

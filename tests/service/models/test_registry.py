@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 
 from service.errors import NotReady, UnknownLocale, UnknownModel
-from service.models.registry import Engine, find_folders
+from service.http.requests import NluItem
+from service.models.registry import ModelRegistry, find_folders
 from service.monitoring.metrics import Metrics
 from service.settings import Settings
 from service.student.manifest import StudentError
 from service.student.student import Student
 
 
-def load(root: Path, **aliases: str) -> Engine:
-    engine = Engine(Settings(students=root, aliases=aliases), Metrics())
-    engine.adopt(engine.prepare())
-    return engine
+def load(root: Path, **aliases: str) -> ModelRegistry:
+    registry = ModelRegistry(Settings(students=root, aliases=aliases), Metrics())
+    registry.adopt(registry.prepare())
+    return registry
 
 
 def test_finds_sub_folders_but_not_hidden_ones(tmp_path: Path) -> None:
@@ -43,19 +44,19 @@ def test_no_student_at_all_is_an_error_that_names_the_folder(tmp_path: Path, nam
 
 
 def test_not_ready_before_loading(students: Path) -> None:
-    engine = Engine(Settings(students=students), Metrics())
+    registry = ModelRegistry(Settings(students=students), Metrics())
 
-    assert engine.reasons_not_ready() == ["students are loading"]
+    assert registry.reasons_not_ready() == ["students are loading"]
     for name in (None, "s"):
         with pytest.raises(NotReady, match="students are loading"):
-            engine.choose(name)
+            registry.choose(name)
 
 
 def test_s_is_the_default(students: Path) -> None:
-    engine = load(students)
+    registry = load(students)
 
-    assert engine.reasons_not_ready() == []
-    assert engine.choose(None).name == "s"
+    assert registry.reasons_not_ready() == []
+    assert registry.choose(None).name == "s"
 
 
 def test_first_by_name_is_the_default_without_s(students: Path, tmp_path: Path, edit: Any) -> None:
@@ -70,49 +71,49 @@ def test_named_default_answers(students: Path) -> None:
 
 
 def test_missing_default_is_not_ready_but_others_answer(students: Path) -> None:
-    engine = load(students, default="xl")
+    registry = load(students, default="xl")
 
-    assert engine.reasons_not_ready() == ["the default student 'xl' is not loaded"]
-    assert engine.choose("s").name == "s"
+    assert registry.reasons_not_ready() == ["the default student 'xl' is not loaded"]
+    assert registry.choose("s").name == "s"
     with pytest.raises(NotReady):
-        engine.choose(None)
+        registry.choose(None)
 
 
 def test_aliases_stand_for_students(students: Path) -> None:
-    engine = load(students, fast="german", domain="german")
+    registry = load(students, fast="german", domain="german")
 
-    assert engine.choose("fast").name == engine.router().name == "german"
-    assert engine.choose("default") is engine.choose(None) is engine.choose("s")
-    assert engine.aliases_of("german") == ["domain", "fast"]
-    assert engine.aliases_of("s") == ["default"]
-    assert load(students).router().name == "s"
+    assert registry.choose("fast").name == registry.choose_for_domains().name == "german"
+    assert registry.choose("default") is registry.choose(None) is registry.choose("s")
+    assert registry.aliases_of("german") == ["domain", "fast"]
+    assert registry.aliases_of("s") == ["default"]
+    assert load(students).choose_for_domains().name == "s"
 
 
 def test_alias_of_a_student_that_is_not_there_is_not_ready(students: Path) -> None:
-    engine = load(students, fast="xl")
+    registry = load(students, fast="xl")
 
-    assert engine.reasons_not_ready() == ["the fast student 'xl' is not loaded"]
+    assert registry.reasons_not_ready() == ["the fast student 'xl' is not loaded"]
     with pytest.raises(UnknownModel):
-        engine.choose("fast")
+        registry.choose("fast")
 
 
 def test_unknown_model_and_locale(students: Path) -> None:
-    engine = load(students)
+    registry = load(students)
 
     with pytest.raises(UnknownModel, match="loaded: german, s or default"):
-        engine.choose("xl")
+        registry.choose("xl")
     with pytest.raises(UnknownLocale, match="known: de-DE"):
-        engine.choose("german").locale_for("fr-FR")
+        registry.choose("german").question_of(NluItem(text="salut", locale="fr-FR"))
 
 
 def test_two_students_of_one_name_are_refused_by_folder(students: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         shutil.copytree(students / "s", tmp_path / name)
 
-    engine = load(tmp_path)
+    registry = load(tmp_path)
 
-    assert list(engine.students) == ["s"]
-    assert "second: another folder holds a student named 's' too" in engine.refused[0]
+    assert list(registry.models) == ["s"]
+    assert "second: another folder holds a student named 's' too" in registry.refused[0]
 
 
 def _no_manifest(folder: Path, _: Any) -> None:
@@ -157,13 +158,13 @@ def test_damaged_student_is_refused_by_name_and_the_rest_served(
     shutil.copytree(students / "german", folder.parent / "german")
     damage(folder, edit)
 
-    engine = load(folder.parent)
+    registry = load(folder.parent)
 
-    assert list(engine.students) == ["german"]
-    assert len(engine.refused) == 1
-    assert str(folder) in engine.refused[0]
-    assert reason in engine.refused[0]
-    assert engine.reasons_not_ready() == engine.refused
+    assert list(registry.models) == ["german"]
+    assert len(registry.refused) == 1
+    assert str(folder) in registry.refused[0]
+    assert reason in registry.refused[0]
+    assert registry.reasons_not_ready() == registry.refused
 
 
 def test_student_that_fails_when_run_is_refused(students: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

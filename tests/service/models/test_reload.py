@@ -59,12 +59,12 @@ def test_new_version_serves_after_a_reload(serve: Any, folder: Path, edit: Any) 
 
 def test_what_did_not_change_is_not_loaded_again(serve: Any) -> None:
     client = serve()
-    loaded = client.app.state.engine.students["s"]
+    loaded = client.app.state.registry.models["s"]
 
     outcome = reload(client).json()
 
     assert outcome["students"][0]["change"] == "unchanged"
-    assert client.app.state.engine.students["s"] is loaded
+    assert client.app.state.registry.models["s"] is loaded
 
 
 def test_students_come_and_go(serve: Any, folder: Path, students: Path) -> None:
@@ -153,7 +153,7 @@ def test_watched_folder_is_reloaded_when_it_changes(
 
     changed(folder, edit)
 
-    client.call(_until, lambda: "x_" in client.app.state.engine.default.student.manifest.labels.intent[0])
+    client.call(_until, lambda: "x_" in client.app.state.registry.by_name["default"].student.manifest.labels.intent[0])
     assert ask(client).json()["intent"]["name"] == "x_alarm_set"
 
 
@@ -163,13 +163,13 @@ def test_watcher_survives_a_bad_version(serve: Any, folder: Path, edit: Any, mon
     graph = (folder / "model.onnx").read_bytes()
 
     (folder / "model.onnx").write_bytes(b"no graph")
-    client.call(_until, lambda: bool(client.app.state.engine.refused))
+    client.call(_until, lambda: bool(client.app.state.registry.refused))
     assert ask(client).json()["intent"]["name"] == "alarm_set"
     (folder / "model.onnx").write_bytes(graph)
     changed(folder, edit)
 
-    client.call(_until, lambda: "x_" in client.app.state.engine.default.student.manifest.labels.intent[0])
-    assert client.app.state.engine.refused == []
+    client.call(_until, lambda: "x_" in client.app.state.registry.by_name["default"].student.manifest.labels.intent[0])
+    assert client.app.state.registry.refused == []
 
 
 def test_fifty_reloads_under_load_fail_nobody_and_do_not_grow(serve: Any, folder: Path) -> None:

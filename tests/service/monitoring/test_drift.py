@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.monitoring.drift import (
-    LEAST_ANSWERS,
-    LEAST_SHARE,
-    MOST_NOISE,
+    MAX_NOISE,
+    MIN_ANSWERS,
+    MIN_SHARE,
     WINDOW,
     Window,
     answers_needed,
@@ -25,7 +25,7 @@ from service.monitoring.drift import (
     stability_index,
 )
 from service.monitoring.metrics import UPDATE_SECONDS, Metrics
-from service.monitoring.student_metrics import StudentMeters
+from service.monitoring.student_metrics import StudentMetrics
 from service.monitoring.timings import Timings
 from service.student.decoding import Ranked
 from service.student.manifest import PROFILE_BINS, Manifest, read_manifest
@@ -50,7 +50,7 @@ def sampled(shares: Sequence[float], answers: int, seed: int) -> Window:
     return window
 
 
-@pytest.mark.parametrize("answers", [LEAST_ANSWERS, 1000, WINDOW, 3 * WINDOW])
+@pytest.mark.parametrize("answers", [MIN_ANSWERS, 1000, WINDOW, 3 * WINDOW])
 def test_traffic_like_the_profile_shows_no_drift(answers: int) -> None:
     indices = [sampled(SHARES, answers, seed).index for seed in range(20)]
 
@@ -60,7 +60,7 @@ def test_traffic_like_the_profile_shows_no_drift(answers: int) -> None:
 def test_other_traffic_shows_drift() -> None:
     shifted = [*SHARES[6:], *SHARES[:6]]
 
-    assert all((sampled(shifted, LEAST_ANSWERS, seed).index or 0) > 0.25 for seed in range(20))
+    assert all((sampled(shifted, MIN_ANSWERS, seed).index or 0) > 0.25 for seed in range(20))
 
 
 def test_one_new_domain_shows() -> None:
@@ -76,7 +76,7 @@ def test_one_new_domain_shows() -> None:
 def test_nothing_is_said_of_few_answers() -> None:
     window = Window(SHARES, TEXTS)
 
-    for _ in range(LEAST_ANSWERS - 1):
+    for _ in range(MIN_ANSWERS - 1):
         window.add(0)
     assert window.index is None
 
@@ -129,7 +129,7 @@ def test_equal_distributions_have_index_zero(found: list[int], texts: int) -> No
     assert stability_index([count / sum(found) for count in found], texts, found) == pytest.approx(0, abs=1e-9)
 
 
-@given(weights.filter(lambda found: sum(found) > 0), st.lists(st.integers(0, 1000), max_size=3 * LEAST_ANSWERS))
+@given(weights.filter(lambda found: sum(found) > 0), st.lists(st.integers(0, 1000), max_size=3 * MIN_ANSWERS))
 def test_window_is_of_the_last_answers(shares: list[float], numbers: list[int]) -> None:
     window = Window(shares, TEXTS)
     numbers = [number % len(shares) for number in [*numbers, *range(WINDOW)]]
@@ -146,10 +146,10 @@ def test_chance_is_kept_small(bins: int, texts: int) -> None:
     needed = answers_needed(bins, texts)
 
     if needed is None:
-        assert bins == 1 or (bins - 1) * (1 / WINDOW + 1 / texts) > 0.99 * MOST_NOISE
+        assert bins == 1 or (bins - 1) * (1 / WINDOW + 1 / texts) > 0.99 * MAX_NOISE
     else:
-        assert LEAST_ANSWERS <= needed <= WINDOW
-        assert (bins - 1) * (1 / needed + 1 / texts) < 1.01 * MOST_NOISE
+        assert MIN_ANSWERS <= needed <= WINDOW
+        assert (bins - 1) * (1 / needed + 1 / texts) < 1.01 * MAX_NOISE
 
 
 def test_a_small_profile_tells_nothing() -> None:
@@ -170,7 +170,7 @@ def test_parts_of_confidence_hold_enough(weights: list[float]) -> None:
     assert parts == sorted(parts, reverse=True)
     assert set(parts) == set(range(parts[0] + 1))
     for part in range(parts[0]):
-        assert sum(share for share, of in zip(shares, parts, strict=True) if of == part) >= LEAST_SHARE
+        assert sum(share for share, of in zip(shares, parts, strict=True) if of == part) >= MIN_SHARE
 
 
 def test_unsure_answers_are_told_apart_however_sure_the_profile() -> None:
@@ -203,9 +203,9 @@ class Traffic:
         self.manifest = manifest
         self.meters = self.load()
 
-    def load(self) -> StudentMeters:
+    def load(self) -> StudentMetrics:
         """Begin with new meters, as after a reload."""
-        self.meters = StudentMeters(self.metrics, self.manifest)
+        self.meters = StudentMetrics(self.metrics, self.manifest)
         self.meters.is_loaded(True)
         return self.meters
 
@@ -259,13 +259,13 @@ def test_gauges_tell_of_both(traffic: Traffic) -> None:
 
 
 def test_shifted_domains_show_in_the_gauge(traffic: Traffic) -> None:
-    traffic.count(LEAST_ANSWERS, domains=(0.2, 0.2, 0.6))
+    traffic.count(MIN_ANSWERS, domains=(0.2, 0.2, 0.6))
 
     assert (traffic.drift("domain") or 0) > 0.25
 
 
 def test_no_gauge_before_there_is_something_to_say(traffic: Traffic) -> None:
-    traffic.count(LEAST_ANSWERS - 1)
+    traffic.count(MIN_ANSWERS - 1)
 
     assert traffic.drift("domain") is None
 
@@ -273,7 +273,7 @@ def test_no_gauge_before_there_is_something_to_say(traffic: Traffic) -> None:
 def test_gauge_is_set_every_few_seconds(traffic: Traffic) -> None:
     traffic.metrics.flush()
 
-    traffic.count(LEAST_ANSWERS)
+    traffic.count(MIN_ANSWERS)
     traffic.metrics.flush()
     assert traffic.gauge("domain") is None
 
@@ -285,14 +285,14 @@ def test_gauge_is_set_every_few_seconds(traffic: Traffic) -> None:
     [("kept_domains", "domain", "confidence"), ("kept_intents", "confidence", "domain")],
 )
 def test_filtered_answers_are_left_out(traffic: Traffic, filtered: str, hidden: str, shown: str) -> None:
-    traffic.count(LEAST_ANSWERS, **{filtered: 0.5})
+    traffic.count(MIN_ANSWERS, **{filtered: 0.5})
 
     assert traffic.drift(hidden) is None
     assert traffic.drift(shown) is not None
 
 
 def test_a_replaced_student_begins_anew(traffic: Traffic) -> None:
-    traffic.count(LEAST_ANSWERS, domains=(0.2, 0.2, 0.6))
+    traffic.count(MIN_ANSWERS, domains=(0.2, 0.2, 0.6))
     assert (traffic.drift("domain") or 0) > 0.25
     old = traffic.meters
 
@@ -300,20 +300,20 @@ def test_a_replaced_student_begins_anew(traffic: Traffic) -> None:
     traffic.load()
     assert traffic.drift("domain") == 0
 
-    traffic.count(LEAST_ANSWERS)
+    traffic.count(MIN_ANSWERS)
     assert 0 < (traffic.drift("domain") or 0) < 0.1
 
 
 def test_what_a_replaced_student_still_answers_does_not_show(traffic: Traffic) -> None:
     traffic.meters.is_loaded(False)
 
-    traffic.count(LEAST_ANSWERS, domains=(0.2, 0.2, 0.6))
+    traffic.count(MIN_ANSWERS, domains=(0.2, 0.2, 0.6))
 
     assert traffic.drift("domain") is None
 
 
 def test_a_reload_that_changes_nothing_goes_on(traffic: Traffic) -> None:
-    traffic.count(LEAST_ANSWERS)
+    traffic.count(MIN_ANSWERS)
     traffic.meters.is_loaded(True)
 
     assert traffic.drift("domain") is not None
@@ -339,12 +339,12 @@ def test_confidence_is_the_domains_where_there_are_no_intents(folder: Path, edit
 
 
 def test_service_tells_of_drift(folder: Path, edit: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.metrics.UPDATE_SECONDS", 0.0)
+    monkeypatch.setattr("service.monitoring.metrics.UPDATE_SECONDS", 0.0)
     edit(folder, "calibration", calibration())
     client = make_client(folder)
     items = [{"text": "weck mich um neun", "locale": "de-DE"}] * 60
 
-    for _ in range(LEAST_ANSWERS // len(items)):
+    for _ in range(MIN_ANSWERS // len(items)):
         client.post("/v1/nlu/batch", json={"items": items})
 
     assert client.metric("nlu_drift_psi", model="s", locale="de-DE", of="domain") > 0.25

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 
 from service.monitoring.metrics import SECONDS_BUCKETS, UPDATE_SECONDS, Metrics, Tally
-from service.monitoring.student_metrics import StudentMeters
+from service.monitoring.student_metrics import StudentMetrics
 from service.monitoring.timings import Timings
 from service.student.student import Question, Student
 
@@ -112,7 +112,7 @@ def test_students_that_judge_no_scope_report_none(make_client: Any) -> None:
 def test_a_filtered_answer_says_nothing_of_confidence(student: Student, filtered: str, task: str, other: str) -> None:
     allowed = student.numbers_of(task, student.manifest.labels.model_dump()[task][:2])
     metrics = Metrics()
-    meters = StudentMeters(metrics, student.manifest)
+    meters = StudentMetrics(metrics, student.manifest)
     question = Question("weck mich", "de-DE")._replace(**{filtered: allowed})
     prediction = student.predict_each([question])[0]
 
@@ -262,7 +262,7 @@ def test_tally_counts_as_one_by_one(values: list[float]) -> None:
     for value in values:
         tally.observe(together, value)
         one_by_one.observe(value)
-    tally.hand_over()
+    tally.apply()
 
     samples = [
         {(sample.name, sample.labels.get("le")): sample.value for sample in next(iter(each.collect())).samples}

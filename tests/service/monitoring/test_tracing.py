@@ -45,8 +45,8 @@ def _no_tracing_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def over(**different: Any) -> Any:
-    """A call as the boundary keeps it, of a request that is over after a twentieth of a second."""
-    call = {
+    """What the service knows of a request that is over after a twentieth of a second."""
+    request = {
         "began": time.perf_counter() - 0.05,
         "request_id": "36eb389b0ffb5816",
         "method": "POST",
@@ -55,7 +55,7 @@ def over(**different: Any) -> Any:
         "status": 200,
         "timings": TIMINGS,
     }
-    return SimpleNamespace(**{**call, **different})
+    return SimpleNamespace(**{**request, **different})
 
 
 @contextmanager
@@ -66,8 +66,7 @@ def recording() -> Iterator[Record]:
 
     def record(headers: Headers | None = None, **different: Any) -> tuple[ReadableSpan, ...]:
         exporter.clear()
-        call = over(**different)
-        tracer.record(call, list((headers or {}).items()), call.status)
+        tracer.record(over(headers=headers or {}, **different))
         return exporter.get_finished_spans()
 
     yield record
@@ -283,7 +282,7 @@ def test_spans_arrive_at_a_collector(collector: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     tracer = Tracer.start()
 
-    tracer.record(over(), [(b"traceparent", TRACEPARENT)], 503)
+    tracer.record(over(headers={b"traceparent": TRACEPARENT}, status=503))
     tracer.shutdown()
 
     ((path, kind, body),) = collector.received
@@ -362,7 +361,8 @@ def test_variables_that_ask_for_something_else_are_one_sentence(
 
 
 def test_the_module_imports_no_opentelemetry_and_tracing_sets_no_global_provider(record: Record) -> None:
-    program = "import sys, service.tracing; print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    loaded = "[name for name in sys.modules if name.startswith('opentelemetry')]"
+    program = f"import sys, service.monitoring.tracing; print({loaded})"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
     record()

@@ -300,14 +300,8 @@ def test_connections_that_wait_to_be_accepted_are_answered(students: Path) -> No
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
 
-    async def serve_and_stop() -> None:
-        serving = asyncio.create_task(server.serve([listener]))
-        await server.report()
-        server.handle_exit(signal.SIGINT)
-        await serving
-
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve_and_stop())
+        runner.run(server.serve_and_tell(listener, lambda _: server.handle_exit(signal.SIGINT)))
 
     for client in server.clients:
         with client:
@@ -341,7 +335,7 @@ def test_what_signals_do(students: Path, supervised: bool, signals: list[int], c
 
     asyncio.run(receive())
 
-    assert app.state.engine.draining
+    assert app.state.registry.draining
     assert (server.should_exit, server.force_exit) == (closes, drops)
 
 

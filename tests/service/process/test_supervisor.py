@@ -370,9 +370,8 @@ def test_question_is_not_waited_for_once_the_other_end_has_gone() -> None:
 
 
 def test_supervisor_loads_no_student_library() -> None:
-    program = (
-        "import sys, service.supervisor; print({'onnxruntime', 'tokenizers', 'numpy', 'fastapi'} & set(sys.modules))"
-    )
+    heavy = {"onnxruntime", "tokenizers", "numpy", "fastapi"}
+    program = f"import sys, service.process.supervisor; print({heavy} & set(sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from service.student.calibration import PLAIN, distance_score, readings_of, scope_score
+from service.student.calibration import UNCALIBRATED, by_locale, scope_score
 from service.student.decoding import best, rank, softmax
 from service.student.manifest import MANIFEST_FILE, Manifest, StudentError
 from service.student.student import Question, Student
@@ -41,18 +41,17 @@ def manifest_of(folder: Path) -> Manifest:
 
 
 def test_a_student_without_calibration_is_read_plainly(folder: Path) -> None:
-    assert readings_of(manifest_of(folder)) == {}
+    assert by_locale(manifest_of(folder).calibration) == {}
     assert Student.load(folder).predict(REQUEST, locale="de-DE").in_scope is None
 
 
 def test_a_locale_is_read_with_its_own_temperatures(folder: Path, edit: Edit) -> None:
     edit(folder, "calibration", fitted(scope=scope("energy", 1.5)))
 
-    readings = readings_of(manifest_of(folder))
+    found = by_locale(manifest_of(folder).calibration)
 
-    assert readings["de-DE"] == (0.5, 2.0, 0.25, 1.5)
-    assert readings["it-IT"] == PLAIN
-    assert "pt-PT" not in readings
+    assert found == {"de-DE": (0.5, 2.0, 0.25, 1.5)}
+    assert UNCALIBRATED == (1.0, 1.0, 1.0, None)
 
 
 def test_temperatures_change_confidences_and_no_label(folder: Path, edit: Edit) -> None:
@@ -121,7 +120,6 @@ def test_scope_by_distance_is_read_off_the_graph(folder: Path, edit: Edit, repla
 
     assert student.predict("", locale="de-DE").in_scope is True
     assert student.predict(REQUEST, locale="de-DE").in_scope is False
-    assert distance_score(2.5) == -2.5
 
 
 @given(st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=8), st.floats(0.1, 10))

@@ -12,7 +12,8 @@ import pytest
 
 from loadtest.load.texts import load_texts
 from service.app import create_app
-from service.settings import SHIPPED_STUDENTS, Settings
+from service.settings import Settings
+from service.student.shipped import SHIPPED_STUDENTS
 from tests.service.conftest import Client
 
 LONG = " ".join(["wecker", "und", "musik", "morgen", "um", "neun"] * 84)  # 504 words
@@ -71,7 +72,7 @@ def test_among_a_thousand_interleaved_requests(shipped: Client, bodies: Any, alo
 
 
 def test_in_sixteen_threads(shipped: Client, bodies: Any) -> None:
-    student = shipped.app.state.engine.default.student
+    student = shipped.app.state.registry.by_name["default"].student
     texts = [body["text"] for body in bodies] * 4
     one_by_one = [student.predict(text, 5)[:-1] for text in texts]
 

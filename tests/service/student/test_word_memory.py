@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loadtest.load.texts import load_texts
-from service.settings import SHIPPED_STUDENTS
 from service.student import tokenization
+from service.student.shipped import SHIPPED_STUDENTS
 from service.student.student import Student
 from service.student.tokenization import PLAIN, WORD_BY_WORD, TextEncoder, pipeline_of
 from training.text.tokenizer import new_tokenizer
@@ -64,7 +64,7 @@ def test_other_tokenizers_remember_nothing(student: Student) -> None:
 def test_memory_is_bounded_and_holds_words_of_letters_only(
     encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenization, "MOST_WORDS", 5)
+    monkeypatch.setattr(tokenization, "MAX_WORDS", 5)
     kept = encoder._remembered
     assert kept is not None
     kept.clear()
@@ -75,5 +75,5 @@ def test_memory_is_bounded_and_holds_words_of_letters_only(
     encoder.encode("x" * 1000)
 
     assert 0 < len(kept) <= 5
-    assert max(map(len, kept)) <= tokenization.LONGEST_WORD
+    assert max(map(len, kept)) <= tokenization.MAX_WORD_LENGTH
     assert all(word.isalpha() for word in kept)

@@ -253,6 +253,24 @@ def test_doubles_and_blanks_are_counted(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        ("a.txt, b.txt.gz,", [(None, "a.txt"), (None, "b.txt.gz")]),
+        ("a,de-DE=b,c,zh-Hant-TW=d", [(None, "a"), ("de-DE", "b"), ("de-DE", "c"), ("zh-Hant-TW", "d")]),
+        ("de=x=1.txt,folder/fr=2.txt,hub:name", [("de", "x=1.txt"), ("de", "folder/fr=2.txt"), ("de", "hub:name")]),
+    ],
+)
+def test_a_locale_holds_for_the_files_after_it(text: str, found: list[tuple[str | None, str]]) -> None:
+    assert located_files(text) == found
+
+
+def test_a_locale_without_a_file_is_refused() -> None:
+    with pytest.raises(CorpusError, match="de-DE=: names no file"):
+        located_files("de-DE=,a.txt")
+
+
 def test_characters_of_han_and_kana_are_words(tmp_path: Path) -> None:
     (tmp_path / "generic").mkdir()
     (tmp_path / "generic" / "ja.txt").write_text("明日の天気\nNHK を聞く\n")

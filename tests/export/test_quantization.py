@@ -10,15 +10,24 @@ import onnx as onnx_library
 import pytest
 from onnx import numpy_helper
 
-from export import conversion, gate, onnx
+from export import onnx, pipeline, quantization
 from export.folder import ExportError
-from export.gate import Gate, Loss, Scores, losses
-from export.graph import export_fp32, quantisable_nodes, quantise_int8
+from export.graph import SESSION, export_fp32
+from export.quantization import (
+    Loss,
+    Scores,
+    by_sensitivity,
+    max_loss,
+    quantisable_nodes,
+    quantise_int8,
+    quantise_within,
+)
 from service.student.manifest import read_manifest
+from service.student.predictor import Predictor, open_session
 from service.student.student import Student
 from training.models.checkpoint import load_checkpoint
 
-SENTENCES = [[2, 5 + i, 40 + 3 * i, 200 - i] for i in range(8)]
+TEXTS = ["weck mich um neun uhr", "wie wird das wetter morgen", "spiel musik"]
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +44,17 @@ def quantised_nodes(graph: Path, candidates: Sequence[str]) -> set[str]:
     return {name for name in candidates if name not in nodes or not weights.intersection(nodes[name].input)}
 
 
-def test_losses_are_those_of_the_gated_metrics_greatest_first() -> None:
+def test_the_greatest_loss_is_that_of_a_gated_metric() -> None:
     before = {"de-DE": {"intent_accuracy": 80.0, "exact_match": 50.0, "semer": 30.0}, "fr-FR": {"slot_f1": 60.0}}
     after = {"de-DE": {"intent_accuracy": 79.0, "exact_match": 50.5, "semer": 40.0}, "fr-FR": {"slot_f1": 57.0}}
 
-    found = losses(before, after)
+    found = max_loss(before, after)
 
-    assert [(loss.locale, loss.metric, loss.points) for loss in found] == [
-        ("fr-FR", "slot_f1", 3.0),
-        ("de-DE", "intent_accuracy", 1.0),
-        ("de-DE", "exact_match", -0.5),
-    ]
-    assert str(found[0]) == "3.00 points of slot_f1 in fr-FR (60.00 -> 57.00)"
+    assert found == Loss("fr-FR", "slot_f1", 60.0, 57.0)
+    assert str(found) == "3.00 points of slot_f1 in fr-FR (60.00 -> 57.00)"
+    assert found.within(3.0)
+    assert not found.within(2.9)
+    assert max_loss({"de-DE": before["de-DE"]}, after) == Loss("de-DE", "intent_accuracy", 80.0, 79.0)
 
 
 def test_what_is_kept_or_chosen_alone_is_what_is_quantised(fp32: Path, tmp_path: Path) -> None:
@@ -62,20 +70,23 @@ def test_what_is_kept_or_chosen_alone_is_what_is_quantised(fp32: Path, tmp_path:
 
 
 @pytest.mark.parametrize("needed", [0, 1, 2, 3, 5, 6])
-def test_as_few_nodes_as_it_takes_stay_in_fp32(fp32: Path, tmp_path: Path, needed: int) -> None:
-    nodes = quantisable_nodes(fp32)
-    order = Gate(0, lambda _: {}, SENTENCES)._by_sensitivity(fp32, tmp_path / "scratch.onnx")
+def test_as_few_nodes_as_it_takes_stay_in_fp32(fp32: Path, checkpoint: Path, tmp_path: Path, needed: int) -> None:
+    loaded, nodes = load_checkpoint(checkpoint), quantisable_nodes(fp32)
+
+    def open_graph(path: Path) -> Predictor:
+        return Predictor(loaded.labels, loaded.encoder, open_session(path, SESSION))
+
+    order = by_sensitivity(fp32, open_graph, TEXTS)
     assert sorted(order) == sorted(nodes)
 
     def score(graph: Path) -> Scores:
         return {"de-DE": {"exact_match": 60.0 - 2 * len(quantised_nodes(graph, order[:needed]))}}
 
-    found = Gate(0.5, score, SENTENCES)
-    chosen = found.quantise(fp32, tmp_path / "int8.onnx")
+    found = quantise_within(0.5, fp32, tmp_path / "int8.onnx", score, lambda: order)
 
-    assert list(chosen.kept) == order[:needed]
+    assert found["kept_in_fp32"] == order[:needed]
     assert quantised_nodes(tmp_path / "int8.onnx", nodes) == set(order[needed:])
-    assert found.report(chosen)["kept_in_fp32"] == order[:needed]
+    assert [trial["passes"] for trial in found["search"]].count(True) >= 1
 
 
 def test_what_no_choice_of_nodes_mends_is_refused_by_name(fp32: Path, tmp_path: Path) -> None:
@@ -83,7 +94,7 @@ def test_what_no_choice_of_nodes_mends_is_refused_by_name(fp32: Path, tmp_path: 
         return {"de-DE": {"slot_f1": 70.0}, "fr-FR": {"slot_f1": 70.0 if graph == fp32 else 68.5}}
 
     with pytest.raises(ExportError, match=r"int8 loses 1\.50 points of slot_f1 in fr-FR .*; allowed: 1\."):
-        Gate(1.0, score, SENTENCES).quantise(fp32, tmp_path / "int8.onnx")
+        quantise_within(1.0, fp32, tmp_path / "int8.onnx", score, lambda: quantisable_nodes(fp32))
 
 
 def wrong_scale(path: Path, layer: str) -> bool:
@@ -108,7 +119,7 @@ def damaged(fp32: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Damage], N
             quantise_int8(source, path, **more)
             damage(path)
 
-        for module in (gate, conversion):
+        for module in (quantization, pipeline):
             monkeypatch.setattr(module, "quantise_int8", quantise)
 
     return install
@@ -161,7 +172,7 @@ def test_a_student_that_is_damaged_whatever_is_kept_is_stopped(
 @pytest.mark.parametrize("value", ["-1", "101", "nan", "little"])
 def test_a_budget_that_is_none_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        onnx.parse_arguments(["--ckpt", "c", "--out", "o", "--max-drop", value])
+        onnx.parser().parse_args(["--ckpt", "c", "--out", "o", "--max-drop", value])
 
     assert "allowed: points of percent, 0 to 100" in capsys.readouterr().err
 

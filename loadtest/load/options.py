@@ -1,4 +1,4 @@
-"""The options that ``python -m loadtest`` and ``locust -f loadtest/locustfile.py`` have in common."""
+"""Flags that several commands have: their names, types, defaults and help."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Options:
-    """What is sent, and how fast. The field's names are the flags' names."""
+    """What ``python -m loadtest`` and ``locust -f loadtest/locustfile.py`` send, and how fast; each field is a flag."""
 
     texts: str | None = None
-    texts_locale: str | None = None
+    locale: str | None = None
     locales: str | None = None
     batch_share: float = 0.1
     batch_size: int = 16
@@ -41,7 +41,7 @@ class Options:
     @property
     def locale_names(self) -> list[str] | None:
         """The locales asked for; None for those that the model knows."""
-        return list(weights_of(self.locales)) or None if self.locales else None
+        return list(self.locale_weights) or None
 
     @property
     def locale_weights(self) -> dict[str, float]:
@@ -50,23 +50,55 @@ class Options:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options to a parser: argparse's own or locust's."""
+    """Add the flags of `Options` to a parser, argparse's own or locust's."""
+    default = Options()
+    add_texts(parser, str)
+    about = "comma-separated locales to send texts in, from three times as many clients in A as in B"
+    add(parser, "locales", locales, "A=3,B", f"{about} (default: those that the student knows, all alike)")
+    add(parser, "batch-share", share, "SHARE", "share of requests that are batches, 0 to 1", default.batch_share)
+    add(parser, "batch-size", positive_int, "TEXTS", "texts of a batch", default.batch_size)
+    add(parser, "model", str, "NAME", "student to ask (default: the service's default)")
+    about = "requests per second of all users together, evenly paced; 0: as fast as replies come"
+    add(parser, "rate", not_negative, "RATE", about, default.rate)
+    add_reply_timeout(parser)
 
-    def add(name: str, type_: Callable[[str], Any], metavar: str, help_: str) -> None:
-        parser.add_argument(name, type=type_, metavar=metavar, help=help_, default=getattr(defaults, _field(name)))
 
-    defaults = Options()
-    add("--texts", str, "PATH", "JSONL file with utt or text, and locale; text file, one a line; or a folder of these "
-        "(default: the project's sample)")  # fmt: skip
-    add("--texts-locale", str, "LOCALE", "locale of texts that come without one")
-    add("--locales", locales, "A=3,B", "send only texts in these locales, from three times as many clients in A as in "
-        "B (default: those that the model knows, all alike)")  # fmt: skip
-    add("--batch-share", share, "SHARE", "share of requests that are batches, 0 to 1 (default: 0.1)")
-    add("--batch-size", positive_int, "N", "texts of a batch (default: 16)")
-    add("--model", str, "NAME", "student to ask (default: the service's default)")
-    add("--rate", not_negative, "R", "requests per second of all users together, evenly paced; 0: as fast as replies "
-        "come (default: 100)")  # fmt: skip
-    add("--reply-timeout", positive, "SECONDS", "a reply that takes longer is a failure (default: 5)")
+def add_texts(parser: argparse.ArgumentParser, type_: Callable[[str], Any] = Path) -> None:
+    """Add the flags that say what is sent."""
+    about = "texts to send: JSONL file with utt or text, and locale; text file, one a line; or a folder of these"
+    add(parser, "texts", type_, "PATH", f"{about} (default: the packaged sample)")
+    add(parser, "locale", str, "LOCALE", "locale of texts that come without one (default: none)")
+
+
+def add_reply_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that says how long to wait for a reply."""
+    about = "time after which a missing reply is a failure, in seconds"
+    add(parser, "reply-timeout", positive, "SECONDS", about, Options.reply_timeout)
+
+
+def add_start_timeout(parser: argparse.ArgumentParser, default: float) -> None:
+    """Add the flag that says how long to wait for a server that starts."""
+    add(parser, "start-timeout", positive, "SECONDS", "time for a server to be ready, in seconds", default)
+
+
+def add_measurement(parser: argparse.ArgumentParser, rounds: int, seconds: float, start_timeout: float) -> None:
+    """Add the flags of a `Benchmark`, with their defaults."""
+    add(parser, "rounds", positive_int, "ROUNDS", "rounds of measurements, whose medians count", rounds)
+    add(parser, "seconds", positive, "SECONDS", "time of each measurement, in seconds", seconds)
+    add_start_timeout(parser, start_timeout)
+
+
+def add(
+    parser: argparse.ArgumentParser,
+    name: str,
+    type_: Callable[[str], Any],
+    metavar: str,
+    help_: str,
+    default: Any = None,
+) -> None:
+    """Add a flag; the default is spelt out in its help, which locust's web page shows as it is."""
+    shown = "" if default is None else f" (default: {default})"
+    parser.add_argument(f"--{name}", type=type_, metavar=metavar, help=help_ + shown, default=default)
 
 
 def weights_of(value: str) -> dict[str, float]:
@@ -88,6 +120,11 @@ def locales(value: str) -> str:
 def share(value: str) -> float:
     """A number from 0 to 1."""
     return _number(value, lambda number: 0 <= number <= 1, "a number from 0 to 1")
+
+
+def chance(value: str) -> float:
+    """A number between 0 and 1."""
+    return _number(value, lambda number: 0 < number < 1, "a number between 0 and 1")
 
 
 def positive(value: str) -> float:
@@ -113,7 +150,3 @@ def _number(value: str, is_allowed: Callable[[float], bool], allowed: str) -> fl
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{value!r} should be {allowed}")
-
-
-def _field(flag: str) -> str:
-    return flag.removeprefix("--").replace("-", "_")

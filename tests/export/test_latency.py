@@ -9,19 +9,20 @@ import onnx as onnx_library
 import pytest
 from onnx import numpy_helper
 
-from export import kernels, onnx
-from export.graph import SESSION, export_fp32, quantise_int8
-from export.kernels import FUSED, fastest_session, saturates
+from export import latency, onnx, pipeline
+from export.graph import SESSION, export_fp32
+from export.latency import FUSED, fastest_session, saturates
+from export.quantization import quantise_int8
 from service.student.manifest import SessionOptions, read_manifest
 from service.student.student import Student
 from training.models.checkpoint import load_checkpoint
 
 
 def timed(ratio: dict[str, float]) -> Any:
-    def latencies(students: dict[str, Student], rounds: int) -> dict[str, dict[str, float]]:
+    def latencies(predictors: dict[str, Any], rounds: int = 40) -> dict[str, dict[str, float]]:
         apart = dict.fromkeys(ratio, 100.0)
         times = {"apart": apart, "fused": {pieces: 100 * found for pieces, found in ratio.items()}}
-        return {name: times[name] for name in students}
+        return {name: times.get(name, apart) for name in predictors}
 
     return latencies
 
@@ -38,14 +39,14 @@ def timed(ratio: dict[str, float]) -> Any:
 def test_kernels_are_fused_only_for_a_clear_win_at_every_length(
     monkeypatch: pytest.MonkeyPatch, ratio: dict[str, float], chosen: SessionOptions
 ) -> None:
-    monkeypatch.setattr(kernels, "latencies", timed(ratio))
+    monkeypatch.setattr(latency, "latencies", timed(ratio))
     opened: list[SessionOptions] = []
 
-    def open_student(path: Path, options: SessionOptions) -> Any:
+    def open_graph(path: Path, options: SessionOptions) -> Any:
         opened.append(options)
         return path
 
-    assert fastest_session(Path("graph"), open_student) == (chosen, ratio)
+    assert fastest_session(Path("graph"), open_graph) == (chosen, ratio)
     assert opened == [SESSION, FUSED]
 
 
@@ -55,7 +56,7 @@ def test_the_kernels_that_were_chosen_are_recorded_and_served(
     plain = read_manifest(student_folder)
     assert set(plain.latency["fused_over_apart"]) == {"8", "16", "32"}
     assert all(ratio > 0 for ratio in plain.latency["fused_over_apart"].values())
-    monkeypatch.setattr(kernels, "latencies", timed({"8": 0.5, "16": 0.5, "32": 0.5}))
+    monkeypatch.setattr(latency, "latencies", timed({"8": 0.5, "16": 0.5, "32": 0.5}))
 
     assert onnx.main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "s"), "--precision", "fp32"]) == 0
 
@@ -95,7 +96,7 @@ def test_a_cpu_with_vnni_or_of_another_kind_cuts_no_sums_off() -> None:
 def test_int8_for_vnni_is_not_made_where_it_cannot_be_measured(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(onnx, "saturates", lambda: True)
+    monkeypatch.setattr(pipeline, "saturates", lambda: True)
 
     assert onnx.main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "s"), "--cpu", "vnni"]) == 2
 

@@ -1,0 +1,232 @@
+"""From a checkpoint to a student folder: `export_student` reads top to bottom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from export.calibration import fit_confidences, observe, profiles, scope_head
+from export.data import ExportData, Options, read_data
+from export.folder import ExportError, choose_golden, new_folder
+from export.graph import FEATURES, export_fp32, recipe_of
+from export.latency import fastest_session, latencies, measure_latency, saturates
+from export.quality import accuracy, agreement, check_parity, first_of_each_locale
+from export.quantization import Scores, by_sensitivity, quantise_int8, quantise_within
+from export.report import render_card
+from export.scope import ClassMeans, fit_scope, write_served
+from export.trimming import chosen_locales, compare, trim
+from service.student.manifest import (
+    CARD_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    Architecture,
+    Calibration,
+    FileEntry,
+    Manifest,
+    SessionOptions,
+)
+from service.student.predictor import Predictor, open_session
+from service.student.student import Student
+from training.data.utterances import Utterance
+from training.evaluation.scoring import score_by_locale
+from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
+from training.models.prediction import answers_of_student
+from training.models.student import StudentConfig, StudentModel
+
+log = logging.getLogger(__name__)
+
+AUTO_DROP = 0.5  # points that int8 may lose with --precision auto
+SENSITIVITY_SENTENCES = 20  # of each locale
+
+
+def export_student(options: Options) -> Manifest:
+    """Export a checkpoint to a student folder, which appears when it is complete.
+
+    Raises:
+        ExportError: the graph doesn't compute what PyTorch does, int8 loses too much, or the flags don't fit.
+        CheckpointError, DatasetError, CorpusError, OSError: something can't be read or written.
+        StudentError: the service would refuse the folder.
+    """
+    if options.cpu == "vnni" and options.precision != "fp32" and saturates():
+        raise ExportError("--cpu vnni: this CPU cuts off the sums of 8-bit weights; export elsewhere or --cpu any")
+    checkpoint = load_student(options.ckpt)
+    locales = chosen_locales(options.locales, checkpoint.training["locales"])
+    data = read_data(options, locales)
+    notice = options.notice.read_text(encoding="utf-8") if options.notice else ""
+    with new_folder(options.out) as folder:
+        trimming = None
+        if options.locales:
+            trimmed = trim(checkpoint, data.vocabulary, locales)
+            trimming, checkpoint = compare(checkpoint, trimmed, data.utterances), trimmed.checkpoint
+        manifest = convert(checkpoint, data, options, folder, trimming)
+        (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / CARD_FILE).write_text(render_card(manifest, notice), encoding="utf-8")
+        Student.load(folder)  # as the service would
+    return manifest
+
+
+def load_student(ckpt: Path) -> Checkpoint:
+    """Load a checkpoint that can be exported.
+
+    Raises:
+        CheckpointError: it can't be loaded, or has no heads.
+        ExportError: it is of another architecture than this project's.
+    """
+    checkpoint = with_heads(load_checkpoint(ckpt), ckpt)
+    if not isinstance(checkpoint.model.config, StudentConfig):
+        raise ExportError(
+            f"a Hugging Face encoder ({checkpoint.model.config.size}) can't be exported, only this project's students: "
+            "train one with training.finetune --teacher"
+        )
+    return checkpoint
+
+
+def convert(
+    checkpoint: Checkpoint, data: ExportData, options: Options, folder: Path, trimming: dict[str, Any] | None
+) -> Manifest:
+    """Write graph and tokenizer into `folder`, and measure what the manifest says of them."""
+    labels, encoder, any_cpu = checkpoint.labels, checkpoint.encoder, options.cpu == "any"
+    graphs = {"fp32": folder / "fp32.onnx"}
+    features = [FEATURES] if options.calibration and scope_head(labels) else []
+    export_fp32(checkpoint.model, graphs["fp32"], with_features=bool(features))
+    if options.precision != "fp32":
+        graphs["int8"] = folder / "int8.onnx"
+        quantise_int8(graphs["fp32"], graphs["int8"], any_cpu=any_cpu)
+
+    def open_graph(graph: Path, session: SessionOptions, **more: Any) -> Predictor:
+        return Predictor(labels, encoder, open_session(graph, session), **more)
+
+    session, fused_over_apart = fastest_session(graphs.get("int8", graphs["fp32"]), open_graph)
+    predictor_of = partial(open_graph, session=session)
+    parity = check_parity(checkpoint.model, predictor_of(graphs["fp32"]), data.utterances)
+
+    gate = None
+    if options.precision == "auto" or (options.precision == "int8" and options.max_drop is not None):
+        gate = pass_gate(graphs, predictor_of, data.utterances, options)
+    precision: Literal["fp32", "int8"] = "int8" if "int8" in graphs else "fp32"
+    predictors = {name: predictor_of(graph) for name, graph in graphs.items()}
+    log.info("scoring %s on %d utterances of %s", " and ".join(graphs), len(data.utterances), data.source)
+    answers = {name: answers_of_student(predictor, data.utterances) for name, predictor in predictors.items()}
+
+    calibration = means = None
+    if options.calibration:
+        observed = predictor_of(graphs[precision], further=features)
+        calibration, means = calibrate(observed, data, options.false_rejection)
+    write_served(graphs[precision], folder / MODEL_FILE, means)
+    encoder.tokenizer.save(str(folder / TOKENIZER_FILE))
+    student = predictors[precision] = predictor_of(folder / MODEL_FILE, calibration=calibration)
+    typed = {"typed": answers_of_student(student, data.typed)}
+    for graph in graphs.values():
+        graph.unlink()
+    return Manifest(
+        name=options.out.name,
+        size=checkpoint.model.config.size,
+        precision=precision,
+        architecture=architecture_of(checkpoint.model),
+        labels=labels,
+        locales=tuple(checkpoint.training["locales"]),
+        max_length=encoder.max_length,
+        graph=recipe_of(precision, gate["kept_in_fp32"] if gate else (), session, any_cpu),
+        files={file: FileEntry.of(folder / file) for file in (MODEL_FILE, TOKENIZER_FILE)},
+        golden=choose_golden(student, data.golden),
+        parity={
+            **parity,
+            "agreement_with_fp32": agreement(data.utterances, answers["fp32"], answers[precision]),
+            **({"trimming": trimming} if trimming else {}),
+        },
+        accuracy={
+            "data": data.source,
+            "partition": data.partition,
+            **accuracy(data.utterances, answers),
+            **accuracy(data.typed, typed),
+            **({"gate": gate} if gate else {}),
+        },
+        latency={**measure_latency(predictors), "fused_over_apart": fused_over_apart},
+        calibration=calibration,
+        training=without_history(checkpoint.training),
+    )
+
+
+def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Calibration | None, ClassMeans | None]:
+    """Confidences, scope and profiles of a graph, and the class means that it must be given for them.
+
+    None where there is too little text for any of it. `rate` is the share of requests that scope may reject.
+    """
+    log.info("calibrating on %d utterances of %s", len(data.utterances), data.source)
+    observed = observe(predictor, data)
+    temperatures, slot_confidence, errors = fit_confidences(observed.answers)
+    scope, means, measured = fit_scope(predictor.labels, observed, temperatures, rate)
+    if not temperatures and scope is None:
+        return None, None
+    calibration = Calibration(
+        data=data.source,
+        partition=data.partition,
+        temperatures=temperatures,
+        slot_confidence=slot_confidence,
+        scope=scope,
+        profile=profiles(predictor.labels, observed.requests, temperatures),
+        measured={**errors, **measured},
+    )
+    return calibration, means
+
+
+def pass_gate(
+    graphs: dict[str, Path],
+    predictor_of: Callable[[Path], Predictor],
+    utterances: Sequence[Utterance],
+    options: Options,
+) -> dict[str, Any] | None:
+    """Quantise as far as `--max-drop` allows, and return what the gate found.
+
+    With ``--precision auto`` the int8 graph is deleted where it loses too much or is no faster here.
+
+    Raises:
+        ExportError: int8 was asked for and loses too much.
+    """
+
+    def score(graph: Path) -> Scores:
+        return score_by_locale(utterances, answers_of_student(predictor_of(graph), utterances))
+
+    fp32, int8, any_cpu = graphs["fp32"], graphs["int8"], options.cpu == "any"
+    texts = [u.text for u in first_of_each_locale(utterances, SENSITIVITY_SENTENCES)]
+    max_drop = AUTO_DROP if options.max_drop is None else options.max_drop
+    try:
+        order = partial(by_sensitivity, fp32, predictor_of, texts, any_cpu)
+        gate = quantise_within(max_drop, fp32, int8, score, order, any_cpu)
+        if options.precision == "auto":
+            times = latencies({name: predictor_of(graph) for name, graph in graphs.items()})
+            if slower := [pieces for pieces, time in times["int8"].items() if time >= times["fp32"][pieces]]:
+                raise ExportError(f"int8 is no faster here at {', '.join(slower)} pieces")
+    except ExportError as error:
+        if options.precision != "auto":
+            raise
+        log.info("%s: fp32 is served", error)
+        graphs.pop("int8").unlink(missing_ok=True)
+        return None
+    return gate
+
+
+def architecture_of(model: StudentModel) -> Architecture:
+    """The shape of a student, for its manifest."""
+    config = model.config
+    parameters, non_embedding_parameters = model.count_parameters()
+    return Architecture(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        attention_heads=config.num_attention_heads,
+        feed_forward=config.intermediate_size,
+        activation=config.activation,
+        vocabulary=config.vocab_size,
+        parameters=parameters,
+        non_embedding_parameters=non_embedding_parameters,
+    )
+
+
+def without_history(training: dict[str, Any]) -> dict[str, Any]:
+    """Training provenance without the scores of each epoch, here and in the checkpoints that it started from."""
+    kept = {name: value for name, value in training.items() if name != "history"}
+    return {**kept, "init": without_history(kept["init"])} if kept.get("init") else kept
