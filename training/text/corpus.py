@@ -51,13 +51,10 @@ def located_files(text: str) -> list[tuple[str | None, str]]:
     locale: str | None = None
     for part in filter(None, (part.strip() for part in text.split(","))):
         tag, separator, file = part.partition("=")
-        if separator and LOCALE.fullmatch(tag):
-            locale = tag
-        else:
-            file = part
-        if not file.strip():
+        locale, file = (tag, file.strip()) if separator and LOCALE.fullmatch(tag) else (locale, part)
+        if not file:
             raise CorpusError(f"{part}: names no file; allowed: [LOCALE=]FILE,...")
-        found.append((locale, file.strip()))
+        found.append((locale, file))
     return found
 
 
