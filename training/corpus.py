@@ -12,9 +12,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from service.extras import require
-
-import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
-
 from training.data.datasets import DatasetError
 from training.runs.flags import new_parser
 from training.text.budgets import SPOKEN, TransferSet

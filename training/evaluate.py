@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     whole = new_parser("training.evaluate", "Score a checkpoint or a student folder.")
     model, add = whole.add_mutually_exclusive_group(required=True), whole.add_argument
-    model.add_argument("--ckpt", type=Path, help="checkpoint to score")
-    model.add_argument("--student", metavar="DIR", help="student folder, or name of a shipped student, to score")
+    model.add_argument("--ckpt", type=Path, help="checkpoint to score (default: none)")
+    model.add_argument("--student", metavar="DIR", help="student folder, or shipped name, to score (default: none)")
     add("--data", required=True, help="labelled data: folder, tarball, file or hub:NAME")
     add("--partition", default="dev", choices=(*PARTITIONS, *TAILS), help="what is scored (default: %(default)s)")
     add("--tails-of", default="test", choices=PARTITIONS, help="what tails are part of (default: %(default)s)")

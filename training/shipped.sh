@@ -41,9 +41,7 @@ finetune --size s --init "$out/f2" --teacher "$out/s,$out/s2,$out/f2" --epochs 1
     --augmented-share 0.3 --average 0.998 --out-of-scope "$no_requests" --out "$out/ko"
 export_student --ckpt "$out/ko" --out "$out/students/s" --notice docs/notices/s.md
 
-# The smallest imitates it, as exported, and two others
-mkdir -p before
-cp -r "$out/students/s" before/
+# The smallest imitates it, as exported (the recipe finds it as ../students/s, beside --out), and two others
 "$python" -m training.ladder --recipe training/recipes/ladder-shipped.toml --data "$massive" --generic "$generic" \
     --out "$out/ladder" --jobs 2
 export_student --ckpt "$out/ladder/runs/xs" --out "$out/students/xs" --notice docs/notices/xs.md

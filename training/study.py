@@ -19,11 +19,9 @@ from training.data.utterances import PARTITIONS
 from training.runs.flags import at_least_one, new_parser
 
 
-def parser(
-    command: str = "training.study", description: str = "Run a study from a recipe, and report on it."
-) -> argparse.ArgumentParser:
+def parser(command: str = "training.study", about: str = "Run a study from a recipe.") -> argparse.ArgumentParser:
     """The flags of this command, and of `training.ladder`."""
-    whole = new_parser(command, description)
+    whole = new_parser(command, about)
     add = whole.add_argument
     add("--recipe", type=Path, help="TOML file, some stand in training/recipes (default: none; needed unless --report)")
     add("--out", type=Path, required=True, help="folder of the runs; what is done there is skipped")

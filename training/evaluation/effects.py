@@ -98,16 +98,14 @@ def error_rate(errors: Ints, trials: Ints, weights: Weights) -> Floats:
     return ratio(counts[:, 0], counts[:, 1])
 
 
-def measure(
-    metric: str, reference: Reference, outcomes: Outcomes, rows: Ints, classes: int, weights: Weights
-) -> Floats:
+def measure(metric: str, reference: Reference, found: Outcomes, rows: Ints, classes: int, weights: Weights) -> Floats:
     """A metric of a run on some rows of a locale, in percent, [1 + resamples]; `weights` are those of the rows."""
     if metric == "f1":
-        return PERCENT * scoring.macro_f1(reference.domain[rows], outcomes["domain"][rows], classes, weights)
-    intents = outcomes["intent_errors"][rows]
+        return PERCENT * scoring.macro_f1(reference.domain[rows], found["domain"][rows], classes, weights)
+    intents = found["intent_errors"][rows]
     if metric == "icer":
         return PERCENT * error_rate(intents, np.ones_like(intents), weights)
-    return PERCENT * error_rate(intents + outcomes["slot_errors"][rows], reference.slots[rows] + 1, weights)
+    return PERCENT * error_rate(intents + found["slot_errors"][rows], reference.slots[rows] + 1, weights)
 
 
 def values_of(

@@ -117,9 +117,7 @@ def collate(examples: Sequence[Example], pad_id: int, rows: Rows | None = None, 
     return Batch(input_ids, mask, domain, intent, slots, first, rows, whole or whole_of(examples, rows))
 
 
-def length_buckets(
-    lengths: Sequence[int] | NDArray[np.int64], batch_size: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
+def length_buckets(lengths: Sequence[int] | Rows, batch_size: int, rng: np.random.Generator) -> list[Rows]:
     """Indices of batches of about equal length, in random order; each index once.
 
     Lengths are jittered before sorting, so that the batches differ between epochs.

@@ -68,8 +68,8 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         return cls(
             hidden_size=shape.hidden,
             num_hidden_layers=shape.layers,
-            num_attention_heads=shape.attention_heads,
-            intermediate_size=shape.feed_forward,
+            num_attention_heads=shape.hidden // 64,
+            intermediate_size=4 * shape.hidden,
             labels={head: list(getattr(labels, head)) for head in labels.heads},
             size=size,
             **kwargs,

@@ -61,8 +61,7 @@ def model_of(
     config = copy.deepcopy(start.model.config)
     config.labels = {head: list(getattr(labels, head)) for head in labels.heads}
     config.dropout, config.max_position_embeddings = dropout, length
-    if isinstance(start.model, StudentModel):
-        config.masked = False
+    config.masked = config.masked and isinstance(start.model, HubModel)
     model = type(start.model)(config)
     _copy_weights(start.model, model)
     if isinstance(model, HubModel):

@@ -101,7 +101,11 @@ class Run:
             settings.substituted_share,
         )
         facts = {"tokenizer": tokenizer.to_str(), "steps": self.epochs.steps, "data": checksum_of(data.train)}
-        require_unchanged(state or facts, facts, settings.data)
+        if state and state["data"] != facts["data"]:
+            raise ValueError(f"{settings.data}: its training utterances have changed since the run began")
+        if state and state["steps"] != facts["steps"]:
+            counts = f"{state['steps']} steps an epoch, now {facts['steps']}"
+            raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
         self.loss = TaskLoss(settings, [u.text for u in data.train], data.labels, self.encoder)
         total = settings.epochs * self.epochs.steps
         self.loop = Loop(self.model, settings, storage, total, facts, settings.average)
@@ -195,15 +199,6 @@ def first_tokenizer(settings: FinetuneSettings, data: Data, start: Checkpoint | 
     texts = with_variants(data.train, settings.seed)
     log.info("training the tokenizer on %d texts", len(texts))
     return train_tokenizer(texts, settings.vocabulary)
-
-
-def require_unchanged(before: dict[str, Any], now: dict[str, Any], source: str) -> None:
-    """Raise ValueError where the data, or the number of processes, is not that of the interrupted run."""
-    if before["data"] != now["data"]:
-        raise ValueError(f"{source}: its training utterances have changed since the run began")
-    if before["steps"] != now["steps"]:
-        counts = f"{before['steps']} steps an epoch, now {now['steps']}"
-        raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:

@@ -163,11 +163,10 @@ class Loop:
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{what} is {value} at step {self.progress.step}: stopped before it reached the weights; "
-                f"{self.out / RESUME_FILE} holds step {self._saved_step}; go on from there with --resume and a lower "
-                "--learning-rate, or --precision fp32"
-            )
+            stopped = f"{what} is {value} at step {self.progress.step}: stopped before it reached the weights"
+            saved = f"{self.out / RESUME_FILE} holds step {self._saved_step}"
+            advice = "go on from there with --resume and a lower --learning-rate, or --precision fp32"
+            raise FloatingPointError(f"{stopped}; {saved}; {advice}")
 
     def save_state(self) -> None:
         """Write everything that is needed to continue exactly from here."""

@@ -75,9 +75,7 @@ class FinetuneSettings(RunSettings):
 class TextSettings(RunSettings):
     """The settings of every run over plain text."""
 
-    corpus: str = setting(
-        "", "plain text, one sentence a line: comma-separated files, folders or hub:NAME", unit="FILES"
-    )
+    corpus: str = setting("", "plain text, a sentence a line: comma-separated files, folders or hub:NAME", unit="FILES")
     steps: int = setting(0, "optimiser steps, over as many passes as they take", low=0, shown="as --epochs need")
     batch_pieces: int = pieces(4096, "pieces a step and process", low=1)
     masked_share: float = share(0.15, "share of the pieces to be predicted")

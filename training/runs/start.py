@@ -70,12 +70,9 @@ def report(run: Callable[[], dict[str, Any]]) -> int:
     """Run to the end and print the summary, one JSON object, or what stopped it. Returns the exit code."""
     try:
         summary = run()
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError) else 1
     if processes().is_main_process:
         print(json.dumps(summary, ensure_ascii=False))
     leave()

@@ -45,22 +45,16 @@ def located_files(text: str) -> list[tuple[str | None, str]]:
     """The locale (None where none is given) and path of each file of comma-separated ``[LOCALE=]FILE``.
 
     A ``LOCALE=`` applies to the files that follow, up to the next one: "a,de-DE=b,c" is a without a locale, b and c of
-    de-DE.
-
-    Raises:
-        CorpusError: a locale is followed by no file.
+    de-DE. Raises CorpusError: a locale is followed by no file.
     """
     found: list[tuple[str | None, str]] = []
     locale: str | None = None
     for part in filter(None, (part.strip() for part in text.split(","))):
         tag, separator, file = part.partition("=")
-        if separator and LOCALE.fullmatch(tag):
-            locale = tag
-        else:
-            file = part
-        if not file.strip():
+        locale, file = (tag, file.strip()) if separator and LOCALE.fullmatch(tag) else (locale, part)
+        if not file:
             raise CorpusError(f"{part}: names no file; allowed: [LOCALE=]FILE,...")
-        found.append((locale, file.strip()))
+        found.append((locale, file))
     return found
 
 

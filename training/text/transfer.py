@@ -27,7 +27,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from training.data import datasets
@@ -36,6 +35,7 @@ from training.text import corpus
 from training.text.budgets import KINDS, Group, Kind, TransferSet, budgets_of, ratio_of
 from training.text.corpus import CorpusError
 from training.text.sources import Source, generic_sources, spoken_names, task_sources
+from training.text.tokenizer import load_tokenizer
 
 COMMAND = "training.corpus"
 
@@ -52,11 +52,9 @@ def token_counter(tokenizer: str) -> CountTokens:
     if not tokenizer:
         return corpus.count_words
     try:
-        pieces = Tokenizer.from_file(tokenizer)
-    except Exception as error:  # the library raises nothing more exact
-        raise CorpusError(f"{tokenizer}: no tokenizer: {error}; allowed: a tokenizer.json") from error
-    pieces.no_padding()
-    pieces.no_truncation()
+        pieces = load_tokenizer(Path(tokenizer))
+    except ValueError as error:
+        raise CorpusError(f"{error}; allowed: a tokenizer.json") from error
     return lambda texts: [len(e.ids) for e in pieces.encode_batch_fast(texts, add_special_tokens=False)]
 
 
