@@ -214,7 +214,7 @@ def test_experiment_that_can_not_run_is_told_of(trial: StartTrial, caplog: pytes
     client = trial(candidate="huge")
 
     assert "arm" not in ask(client)
-    assert "experiment trial splits nothing: no student huge is loaded" in caplog.text
+    assert "experiment trial is not split: student huge is not loaded" in caplog.text
 
 
 def test_arm_without_weight_needs_no_student(trial: StartTrial) -> None:
