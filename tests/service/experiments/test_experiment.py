@@ -262,6 +262,7 @@ def test_the_key_is_the_clients_or_else_the_requests() -> None:
     assert split_key(None, "4f2a") == split_key(b"", "4f2a") == b"4f2a"
 
 
+@pytest.mark.slow
 def test_an_arm_costs_microseconds() -> None:
     experiment = split(control=90, candidate=10)
 

@@ -256,7 +256,7 @@ def test_no_key_shows_or_stays_in_memory(keys: ApiKeys) -> None:
 
 
 def _strings_reachable_from(keys: ApiKeys) -> Iterator[str]:
-    waiting, seen = [getattr(keys, name) for name in ApiKeys.__slots__], set()
+    waiting, seen = gc.get_referents(keys), set()
     while waiting:
         found = waiting.pop()
         if id(found) in seen or callable(found):

@@ -338,7 +338,7 @@ def test_confidence_is_the_domains_where_there_are_no_intents(folder: Path, edit
     assert traffic.drift("confidence") == pytest.approx(0)
 
 
-def test_service_tells_of_drift(folder: Path, edit: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_is_reported(folder: Path, edit: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.monitoring.metrics.UPDATE_SECONDS", 0.0)
     edit(folder, "calibration", calibration())
     client = make_client(folder)

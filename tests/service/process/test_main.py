@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from service.__main__ import url_of, announcement, listen, reserve
+from service.__main__ import announcement, listen, reserve, url_of
 from service.app import create_app
 from service.process import worker
 from service.process.channel import Report
