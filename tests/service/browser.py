@@ -23,7 +23,7 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --no-proxy-server --window-size=1100,1000"
 )
-MOST_STOPS = 30  # of the tab key on the way around the page
+MAX_STOPS = 30  # of the tab key on the way around the page
 
 CARDS = """
 const width = (element) => element?.getBoundingClientRect().width ?? 0;
@@ -151,7 +151,7 @@ class Browser:
 
     def tab_to(self, name: str) -> None:
         """Go to an element with the tab key, and see where the focus is at every stop on the way."""
-        for _ in range(MOST_STOPS):
+        for _ in range(MAX_STOPS):
             self.press(Keys.TAB)
             found, seen = self.focus()
             assert seen, f"nobody sees that {found or 'an element'} has the focus"

@@ -20,7 +20,7 @@ AGREED = Sentence("weck mich am freitag um neun uhr auf", "de-DE")
 # The shipped students find other slots in it
 DISPUTED = Sentence("remind me about the second season of dark at half past", "en-US")
 LONG_WORD = "donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichen"
-LEAST_CONTRAST = 4.5  # WCAG 2.2, level AA
+MIN_CONTRAST = 4.5  # WCAG 2.2, level AA
 KEY = "a-key-of-this-test-alone"
 
 
@@ -169,7 +169,7 @@ def test_text_is_easy_to_read_in_light_and_dark(browser: Browser, server: Server
             browser.open(server, **DISPUTED._asdict(), **view)
             contrasts = browser.contrasts()
             assert {"calendar_set", "half past"} <= {text for text, _ in contrasts}
-            assert [(text, found) for text, found in contrasts if found < LEAST_CONTRAST] == []
+            assert [(text, found) for text, found in contrasts if found < MIN_CONTRAST] == []
             grounds.add(browser.run("return getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
 

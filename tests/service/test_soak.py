@@ -21,14 +21,14 @@ from tests.service.server import Load, Server, Taken, hindered, needs_proc, perc
 pytestmark = [pytest.mark.soak, needs_proc]
 
 MINUTES = float(os.environ.get("SOAK_MINUTES") or 10)
-MOST_WORDS = 500
+MAX_WORDS = 500
 SHARE = 0.7  # of the capacity
 CONNECTIONS = 32
 WARM_UP_SECONDS = 5
 MAX_BYTES_A_REQUEST = 20  # kept: a leak of one small object a request would be five times that
-MOST_NOISE = 2 << 20  # that allocators may make of a short run
-MOST_DRIFT = 1.2
-MOST_HINDERED = 0.02  # of a second, for it to count as quiet
+MAX_NOISE = 2 << 20  # that allocators may make of a short run
+MAX_DRIFT = 1.2
+MAX_HINDERED = 0.02  # of a second, for it to count as quiet
 SYLLABLES = ["we", "cker", "mor", "gen", "um", "neun", "uhr", "mu", "sik", "é", "ß", "ü", "ter", "😀", "ro", "ma"]
 
 
@@ -37,7 +37,7 @@ def texts(count: int) -> list[bytes]:
     dice = random.Random(0)
     made = []
     for _ in range(count):
-        words = ["".join(dice.choices(SYLLABLES, k=dice.randint(1, 4))) for _ in range(dice.randint(1, MOST_WORDS))]
+        words = ["".join(dice.choices(SYLLABLES, k=dice.randint(1, 4))) for _ in range(dice.randint(1, MAX_WORDS))]
         made.append(json.dumps({"text": " ".join(words), "locale": dice.choice(["de-DE", "it-IT"])}).encode())
     return made
 
@@ -62,11 +62,11 @@ def test_memory_and_latency_do_not_drift() -> None:
     assert code == 0
     assert taken.latencies.keys() == {200}
     assert answered == taken.sent
-    assert grown < MOST_NOISE + MAX_BYTES_A_REQUEST * answered
+    assert grown < MAX_NOISE + MAX_BYTES_A_REQUEST * answered
 
     first, last = (percentile(part, 99) * 1000 for part in first_and_last(taken, quiet(seen)))
     print(f"p99 {first:.1f} ms in the first minute, {last:.1f} ms in the last: x {last / first:.2f}")
-    assert last < MOST_DRIFT * first
+    assert last < MAX_DRIFT * first
 
 
 async def _soak(server: Server) -> tuple[Taken, Taken, list[Second]]:
@@ -93,7 +93,7 @@ def growth(resident: Sequence[float]) -> float:
 
 def quiet(seen: Sequence[Second]) -> set[int]:
     """The seconds in which, and before which, the cores were ours: a queue outlives what has made it."""
-    noisy = {at for at, (one, next_) in enumerate(pairwise(seen)) if next_.hindered - one.hindered > MOST_HINDERED}
+    noisy = {at for at, (one, next_) in enumerate(pairwise(seen)) if next_.hindered - one.hindered > MAX_HINDERED}
     return {at for at in range(1, len(seen) - 1) if at not in noisy and at - 1 not in noisy}
 
 

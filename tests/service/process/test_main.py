@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from service.__main__ import address_of, announcement_of, listen, reserve
+from service.__main__ import announcement, listen, reserve, url_of
 from service.app import create_app
 from service.process import worker
 from service.process.channel import Report
@@ -301,7 +301,7 @@ def test_connections_that_wait_to_be_accepted_are_answered(students: Path) -> No
     address = listener.getsockname()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(server.serve_and_tell(listener, lambda _: server.handle_exit(signal.SIGINT)))
+        runner.run(server.serve_and_report(listener, lambda _: server.handle_exit(signal.SIGINT)))
 
     for client in server.clients:
         with client:
@@ -369,8 +369,8 @@ def test_greeting_unites_what_workers_say() -> None:
     one = Report(students=["german", "s"], reasons=[])
     other = Report(students=["s"], reasons=["german: no", "s: no"])
 
-    assert announcement_of([one, one, one], "there")[0] == "READY with german, s; 3 workers"
-    assert announcement_of([one, other, other], "there")[0] == "NOT READY: german: no; s: no"
+    assert announcement([one, one, one], "there")[0] == "READY with german, s; 3 workers"
+    assert announcement([one, other, other], "there")[0] == "NOT READY: german: no; s: no"
 
 
 @pytest.mark.parametrize(
@@ -385,4 +385,4 @@ def test_address_is_one_to_click(family: socket.AddressFamily, host: str, addres
     if family == socket.AF_INET6 and not socket.has_ipv6:
         pytest.skip("no IPv6 here")
     with socket.create_server((host, 0), family=family) as listener:
-        assert address_of(listener).startswith(address)
+        assert url_of(listener).startswith(address)

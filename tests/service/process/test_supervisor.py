@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from service.process import supervisor as module
 from service.process.channel import Channel, Report, StartError
-from service.process.supervisor import Supervisor, merged, pause_after
+from service.process.supervisor import Supervisor, merge_outcomes, pause_after
 from service.settings import Settings
 
 PATIENCE = 20.0
@@ -164,7 +164,7 @@ serve()
 
     async def act(scene: Scene) -> None:
         await scene.until_all_serve()
-        scene.supervisor.workers[1].channel.tell(reload=0)  # type: ignore[union-attr]
+        scene.supervisor.workers[1].channel.send(reload=0)  # type: ignore[union-attr]
         await scene.until(lambda: scene.supervisor.workers[1].report is None)
         await scene.until(lambda: scene.supervisor.workers[1].report is not None)
 
@@ -189,7 +189,7 @@ def test_killed_worker_is_named_with_its_signal(play: Play, caplog: pytest.LogCa
 def test_workers_that_never_start_end_the_service(play: Play) -> None:
     scene = play("sys.exit(5)")
 
-    with pytest.raises(StartError, match="each died 3 times, at last by exit code 5; the log"):
+    with pytest.raises(StartError, match="each died 3 times, the last with exit code 5; see the log"):
         scene.play(nothing)
 
     assert len(scene.noted(0)) >= 3
@@ -348,7 +348,7 @@ def test_pause_grows_and_is_bounded(failures: int) -> None:
 def test_outcomes_are_merged() -> None:
     one, other = {"students": [1], "refused": ["a"]}, {"students": [2], "refused": ["b", "a"]}
 
-    assert merged([one, other], ["c"]) == {"students": [1], "refused": ["a", "b", "c"], "workers": 2}
+    assert merge_outcomes([one, other], ["c"]) == {"students": [1], "refused": ["a", "b", "c"], "workers": 2}
 
 
 def test_question_is_not_waited_for_once_the_other_end_has_gone() -> None:
@@ -356,7 +356,7 @@ def test_question_is_not_waited_for_once_the_other_end_has_gone() -> None:
         ours, theirs = socket.socketpair()
         channel = await Channel.open(ours)
         asking = asyncio.create_task(channel.reload())
-        conversing = asyncio.create_task(channel.converse(channel.reload))
+        conversing = asyncio.create_task(channel.listen(channel.reload))
         await asyncio.sleep(0)
         theirs.sendall(b'{"reloaded": 0, "outc')
         theirs.close()
