@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,16 @@ def graph_of_other_width() -> bytes:
 def student(students: Path) -> Student:
     """The tiny student, loaded."""
     return Student.load(students / "s")
+
+
+@dataclass
+class Clock:
+    """A clock that tests set."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Client:

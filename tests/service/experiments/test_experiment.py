@@ -25,6 +25,7 @@ from service.experiments.experiment import (
     split_key,
 )
 from service.watched_file import CHECK_SECONDS
+from tests.service.conftest import Clock
 
 ROOT = Path(__file__).parents[3]
 FULL = """
@@ -49,16 +50,6 @@ CLIENTS = [f"client-{number}".encode() for number in range(4000)]
 FROZEN = "bbbaaababaababbabbbaababbabababa"  # arms of the first clients; a change would move everyone's clients
 ALLOWED_NAME = "should be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def read(folder: Path, content: str | bytes) -> Experiment:
@@ -310,13 +301,13 @@ def test_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
 def test_patient_one_begins_without_an_experiment_until_the_file_is_mended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file, now = tmp_path / "experiment.toml", [0.0]
+    file, clock = tmp_path / "experiment.toml", Clock()
     file.write_text("[arms")
-    patient = ExperimentFile(file, lambda: now[0], patient=True)
+    patient = ExperimentFile(file, clock, patient=True)
 
     assert (patient.current.arms, patient.current.shadow) == ({}, None)
     assert "is not TOML" in caplog.text
 
     file.write_text("[shadow]\nmodel = 's'\nshare = 0.5\n")
-    now[0] += CHECK_SECONDS
+    clock.now += CHECK_SECONDS
     assert patient.current.shadow is not None

@@ -29,19 +29,10 @@ from service.experiments.friction import (
     sketch_of,
 )
 from service.monitoring.metrics import Metrics, Tally
+from tests.service.conftest import Clock
 
 LIGHT, LIGHT_AGAIN, WEATHER = "mach das licht aus", "mach bitte das licht aus", "wie wird morgen das wetter"
 SALT = "0123456789abcdef"
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def experiment_of(name: str = "test", **rules: float) -> Experiment:

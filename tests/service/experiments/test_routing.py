@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from service.experiments.experiment import ExperimentError
 from service.http.schemas import FeedbackReply, NluReply
 from service.settings import Settings
 from tests.service.conftest import Client, write_student
+from tests.service.server import until
 
 TEXT = "weck mich am freitag um neun uhr auf"
 BODY = {"text": TEXT, "locale": "de-DE"}
@@ -32,7 +32,6 @@ SHADOW = """
 model = "german"
 share = 1.0
 """
-PATIENCE = 20.0
 
 StartTrial = Callable[..., Client]
 
@@ -69,12 +68,6 @@ def tell(client: Client, request_id: str, outcome: str = "accepted", **more: str
     assert response.status_code == 200, response.text
     FeedbackReply.model_validate(response.json())
     return response.json()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
 
 
 def test_clients_stay_in_their_arms(trial: StartTrial) -> None:
@@ -245,7 +238,7 @@ def test_shadow_agrees_or_not_without_the_client_knowing(trial: StartTrial) -> N
 
     replies = [ask(client) for _ in range(5)]
     labels = {"primary": "s", "shadow": "german", "agreement": "same"}
-    wait_until(lambda: client.metric("nlu_shadow_total", task="exact", **labels) == 5)
+    until(lambda: client.metric("nlu_shadow_total", task="exact", **labels) == 5)
 
     assert {reply["model"]["name"] for reply in replies} == {"s"}
     assert [client.metric("nlu_shadow_total", task=task, **labels) for task in ("domain", "intent", "slots")] == [5] * 3
@@ -259,4 +252,4 @@ def test_sessions_are_counted_when_the_service_begins_to_stop(trial: StartTrial)
 
     client.app.state.registry.draining = True
 
-    wait_until(lambda: client.metric("nlu_session_moments_total", moment="sessions") == 2)
+    until(lambda: client.metric("nlu_session_moments_total", moment="sessions") == 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import time
 import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -25,6 +24,7 @@ from service.monitoring.metrics import Metrics
 from service.settings import Settings
 from service.student.decoding import Ranked, Span
 from service.student.student import Prediction, Question, Student
+from tests.service import server
 
 TEXT = "weck mich am freitag um neun"
 BODY = {"text": TEXT, "locale": "de-DE"}
@@ -440,7 +440,7 @@ def test_service_shadows_what_it_has_answered(make_client: Any, experiment: Path
     replies = [client.post("/v1/nlu", json=BODY).json() for _ in range(5)]
     client.post("/v1/nlu", json={**BODY, "locale": "it-IT"})  # the shadow does not know it
     client.post("/v1/nlu", json={**BODY, "model": "german"})
-    _wait(lambda: client.metric("nlu_shadow_total", task="exact") >= 5)
+    server.until(lambda: client.metric("nlu_shadow_total", task="exact") >= 5)
 
     assert {reply["model"]["name"] for reply in replies} == {"s"}
     assert client.metric("nlu_shadow_total", primary="s", shadow="german", task="intent", agreement="same") == 5
@@ -460,20 +460,13 @@ def test_replies_do_not_wait_for_a_shadow_that_hangs_or_fails(
     monkeypatch.setitem(registry.by_name, "german", replace(registry.models["german"], student=second))
 
     statuses = [client.post("/v1/nlu", json=BODY).status_code]
-    _wait(lambda: len(second.asked) == 1)
+    server.until(lambda: len(second.asked) == 1)
     statuses += [client.post("/v1/nlu", json=BODY).status_code for _ in range(3)]
     assert len(second.asked) == 1
     second.stumbles_over = TEXT
     second.may_go_on.set()
-    _wait(lambda: len(second.asked) > 1)
+    server.until(lambda: len(second.asked) > 1)
     statuses.append(client.post("/v1/nlu", json=BODY).status_code)
 
     assert statuses == [200] * 5
     assert client.metric("nlu_shadow_total") == 0
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)

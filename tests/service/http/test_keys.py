@@ -13,20 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.http.keys import MAX_BYTES, MIN_KEY_LENGTH, ApiKeys, KeysError
+from tests.service.conftest import Clock
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

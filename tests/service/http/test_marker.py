@@ -27,7 +27,7 @@ from service.errors import TABLE
 from service.monitoring.tracing import Tracer
 from service.student.student import Student
 from tests.service.conftest import write_student
-from tests.service.server import PATIENCE, Server
+from tests.service.server import PATIENCE, Server, until
 
 WORDS = ("geheimnis", "xylophon")  # no hexadecimal digits, no part of any name here
 MARKER = " ".join(WORDS)
@@ -358,9 +358,7 @@ def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) 
     answers = service.post({**BODY, "text": text}, {**BODY, "text": f"{text} bitte"}, headers=headers)
     answers += service.post({"request_id": "mine", "outcome": "abandoned"}, path="/v1/feedback", headers=headers)
     answers += service.post({**BODY, "text": text}, path="/v1/compare") + service.post(BODY, path="/v1/domain")
-    deadline = time.monotonic() + PATIENCE
-    while service.client.metric("nlu_shadow_total") == 0:
-        assert time.monotonic() < deadline
+    until(lambda: service.client.metric("nlu_shadow_total") > 0)
 
     said = service.said()
     assert {answer.status for answer in answers} == {200}

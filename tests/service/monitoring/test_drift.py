@@ -30,7 +30,7 @@ from service.monitoring.timings import Timings
 from service.student.decoding import Ranked
 from service.student.manifest import PROFILE_BINS, Manifest, read_manifest
 from service.student.student import Prediction
-from tests.service.conftest import DOMAINS, INTENTS
+from tests.service.conftest import DOMAINS, INTENTS, Clock
 
 TEXTS = 2000
 SHARES = [0.25, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01, 0.01]
@@ -182,16 +182,6 @@ def test_unsure_answers_are_told_apart_however_sure_the_profile() -> None:
 @pytest.mark.parametrize(("confidence", "number"), [(0.0, 0), (0.049, 0), (0.05, 1), (0.999, 19), (1.0, 19)])
 def test_confidence_bin(confidence: float, number: int) -> None:
     assert confidence_bin(confidence) == number
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Traffic:
