@@ -16,7 +16,7 @@ from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Ma
 PARTS = {  # of a graph's file, by the modules whose weights they are
     "embeddings": ("pieces", "positions"),
     "encoder": ("blocks", "norm"),
-    "heads": ("domain", "intent", "slots"),
+    "heads": ("heads",),
 }
 _SHOWN = ("domain_f1", "intent_accuracy", "slot_f1", "exact_match")
 _METHODS = {
