@@ -310,9 +310,10 @@ def test_ask_answers_without_torch(student_folder: Path) -> None:
         assert answer["text"][slot["start"] : slot["end"]] == slot["value"]
 
 
-def test_the_flags_need_neither_torch_nor_onnx() -> None:
+@pytest.mark.parametrize("command", ["export.onnx", "benchmarks.export_recipes"])
+def test_the_flags_need_neither_torch_nor_onnx(command: str) -> None:
     script = (
-        "import sys; from export.onnx import parser; parser(); "
+        f"import sys; from {command} import parser; parser(); "
         "assert not {'torch', 'transformers', 'optimum', 'onnx', 'scipy'} & set(sys.modules)"
     )
 
