@@ -64,17 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     encoded = [checkpoint.encoder.encode(u.text) for u in dev]
-    pieces = round(fmean(len(e.ids) for e in encoded), 2)
+    tokens = round(fmean(len(e.ids) for e in encoded), 2)
     words = round(fmean(len(e.words) for e in encoded), 2)
-    print(render(rows, pieces, words, len(dev)))
-    print(f"This CPU {'cuts off' if saturates() else 'computes'} the int8 sums of 8-bit weights.")
-    unit = "median microseconds of inference and decoding, by pieces"
-    facts = {"unit": unit, "scored": len(dev), "sums_cut_off": saturates(), "pieces": pieces, "words": words}
+    print(render(rows, tokens, words, len(dev)))
+    print(f"This CPU {'saturates' if saturates() else 'does not saturate'} the int8 sums of 8-bit weights.")
+    unit = "median microseconds of inference and decoding, by tokens"
+    facts = {"unit": unit, "scored": len(dev), "sums_cut_off": saturates(), "pieces": tokens, "words": words}
     print(json.dumps({**facts, **{name: asdict(row) for name, row in rows.items()}}))
     return 0
 
 
-def render(rows: dict[str, Row], pieces: float, words: float, scored: int) -> str:
+def render(rows: dict[str, Row], tokens: float, words: float, scored: int) -> str:
     """The table, and the lower bound of latency at one token per word, for texts of so many tokens and words."""
     recipe = next(iter(rows.values())).times
     columns = "".join(f"{f'{length} pieces':>18}" for length in recipe)
@@ -84,10 +84,10 @@ def render(rows: dict[str, Row], pieces: float, words: float, scored: int) -> st
         exact, same = ("-" if x is None else f"{x:.1f}" for x in (row.exact_match, row.as_fp32))
         lines.append(f"{name:34}{cells}{row.megabytes:7.2f}{exact:>7}{same:>9}")
     slope, start = linear_regression([int(length) for length in recipe], list(recipe.values()))
-    now, least = (start + slope * count for count in (pieces, words + 1))
+    now, least = (start + slope * count for count in (tokens, words + 1))
     lines.append(
-        f"{scored} texts scored, of {pieces:.1f} pieces and {words:.1f} words on average. "
-        f"The recipe takes {start:.0f} + {slope:.1f} x pieces µs: with one piece a word x {least / now:.2f}"
+        f"{scored} texts scored, of {tokens:.1f} tokens and {words:.1f} words on average. "
+        f"The recipe takes {start:.0f} + {slope:.1f} x tokens µs; with one token per word x {least / now:.2f}"
     )
     return "\n".join(lines)
 

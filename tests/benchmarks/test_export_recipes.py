@@ -34,7 +34,7 @@ def test_each_variant_is_a_row(
         "trimmed to de-DE (time, size)",
     }
     assert found["scored"] == len(datasets.load(str(datasets.SAMPLE), ["de-DE"]).part("dev"))
-    assert f"of {found['pieces']:.1f} pieces" in table[-2]
+    assert f"of {found['pieces']:.1f} tokens" in table[-2]
 
 
 def test_an_encoder_without_heads_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

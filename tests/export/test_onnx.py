@@ -46,7 +46,7 @@ def test_the_folder_is_what_the_service_loads(student_folder: Path) -> None:
     assert student.manifest.locales == ("de-DE",)
 
 
-def test_the_manifest_holds_what_was_measured(student_folder: Path, sample: Path) -> None:
+def test_the_manifest_contains_the_measurements(student_folder: Path, sample: Path) -> None:
     manifest = read_manifest(student_folder)
 
     assert manifest.parity["fp32_max_abs_logit_difference"]["de-DE"] < 1e-4
@@ -69,7 +69,7 @@ def test_int8_weights_are_int8_and_the_batch_is_one(student_folder: Path) -> Non
         by_type[tensor.data_type] = by_type.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
     int8 = by_type.get(onnx_library.TensorProto.INT8, 0) + by_type.get(onnx_library.TensorProto.UINT8, 0)
     assert int8 > 0.95 * sum(by_type.values())
-    assert [d.dim_value or d.dim_param for d in graph.input[0].type.tensor_type.shape.dim] == [1, "pieces"]
+    assert [d.dim_value or d.dim_param for d in graph.input[0].type.tensor_type.shape.dim] == [1, "tokens"]
 
 
 def test_fp32_computes_what_pytorch_does_at_every_length(
@@ -131,7 +131,7 @@ def test_a_calibrated_student_is_served_with_confidence_and_scope(calibrated: Pa
     assert (answer.intent[0].confidence != plain.intent[0].confidence) == (fitted.temperatures["intent"]["de-DE"] != 1)
 
 
-def test_the_served_student_rejects_as_was_measured(calibrated: Path, requests: Path) -> None:
+def test_the_served_student_rejects_the_measured_share(calibrated: Path, requests: Path) -> None:
     student = Student.load(calibrated)
     scope = student.manifest.calibration and student.manifest.calibration.scope
     assert scope is not None
@@ -146,7 +146,7 @@ def test_the_served_student_rejects_as_was_measured(calibrated: Path, requests: 
     assert passed / len(outside) == pytest.approx(measured["false_acceptance"], abs=1e-4)
 
 
-def test_the_graph_holds_nothing_that_its_scope_does_not_need(calibrated: Path, student_folder: Path) -> None:
+def test_the_graph_has_no_outputs_that_its_scope_does_not_need(calibrated: Path, student_folder: Path) -> None:
     fitted = read_manifest(calibrated).calibration
     assert fitted is not None
     assert fitted.scope is not None
@@ -219,7 +219,7 @@ def test_a_student_with_some_of_the_heads_exports(
     assert (fitted.profile.keys() if fitted else set()) == (set() if heads == ("slots",) else {"de-DE"})
 
 
-def test_a_false_rejection_that_is_no_share_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_false_rejection_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for value in ("0", "1.5", "two"):
         with pytest.raises(SystemExit):
             onnx.main(["--ckpt", "x", "--out", str(tmp_path / "s"), "--false-rejection", value])
@@ -272,7 +272,7 @@ def test_a_graph_that_differs_from_pytorch_is_refused(
     ("name", "message"),
     [("full", "exists and is not empty"), ("bad name", "name: 'bad name'")],
 )
-def test_output_that_cannot_be_is_refused(
+def test_an_invalid_output_folder_is_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, message: str
 ) -> None:
     (tmp_path / "full").mkdir()

@@ -76,9 +76,7 @@ def test_the_manifest_sets_how_slot_confidence_is_combined(folder: Path, edit: E
         found[how] = {slot.name: slot.confidence for slot in slots}
 
     assert found["product"]["date"] == found["minimum"]["date"]
-    assert found["product"]["time"] == pytest.approx(
-        found["minimum"]["time"] ** 2
-    )  # two words
+    assert found["product"]["time"] == pytest.approx(found["minimum"]["time"] ** 2)  # two words
 
 
 @pytest.mark.parametrize("method", ["max_softmax", "energy"])
