@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def render(rows: dict[str, Row], tokens: float, words: float, scored: int) -> str:
     """The table, and the lower bound of latency at one token per word, for texts of so many tokens and words."""
     recipe = next(iter(rows.values())).times
-    columns = "".join(f"{f'{length} pieces':>18}" for length in recipe)
+    columns = "".join(f"{f'{length} tokens':>18}" for length in recipe)
     lines = [f"{'':34}{columns}{'MB':>7}{'exact':>7}{'as fp32':>9}"]
     for name, row in rows.items():
         cells = "".join(f"{f'{t:6.0f} µs  x {t / recipe[length]:.2f}':>18}" for length, t in row.times.items())

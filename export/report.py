@@ -197,8 +197,8 @@ def _errors(calibration: Calibration) -> list[str]:
         both = ", ".join(f"{_COMBINATIONS[name]} {100 * error:.1f}" for name, error in found.items())
         parts.append(
             "The confidence of a slot refers to its name, start and end. It is "
-            f"{_COMBINATIONS[calibration.slot_confidence]} of those of its words (error after: {both}); before is the "
-            "minimum."
+            f"{_COMBINATIONS[calibration.slot_confidence]} of the confidences of its words (error after: {both}); "
+            "before is the minimum."
         )
     return parts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -119,16 +120,15 @@ def test_the_manifest_says_what_the_file_does(student: Student, massive: Path) -
 
 
 @pytest.mark.parametrize("name", shipped_students())
-def test_a_card_is_rendered_from_each_manifest(name: str) -> None:
+def test_the_card_is_the_one_that_the_export_renders(name: str) -> None:
     folder = SHIPPED_STUDENTS / name
 
     card = render_card(read_manifest(folder), "Texts by Jane Doe, CC BY 4.0.")
 
-    assert card.startswith(f"# Student `{name}`")
+    shipped = (folder / "MODEL_CARD.md").read_text()
+    own_text = re.compile("## Training data.*(?=## Limits)", re.DOTALL)
+    assert own_text.sub("", card) == own_text.sub("", shipped)
     assert "Texts by Jane Doe, CC BY 4.0." in card
-    assert all(f"\n| {locale} " in card for locale in LOCALES)
-    headings = [line for line in (folder / "MODEL_CARD.md").read_text().splitlines() if line.startswith("## ")]
-    assert [line for line in card.splitlines() if line.startswith("## ")] == headings
 
 
 @given(st.text(max_size=80))
