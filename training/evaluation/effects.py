@@ -6,7 +6,7 @@ its utterances, so that a sentence is drawn alike in all sets, and in all langua
 Two things were drawn at random: the utterances of the test set and the seeds of the runs. Both are resampled. Three
 seeds are few, and a plain bootstrap over them errs twice: it takes the variance between seeds for (n - 1) / n of what
 it is, and calls the ends of a t distribution those of a normal one. Where seeds differ only in which utterances they
-get wrong it errs the other way, and counts that twice. `effect_of` mends all three; how often its 95 % intervals hold
+get wrong it errs the other way, and counts that twice. `effect_of` corrects all three; how often 95 % intervals hold
 the truth is simulated in tests/training/evaluation/test_effects.py.
 """
 
