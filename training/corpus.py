@@ -12,10 +12,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from service.extras import require
-
-import training.models  # noqa: F401 # isort: skip - before all else: names a missing extra
-
 from training.data.datasets import DatasetError
+from training.runs.flags import new_parser
 from training.text.budgets import SPOKEN, TransferSet
 from training.text.corpus import SUFFIXES, CorpusError
 
@@ -24,9 +22,7 @@ SHOWN = ("lines", "tokens", "asked", "unit", "ratio", "spoken_share", "removed",
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags; those that are not given are None."""
-    whole = argparse.ArgumentParser(
-        prog="python -m training.corpus", description="Plain text for training.", allow_abbrev=False
-    )
+    whole = new_parser("training.corpus", "Plain text for training.")
     add = whole.add_argument
     add("action", choices=("build",), help="build a transfer set")
     add("--generic", metavar="FOLDER", help="plain sentences: LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt (default: none)")

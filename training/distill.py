@@ -1,13 +1,10 @@
 """Distil a small encoder from a masked-language-model teacher on a transfer set.
 
     python -m training.distill --teacher CKPT --size s --corpus TRANSFER_SET --out STUDENT
-    python -m training.distill --teacher CKPT --chain l --size s --corpus TRANSFER_SET --out STUDENT
 
-`--chain` distils through intermediates, each in `OUT/via-SIZE`: teacher -> l -> s. The teacher is a checkpoint, a
-Hugging Face encoder's folder, or the name of one on the hub. `training.runs.distillation` says what is learned.
-
-Progress goes to standard error; the last line of standard output is one JSON object. `--resume` continues an
-interrupted run exactly. `accelerate launch -m training.distill ...` runs it on several devices.
+`--chain l` distils through intermediates, each in `OUT/via-SIZE`: teacher -> l -> s. Progress goes to standard error;
+the last line of standard output is one JSON object. `--resume` continues an interrupted run exactly. `accelerate launch
+-m training.distill ...` runs it on several devices.
 """
 
 from __future__ import annotations

@@ -1,12 +1,10 @@
 """Score a checkpoint or a student folder on a partition.
 
     python -m training.evaluate --ckpt CKPT --data DIR --partition dev --out scores.json
-    python -m training.evaluate --student STUDENT --data DIR
 
 Every metric per locale and as the mean of de, fr, it, es, with 95 % intervals; the table goes to standard error, the
-last line of standard output is one JSON object. `--typed` scores the capitalised and punctuated copy of the partition.
-The tails are subsets of `--tails-of`, see `training.evaluation.tails`. `accelerate launch -m training.evaluate ...`
-splits the utterances over several devices.
+last line of standard output is one JSON object. `accelerate launch -m training.evaluate ...` splits the utterances over
+several devices.
 """
 
 from __future__ import annotations
@@ -26,35 +24,24 @@ from training.data.files import write_json
 from training.data.utterances import PARTITIONS, Utterance
 from training.evaluation.scoring import Scorecard
 from training.evaluation.tails import TAILS, tail_of
-from training.runs.flags import listed
+from training.runs.flags import listed, new_parser
+from training.runs.settings import ON_ERROR
 
 SHOWN = ("domain_accuracy", "domain_f1", "intent_accuracy", "slot_f1", "slot_f1_strict", "exact_match", "semer", "irer")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    whole = argparse.ArgumentParser(
-        prog="python -m training.evaluate", description="Score a checkpoint or a student folder.", allow_abbrev=False
-    )
+    whole = new_parser("training.evaluate", "Score a checkpoint or a student folder.")
     model, add = whole.add_mutually_exclusive_group(required=True), whole.add_argument
-    model.add_argument("--ckpt", type=Path, help="checkpoint to score")
-    model.add_argument("--student", metavar="DIR", help="student folder, or name of a shipped student, to score")
+    model.add_argument("--ckpt", type=Path, help="checkpoint to score (default: none)")
+    model.add_argument("--student", metavar="DIR", help="student folder, or shipped name, to score (default: none)")
     add("--data", required=True, help="labelled data: folder, tarball, file or hub:NAME")
     add("--partition", default="dev", choices=(*PARTITIONS, *TAILS), help="what is scored (default: %(default)s)")
-    add(
-        "--tails-of",
-        default="test",
-        choices=PARTITIONS,
-        help="partition of which tails are parts (default: %(default)s)",
-    )
+    add("--tails-of", default="test", choices=PARTITIONS, help="what tails are part of (default: %(default)s)")
     add("--locales", default="", help="comma-separated locales (default: those that the model serves)")
     add("--typed", action="store_true", help="score the capitalised and punctuated copy")
-    add(
-        "--on-error",
-        choices=("raise", "skip"),
-        default="raise",
-        help="what to do with a bad row (default: %(default)s)",
-    )
+    add("--on-error", choices=ON_ERROR, default="raise", help="what to do with a bad row (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="also write the scores to this file (default: none)")
     return whole
 
@@ -104,14 +91,9 @@ def choose(dataset: datasets.Dataset, args: argparse.Namespace, locales: Sequenc
 
 def publish(args: argparse.Namespace, skipped: int, scores: dict[str, Any]) -> None:
     """Show the report as a table, and print it as one JSON object; write it where a file was asked for."""
-    of = f" of {args.tails_of}" if args.partition in TAILS else ""
-    report = {
-        "model": str(args.ckpt or args.student),
-        "kind": "checkpoint" if args.ckpt else "student",
-        "partition": f"{args.partition}{of}{', typed' if args.typed else ''}",
-        "skipped": skipped,
-        **scores,
-    }
+    of, typed = f" of {args.tails_of}" if args.partition in TAILS else "", ", typed" if args.typed else ""
+    model = {"model": str(args.ckpt or args.student), "kind": "checkpoint" if args.ckpt else "student"}
+    report = {**model, "partition": f"{args.partition}{of}{typed}", "skipped": skipped, **scores}
     print(render(report), file=sys.stderr)
     if args.out:
         write_json(args.out, report)

@@ -2,9 +2,8 @@
 
     python -m training.ladder --recipe training/recipes/ladder-small.toml --data MASSIVE --generic GENERIC --out RUNS
 
-The same as `training.study` with a recipe without tasks: what is compared are fine-tuned runs, with one seed each.
-Writes RUNS/ladder.md and RUNS/ladder.json: scores of each compared run, as PyTorch computes them, and what it changes
-against the baseline of its table, on the same utterances. `--report` reports on the runs that are done.
+The same as `training.study`, for recipes without tasks: RUNS/ladder.md has scores of the compared runs, with one seed
+each, and what each changes against its baseline on the same utterances. `--report` reports on the runs that are done.
 """
 
 from __future__ import annotations

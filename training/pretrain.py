@@ -3,8 +3,6 @@
     python -m training.pretrain --corpus TEXT --size m --out CKPT                  # Stage 1
     python -m training.pretrain --corpus TASK_TEXT --init CKPT --out ADAPTED       # Stage 2: teacher adaptation
 
-`--init` takes a checkpoint of this project, a folder of a Hugging Face encoder, or the name of one on the hub. Without
-`--tokenizer` one is trained on the text (and on that of `--data`, labelled data whose training texts are read as well).
 Progress goes to standard error; the last line of standard output is one JSON object. `--resume` continues an
 interrupted run exactly. `accelerate launch -m training.pretrain ...` runs it on several devices.
 """

@@ -36,14 +36,12 @@ finetune --size s --init "$out/s" --epochs 8 --learning-rate 5e-4 --out "$out/s2
     --size s --out "$out/p"
 finetune --size s --init "$out/p" --epochs 14 --learning-rate 5e-4 --out "$out/f"
 finetune --size s --init "$out/f" --epochs 20 --learning-rate 1e-3 --augmented-share 0.3 --out "$out/f2"
-# The student imitates the three, and learns to be unsure of what is no request as well
+# The student imitates the three, and learns low confidence on out-of-scope text
 finetune --size s --init "$out/f2" --teacher "$out/s,$out/s2,$out/f2" --epochs 10 --learning-rate 7e-4 \
     --augmented-share 0.3 --average 0.998 --out-of-scope "$no_requests" --out "$out/ko"
 export_student --ckpt "$out/ko" --out "$out/students/s" --notice docs/notices/s.md
 
-# The smallest imitates it, as exported, and two others
-mkdir -p before
-cp -r "$out/students/s" before/
+# The smallest imitates it, as exported (the recipe finds it as ../students/s, beside --out), and two others
 "$python" -m training.ladder --recipe training/recipes/ladder-shipped.toml --data "$massive" --generic "$generic" \
     --out "$out/ladder" --jobs 2
 export_student --ckpt "$out/ladder/runs/xs" --out "$out/students/xs" --notice docs/notices/xs.md

@@ -1,12 +1,9 @@
 """Run a study from a recipe, and report on it.
 
     python -m training.study --recipe training/recipes/study-demo.toml --out RUNS
-    python -m training.study --report --out RUNS
 
-Makes what the recipe asks for (tokenizer, transfer sets, encoders, fine-tuned students, what they answer) and skips
-what is done; started again after an interruption, it goes on from where each stage stood. RUNS/logs holds the output of
-each stage. The report (`report.md`, `report.json` and figures) is made from the small files in RUNS/results alone;
-`--report` makes it again. `training.studies.recipe` says what a recipe holds.
+Makes what the recipe asks for (`training.studies.recipe`), skips what is done and continues what was interrupted;
+RUNS/logs holds the output of each stage. `--report --out RUNS` makes the report again, from RUNS/results alone.
 """
 
 from __future__ import annotations
@@ -19,34 +16,22 @@ from pathlib import Path
 
 from service.extras import require
 from training.data.utterances import PARTITIONS
-from training.runs.flags import at_least_one
+from training.runs.flags import at_least_one, new_parser
 
 
-def parser(
-    command: str = "training.study", description: str = "Run a study from a recipe, and report on it."
-) -> argparse.ArgumentParser:
+def parser(command: str = "training.study", about: str = "Run a study from a recipe.") -> argparse.ArgumentParser:
     """The flags of this command, and of `training.ladder`."""
-    whole = argparse.ArgumentParser(prog=f"python -m {command}", description=description, allow_abbrev=False)
-    whole.add_argument(
-        "--recipe", type=Path, help="TOML file, some stand in training/recipes (default: none; needed without --report)"
-    )
-    whole.add_argument("--out", type=Path, required=True, help="folder of the runs; what is done there is skipped")
-    whole.add_argument(
-        "--data", help="labelled data: folder, tarball, file or hub:NAME (default: what the recipe names)"
-    )
-    whole.add_argument("--generic", metavar="FOLDER", help="plain sentences by language (default: that of the recipe)")
-    whole.add_argument("--partition", choices=PARTITIONS, help="what is scored (default: that of the recipe, or dev)")
-    whole.add_argument(
-        "--jobs",
-        type=at_least_one,
-        default=1,
-        metavar="N",
-        help="stages at once, each with its share of the cores (default: %(default)s)",
-    )
-    whole.add_argument(
-        "--until", default="", metavar="STAGE", help="stop after this stage, or group such as runs (default: none)"
-    )
-    whole.add_argument("--report", action="store_true", help="run nothing: report on what is done")
+    whole = new_parser(command, about)
+    add = whole.add_argument
+    add("--recipe", type=Path, help="TOML file, some stand in training/recipes (default: none; needed unless --report)")
+    add("--out", type=Path, required=True, help="folder of the runs; what is done there is skipped")
+    add("--data", help="labelled data: folder, tarball, file or hub:NAME (default: what the recipe names)")
+    add("--generic", metavar="FOLDER", help="plain sentences by language (default: what the recipe names)")
+    add("--partition", choices=PARTITIONS, help="what is scored (default: what the recipe names, or dev)")
+    jobs = "stages at once, each with its share of the cores (default: %(default)s)"
+    add("--jobs", type=at_least_one, default=1, metavar="N", help=jobs)
+    add("--until", default="", metavar="STAGE", help="stop after this stage, or group such as runs (default: none)")
+    add("--report", action="store_true", help="run nothing: report on what is done")
     return whole
 
 

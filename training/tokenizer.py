@@ -12,32 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data import datasets
-from training.runs.flags import listed
+from training.runs.flags import listed, new_parser
 from training.text.corpus import CorpusError
 from training.text.tokenizer import VOCABULARY, save_tokenizer, spread_lines, train_tokenizer, with_variants
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    whole = argparse.ArgumentParser(
-        prog="python -m training.tokenizer", description="Train the shared unigram tokenizer.", allow_abbrev=False
-    )
+    whole = new_parser("training.tokenizer", "Train the shared unigram tokenizer.")
     add = whole.add_argument
     add("--data", help="labelled data whose training texts are read: folder, tarball, file or hub:NAME (default: none)")
     add("--locales", default="", help="comma-separated locales of --data (default: all)")
-    add(
-        "--corpus",
-        default="",
-        metavar="FILES",
-        help="plain text: comma-separated files, folders or hub:NAME (default: none)",
-    )
-    add(
-        "--tokenizer-lines",
-        type=int,
-        default=300_000,
-        metavar="LINES",
-        help="lines of --corpus, evenly spread, that are read (default: %(default)s)",
-    )
+    corpus = "plain text: comma-separated files, folders or hub:NAME (default: none)"
+    add("--corpus", default="", metavar="FILES", help=corpus)
+    lines = "lines of --corpus, evenly spread, that are read (default: %(default)s)"
+    add("--tokenizer-lines", type=int, default=300_000, metavar="LINES", help=lines)
     add("--vocabulary", type=int, default=VOCABULARY, metavar="PIECES", help="pieces at most (default: %(default)s)")
     add("--out", type=Path, required=True, metavar="FILE", help="tokenizer.json to write")
     return whole
@@ -58,13 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     pieces = sum(len(encoding.ids) - 1 for encoding in tokenizer.encode_batch_fast(texts))
-    summary = {
-        "tokenizer": str(args.out),
-        "pieces": tokenizer.get_vocab_size(),
-        "texts": len(texts),
-        "pieces_per_word": round(pieces / max(1, sum(len(text.split()) for text in texts)), 3),
-    }
-    print(json.dumps(summary))
+    ratio = round(pieces / max(1, sum(len(text.split()) for text in texts)), 3)
+    summary = {"pieces": tokenizer.get_vocab_size(), "texts": len(texts), "pieces_per_word": ratio}
+    print(json.dumps({"tokenizer": str(args.out), **summary}))
     return 0
 
 

@@ -61,25 +61,13 @@ def align(text: str, annotation: str) -> tuple[Slot, ...]:
     plain, slots = parse(annotation)
     if plain == text:
         return slots
-    kept = [i for i, character in enumerate(text) if not character.isspace()]
-    index_in_text: list[int] = []  # for each character of `plain`, how many non-space characters stand before it
-    count = 0
-    for character in plain:
-        index_in_text.append(count)
-        if not character.isspace():
-            if count >= len(kept) or text[kept[count]] != character:
-                raise RecordError(
-                    "annot_utt",
-                    "differs from utt in more than white space; allowed: the same text with [name : value] marks",
-                )
-            count += 1
-    if count != len(kept):
-        raise RecordError("annot_utt", "ends before utt does; allowed: the same text with [name : value] marks")
-    aligned = []
-    for slot in slots:
-        inside = [index_in_text[i] for i in range(slot.start, slot.end) if not plain[i].isspace()]
-        aligned.append(Slot(slot.name, kept[inside[0]], kept[inside[-1]] + 1))
-    return tuple(aligned)
+    kept, marked = ([i for i, c in enumerate(side) if not c.isspace()] for side in (text, plain))
+    if [text[i] for i in kept] != [plain[i] for i in marked]:
+        problem = "differs from utt in more than white space"
+        raise RecordError("annot_utt", f"{problem}; allowed: the same text with [name : value] marks")
+    place = dict(zip(marked, kept, strict=True))
+    inside = [[place[i] for i in range(slot.start, slot.end) if i in place] for slot in slots]
+    return tuple(Slot(s.name, places[0], places[-1] + 1) for s, places in zip(slots, inside, strict=True))
 
 
 def _refuse_brackets(text: str) -> None:

@@ -10,7 +10,7 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from training.data.utterances import Slot, Utterance
 
@@ -40,40 +40,26 @@ _QUESTION = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class _Token:
-    """A white-space token, the text before it, and the index of the slot that it belongs to (or -1)."""
-
-    text: str
-    before: str
-    slot: int
-
-
 def rewrite(utterance: Utterance, change: Callable[[int, str, bool], tuple[str, str, str]]) -> Utterance:
     """Rewrite an utterance token by token and keep its slots on the same tokens.
 
-    Args:
-        utterance: what to rewrite; a slot that begins or ends inside a token leaves it unchanged.
-        change: from (index, token, whether it is the last) to (text put before it, token, text put after it); what is
-            put before or after is no part of a slot.
+    `change` goes from (index, token, whether it is the last) to (text before it, token, text after it); what is put
+    before or after is no part of a slot. A slot that begins or ends inside a token leaves the utterance unchanged.
     """
-    tokens = _tokens(utterance)
-    if tokens is None:
+    tokens = list(re.finditer(r"\S+", utterance.text))
+    edges = {token.start() for token in tokens}, {token.end() for token in tokens}
+    if any(slot.start not in edges[0] or slot.end not in edges[1] for slot in utterance.slots):
         return utterance
-    parts: list[str] = []
-    length = 0
-    starts: dict[int, int] = {}
+    written, position = "", 0
+    starts: dict[int, int] = {}  # of tokens as they are written, by where they stood
     ends: dict[int, int] = {}
     for i, token in enumerate(tokens):
-        prefix, text, suffix = change(i, token.text, i == len(tokens) - 1)
-        parts += (token.before, prefix, text, suffix)
-        start = length + len(token.before) + len(prefix)
-        if token.slot >= 0:
-            starts.setdefault(token.slot, start)
-            ends[token.slot] = start + len(text)
-        length = start + len(text) + len(suffix)
-    slots = tuple(Slot(s.name, starts[i], ends[i]) for i, s in enumerate(utterance.slots))
-    return replace(utterance, text="".join(parts), slots=slots)
+        prefix, text, suffix = change(i, token[0], i == len(tokens) - 1)
+        written += utterance.text[position : token.start()] + prefix
+        starts[token.start()], ends[token.end()] = len(written), len(written) + len(text)
+        written, position = written + text + suffix, token.end()
+    slots = tuple(Slot(slot.name, starts[slot.start], ends[slot.end]) for slot in utterance.slots)
+    return replace(utterance, text=written, slots=slots)
 
 
 def as_typed(utterance: Utterance, rng: random.Random) -> Utterance:
@@ -104,8 +90,6 @@ def as_typed(utterance: Utterance, rng: random.Random) -> Utterance:
 def with_digits(utterance: Utterance) -> Utterance:
     """Number words as digits: "um neun uhr" becomes "um 9 uhr"; in languages without a table nothing changes."""
     table = DIGITS.get(utterance.locale[:2], {})
-    if not table:
-        return utterance
     return rewrite(utterance, lambda _i, token, _last: ("", table.get(token.lower(), token), ""))
 
 
@@ -165,23 +149,3 @@ def typed_copy(utterances: Sequence[Utterance], seed: int = 0) -> list[Utterance
     """The cased and punctuated copy of a partition on which robustness is reported; the same for a seed."""
     rng = random.Random(seed)
     return [as_typed(u, rng) for u in utterances]
-
-
-def _tokens(utterance: Utterance) -> list[_Token] | None:
-    """White-space tokens with their slots; None when a slot's edge falls inside a token."""
-    tokens = []
-    position = 0
-    edges_start = {s.start: i for i, s in enumerate(utterance.slots)}
-    edges_end = {s.end: i for i, s in enumerate(utterance.slots)}
-    opened = closed = 0
-    current = -1
-    for match in re.finditer(r"\S+", utterance.text):
-        if match.start() in edges_start:
-            current = edges_start[match.start()]
-            opened += 1
-        tokens.append(_Token(match[0], utterance.text[position : match.start()], current))
-        position = match.end()
-        if match.end() in edges_end:
-            current = -1
-            closed += 1
-    return tokens if opened == closed == len(utterance.slots) else None

@@ -1,15 +1,8 @@
 """Read labelled data: MASSIVE (folder, tarball or hub), the project's JSONL, CSV.
 
-A source is named by one string:
-
-======================================  ================================================================
-``DIR``                                 holds ``1.1/data/``, ``data/`` or the files themselves: ``<locale>.jsonl``
-                                        or ``.jsonl.gz``, in MASSIVE's or the project's fields; or ``.csv`` files
-``FILE.tar.gz``                         the official ``amazon-massive-dataset-1.1.tar.gz``
-``FILE.jsonl``, ``.jsonl.gz``, ``.csv``  one file
-``hub:OWNER/NAME``                      a Hugging Face data set with MASSIVE's columns, through `datasets`; with
-                                        ``@REVISION`` a branch of it
-======================================  ================================================================
+A source is named by one string: a folder that holds ``1.1/data/``, ``data/`` or the files themselves; the official
+``amazon-massive-dataset-1.1.tar.gz``; one ``.jsonl``, ``.jsonl.gz`` or ``.csv`` file; or ``hub:OWNER/NAME[@REVISION]``,
+a Hugging Face data set with MASSIVE's columns, through `datasets`.
 
 Fields of a JSONL row: ``id, text, locale, partition, domain, intent, slots[{name, start, end}]``, or MASSIVE's
 ``id, utt, annot_utt, locale, partition, scenario, intent``. CSV columns: ``id, locale, partition, domain, intent`` and
@@ -274,6 +267,5 @@ def _warn_of_unseen_labels(source: str, utterances: Sequence[Utterance]) -> None
         found[u.partition] |= {(kind, name) for kind, name in named if name is not None}
     for partition in PARTITIONS[1:] if found["train"] else ():
         for kind, name in sorted(found[partition] - found["train"]):
-            log.warning(
-                "%s: %s %r occurs in %s but never in train: no student can learn it", source, kind, name, partition
-            )
+            unseen = "%s: %s %r occurs in %s but never in train: no student can learn it"
+            log.warning(unseen, source, kind, name, partition)

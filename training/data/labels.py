@@ -12,17 +12,14 @@ HEADS = ("domain", "intent", "slots")
 
 def labels_of(utterances: Iterable[Utterance], heads: Sequence[str] = HEADS) -> Labels:
     """The sorted labels that occur in the utterances, for the chosen heads; slots as BIO tags with "O" first."""
-    domains, intents, slots = set(), set(), set()
-    for utterance in utterances:
-        domains.add(utterance.domain)
-        intents.add(utterance.intent)
-        slots |= {slot.name for slot in utterance.slots}
-    tags = [OUTSIDE, *(f"{prefix}-{name}" for name in sorted(slots) for prefix in "BI")]
-    return Labels(
-        domain=tuple(sorted(d for d in domains if d)) if "domain" in heads else (),
-        intent=tuple(sorted(i for i in intents if i)) if "intent" in heads else (),
-        slots=tuple(tags) if "slots" in heads else (),
-    )
+    read = list(utterances)
+    slots = sorted({slot.name for utterance in read for slot in utterance.slots})
+    found = {
+        "domain": sorted({u.domain for u in read if u.domain}),
+        "intent": sorted({u.intent for u in read if u.intent}),
+        "slots": [OUTSIDE, *(f"{prefix}-{name}" for name in slots for prefix in "BI")],
+    }
+    return Labels(**{head: tuple(found[head]) for head in heads})
 
 
 def tags_of(words: Sequence[tuple[int, int]], slots: Sequence[Slot]) -> list[str]:

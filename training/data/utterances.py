@@ -54,15 +54,11 @@ class Utterance:
         end = 0
         for slot in self.slots:
             if not 0 <= slot.start < slot.end <= len(self.text):
-                raise RecordError(
-                    "slots",
-                    f"{slot.name!r} has offsets {slot.start}..{slot.end}; allowed: 0 <= start < end <= "
-                    f"{len(self.text)}",
-                )
+                allowed = f"allowed: 0 <= start < end <= {len(self.text)}"
+                raise RecordError("slots", f"{slot.name!r} has offsets {slot.start}..{slot.end}; {allowed}")
             if slot.start < end:
-                raise RecordError(
-                    "slots", f"{slot.name!r} at {slot.start} overlaps the slot before it, or is out of order"
-                )
+                problem = "overlaps the slot before it, or is out of order"
+                raise RecordError("slots", f"{slot.name!r} at {slot.start} {problem}")
             end = slot.end
 
     def value(self, slot: Slot) -> str:

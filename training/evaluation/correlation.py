@@ -29,16 +29,9 @@ class Correlation:
 def correlate(x: Floats, y: Floats, clusters: Sequence[Any], resamples: int = RESAMPLES) -> dict[str, Correlation]:
     """Pearson's and Spearman's correlation with 95 % percentile intervals.
 
-    Whole clusters are resampled: the same domain in four languages is not four independent points.
-
-    Args:
-        x: [points].
-        y: [points].
-        clusters: what the points belong to, [points].
-        resamples: how many.
-
-    Returns:
-        {"pearson": ..., "spearman": ...}, empty where either side is constant or has fewer than three points.
+    Whole clusters are resampled: the same domain in four languages is not four independent points. `x`, `y` and the
+    `clusters` that the points belong to are [points]. Returns {"pearson": ..., "spearman": ...}, empty where either
+    side is constant or has fewer than three points.
     """
     members = [np.flatnonzero(np.array(clusters) == name) for name in dict.fromkeys(clusters)]
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:

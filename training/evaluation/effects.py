@@ -6,7 +6,7 @@ its utterances, so that a sentence is drawn alike in all sets, and in all langua
 Two things were drawn at random: the utterances of the test set and the seeds of the runs. Both are resampled. Three
 seeds are few, and a plain bootstrap over them errs twice: it takes the variance between seeds for (n - 1) / n of what
 it is, and calls the ends of a t distribution those of a normal one. Where seeds differ only in which utterances they
-get wrong it errs the other way, and counts that twice. `effect_of` mends all three; how often its 95 % intervals hold
+get wrong it errs the other way, and counts that twice. `effect_of` corrects all three; how often 95 % intervals hold
 the truth is simulated in tests/training/evaluation/test_effects.py.
 """
 
@@ -20,18 +20,8 @@ from typing import NamedTuple, cast
 import numpy as np
 from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
-from training.evaluation.scoring import (
-    MEAN,
-    PERCENT,
-    Floats,
-    Ints,
-    Weights,
-    class_counts,
-    macro_f1,
-    mean_locales,
-    ratio,
-    weights_of,
-)
+from training.evaluation import scoring
+from training.evaluation.scoring import MEAN, PERCENT, Floats, Ints, Weights, class_counts, ratio
 
 Outcomes = dict[str, Ints]  # of one run in one locale: a name as in the result files to [utterances]
 Runs = Mapping[str, Mapping[int, Mapping[str, Outcomes]]]  # encoder to seed to locale
@@ -56,48 +46,30 @@ class Metric(NamedTuple):
     is_higher_better: bool
 
 
-METRICS = {
-    "dc": (Metric("f1", "F1", True),),
-    "icner": (Metric("semer", "SemER", False), Metric("icer", "ICER", False)),
-}
+SEMER, ICER = Metric("semer", "SemER", False), Metric("icer", "ICER", False)
+METRICS = {"dc": (Metric("f1", "F1", True),), "icner": (SEMER, ICER)}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The expected answers of one locale.
-
-    Attributes:
-        ids: of the utterances.
-        domain: index of the domain of each, -1 where it has none, [utterances].
-        slots: number of slots of each, [utterances].
-        sets: rows of the partition itself (all) and of each of its tails.
-    """
+    """The expected answers of one locale, in order of `ids`."""
 
     ids: tuple[str, ...]
-    domain: Ints
-    slots: Ints
-    sets: dict[str, Ints]
+    domain: Ints  # index of the domain of each, -1 where it has none
+    slots: Ints  # number of slots of each
+    sets: dict[str, Ints]  # rows of the partition itself (all) and of each of its tails
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A candidate against a baseline.
-
-    Attributes:
-        change: relative change of the metric, in percent of the baseline's.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        p_value: two-sided; below 0.05 exactly where the interval excludes 0.
-        degrees: of freedom of the interval; few where the seeds differ much, infinite where they don't.
-        seeds: how many runs of a side it rests on.
-    """
+    """The relative change from a baseline to a candidate, in percent of the baseline's, with its 95 % interval."""
 
     change: float
     low: float
     high: float
-    p_value: float
-    degrees: float
-    seeds: int
+    p_value: float  # two-sided; below 0.05 exactly where the interval excludes 0
+    degrees: float  # of freedom of the interval; few where the seeds differ much, infinite where they don't
+    seeds: int  # how many runs of a side it rests on
 
 
 def weights_by_locale(references: Mapping[str, Reference], resamples: int = RESAMPLES) -> dict[str, Weights]:
@@ -105,7 +77,7 @@ def weights_by_locale(references: Mapping[str, Reference], resamples: int = RESA
     by_ids: dict[tuple[str, ...], Weights] = {}
     for reference in references.values():
         if reference.ids not in by_ids:
-            by_ids[reference.ids] = weights_of(len(reference.ids), resamples, SEED + len(by_ids))
+            by_ids[reference.ids] = scoring.weights_of(len(reference.ids), resamples, SEED + len(by_ids))
     return {locale: by_ids[reference.ids] for locale, reference in references.items()}
 
 
@@ -126,16 +98,14 @@ def error_rate(errors: Ints, trials: Ints, weights: Weights) -> Floats:
     return ratio(counts[:, 0], counts[:, 1])
 
 
-def measure(
-    metric: str, reference: Reference, outcomes: Outcomes, rows: Ints, classes: int, weights: Weights
-) -> Floats:
+def measure(metric: str, reference: Reference, found: Outcomes, rows: Ints, classes: int, weights: Weights) -> Floats:
     """A metric of a run on some rows of a locale, in percent, [1 + resamples]; `weights` are those of the rows."""
     if metric == "f1":
-        return PERCENT * macro_f1(reference.domain[rows], outcomes["domain"][rows], classes, weights)
-    intents = outcomes["intent_errors"][rows]
+        return PERCENT * scoring.macro_f1(reference.domain[rows], found["domain"][rows], classes, weights)
+    intents = found["intent_errors"][rows]
     if metric == "icer":
         return PERCENT * error_rate(intents, np.ones_like(intents), weights)
-    return PERCENT * error_rate(intents + outcomes["slot_errors"][rows], reference.slots[rows] + 1, weights)
+    return PERCENT * error_rate(intents + found["slot_errors"][rows], reference.slots[rows] + 1, weights)
 
 
 def values_of(
@@ -152,10 +122,9 @@ def values_of(
             for metric in METRICS[task] if len(rows) else ():
                 for encoder, seeds in runs.items():
                     found = [seeds[s][locale] for s in sorted(seeds)]
-                    values[metric.name, encoder, name, locale] = np.stack(
-                        [measure(metric.name, reference, x, rows, classes, drawn) for x in found], axis=1
-                    )
-    over = mean_locales(references)
+                    scores = [measure(metric.name, reference, x, rows, classes, drawn) for x in found]
+                    values[metric.name, encoder, name, locale] = np.stack(scores, axis=1)
+    over = scoring.mean_locales(references)
     for metric_name, encoder, name in dict.fromkeys(key[:3] for key in values):
         held = [(metric_name, encoder, name, locale) for locale in over]
         parts = [values[key] for key in held if key in values]
@@ -185,14 +154,8 @@ def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Eff
     degrees of freedom after Satterthwaite (1946): n - 1 where all variance comes of the seeds, more the less of it
     does. The p value is that of the t test whose standard error is the distance of the end that faces 0, over t.
 
-    Args:
-        candidate: metric of each run, [1 + resamples, seeds], row 0 of the set itself.
-        baseline: likewise.
-        draws: which columns each resample takes, [resamples, seeds]: of both sides where their seeds pair, else of
-            each side.
-
-    Returns:
-        None where the baseline is 0, so that there is no relative change, or nearly no resample has one.
+    Both sides are [1 + resamples, seeds]; `draws`, [resamples, seeds], are the columns that each resample takes: of
+    both sides where their seeds pair, else of each. None where the baseline, or that of most resamples, is 0.
     """
     fixed = relative_change(candidate.mean(axis=1), baseline.mean(axis=1))
     change = float(fixed[0])
@@ -235,10 +198,8 @@ def _seed_deviations(candidate: Floats, baseline: Floats) -> list[Floats]:
     """What each run of either side adds to the relative change, to first order, [1 + resamples, seeds] in percent."""
     top, bottom = (values.mean(axis=1, keepdims=True) for values in (candidate, baseline))
     level = ratio(top, bottom)
-    return [
-        PERCENT * ratio(candidate - top, np.broadcast_to(bottom, candidate.shape)),
-        -PERCENT * level * ratio(baseline - bottom, np.broadcast_to(bottom, baseline.shape)),
-    ]
+    own = [ratio(gap, np.broadcast_to(bottom, gap.shape)) for gap in (candidate - top, baseline - bottom)]
+    return [PERCENT * own[0], -PERCENT * level * own[1]]
 
 
 def _seed_share(resampled: Floats, own: Floats) -> float:
@@ -247,10 +208,7 @@ def _seed_share(resampled: Floats, own: Floats) -> float:
     Runs differ on a test set also because each gets other utterances wrong. That part shrinks as the set grows; the
     bootstrap over utterances has it already, so that counting it again would widen intervals for nothing (as Owen's
     pigeonhole bootstrap of 2007 does). It shows in that seeds differ more on resamples than on the set itself.
-
-    Args:
-        resampled: deviations of the seeds, [resamples, seeds].
-        own: the same on the set itself, [seeds].
+    `resampled` are the deviations of the seeds, [resamples, seeds], `own` those on the set itself, [seeds].
     """
     spread = float(own.var(ddof=1))
     surplus = float(resampled.var(axis=1, ddof=1).mean()) - spread
@@ -266,13 +224,7 @@ def _p_value(change: float, distance: float, degrees: float, resamples: int) -> 
 
 
 def compare_runs(values: Values, keys: tuple[Key, Key], seeds: tuple[list[int], list[int]]) -> Effect | None:
-    """`effect_of` of two entries of `values`, on the seeds that both have, or on all where they share none.
-
-    Args:
-        values: as of `values_of`.
-        keys: the candidate's and the baseline's.
-        seeds: theirs, ascending.
-    """
+    """`effect_of` a candidate and a baseline (keys and ascending seeds), on their common seeds, or all if none is."""
     candidate, baseline = values[keys[0]], values[keys[1]]
     common = sorted(set(seeds[0]) & set(seeds[1]))
     resamples = len(candidate) - 1
@@ -328,8 +280,6 @@ def _by_domain(task: str, reference: Reference, outcomes: Outcomes, classes: int
     if task == "dc":
         return domain_f1(reference.domain, outcomes["domain"], classes)
     errors, known = outcomes["intent_errors"] + outcomes["slot_errors"], reference.domain >= 0
-    sums = [
-        np.bincount(reference.domain[known], x[known], minlength=classes).astype(np.float64)
-        for x in (errors, reference.slots + 1)
-    ]
+    domains, trials = reference.domain[known], reference.slots + 1
+    sums = [np.bincount(domains, x[known], minlength=classes).astype(np.float64) for x in (errors, trials)]
     return ratio(sums[0], sums[1])

@@ -49,20 +49,11 @@ def changes(utterances: Sequence[Utterance], answers: Sequence[Answer], before: 
     for utterance, now, then in zip(utterances, answers, before, strict=True):
         if now != then:
             expected = Answer(utterance.domain, utterance.intent, utterance.slots)
-            yield {
-                "id": utterance.id,
-                "locale": utterance.locale,
-                "text": utterance.text,
-                "expected": _told(utterance, expected),
-                "before": _told(utterance, then),
-                "now": _told(utterance, now),
-            }
+            told = {"expected": expected, "before": then, "now": now}
+            facts = {name: getattr(utterance, name) for name in ("id", "locale", "text")}
+            yield {**facts, **{name: _told(utterance, answer) for name, answer in told.items()}}
 
 
 def _told(utterance: Utterance, answer: Answer) -> Json:
-    slots = answer.slots
-    return {
-        "domain": answer.domain,
-        "intent": answer.intent,
-        "slots": None if slots is None else [f"{slot.name}: {utterance.value(slot)}" for slot in slots],
-    }
+    slots = [f"{slot.name}: {utterance.value(slot)}" for slot in answer.slots or ()]
+    return {"domain": answer.domain, "intent": answer.intent, "slots": None if answer.slots is None else slots}

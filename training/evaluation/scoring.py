@@ -13,6 +13,7 @@ same order) stay paired.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,18 +62,7 @@ class Answer:
 
 def reference_words(text: str, locale: str) -> list[tuple[int, int]]:
     """(start, end) of each word at which slots are scored."""
-    words: list[tuple[int, int]] = []
-    start = None
-    for i, character in enumerate([*text, " "]):
-        if character.isspace():
-            if start is not None:
-                words.append((start, i))
-            start = None
-        elif locale in CHARACTER_LOCALES:
-            words.append((i, i + 1))
-        elif start is None:
-            start = i
-    return words
+    return [match.span() for match in re.finditer(r"\S" if locale in CHARACTER_LOCALES else r"\S+", text)]
 
 
 def massive_spans(tags: Sequence[str]) -> list[Span]:
@@ -94,13 +84,8 @@ def semantic_errors(utterance: Utterance, answer: Answer) -> tuple[int, int]:
     """
     expected: Counter[tuple[str, str]] = Counter((s.name, utterance.value(s)) for s in utterance.slots)
     found: Counter[tuple[str, str]] = Counter((s.name, utterance.value(s)) for s in answer.slots or ())
-    missing, surplus = Counter[str](), Counter[str]()
-    for (name, _), count in (expected - found).items():
-        missing[name] += count
-    for (name, _), count in (found - expected).items():
-        surplus[name] += count
-    substitutions = sum((missing & surplus).values())
-    errors = missing.total() + surplus.total() - substitutions
+    missing, surplus = (Counter(name for name, _ in x.elements()) for x in (expected - found, found - expected))
+    errors = missing.total() + surplus.total() - (missing & surplus).total()  # less the substitutions
     return errors + (answer.intent != utterance.intent), len(utterance.slots) + 1
 
 
@@ -163,11 +148,9 @@ def _ratios_of(utterance: Utterance, answer: Answer) -> dict[str, Ratio]:
 
 
 class Scores:
-    """Every metric that the model's heads allow, of one set and on resamples of it.
+    """Every metric that the model's heads allow: `values`, in percent, [1 + resamples].
 
-    Attributes:
-        values: by metric, in percent, [1 + resamples].
-        exact: whether intent and every tag are right, [utterances]: 1 or 0, NaN where the reference has no intent.
+    `exact` says whether intent and every tag are right, [utterances]: 1 or 0, NaN where the reference has no intent.
     """
 
     def __init__(self, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = 0) -> None:
@@ -230,16 +213,12 @@ def with_mean(by_locale: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 class Scorecard:
     """Every metric per locale and for their mean, on the set and on resamples of its utterances.
 
-    Attributes:
-        sizes: utterances by locale.
-        values: `Scores.values` by locale, and under `MEAN` their mean. Where the locales hold the same ids, as in
-            MASSIVE, a sentence is drawn in all of them or in none.
-        exact: `Scores.exact` by locale, the utterances in order of their ids.
+    Where the locales hold the same ids, as in MASSIVE, a sentence is drawn in all of them or in none.
     """
 
-    sizes: dict[str, int]
-    values: dict[str, dict[str, Floats]]
-    exact: dict[str, Floats]
+    sizes: dict[str, int]  # utterances by locale
+    values: dict[str, dict[str, Floats]]  # `Scores.values` by locale, and under `MEAN` their mean
+    exact: dict[str, Floats]  # `Scores.exact` by locale, the utterances in order of their ids
 
     @classmethod
     def of(cls, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = RESAMPLES) -> Scorecard:

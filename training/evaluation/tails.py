@@ -20,11 +20,8 @@ def tail_of(name: str, evaluated: Sequence[Utterance], train: Sequence[Utterance
     - ``tail_unseen_value``: some slot's value never stands in train under that slot.
     - ``tail_unseen_word``: some white-space word never stands in train.
     """
-    belongs: dict[str, Callable[[Utterance], bool]] = {
-        "tail_test": _rare(evaluated),
-        "tail_unseen_value": _unseen_value(train),
-        "tail_unseen_word": _unseen_word(train),
-    }
+    belongs: dict[str, Callable[[Utterance], bool]]
+    belongs = dict(zip(TAILS, (_rare(evaluated), _unseen_value(train), _unseen_word(train)), strict=True))
     return [utterance for utterance in evaluated if belongs[name](utterance)]
 
 

@@ -16,7 +16,8 @@ from service.student.tokenization import Encoded, TextEncoder
 from training.data.augmentation import SlotValues, augment
 from training.data.labels import tags_of
 from training.data.utterances import Utterance
-from training.models.devices import ALONE, Split
+from training.models.devices import ALONE, Split, split
+from training.text.lines import padded
 
 IGNORED = -100  # the index that torch's cross entropy skips
 
@@ -93,13 +94,9 @@ class ExampleEncoder:
         if self._tags:
             for position, tag in zip(encoded.first_pieces, tags_of(encoded.words, utterance.slots), strict=True):
                 slots[position] = self._tags.get(tag, IGNORED)
-        return Example(
-            encoded.ids,
-            self._domain.get(utterance.domain or "", IGNORED),
-            self._intent.get(utterance.intent or "", IGNORED),
-            slots,
-            encoded.first_pieces,
-        )
+        domain = self._domain.get(utterance.domain or "", IGNORED)
+        intent = self._intent.get(utterance.intent or "", IGNORED)
+        return Example(encoded.ids, domain, intent, slots, encoded.first_pieces)
 
 
 def whole_of(examples: Sequence[Example], rows: Rows, split: Split = ALONE) -> Whole:
@@ -109,42 +106,18 @@ def whole_of(examples: Sequence[Example], rows: Rows, split: Split = ALONE) -> W
 
 
 def collate(examples: Sequence[Example], pad_id: int, rows: Rows | None = None, whole: Whole | None = None) -> Batch:
-    """Pad to the longest of the batch.
-
-    Args:
-        examples: What it is to hold.
-        pad_id: The padding piece.
-        rows: Which texts they are, if that matters.
-        whole: The step's batch, where this is not all of it.
-    """
-    if rows is None:
-        rows = np.full(len(examples), -1)
-    width = max(len(e.ids) for e in examples)
-    ids = np.full((len(examples), width), pad_id, dtype=np.int64)
-    mask = np.zeros((len(examples), width), dtype=np.int64)
-    slots = np.full((len(examples), width), IGNORED, dtype=np.int64)
-    first = np.zeros((len(examples), width), dtype=bool)
+    """Pad examples to the longest; `rows` says which texts they are, `whole` of what step this is a process's part."""
+    rows = np.full(len(examples), -1) if rows is None else rows
+    input_ids, mask = padded([e.ids for e in examples], pad_id)
+    slots, _ = padded([e.slots for e in examples], IGNORED)
+    first = torch.zeros(input_ids.shape, dtype=torch.bool)
     for row, example in enumerate(examples):
-        length = len(example.ids)
-        ids[row, :length] = example.ids
-        mask[row, :length] = 1
-        slots[row, :length] = example.slots
         first[row, list(example.first_pieces)] = True
-    return Batch(
-        torch.from_numpy(ids),
-        torch.from_numpy(mask),
-        torch.tensor([e.domain for e in examples]),
-        torch.tensor([e.intent for e in examples]),
-        torch.from_numpy(slots),
-        torch.from_numpy(first),
-        rows,
-        whole or whole_of(examples, rows),
-    )
+    domain, intent = (torch.tensor([getattr(e, head) for e in examples]) for head in ("domain", "intent"))
+    return Batch(input_ids, mask, domain, intent, slots, first, rows, whole or whole_of(examples, rows))
 
 
-def length_buckets(
-    lengths: Sequence[int] | NDArray[np.int64], batch_size: int, rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
+def length_buckets(lengths: Sequence[int] | Rows, batch_size: int, rng: np.random.Generator) -> list[Rows]:
     """Indices of batches of about equal length, in random order; each index once.
 
     Lengths are jittered before sorting, so that the batches differ between epochs.
@@ -168,9 +141,9 @@ class EpochData:
         augmented_share: float,
         seed: int,
         substituted_share: float = 0.0,
-        split: Split = ALONE,
     ) -> None:
-        self._a_step, self._split = batch_size * split.count, split
+        self._split = split()
+        self._a_step = batch_size * self._split.count
         self.steps = -(-len(utterances) // self._a_step)
         self._utterances = utterances
         self._encoder = encoder

@@ -23,24 +23,20 @@ from training.text.tokenizer import special_ids
 
 T = TypeVar("T")
 
+# These count positions from the one after the padding piece's id, so the first rows of their table are never read, and
+# they find padding by its id.
+ROBERTA = ("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
 # How each architecture turns last hidden states into logits over its pieces. Its own forward would do so at every
 # position, which with 250,000 pieces is most of the work; masked ones are one in seven.
 PIECE_LOGITS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "bert": lambda model, hidden: model.cls(hidden),
-    "camembert": lambda model, hidden: model.lm_head(hidden),
+    **dict.fromkeys(("bert", "rembert"), lambda model, hidden: model.cls(hidden)),
+    **dict.fromkeys(ROBERTA, lambda model, hidden: model.lm_head(hidden)),
     "distilbert": lambda model, hidden: model.vocab_projector(
         model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
     ),
     "electra": lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden)),
     "modernbert": lambda model, hidden: model.decoder(model.head(hidden)),
-    "rembert": lambda model, hidden: model.cls(hidden),
-    "roberta": lambda model, hidden: model.lm_head(hidden),
-    "xlm-roberta": lambda model, hidden: model.lm_head(hidden),
-    "xlm-roberta-xl": lambda model, hidden: model.lm_head(hidden),
 }
-# These count positions from the one after the padding piece's id, so the first rows of their table are never read, and
-# they find padding by its id.
-POSITIONS_AFTER_PADDING = ("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
 
 HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")  # model or owner/model
 
@@ -120,13 +116,7 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, all_layers: bool = False
     ) -> StudentOutput:
-        """Logits of a batch.
-
-        Args:
-            input_ids: [batch, pieces], int64.
-            attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
-            all_layers: whether to give the hidden states of all layers.
-        """
+        """Logits of a batch, with the arguments of `StudentModel.forward`."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         read = {"input_ids": input_ids, "attention_mask": mask}
         found = self.wrapped.base_model(**read, output_hidden_states=all_layers, return_dict=True)
@@ -167,7 +157,7 @@ def inner_config(wrapped: dict[str, Any]) -> Any:
 def readable_pieces(inner: Any) -> int:
     """How many pieces, special ones included, an encoder with this configuration can read."""
     positions: int = inner.max_position_embeddings
-    return positions - inner.pad_token_id - 1 if inner.model_type in POSITIONS_AFTER_PADDING else positions
+    return positions - inner.pad_token_id - 1 if inner.model_type in ROBERTA else positions
 
 
 def is_hub_folder(path: Path) -> bool:
@@ -228,7 +218,7 @@ def _open_tokenizer(name: str, config: HubConfig) -> Tokenizer:
     if largest >= config.vocab_size:
         raise CheckpointError(f"{name}: the tokenizer has a piece {largest}, the encoder only {config.vocab_size}")
     kind, padding = config.wrapped["model_type"], inner_config(config.wrapped).pad_token_id
-    if kind in POSITIONS_AFTER_PADDING and ids.pad != padding:
+    if kind in ROBERTA and ids.pad != padding:
         raise CheckpointError(f"{name}: padding is piece {ids.pad} to the tokenizer, {padding} to the encoder")
     return tokenizer
 

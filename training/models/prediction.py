@@ -2,59 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from service.student.decoding import decode_slots
 from service.student.manifest import Labels
 from service.student.predictor import Predictor
 from service.student.shipped import student_folder
-from service.student.student import Student
-from service.student.tokenization import TextEncoder
+from service.student.student import OUTPUT_OF_HEAD, Student
+from service.student.tokenization import Encoded, TextEncoder
 from training.data.utterances import Slot, Utterance
 from training.evaluation.scoring import Answer
-from training.models.batches import Example, collate, in_length_order
+from training.models.batches import Example, Rows, collate, in_length_order
 from training.models.checkpoint import load_checkpoint, with_heads
 from training.models.student import StudentModel
 from training.text.tokenizer import special_ids
 
 
+def logits_of_model(
+    model: StudentModel, encoder: TextEncoder, encoded: Sequence[Encoded], batch_size: int = 256
+) -> Iterator[tuple[Rows, dict[str, Tensor | None]]]:
+    """Rows of texts and their logits by head, batch by batch in order of length, in evaluation mode."""
+    pad, was_training = special_ids(encoder.tokenizer).pad, model.training
+    model.eval()
+    for rows in in_length_order([len(e.ids) for e in encoded], batch_size):
+        batch = collate([Example.of_text(encoded[i]) for i in rows], pad).to(model.device)
+        with torch.inference_mode():
+            output = model(batch.input_ids, batch.attention_mask)
+        yield rows, {head: getattr(output, name) for head, name in OUTPUT_OF_HEAD.items()}
+    model.train(was_training)
+
+
 def answers_of_model(
-    model: StudentModel,
-    encoder: TextEncoder,
-    labels: Labels,
-    utterances: Sequence[Utterance],
-    batch_size: int = 256,
+    model: StudentModel, encoder: TextEncoder, labels: Labels, utterances: Sequence[Utterance]
 ) -> list[Answer]:
-    """Answers of a PyTorch student, in the order of the utterances. Runs in evaluation mode and restores the mode."""
+    """Answers of a PyTorch student, in the order of the utterances."""
     encoded = [encoder.encode(u.text) for u in utterances]
     answers: list[Answer] = [Answer()] * len(utterances)
-    pad_id = special_ids(encoder.tokenizer).pad
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for rows in in_length_order([len(e.ids) for e in encoded], batch_size):
-            batch = collate([Example.of_text(encoded[i]) for i in rows], pad_id).to(model.device)
-            output = model(batch.input_ids, batch.attention_mask)
-            heads = (output.domain_logits, output.intent_logits, output.slot_logits)
-            domain, intent, slots = (None if x is None else x.float().cpu().numpy() for x in heads)
-            for row, i in enumerate(rows):
-                text, words, first = utterances[i].text, encoded[i].words, encoded[i].first_pieces
-                found = None
-                if slots is not None:
-                    spans = decode_slots(text, words, slots[row, first], labels.slots) if words else []
-                    found = tuple(Slot(s.name, s.start, s.end) for s in spans)
-                answers[i] = Answer(
-                    None if domain is None else labels.domain[int(np.argmax(domain[row]))],
-                    None if intent is None else labels.intent[int(np.argmax(intent[row]))],
-                    found,
-                )
-    model.train(was_training)
+    for rows, logits in logits_of_model(model, encoder, encoded):
+        found = {head: None if x is None else x.float().cpu().numpy() for head, x in logits.items()}
+        domain, intent, slots = (found[head] for head in ("domain", "intent", "slots"))
+        for row, i in enumerate(rows):
+            spans = None
+            if slots is not None:
+                words, first = encoded[i].words, encoded[i].first_pieces
+                decoded = decode_slots(utterances[i].text, words, slots[row, first], labels.slots) if words else []
+                spans = tuple(Slot(s.name, s.start, s.end) for s in decoded)
+            said = None if domain is None else labels.domain[int(np.argmax(domain[row]))]
+            asked = None if intent is None else labels.intent[int(np.argmax(intent[row]))]
+            answers[i] = Answer(said, asked, spans)
     return answers
 
 
@@ -63,13 +65,9 @@ def answers_of_student(student: Predictor, utterances: Sequence[Utterance]) -> l
     answers = []
     for utterance in tqdm(utterances, desc="answering", unit="utt", leave=False, disable=None):
         found = student.predict(utterance.text)
-        answers.append(
-            Answer(
-                found.domain[0].name if found.domain else None,
-                found.intent[0].name if found.intent else None,
-                None if found.slots is None else tuple(Slot(s.name, s.start, s.end) for s in found.slots),
-            )
-        )
+        domain, intent = (ranking[0].name if ranking else None for ranking in (found.domain, found.intent))
+        spans = None if found.slots is None else tuple(Slot(s.name, s.start, s.end) for s in found.slots)
+        answers.append(Answer(domain, intent, spans))
     return answers
 
 

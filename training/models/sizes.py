@@ -11,16 +11,6 @@ class Size(NamedTuple):
     layers: int
     hidden: int
 
-    @property
-    def attention_heads(self) -> int:
-        """One head for each 64 units."""
-        return self.hidden // 64
-
-    @property
-    def feed_forward(self) -> int:
-        """Width of the feed-forward layer."""
-        return 4 * self.hidden
-
 
 SIZES: dict[str, Size] = {
     "xs": Size(2, 128),  # the fastest that is still useful

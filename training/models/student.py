@@ -68,8 +68,8 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         return cls(
             hidden_size=shape.hidden,
             num_hidden_layers=shape.layers,
-            num_attention_heads=shape.attention_heads,
-            intermediate_size=shape.feed_forward,
+            num_attention_heads=shape.hidden // 64,
+            intermediate_size=4 * shape.hidden,
             labels={head: list(getattr(labels, head)) for head in labels.heads},
             size=size,
             **kwargs,
@@ -183,12 +183,9 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, all_layers: bool = False
     ) -> StudentOutput:
-        """Logits of a batch.
+        """Logits of a batch of input_ids [batch, pieces], int64; with the hidden states of `all_layers` if asked for.
 
-        Args:
-            input_ids: [batch, pieces], int64.
-            attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
-            all_layers: whether to give the hidden states of all layers.
+        attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         read = self.pieces(input_ids) + self.positions(positions)

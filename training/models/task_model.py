@@ -39,10 +39,8 @@ def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:
     has = Shape(*(str(getattr(start.model.config, name, "")) for name in Shape._fields))
     for name, asked, value in zip(Shape._fields, (size, activation), has, strict=True):
         if asked not in ("", value):
-            has_own = value or "one of its own architecture"
-            raise CheckpointError(
-                f"--init has another {name} than --{name} {asked}: {has_own}; leave --{name} out to inherit it"
-            )
+            other = f"--init has another {name} than --{name} {asked}: {value or 'one of its own architecture'}"
+            raise CheckpointError(f"{other}; leave --{name} out to inherit it")
     return has
 
 
@@ -63,8 +61,7 @@ def model_of(
     config = copy.deepcopy(start.model.config)
     config.labels = {head: list(getattr(labels, head)) for head in labels.heads}
     config.dropout, config.max_position_embeddings = dropout, length
-    if isinstance(start.model, StudentModel):
-        config.masked = False
+    config.masked = config.masked and isinstance(start.model, HubModel)
     model = type(start.model)(config)
     _copy_weights(start.model, model)
     if isinstance(model, HubModel):

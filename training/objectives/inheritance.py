@@ -1,9 +1,8 @@
 """A student that starts from its teacher's own layers, also where it is narrower.
 
-Layers are picked by a mapping (`training.objectives.layer_mapping`), as DistilBERT does (Sanh et al. 2019).
-A narrower student gets the teacher's weights in a smaller basis of the residual stream,
-like SliceGPT (Ashkboos et al. 2024), but with one basis
-for all layers, so that residual connections stay plain, and for LayerNorm in place of RMSNorm:
+Layers are picked by a mapping (`training.objectives.layer_mapping`), as DistilBERT does (Sanh et al. 2019). A narrower
+student gets the teacher's weights in a smaller basis of the residual stream, like SliceGPT (Ashkboos et al. 2024), but
+with one basis for all layers, so that residual connections stay plain, and for LayerNorm in place of RMSNorm:
 
 - P [D, d] has orthonormal columns, and student state = a Pᵀ teacher state with a = sqrt(d / D), so that a unit keeps
   its scale, and with it the part that a LayerNorm's epsilon plays.
@@ -88,20 +87,12 @@ def inherit_layers(
 
     Layers outside the mapping and the task heads stay as they are. Where both have a masked-language head, its
     transform and norm follow too; those of a narrower student only roughly, as an activation knows no change of basis.
+    `probe`, [rows, pieces] without padding, is text on which to see which directions matter to a narrower student;
+    without it, random pieces, which is worse.
 
-    Args:
-        teacher: Stays as it is, its mode too.
-        student: No larger than the teacher in any way, with the same pieces and heads of the same size.
-        mapping: A name in `LAYER_MAPPINGS`.
-        probe: [rows, pieces], int64, unpadded: some thousand pieces of text in all, on which to see which directions
-            matter to a narrower student. Without it, random pieces, which is worse.
-
-    Returns:
-        What was done, for a log: "mapping", "layers" (the pairs), "width" [D, d], and "kept", the mean share of the
-        states' energy within the student's basis.
-
-    Raises:
-        ValueError: unknown mapping, or the student is no part of the teacher.
+    Returns what was done, for a log: "mapping", "layers" (the pairs), "width" [D, d], and "kept", the mean share of the
+    states' energy within the student's basis. Raises ValueError: unknown mapping, or the student is no part of the
+    teacher.
     """
     require_part(teacher.config, student.config)
     pairs = choose(LAYER_MAPPINGS, mapping, "mapping")(len(student.blocks), len(teacher.blocks))
@@ -122,12 +113,8 @@ def inherit_layers(
         if teacher.masked is not None and student.masked is not None:
             _inherit_masked(teacher.masked, student.masked, seen.hidden, stream)
     shares = [stream.kept(moment) ** 2 for moment in seen.moments.values()]
-    return {
-        "mapping": mapping,
-        "layers": [list(pair) for pair in pairs],
-        "width": list(stream.basis.shape),
-        "kept": sum(shares) / len(shares),
-    }
+    done = {"mapping": mapping, "layers": [list(pair) for pair in pairs], "width": list(stream.basis.shape)}
+    return {**done, "kept": sum(shares) / len(shares)}
 
 
 def require_part(teacher: StudentConfig, student: StudentConfig) -> None:

@@ -43,10 +43,5 @@ def top(student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
     return [(student_layers - back, teacher_layers - back) for back in reversed(range(count))]
 
 
-LAYER_MAPPINGS: dict[str, LayerMapping] = {
-    "last": last,
-    "embeddings_and_last": embeddings_and_last,
-    "uniform": uniform,
-    "first": first,
-    "top": top,
-}
+MAPPINGS = (last, embeddings_and_last, uniform, first, top)
+LAYER_MAPPINGS: dict[str, LayerMapping] = {mapping.__name__: mapping for mapping in MAPPINGS}

@@ -110,9 +110,7 @@ def hidden_relations(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     in place of states, is Park et al. 2019 (RKD). A sentence's n² pairs count with the n on the diagonal, which are 0.
     """
     if student.shape[:-1] != teacher.shape[:-1]:
-        raise ValueError(
-            f"states of shapes {tuple(student.shape)} and {tuple(teacher.shape)} are not of the same pieces"
-        )
+        raise ValueError(f"shapes {tuple(student.shape)} and {tuple(teacher.shape)} are not of the same pieces")
     there = mask.bool()
     with torch.autocast(student.device.type, enabled=False):  # else the products are rounded to half precision
         gap = _cosines(student, there) - _cosines(teacher, there)
@@ -134,9 +132,7 @@ HIDDEN_LOSSES: dict[str, HiddenLoss] = {
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
     """Refuse what would be broadcast silently. Raises ValueError."""
     if student.shape != teacher.shape:
-        raise ValueError(
-            f"shapes {tuple(student.shape)} of the student and {tuple(teacher.shape)} of the teacher differ"
-        )
+        raise ValueError(f"shapes {tuple(student.shape)} of student and {tuple(teacher.shape)} of teacher differ")
 
 
 def _softened(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

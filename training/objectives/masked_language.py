@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,9 +52,7 @@ class MaskedBatch:
 
     def to(self, device: torch.device) -> MaskedBatch:
         """The batch on a device."""
-        return MaskedBatch(
-            self.input_ids.to(device), self.attention_mask.to(device), self.targets.to(device), self.total
-        )
+        return replace(self, **{x: getattr(self, x).to(device) for x in ("input_ids", "attention_mask", "targets")})
 
 
 @dataclass(frozen=True)

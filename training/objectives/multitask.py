@@ -26,9 +26,8 @@ def multitask_loss(output: StudentOutput, batch: Batch, slot_weight: float, smoo
     ):
         if logits is not None:
             # a sum, and so 0 where no target is known: each process must have a gradient for every head
-            total = functional.cross_entropy(
-                logits.float().flatten(0, -2), target.flatten(), reduction="sum", label_smoothing=smoothing
-            )
+            rows = logits.float().flatten(0, -2)
+            total = functional.cross_entropy(rows, target.flatten(), reduction="sum", label_smoothing=smoothing)
             loss = loss + weight * total
     return loss
 

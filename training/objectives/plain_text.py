@@ -16,7 +16,7 @@ from torch import Tensor
 
 from service.student.tokenization import MAX_CHARACTERS_PER_PIECE, TextEncoder
 from training.models.batches import Batch, Example, Rows, collate, whole_of
-from training.models.devices import ALONE, Split
+from training.models.devices import split
 from training.models.student import StudentOutput
 from training.text.corpus import CorpusError, read_lines
 
@@ -34,29 +34,18 @@ class PlainText:
     """
 
     def __init__(
-        self,
-        texts: Sequence[str],
-        encoder: TextEncoder,
-        batch_size: int,
-        seed: tuple[int, ...],
-        first_row: int = 0,
-        split: Split = ALONE,
+        self, texts: list[str], encoder: TextEncoder, batch_size: int, seed: tuple[int, ...], first_row: int = 0
     ) -> None:
         """Encode at least as many texts as a step takes: `batch_size` for each process."""
         encoded = sorted(((encoder.encode(text), text) for text in texts), key=lambda pair: len(pair[0].ids))
         self.texts = [text for _, text in encoded]
         self._examples = [Example.of_text(pieces) for pieces, _ in encoded]
-        self._a_step, self._seed, self._first_row, self._split = batch_size * split.count, seed, first_row, split
+        self._seed, self._first_row, self._split = seed, first_row, split()
+        self._a_step = batch_size * self._split.count
 
     @classmethod
     def to_imitate(
-        cls,
-        sources: Sequence[str],
-        encoder: TextEncoder,
-        batch_size: int,
-        seed: int,
-        first_row: int,
-        split: Split = ALONE,
+        cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int, first_row: int
     ) -> PlainText:
         """Sentences on which the student only imitates its teachers: some of each source.
 
@@ -65,13 +54,11 @@ class PlainText:
         rng = random.Random(seed)
         longest = MAX_CHARACTERS_PER_PIECE * encoder.max_length  # the encoder reads nothing beyond
         texts = [text[:longest] for source in sources for text in sampled(read_lines([source]), rng)]
-        _require(f"{', '.join(sources)}: {len(texts)} sentences", len(texts), batch_size * split.count)
-        return cls(texts, encoder, batch_size, (seed, 1), first_row, split)
+        _require(sources, texts, "sentences", batch_size)
+        return cls(texts, encoder, batch_size, (seed, 1), first_row)
 
     @classmethod
-    def out_of_scope(
-        cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int, split: Split = ALONE
-    ) -> PlainText:
+    def out_of_scope(cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int) -> PlainText:
         """Sentences of 2 to 16 words that are no requests; half of them without capitals and punctuation, like speech.
 
         Raises CorpusError: a source can't be read, or all hold fewer such sentences than a step takes.
@@ -81,9 +68,8 @@ class PlainText:
         for source in sources:
             lines = sampled((line for line in read_lines([source]) if len(line.split()) in WORDS), rng)
             texts += [re.sub(r"[^\w\s']", "", text.lower()) if rng.random() < 0.5 else text for text in lines]
-        sentences = f"{len(texts)} sentences of {WORDS[0]} to {WORDS[-1]} words"
-        _require(f"{', '.join(sources)}: {sentences}", len(texts), batch_size * split.count)
-        return cls(texts, encoder, batch_size, (seed,), split=split)
+        _require(sources, texts, f"sentences of {WORDS[0]} to {WORDS[-1]} words", batch_size)
+        return cls(texts, encoder, batch_size, (seed,))
 
     def batch(self, step: int, pad_id: int) -> Batch:
         """The sentences of a step (from 0): this process's part."""
@@ -94,9 +80,9 @@ class PlainText:
         return collate([self._examples[i] for i in part], pad_id, self._first_row + part, whole)
 
 
-def _require(found: str, count: int, a_step: int) -> None:
-    if count < a_step:
-        raise CorpusError(f"{found}; a step needs {a_step}")
+def _require(sources: Sequence[str], texts: Sequence[str], what: str, batch_size: int) -> None:
+    if len(texts) < (a_step := batch_size * split().count):
+        raise CorpusError(f"{', '.join(sources)}: {len(texts)} {what}; a step needs {a_step}")
 
 
 def sampled(lines: Iterable[str], rng: random.Random) -> list[str]:

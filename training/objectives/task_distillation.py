@@ -5,9 +5,8 @@ Slots are aligned by word, through places in the text, so that a teacher may hav
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +16,14 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from service.student.manifest import MANIFEST_FILE, Labels, StudentError
-from service.student.student import OUTPUT_OF_HEAD, Student
+from service.student.student import Student
 from service.student.tokenization import Encoded, TextEncoder
-from training.models.batches import Batch, Example, Rows, collate, in_length_order
+from training.models.batches import Batch, Rows
 from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
 from training.models.devices import processes
 from training.models.errors import CheckpointError
+from training.models.prediction import logits_of_model
 from training.models.student import StudentOutput
-from training.text.tokenizer import special_ids
 
 Word = tuple[int, int]
 Teacher = Checkpoint | Student
@@ -39,12 +38,7 @@ class TeacherTargets:
     """
 
     def __init__(
-        self,
-        teachers: Sequence[Teacher],
-        labels: Labels,
-        texts: Sequence[str],
-        encoder: TextEncoder,
-        temperature: float,
+        self, teachers: Sequence[Teacher], labels: Labels, texts: list[str], encoder: TextEncoder, temperature: float
     ) -> None:
         """Ask the teachers about texts that the student reads by way of `encoder`.
 
@@ -68,15 +62,17 @@ class TeacherTargets:
 
     def _add(self, teacher: Teacher, texts: Sequence[str], words: Sequence[Sequence[Word]], share: float) -> None:
         encoded = [teacher.encoder.encode(text) for text in texts]
-        asked = _of_student(teacher, encoded) if isinstance(teacher, Student) else _of_checkpoint(teacher, encoded)
-        for rows, logits in asked:
-            for head in ("domain", "intent"):
-                if head in self._labels.heads:
-                    getattr(self, head)[rows] += share * self._soft(logits[head])
-            if "slots" in self._labels.heads:
-                soft = self._soft(logits["slots"])
-                for row, i in enumerate(rows):
-                    self.slots[i] += (share * self._of_words(words[i], encoded[i], soft[row])).astype(np.float16)
+        hidden = not processes().is_main_process
+        with tqdm(total=len(texts), desc="asking a teacher", unit="text", mininterval=5, disable=hidden) as bar:
+            for rows, logits in _logits_of(teacher, encoded):
+                soft = {head: (logits[head].float() / self.temperature).softmax(-1) for head in self._labels.heads}
+                found = {head: values.cpu().numpy() for head, values in soft.items()}
+                for head in [head for head in ("domain", "intent") if head in found]:
+                    getattr(self, head)[rows] += share * found[head]
+                for row, i in enumerate(rows if "slots" in found else ()):
+                    of_words = self._of_words(words[i], encoded[i], found["slots"][row])
+                    self.slots[i] += (share * of_words).astype(np.float16)
+                bar.update(len(rows))
 
     def _of_words(self, words: Sequence[Word], encoded: Encoded, soft: NDArray[np.float32]) -> NDArray[np.float32]:
         """The probabilities [words, tags] at the student's words, from the teacher's [pieces, tags].
@@ -98,10 +94,6 @@ class TeacherTargets:
                     found[later, i] = 0
         return found
 
-    def _soft(self, logits: Tensor) -> NDArray[np.float32]:
-        soft: NDArray[np.float32] = (logits.float() / self.temperature).softmax(-1).cpu().numpy()
-        return soft
-
 
 def open_teacher(folder: Path, device: torch.device) -> Teacher:
     """A fine-tuned checkpoint, or an exported student, which answers as it is served.
@@ -116,26 +108,14 @@ def open_teacher(folder: Path, device: torch.device) -> Teacher:
     return with_heads(load_checkpoint(str(folder), device), folder)
 
 
-def _of_checkpoint(teacher: Checkpoint, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
-    """Rows of the texts and their logits by head, batch by batch."""
-    pad, device = special_ids(teacher.encoder.tokenizer).pad, teacher.model.device
-    batches = list(in_length_order([len(e.ids) for e in encoded], 256))
-    with torch.inference_mode():
-        for rows in _shown(batches, "batch"):
-            batch = collate([Example.of_text(encoded[i]) for i in rows], pad).to(device)
-            output = teacher.model(batch.input_ids, batch.attention_mask)
-            yield rows, {head: getattr(output, name) for head, name in OUTPUT_OF_HEAD.items()}
-
-
-def _of_student(teacher: Student, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
-    """Likewise, one text at a time, as in the service."""
-    for i in _shown(range(len(encoded)), "text"):
-        yield np.array([i]), {head: torch.from_numpy(found) for head, found in teacher.logits(encoded[i]).items()}
-
-
-def _shown(items: Sequence[Any], unit: str) -> Iterable[Any]:
-    hidden = not processes().is_main_process
-    return tqdm(items, desc="asking a teacher", unit=unit, mininterval=5, disable=hidden)
+def _logits_of(teacher: Teacher, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
+    """Rows of the texts and their logits by head; a student answers one text at a time, as in the service."""
+    if isinstance(teacher, Student):
+        for i, text in enumerate(encoded):
+            yield np.array([i]), {head: torch.from_numpy(x) for head, x in teacher.logits(text).items()}
+    else:
+        for rows, logits in logits_of_model(teacher.model, teacher.encoder, encoded):
+            yield rows, {head: x for head, x in logits.items() if x is not None}
 
 
 def pair_words(ours: Sequence[Word], theirs: Sequence[Word]) -> Rows:

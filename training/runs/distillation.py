@@ -31,18 +31,15 @@ from training.runs.start import is_untouched
 from training.runs.text_run import TextRun
 from training.text.corpus import read_lines
 
-COMMAND = "training.distill"
 PROBE_LINES = 256
 
-log = logging.getLogger(COMMAND)
+log = logging.getLogger(__name__)
 
 
 def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
     """Distil the intermediates that are not finished yet, then the student. Returns the student's summary.
 
-    Raises:
-        ValueError: settings, text or teacher that can't be used.
-        FloatingPointError: loss or gradient is not finite.
+    Raises ValueError: settings, text or teacher that can't be used.
     """
     for name in ("teacher", "corpus"):
         if not getattr(settings, name):
@@ -54,7 +51,7 @@ def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
 
     def keep() -> None:  # what a chain is resumed by until its student has a state
         if state is None and processes().is_main_process:
-            save_resume_state(out, {"command": COMMAND, "settings": asdict(settings)})
+            save_resume_state(out, {"command": storage.command, "settings": asdict(settings)})
 
     teacher = settings.teacher
     for size in sizes:
@@ -63,9 +60,9 @@ def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
             first = settings.start if settings.start in (RANDOM, INHERITED) else RANDOM
             via = replace(settings, size=size, teacher=teacher, start=first, chain="")
             left = None if is_untouched(folder) else load_resume_state(folder)
-            distill_student(via, Storage(folder, storage.save_every, left), before=keep)
+            distill_student(via, replace(storage, out=folder, state=left), before=keep)
         teacher = str(folder)
-    last = Storage(out, storage.save_every, state if begun else None)
+    last = replace(storage, state=state if begun else None)
     return distill_student(replace(settings, teacher=teacher), last, settings)
 
 
@@ -88,15 +85,9 @@ def distill_student(
 ) -> dict[str, Any]:
     """One run, from teacher and text to the student's checkpoint. Returns the summary.
 
-    Args:
-        settings: What to do.
-        storage: Where it is saved.
-        asked: Settings to be resumed by, where they are not those above (the teacher at the head of a chain).
-        before: Called when all that can be refused has been accepted, before the first state is saved.
-
-    Raises:
-        CorpusError, CheckpointError: text, teacher or start that can't be used.
-        FloatingPointError: loss or gradient is not finite.
+    `asked` are the settings to resume by, where they are others (the teacher at the head of a chain). `before` is
+    called when nothing more can be refused, before the first state is saved. Raises CorpusError, CheckpointError: text,
+    teacher or start that can't be used.
     """
     teacher = load_checkpoint(settings.teacher)
     if not teacher.model.config.masked:
@@ -106,7 +97,7 @@ def distill_student(
     start = start_of(settings, teacher)
     readable = min(c.model.config.max_position_embeddings for c in (teacher, start or teacher))
     texts = read_lines(listed(settings.corpus))
-    run = TextRun(COMMAND, asked or settings, teacher.encoder.tokenizer, texts, storage, readable)
+    run = TextRun(asked or settings, teacher.encoder.tokenizer, texts, storage, readable)
     torch.manual_seed(settings.seed)  # here, as loading the teacher may draw numbers too
     first = start.encoder_alone(settings.dropout) if start else first_student(settings, teacher.model, run)
     student = MaskedLanguageModel(first)
@@ -178,10 +169,7 @@ def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | Non
 
 
 def first_student(settings: DistillSettings, teacher: StudentModel, run: TextRun) -> StudentModel:
-    """A student of the asked size before its first step, with random weights or with its teacher's layers.
-
-    Raises ValueError: the teacher's layers can't be inherited.
-    """
+    """A student of the asked size before its first step, with random weights or with its teacher's layers."""
     student = StudentModel(config_of(settings, teacher.config))
     if settings.start == INHERITED:
         done = inherit_layers(teacher, student, settings.layer_mapping, probe_of(run))

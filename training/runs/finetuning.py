@@ -20,7 +20,7 @@ from training.data.utterances import Utterance, checksum_of
 from training.evaluation.scoring import score_by_locale
 from training.models.batches import EpochData, ExampleEncoder
 from training.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.models.devices import processes, split
+from training.models.devices import processes
 from training.models.prediction import answers_of_model
 from training.models.student import StudentModel
 from training.models.task_model import encoder_of, model_of, shape_of
@@ -30,11 +30,10 @@ from training.runs.settings import FinetuneSettings
 from training.runs.task_loss import TaskLoss
 from training.text.tokenizer import special_ids, train_tokenizer, with_variants
 
-COMMAND = "training.finetune"
 FILES = ("init", "teacher", "unlabelled", "out_of_scope")  # settings that name files or folders
 SELECTED_BY = ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")  # the first that the heads allow
 
-log = logging.getLogger(COMMAND)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,7 @@ class Data:
 def finetune(settings: FinetuneSettings, storage: Storage) -> dict[str, Any]:
     """One run, from labelled data to the checkpoint of the best epoch. Returns the summary.
 
-    Raises:
-        CheckpointError, CorpusError, DatasetError: what `--init`, a teacher, text or data lacks.
-        ValueError: settings that exclude each other, or other data than that of the interrupted run.
-        FloatingPointError: loss or gradient is not finite.
+    Raises ValueError: settings, data, checkpoints or text that can't be used, or not those of the interrupted run.
     """
     if not settings.data:
         raise ValueError("--data is required (unless --resume)")
@@ -103,15 +99,13 @@ class Run:
             settings.augmented_share,
             settings.seed,
             settings.substituted_share,
-            split(),
         )
-        facts = {
-            "command": COMMAND,
-            "tokenizer": tokenizer.to_str(),
-            "steps": self.epochs.steps,
-            "data": checksum_of(data.train),
-        }
-        require_unchanged(state or facts, facts, settings.data)
+        facts = {"tokenizer": tokenizer.to_str(), "steps": self.epochs.steps, "data": checksum_of(data.train)}
+        if state and state["data"] != facts["data"]:
+            raise ValueError(f"{settings.data}: its training utterances have changed since the run began")
+        if state and state["steps"] != facts["steps"]:
+            counts = f"{state['steps']} steps an epoch, now {facts['steps']}"
+            raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
         self.loss = TaskLoss(settings, [u.text for u in data.train], data.labels, self.encoder)
         total = settings.epochs * self.epochs.steps
         self.loop = Loop(self.model, settings, storage, total, facts, settings.average)
@@ -120,9 +114,7 @@ class Run:
         """Train to the end. Returns the summary."""
         total, outside = self.model.count_parameters()
         log.info("%s: %d parameters, %d of them outside embeddings and heads", self.settings.size, total, outside)
-        log.info(
-            "%d utterances to train on, %d to score on, on %s", len(self.data.train), len(self.data.dev), self.device
-        )
+        log.info("%d utterances to train on, %d to score on, %s", len(self.data.train), len(self.data.dev), self.device)
         with self.loop.bar():
             if self._ended_unscored():
                 self._score_epoch()
@@ -177,20 +169,16 @@ class Run:
                 scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
             save_checkpoint(self.loop.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
         self.loop.end()
-        return {
-            "checkpoint": str(self.loop.out),
-            "best_epoch": progress.best_epoch,
-            "steps": progress.step,
-            "minutes": round(progress.seconds / 60, 1),
-            **{name: by_locale["mean"] for name, by_locale in scores.items()},
-        }
+        facts = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
+        means = {name: by_locale["mean"] for name, by_locale in scores.items()}
+        return {"checkpoint": str(self.loop.out), "best_epoch": progress.best_epoch, **facts, **means}
 
     def _provenance(self) -> dict[str, Any]:
         """What `training.json` says of the run, so that the checkpoint explains itself."""
         settings, data, progress = self.settings, self.data, self.loop.progress
         files = {name: file_names(getattr(settings, name)) for name in FILES}
         return {
-            "command": COMMAND,
+            "command": self.loop.facts["command"],
             "settings": {**asdict(settings), "data": Path(settings.data).name, **files},
             "init": self.lineage,
             "locales": data.served,
@@ -211,15 +199,6 @@ def first_tokenizer(settings: FinetuneSettings, data: Data, start: Checkpoint | 
     texts = with_variants(data.train, settings.seed)
     log.info("training the tokenizer on %d texts", len(texts))
     return train_tokenizer(texts, settings.vocabulary)
-
-
-def require_unchanged(before: dict[str, Any], now: dict[str, Any], source: str) -> None:
-    """Raise ValueError where the data, or the number of processes, is not that of the interrupted run."""
-    if before["data"] != now["data"]:
-        raise ValueError(f"{source}: its training utterances have changed since the run began")
-    if before["steps"] != now["steps"]:
-        counts = f"{before['steps']} steps an epoch, now {now['steps']}"
-        raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:

@@ -22,26 +22,24 @@ def setting(
     unit: str = "",
     shown: str = "",
 ) -> Any:
-    """A field of settings.
+    """A field of settings with its help text; its type is that of the default.
 
-    Args:
-        default: Its default; its type is that of the flag.
-        text: Help, without the default.
-        choices: What is allowed, if not everything.
-        several: Whether the value is a comma-separated list of `choices`.
-        low: Least number allowed.
-        high: Greatest number allowed.
-        unit: Placeholder of the value in the help.
-        shown: What the help calls the default, where that is not its value.
+    Allowed are numbers from `low` to `high`, one of `choices`, or `several` of them, comma-separated. `unit` is the
+    placeholder of the value in the help, `shown` what the help calls the default where that is not its value.
     """
     shown = shown or ("none" if default == "" else str(default))
     kind = {"choices": choices, "several": several, "low": low, "high": high, "unit": unit}
     return field(default=default, metadata={"help": f"{text} (default: {shown})", **kind})
 
 
+def new_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A command's parser without flags."""
+    return argparse.ArgumentParser(prog=f"python -m {command}", description=description, allow_abbrev=False)
+
+
 def parser_of(command: str, description: str, settings: type) -> argparse.ArgumentParser:
     """A parser with the flags of every training run, and a flag for each setting."""
-    parser = argparse.ArgumentParser(prog=f"python -m {command}", description=description, allow_abbrev=False)
+    parser = new_parser(command, description)
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="CKPT", help="checkpoint folder to write")
     add("--resume", action="store_true", help="continue the interrupted run in --out exactly, or start it")

@@ -25,6 +25,8 @@ from training.runs.settings import RunSettings
 
 CLIP = 1.0
 
+State = dict[str, Any]
+
 
 def rate_at(step: int, total: int, peak: float) -> float:
     """Learning rate of a step (from 0): linear warm-up over the first 5 % of the steps, then linear decay to 0."""
@@ -34,11 +36,12 @@ def rate_at(step: int, total: int, peak: float) -> float:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where a run is saved, after how many steps each, and the state of the interrupted run that goes on, if any."""
+    """Where the run of a command is saved, after how many steps each, and the state that an interrupted one left."""
 
+    command: str
     out: Path
     save_every: int
-    state: dict[str, Any] | None = None
+    state: State | None = None
 
 
 @dataclass
@@ -59,26 +62,13 @@ class Progress:
 class Loop:
     """The optimiser's side of a run of `total` steps, on one device or, under `accelerate launch`, on several.
 
-    Usage::
-
-        loop = Loop(model, settings, Storage(folder, save_every=200), total=1000, facts={"command": ...})
-        with loop.bar():
-            while not loop.finished:
-                loop.step(lambda: loss_of(loop.model, next_batch))
-
-    `loop.model` is what a step calls; `loop.bare` is the same without the wrapper for several processes.
-    `facts` and the settings are saved with each resume state. Everything random in a step is
-    drawn from (seed, step, process), so a run that is killed and resumed takes the very same steps.
+    `model` is what a step calls; `bare` is the same without the wrapper for several processes. `facts` and the settings
+    are saved with each resume state. Everything random in a step is drawn from (seed, step, process), so a run that is
+    killed and resumed takes the very same steps.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        settings: RunSettings,
-        storage: Storage,
-        total: int,
-        facts: dict[str, Any],
-        average: float = 0.0,
+        self, model: nn.Module, settings: RunSettings, storage: Storage, total: int, facts: State, average: float = 0.0
     ) -> None:
         """Set up the optimiser, or restore that of an interrupted run; then save the state where the run begins.
 
@@ -86,7 +76,7 @@ class Loop:
         the model: the one to score and to save.
         """
         self.total, self.out, self.save_every, state = total, storage.out, storage.save_every, storage.state
-        self.facts = {"settings": asdict(settings), **facts}
+        self.facts = {"command": storage.command, "settings": asdict(settings), **facts}
         self.progress = Progress()
         self.bare, self._settings = model, settings
         rule = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
@@ -173,11 +163,10 @@ class Loop:
 
     def _require_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"{what} is {value} at step {self.progress.step}: stopped before it reached the weights; "
-                f"{self.out / RESUME_FILE} holds step {self._saved_step}; go on from there with --resume and a lower "
-                "--learning-rate, or --precision fp32"
-            )
+            stopped = f"{what} is {value} at step {self.progress.step}: stopped before it reached the weights"
+            saved = f"{self.out / RESUME_FILE} holds step {self._saved_step}"
+            advice = "go on from there with --resume and a lower --learning-rate, or --precision fp32"
+            raise FloatingPointError(f"{stopped}; {saved}; {advice}")
 
     def save_state(self) -> None:
         """Write everything that is needed to continue exactly from here."""
@@ -186,14 +175,9 @@ class Loop:
         self._measured_from = now
         self._saved_step = self.progress.step
         if self.is_main:
-            state = {
-                **self.facts,
-                "model": self.bare.state_dict(),
-                "optimiser": self._optimiser.state_dict(),
-                "average": self._average.state_dict() if self._average is not None else None,
-                "progress": asdict(self.progress),
-            }
-            save_resume_state(self.out, state)
+            average = self._average.state_dict() if self._average is not None else None
+            weights = {"model": self.bare.state_dict(), "optimiser": self._optimiser.state_dict(), "average": average}
+            save_resume_state(self.out, {**self.facts, **weights, "progress": asdict(self.progress)})
 
     def end(self) -> None:
         """Drop the resume state: the run is complete and saved."""

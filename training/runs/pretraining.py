@@ -28,26 +28,18 @@ from training.runs.text_run import TextRun
 from training.text.corpus import read_lines
 from training.text.tokenizer import load_tokenizer, spread_lines, train_tokenizer, with_variants
 
-COMMAND = "training.pretrain"
-
-log = logging.getLogger(COMMAND)
+log = logging.getLogger(__name__)
 
 
 def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
-    """One run, from text to checkpoint. Returns the summary.
-
-    Raises:
-        ValueError: there is no text.
-        CorpusError, DatasetError, CheckpointError: text or an encoder that can't be read.
-        FloatingPointError: loss or gradient is not finite.
-    """
+    """One run, from text to checkpoint. Returns the summary. Raises ValueError: no text, or what can't be read."""
     if not settings.corpus and not settings.data:
         raise ValueError("no text: give --corpus, --data or both")
     start = load_checkpoint(settings.init) if settings.init else None
     settings = replace(settings, size=shape_of(settings.size, "", start).size)
     tokenizer = tokenizer_of(settings, start, storage)
     readable = start.model.config.max_position_embeddings if start else settings.max_length
-    run = TextRun(COMMAND, settings, tokenizer, texts_of(settings), storage, readable)
+    run = TextRun(settings, tokenizer, texts_of(settings), storage, readable)
     torch.manual_seed(settings.seed)  # here, as loading an encoder may draw numbers too
     model = MaskedLanguageModel(first_model(settings, tokenizer, start))
     run.begin(model, model)

@@ -47,9 +47,7 @@ class FinetuneSettings(RunSettings):
     data: str = setting("", "labelled data: folder, tarball, file or hub:NAME", shown="that of the resumed run")
     locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
-    init: str = setting(
-        "", "checkpoint, Hugging Face folder or hub name to start from, with its tokenizer", unit="CKPT"
-    )
+    init: str = setting("", "checkpoint, Hugging Face folder or hub name to go on from", unit="CKPT")
     teacher: str = setting("", "comma-separated fine-tuned checkpoints or students to imitate", unit="CKPTS")
     unlabelled: str = setting("", "comma-separated files of plain sentences to imitate teachers on", unit="FILES")
     unlabelled_share: float = share(0.5, "such sentences a step, as a share of --batch-size", low=0.01, high=16)
@@ -77,9 +75,7 @@ class FinetuneSettings(RunSettings):
 class TextSettings(RunSettings):
     """The settings of every run over plain text."""
 
-    corpus: str = setting(
-        "", "plain text, one sentence a line: comma-separated files, folders or hub:NAME", unit="FILES"
-    )
+    corpus: str = setting("", "plain text, a sentence a line: comma-separated files, folders or hub:NAME", unit="FILES")
     steps: int = setting(0, "optimiser steps, over as many passes as they take", low=0, shown="as --epochs need")
     batch_pieces: int = pieces(4096, "pieces a step and process", low=1)
     masked_share: float = share(0.15, "share of the pieces to be predicted")
@@ -103,9 +99,7 @@ class PretrainSettings(TextSettings):
 class DistillSettings(TextSettings):
     """The settings of `training.distill`."""
 
-    teacher: str = setting(
-        "", "checkpoint, Hugging Face folder or hub name to imitate, with its tokenizer", unit="CKPT"
-    )
+    teacher: str = setting("", "checkpoint, Hugging Face folder or hub name to imitate", unit="CKPT")
     size: str = encoder_size(DEFAULT_SIZE, "encoder size of the student")
     chain: str = encoder_size("", "comma-separated sizes of intermediates, each taught by the one before", several=True)
     start: str = setting(RANDOM, f"first weights: {RANDOM}, {INHERITED} (its own layers), or a checkpoint")

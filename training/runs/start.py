@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from training.models.checkpoint import load_resume_state
 from training.models.devices import leave, processes
 from training.models.errors import CheckpointError
 from training.runs.flags import flag_of
-from training.runs.loop import Storage
+from training.runs.loop import State, Storage
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,8 @@ def run_command(
 def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, Storage]:
     """Settings of the run, and where it is saved or continued.
 
-    Raises:
-        CheckpointError: a finished run, one of another command, or a new run's --out is not an empty folder.
-        ValueError: a given setting, other than rate and precision, differs from the one of the run that is resumed.
+    Raises ValueError: the run is finished or another command's, --out of a new one is not empty, or a given setting,
+    other than rate and precision, differs from the one of the run that is resumed.
     """
     level = logging.INFO if processes().is_main_process else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
@@ -57,7 +56,7 @@ def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) 
     if args.threads:
         torch.set_num_threads(args.threads)
     settled = _settle(settings, args, state["settings"] if state else None)
-    return settled, Storage(args.out, args.save_every, state)
+    return settled, Storage(command, args.out, args.save_every, state)
 
 
 def is_untouched(folder: Path) -> bool:
@@ -71,21 +70,16 @@ def report(run: Callable[[], dict[str, Any]]) -> int:
     """Run to the end and print the summary, one JSON object, or what stopped it. Returns the exit code."""
     try:
         summary = run()
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ValueError) else 1
     if processes().is_main_process:
         print(json.dumps(summary, ensure_ascii=False))
     leave()
     return 0
 
 
-def _settle(
-    settings: type[SettingsType], args: argparse.Namespace, inherited: Mapping[str, Any] | None
-) -> SettingsType:
+def _settle(settings: type[SettingsType], args: argparse.Namespace, inherited: State | None) -> SettingsType:
     """Settings given, else inherited from the run that is resumed, else default; logged with their origin.
 
     Raises ValueError: a given setting differs from the one of the run that is resumed, and may not.

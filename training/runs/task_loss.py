@@ -13,7 +13,7 @@ from torch import Tensor
 from service.student.manifest import Labels
 from service.student.tokenization import TextEncoder
 from training.models.batches import Batch
-from training.models.devices import autocast_of, processes, split
+from training.models.devices import autocast_of, processes
 from training.models.student import StudentOutput
 from training.objectives.multitask import multitask_loss, word_dropout
 from training.objectives.plain_text import OUT_OF_SCOPE_WEIGHT, PlainText, outlier_exposure_loss
@@ -30,10 +30,7 @@ class TaskLoss:
     def __init__(self, settings: FinetuneSettings, texts: Sequence[str], labels: Labels, encoder: TextEncoder) -> None:
         """Read the text that has no labels, and ask the teachers about it and about the training `texts`.
 
-        Raises:
-            CheckpointError: a teacher is no checkpoint or student, or has other labels.
-            CorpusError: plain text can't be read, or holds too little.
-            ValueError: settings that exclude each other.
+        Raises ValueError: teachers or text that can't be used, or settings that exclude each other.
         """
         out_of_scope = [file for _, file in located_files(settings.out_of_scope)]
         if settings.unlabelled and not settings.teacher:
@@ -47,11 +44,11 @@ class TaskLoss:
         taught = list(texts)
         if sources := listed(settings.unlabelled):
             size = math.ceil(settings.batch_size * settings.unlabelled_share)
-            self._unlabelled = PlainText.to_imitate(sources, encoder, size, settings.seed, len(texts), split())
+            self._unlabelled = PlainText.to_imitate(sources, encoder, size, settings.seed, len(texts))
             taught += self._unlabelled.texts
         if out_of_scope:
             size = math.ceil(settings.batch_size * settings.out_of_scope_share)
-            self._out_of_scope = PlainText.out_of_scope(out_of_scope, encoder, size, settings.seed, split())
+            self._out_of_scope = PlainText.out_of_scope(out_of_scope, encoder, size, settings.seed)
         if folders := listed(settings.teacher):
             teachers = [open_teacher(Path(folder), self._device) for folder in folders]
             self._targets = TeacherTargets(teachers, labels, taught, encoder, settings.temperature)

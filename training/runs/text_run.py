@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -31,31 +30,17 @@ NAMED = ("corpus", "data", "init", "tokenizer", "teacher", "start")  # settings 
 
 
 class TextRun:
-    """One run: encodes the text, takes the steps, saves the checkpoint.
-
-    Usage::
-
-        run = TextRun(command, settings, tokenizer, texts, storage)
-        run.begin(model_to_train, student_in_it)
-        run.train(loss_of_batch)
-        summary = run.finish(lineage)
-    """
+    """One run: encodes the text; `begin` sets up the steps, `train` takes them, `finish` saves the checkpoint."""
 
     def __init__(
-        self,
-        command: str,
-        settings: TextSettings,
-        tokenizer: Tokenizer,
-        texts: Iterator[str],
-        storage: Storage,
-        readable: int = sys.maxsize,
+        self, settings: TextSettings, tokenizer: Tokenizer, texts: Iterator[str], storage: Storage, readable: int
     ) -> None:
         """Encode the texts: the main process writes them into the run's folder, for all to draw batches from.
 
         Lines are cut at `max_length`, or at the `readable` pieces that the encoders can read. Raises CorpusError,
         DatasetError: there is no text, or it can't be read.
         """
-        self.command, self.settings, self.tokenizer, self.storage = command, settings, tokenizer, storage
+        self.settings, self.tokenizer, self.storage = settings, tokenizer, storage
         folder = storage.out / FOLDER
         if processes().is_main_process:
             encode_lines(tokenizer, texts, min(settings.max_length, readable), folder)
@@ -71,18 +56,13 @@ class TextRun:
         """Set up the loop for the model that is trained and the student in it, or restore it."""
         self.student = student
         settings, lines, count, state = self.settings, self.text.lines, self.split.count, self.storage.state
-        facts = {
-            "command": self.command,
-            "tokenizer": self.tokenizer.to_str(),
-            "text": [len(lines), len(lines.pieces), lines.checksum],
-            "processes": count,
-        }
+        text = [len(lines), len(lines.pieces), lines.checksum]
+        facts = {"tokenizer": self.tokenizer.to_str(), "text": text, "processes": count}
         if state is not None and (before := state["processes"]) != count:
             raise ValueError(f"the run began with {before} processes, which decide its steps; these are {count}")
-        if state is not None and (before := state["text"]) != facts["text"]:
-            raise ValueError(
-                f"the text has changed since the run began: lines, pieces, checksum {before}, now {facts['text']}"
-            )
+        if state is not None and (before := state["text"]) != text:
+            changed = f"lines, pieces, checksum {before}, now {text}"
+            raise ValueError(f"the text has changed since the run began: {changed}")
         steps = settings.steps or max(1, round(settings.epochs * lines.trained_pieces / self._a_step))
         self.loop = Loop(model.to(processes().device), settings, self.storage, steps, facts)
 
@@ -106,7 +86,7 @@ class TextRun:
         loop.save_state()
         scores = self._scores()
         training = {
-            "command": self.command,
+            "command": self.storage.command,
             "settings": {**settings, **{name: file_names(settings[name]) for name in NAMED if name in settings}},
             **training,
             "lines": len(lines) - len(lines.held_out),

@@ -11,17 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.evaluation.effects import METRICS
+from training.studies import effects_text
 from training.studies.drawing import COLOURS, GRID, MARKERS, STYLE, save
-from training.studies.effects_text import (
-    SIMILARITIES,
-    TASKS,
-    Json,
-    better_sign,
-    coefficient_text,
-    figure_name,
-    noise_of,
-    set_title,
-)
+from training.studies.effects_text import Json
 
 MEAN_COLOUR = "#8c8c8c"
 PALE = 0.3  # opacity of what is shown but not judged
@@ -37,9 +29,9 @@ def draw(report: Json, folder: Path) -> list[str]:
             for table in comparison["tables"]:
                 panels = _panels(table, report)
                 if table["metric"]["name"] == METRICS[table["task"]][0].name and panels:
-                    title = f"{TASKS[table['task']].capitalize()}: {table['metric']['title']}"
+                    title = f"{effects_text.TASKS[table['task']].capitalize()}: {table['metric']['title']}"
                     figure = effect_bars(f"{title} against {comparison['baseline']}", table, panels)
-                    names += save(figure, folder / figure_name(place, table["task"]))
+                    names += save(figure, folder / effects_text.figure_name(place, table["task"]))
         for encoder in dict.fromkeys(c["encoder"] for c in report["correlations"]):
             shown = [c for c in report["correlations"] if c["encoder"] == encoder and c["points"]]
             if shown:
@@ -54,7 +46,7 @@ def _panels(table: Json, report: Json) -> dict[str, Groups]:
     panels: dict[str, dict[str, dict[str, Json | None]]] = {}
     for cell in table["cells"]:
         size = report["utterances"].get(cell["locale"], {}).get(cell["set"])
-        group = panels.setdefault(set_title(cell["set"], report), {}).setdefault(cell["encoder"], {})
+        group = panels.setdefault(effects_text.set_title(cell["set"], report), {}).setdefault(cell["encoder"], {})
         group[cell["locale"]] = cell if cell["change"] is not None and size != 0 else None
     return {name: groups for name, groups in panels.items() if _cells(groups)}
 
@@ -95,7 +87,7 @@ def effect_bars(title: str, table: Json, panels: Mapping[str, Groups]) -> Figure
     room = 0.06 * (high - low) or 1.0
     axes[0].set_ylim(low - room, high + room)
     note = "; pale: too few utterances or seeds to judge" if any(not cell["is_judged"] for cell in cells) else ""
-    figure.suptitle(f"{title}\n{better_sign(table['metric'])}; lines: 95 % intervals{note}")
+    figure.suptitle(f"{title}\n{effects_text.better_sign(table['metric'])}; lines: 95 % intervals{note}")
     _legend(figure, axes[0])
     return figure
 
@@ -138,9 +130,10 @@ def similarity_scatter(correlations: Sequence[Json]) -> Figure:
         if measure == "pseudo_perplexity":
             axis.set_xscale("log")
             _plain_ticks(axis, [point[measure] for point in found["points"]])
-        axis.set(xlabel=SIMILARITIES[measure], ylabel=f"{metric['title']}, change in % ({better_sign(metric)})")
-        result = f"Spearman {coefficient_text(spearman)}" if spearman else "no correlation"
-        axis.set_title(f"{TASKS[found['task']]}: {result}", loc="left")
+        change = f"{metric['title']}, change in % ({effects_text.better_sign(metric)})"
+        axis.set(xlabel=effects_text.SIMILARITIES[measure], ylabel=change)
+        result = f"Spearman {effects_text.coefficient_text(spearman)}" if spearman else "no correlation"
+        axis.set_title(f"{effects_text.TASKS[found['task']]}: {result}", loc="left")
     first = correlations[0]
     figure.suptitle(f"Effect of {first['encoder']} against {first['baseline']}, by domain and language")
     _legend(figure, axes[0])
@@ -164,7 +157,7 @@ def noise_bars(teachers: Mapping[str, Mapping[str, Json]]) -> Figure:
     width = 0.7 / len(teachers)
     for i, (teacher, found) in enumerate(teachers.items()):
         places = [k + (i - (len(teachers) - 1) / 2) * width for k, text in enumerate(texts) if text in found]
-        heights = [noise_of(found[text]) for text in texts if text in found]
+        heights = [effects_text.noise_of(found[text]) for text in texts if text in found]
         bars = axis.bar(places, heights, width * 0.92, color=COLOURS[i % len(COLOURS)], label=teacher)
         axis.bar_label(bars, [f"{height:.1f}" for height in heights], padding=2)
     axis.set_xticks(range(len(texts)), [f"{text} text" for text in texts])

@@ -81,10 +81,8 @@ def _comparisons(study: Study, values: dict[str, Values]) -> tuple[list[Json], l
             if baseline in runs and any(name in runs for name in encoders):
                 tables += [_table(study, baseline, encoders, task, metric, values[task]) for metric in METRICS[task]]
             else:
-                left_out.append(
-                    f"comparison “{title}”, {TASKS[task]}: left out, for there are no results of the baseline "
-                    f"{baseline} or of any encoder to compare with it"
-                )
+                missing = f"there are no results of the baseline {baseline} or of any encoder to compare with it"
+                left_out.append(f"comparison “{title}”, {TASKS[task]}: left out, for {missing}")
         comparisons.append({"title": title, "baseline": baseline, "encoders": encoders, "tables": tables})
     return comparisons, left_out
 
@@ -108,12 +106,10 @@ def _missing(study: Study) -> list[str]:
             lost = [seed for seed in study.recipe["seeds"] if seed not in runs.get(name, {})]
             if lost:
                 lines.append(f"{TASKS[task]}, {name}: no result of seed{'s' * (len(lost) > 1)} {listed(lost)}")
-    lines += [
-        f"noise of {teacher}: every {kind} text that it held out stands elsewhere in what it learned from"
-        for teacher, texts in study.teachers.items()
-        for kind in ("generic", "task")
-        if kind not in texts
-    ]
+    for teacher, texts in study.teachers.items():
+        unmeasured = [kind for kind in ("generic", "task") if kind not in texts]
+        elsewhere = "text that it held out stands elsewhere in what it learned from"
+        lines += [f"noise of {teacher}: every {kind} {elsewhere}" for kind in unmeasured]
     if study.unasked:
         lines.append(f"not used, as other tasks, seeds or a partition are asked for: {', '.join(study.unasked)}")
     return lines

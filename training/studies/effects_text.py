@@ -75,10 +75,9 @@ def _summary(report: Json) -> list[str]:
 
 def _sentence(cell: Json, table: Json, baseline: str) -> str:
     verdict, encoder = cell["verdict"], cell["encoder"]
-    said = {
-        "not judged": f"{encoder} is not judged against {baseline}",
-        "no difference shown": f"no difference shown between {encoder} and {baseline}",
-    }.get(verdict, f"{encoder} is {verdict} than {baseline}")
+    said = f"{encoder} is {verdict} {'against' if verdict == 'not judged' else 'than'} {baseline}"
+    if verdict == "no difference shown":
+        said = f"no difference shown between {encoder} and {baseline}"
     numbers = "" if cell["change"] is None else f": {_change_text(cell, ' %')}"
     rest = ", which does not survive the correction for all cells of its table" if cell["mark"] == "*" else ""
     if verdict == "not judged":
@@ -213,11 +212,9 @@ def _correlation_row(found: Json) -> list[Any]:
 
 
 def _method(report: Json) -> list[str]:
-    alike = (
-        "The languages hold the same sentences, which a resample draws in all or in none."
-        if report["is_parallel"]
-        else "The languages hold different sentences and are resampled apart."
-    )
+    alike = "The languages hold different sentences and are resampled apart."
+    if report["is_parallel"]:
+        alike = "The languages hold the same sentences, which a resample draws in all or in none."
     return [
         "## How the intervals were made",
         "",

@@ -19,9 +19,7 @@ from training.studies.stages import StageBuilder, needed_for
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do all stages that are not done, and report. Returns the summary.
 
-    Raises:
-        RecipeError: the recipe can't be used.
-        StageError: a stage failed, or stands there with other settings.
+    Raises RecipeError, StageError: a recipe that can't be used, a stage that failed or was made with other settings.
     """
     recipe = read_recipe(args.recipe).with_data(args.data, args.generic, args.partition)
     layout, ledger = Layout(args.out), Ledger(args.out / "made")
@@ -44,7 +42,7 @@ def publish(out: Path) -> dict[str, Any]:
     Raises ReportError: a result is missing that nothing can be said without, or one is broken.
     """
     with reading(Layout(out).recipe) as recipe:
-        with_tasks = "tasks" in recipe
+        with_tasks = bool(recipe["tasks"])
     if with_tasks:
         content = effects_report.write_report(out)
         return {"report": str(out / "report.md"), "title": content["title"], "missing": content["missing"]}

@@ -22,23 +22,14 @@ class StageError(ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a study.
+    """One step of a study: a function, which takes little time, or a command, which may take hours."""
 
-    Attributes:
-        name: Path-like, unique.
-        needs: Names of the stages that come first.
-        work: A function, which takes little time, or the module and flags of a command, which may take hours.
-        output: The file or folder that it makes.
-        is_whole: Whether the output is finished.
-        asked: What decides how the output turns out, besides what it needs.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    work: Callable[[], None] | tuple[str, ...]
-    output: Path
-    is_whole: Callable[[], bool]
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # path-like, unique
+    needs: tuple[str, ...]  # names of the stages that come first
+    work: Callable[[], None] | tuple[str, ...]  # the function, or the command's module and flags
+    output: Path  # the file or folder that it makes
+    is_whole: Callable[[], bool]  # whether the output is finished
+    asked: Mapping[str, Any] = field(default_factory=dict)  # what decides the output, besides what it needs
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,41 +31,31 @@ ByLocale = dict[str, list[Utterance]]
 
 
 def write_facts(recipe: Recipe, layout: Layout) -> None:
-    """What is compared, and what the corpora and encoders that are there say of themselves."""
-    write_json(layout.recipe, _effects_facts(recipe) if recipe.tasks else _table_facts(recipe))
+    """What the recipe compares, and what the corpora and encoders that are there say of themselves."""
+    report, compared = recipe.report, {name: recipe.runs[name] for name in recipe.compared}
+    content = {
+        "title": recipe.title,
+        "data": Path(recipe.data).name,
+        "partition": recipe.partition,
+        "tasks": list(recipe.tasks),
+        "seeds": list(report.seeds),
+        "comparisons": [{"title": c.title, "baseline": c.baseline, "encoders": c.runs} for c in recipe.comparisons],
+        "similarity_encoders": list(report.similarity_runs),
+        "fewest_point_utterances": report.min_point_utterances,
+        "finetune": recipe.finetune,
+        "notes": list(report.notes),
+        "runs": {name: {"title": run.title, "settings": run.settings} for name, run in compared.items()},
+    }
+    write_json(layout.recipe, content)
     manifests = {name: Path(f"{layout.corpus(name)}.json") for name in recipe.corpora}
-    corpora = {name: json.loads(file.read_text()) for name, file in manifests.items() if file.is_file()}
+    corpora = {name: read_json(file) for name, file in manifests.items() if file.is_file()}
     write_json(layout.results / "corpora.json", corpora)
     encoders = [name for name in recipe.encoders if is_finished(layout.run(name))]
     write_json(layout.results / "encoders.json", {name: _encoder_facts(recipe, layout, name) for name in encoders})
 
 
-def _table_facts(recipe: Recipe) -> dict[str, Any]:
-    runs = {name: recipe.runs[name] for name in recipe.compared}
-    return {
-        "title": recipe.title,
-        "data": Path(recipe.data).name,
-        "partition": recipe.partition,
-        "runs": {name: {"title": run.title, "settings": run.settings} for name, run in runs.items()},
-        "comparisons": [comparison.model_dump() for comparison in recipe.comparisons],
-    }
-
-
-def _effects_facts(recipe: Recipe) -> dict[str, Any]:
-    return {
-        "title": recipe.title,
-        "tasks": list(recipe.tasks),
-        "seeds": list(recipe.report.seeds),
-        "comparisons": [{"title": c.title, "baseline": c.baseline, "encoders": c.runs} for c in recipe.comparisons],
-        "similarity_encoders": list(recipe.report.similarity_runs),
-        "fewest_point_utterances": recipe.report.min_point_utterances,
-        "finetune": recipe.finetune,
-        "notes": list(recipe.report.notes),
-    }
-
-
 def _encoder_facts(recipe: Recipe, layout: Layout, name: str) -> dict[str, Any]:
-    run, training = recipe.runs[name], _training_of(layout.run(name))
+    run, training = recipe.runs[name], read_json(layout.run(name) / TRAINING_FILE)
     return {
         "title": run.title,
         "command": run.command,
@@ -77,11 +66,6 @@ def _encoder_facts(recipe: Recipe, layout: Layout, name: str) -> dict[str, Any]:
         "minutes": round(training["seconds"] / 60, 1),
         **training["held_out"],
     }
-
-
-def _training_of(folder: Path) -> dict[str, Any]:
-    training: dict[str, Any] = json.loads((folder / TRAINING_FILE).read_text())
-    return training
 
 
 def _evaluated(recipe: Recipe) -> tuple[ByLocale, list[Utterance]]:
@@ -110,7 +94,7 @@ def write_answers(layout: Layout, name: str) -> None:
     checkpoint = with_heads(load_checkpoint(folder), folder)
     found = answers_of_model(checkpoint.model, checkpoint.encoder, checkpoint.labels, read_utterances(layout))
     answers = [[x.domain, x.intent, [[s.name, s.start, s.end] for s in x.slots or ()]] for x in found]
-    training = _training_of(folder)
+    training = read_json(folder / TRAINING_FILE)
     write_json(layout.answers(name), {**{key: training[key] for key in TRAINING_FACTS}, "answers": answers})
 
 
@@ -128,12 +112,10 @@ def write_references(recipe: Recipe, layout: Layout) -> None:
     for locale, rows in evaluated.items():
         place = {u.id: i for i, u in enumerate(rows)}
         seen = [u for u in train if u.locale == locale]
-        locales[locale] = {
-            "ids": [u.id for u in rows],
-            "domain": [domains.index(u.domain) if u.domain else -1 for u in rows],
-            "slots": [len(u.slots) for u in rows],
-            "tails": {name: [place[u.id] for u in tail_of(name, rows, seen)] for name in TAILS},
-        }
+        tails = {name: [place[u.id] for u in tail_of(name, rows, seen)] for name in TAILS}
+        domain = [domains.index(u.domain) if u.domain else -1 for u in rows]
+        expected = {"domain": domain, "slots": [len(u.slots) for u in rows]}
+        locales[locale] = {"ids": [u.id for u in rows], **expected, "tails": tails}
     write_json(layout.references, {"partition": recipe.partition, "domains": domains, "locales": locales})
 
 
@@ -200,11 +182,10 @@ def write_similarity(recipe: Recipe, layout: Layout) -> None:
         for domain in sorted({u.domain for u in train if u.locale == locale and u.domain}):
             texts = [u.text for u in train if u.locale == locale and u.domain == domain]
             sample = similarity.sample_of_pieces(tokenizer, texts, SAMPLE_PIECES, seed=0)
-            found[locale][domain] = {
-                "divergence": similarity.divergence(similarity.piece_counts(tokenizer, sample), generic),
-                "utterances": len(sample),
-                "pseudo_perplexity": similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample),
-            }
+            distance = similarity.divergence(similarity.piece_counts(tokenizer, sample), generic)
+            perplexity = similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample)
+            alike = {"divergence": distance, "utterances": len(sample), "pseudo_perplexity": perplexity}
+            found[locale][domain] = alike
     write_json(layout.results / "similarity.json", {"reference": "generic", "pieces": SAMPLE_PIECES, "locales": found})
 
 

@@ -33,15 +33,15 @@ class Study:
     """The results of a study; `unasked` names those that the recipe does not ask for."""
 
     recipe: Json
-    encoders: Json
-    corpora: Json
-    similarity: Json
-    teachers: Json
     partition: str
     domains: list[str]
     references: dict[str, Reference]
     runs: RunsByTask
     unasked: list[str]
+    encoders: Json
+    corpora: Json
+    similarity: Json
+    teachers: Json
 
     @property
     def min_point_utterances(self) -> int:
@@ -75,9 +75,7 @@ def read_results(layout: Layout) -> Study:
     runs, unasked = _runs(results / "runs", tasks, seeds, partition, references, len(domains))
     order = [*compared_encoders(recipe), *optional["encoders"]]
     runs = {task: {x: found[x] for x in dict.fromkeys([*order, *found]) if x in found} for task, found in runs.items()}
-    return Study(
-        recipe, **optional, partition=partition, domains=domains, references=references, runs=runs, unasked=unasked
-    )
+    return Study(recipe, partition, domains, references, runs, unasked, **optional)
 
 
 def compared_encoders(recipe: Json) -> list[str]:
@@ -99,10 +97,9 @@ def _runs(
             if task not in tasks or seed not in seeds or run["partition"] != partition:
                 unasked.append(f"{task}/{encoder}/{seed}")
                 continue
-            runs[task].setdefault(encoder, {})[seed] = {
-                locale: _outcomes(run["locales"][locale], task, len(reference.ids), domains)
-                for locale, reference in references.items()
-            }
+            sizes, answered = {locale: len(x.ids) for locale, x in references.items()}, run["locales"]
+            found = {locale: _outcomes(answered[locale], task, size, domains) for locale, size in sizes.items()}
+            runs[task].setdefault(encoder, {})[seed] = found
     return runs, unasked
 
 

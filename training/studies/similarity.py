@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from scipy.special import rel_entr  # type: ignore[import-untyped,unused-ignore]
 from tokenizers import Tokenizer
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 from service.student.tokenization import TextEncoder
 from training.models.devices import autocast_of
+from training.text.lines import padded
 from training.text.tokenizer import special_ids
 
 ROWS = 256  # that a model reads at once
@@ -101,9 +101,7 @@ def _asked(model: Any, encoder: TextEncoder, questions: Iterator[Question]) -> I
     special, device = special_ids(encoder.tokenizer), next(model.parameters()).device
     model.eval()
     while chunk := list(islice(questions, ROWS)):
-        input_ids = pad_sequence([torch.tensor(ids) for ids, _ in chunk], batch_first=True, padding_value=special.pad)
-        lengths = torch.tensor([len(ids) for ids, _ in chunk])
-        mask = (torch.arange(input_ids.shape[1]) < lengths[:, None]).long()
+        input_ids, mask = padded([ids for ids, _ in chunk], special.pad)
         hidden = torch.zeros(input_ids.shape, dtype=torch.bool)
         for row, (_, positions) in enumerate(chunk):
             hidden[row, positions] = True

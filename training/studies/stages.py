@@ -21,10 +21,7 @@ TEXTS = ("corpus", "unlabelled", "out_of_scope")  # settings that name corpora o
 
 
 def needed_for(stages: Sequence[Stage], last: str) -> list[Stage]:
-    """The stage of that name, or the group of stages ("runs"), and all that they need.
-
-    Raises StageError: there is none; the message names the groups.
-    """
+    """The stage of that name, or the group of stages ("runs"), and all that they need. Raises StageError: none."""
     by_name = {stage.name: stage for stage in stages}
     open_ = [name for name in by_name if name == last or name.startswith(f"{last}/")]
     if not open_:
@@ -132,9 +129,8 @@ class StageBuilder:
         teachers = [f"runs/{name}" for name in report.noise]
         if teachers:
             texts = dict.fromkeys(f"corpora/{text}" for text in report.noise.values())
-            stages.append(
-                self.quick("noise", [*teachers, *texts], layout.results / "teachers.json", noise=report.noise)
-            )
+            file = layout.results / "teachers.json"
+            stages.append(self.quick("noise", [*teachers, *texts], file, noise=report.noise))
         if report.similarity_runs:
             nearby = {"ratio": "1:0", "tokens": 100 * measures.SAMPLE_PIECES, "repeat": True}
             samples = [self.corpus(f"generic-{x}", {"locales": x, **nearby}) for x in recipe.languages]
@@ -170,12 +166,9 @@ class StageBuilder:
             found = [file for file in found if file.name.split(".")[0] == text]
             found += [place for place in places if place.is_file() and text == root]  # a file a language
             if not found:
-                known = f"corpora {', '.join(recipe.corpora)}" if recipe.corpora else "no corpora"
-                languages = ", ".join(recipe.languages)
-                raise RecipeError(
-                    f"{entry}: {text} is neither a corpus of the recipe (it has {known}) nor a source in {languages} "
-                    f"of {recipe.generic}; allowed: {LAYOUT}"
-                )
+                known = f"it has {', '.join(recipe.corpora) or 'no corpora'}"
+                source = f"a source in {', '.join(recipe.languages)} of {recipe.generic}"
+                raise RecipeError(f"{entry}: {text} is neither a corpus of the recipe ({known}) nor {source}")
             files += map(str, found)
         return files
 

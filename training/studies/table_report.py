@@ -48,9 +48,10 @@ def report_of(layout: Layout) -> Json:
         raise ReportError(f"{layout.out}: no compared run is done")
     tables = []
     for comparison in recipe["comparisons"]:
-        baseline = comparison["baseline"]
-        others = [name for name in comparison["runs"] if name != baseline and {name, baseline} <= cards.keys()]
-        tables.append({**comparison, "changes": {x: compare(cards[x], cards[baseline])["mean"] for x in others}})
+        baseline, names = comparison["baseline"], comparison["encoders"]
+        others = [name for name in names if name != baseline and {name, baseline} <= cards.keys()]
+        changes = {name: compare(cards[name], cards[baseline])["mean"] for name in others}
+        tables.append({"title": comparison["title"], "baseline": baseline, "runs": names, "changes": changes})
     missing = [name for name in compared if name not in runs]
     facts = {key: recipe[key] for key in ("title", "data", "partition")}
     return {**facts, "runs": runs, "missing": missing, "tables": tables}

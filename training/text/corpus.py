@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from training.data.datasets import HUB_PREFIX
 
@@ -45,22 +45,16 @@ def located_files(text: str) -> list[tuple[str | None, str]]:
     """The locale (None where none is given) and path of each file of comma-separated ``[LOCALE=]FILE``.
 
     A ``LOCALE=`` applies to the files that follow, up to the next one: "a,de-DE=b,c" is a without a locale, b and c of
-    de-DE.
-
-    Raises:
-        CorpusError: a locale is followed by no file.
+    de-DE. Raises CorpusError: a locale is followed by no file.
     """
     found: list[tuple[str | None, str]] = []
     locale: str | None = None
     for part in filter(None, (part.strip() for part in text.split(","))):
         tag, separator, file = part.partition("=")
-        if separator and LOCALE.fullmatch(tag):
-            locale = tag
-        else:
-            file = part
-        if not file.strip():
+        locale, file = (tag, file.strip()) if separator and LOCALE.fullmatch(tag) else (locale, part)
+        if not file:
             raise CorpusError(f"{part}: names no file; allowed: [LOCALE=]FILE,...")
-        found.append((locale, file.strip()))
+        found.append((locale, file))
     return found
 
 
@@ -119,10 +113,7 @@ def _hub_lines(name: str) -> Iterator[str]:
     name, _, revision = name.partition("@")
     column = column or "text"
     try:
-        rows: Iterator[dict[str, Any]] = iter(
-            datasets.load_dataset(name, revision=revision or None, split="train", streaming=True)
-        )
-        for row in rows:
+        for row in datasets.load_dataset(name, revision=revision or None, split="train", streaming=True):
             value = row.get(column)
             if column not in row or not isinstance(value, str | None):
                 held = ", ".join(key for key, held in row.items() if isinstance(held, str)) or "none"

@@ -9,9 +9,10 @@ from __future__ import annotations
 import shutil
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,13 +56,7 @@ class Lines:
 
     def batch(self, rows: NDArray[np.int64], pad_id: int) -> tuple[Tensor, Tensor]:
         """input_ids and attention_mask, [rows, longest line], int64."""
-        lines = [self.pieces[self.starts[i] : self.starts[i + 1]] for i in rows]
-        ids = np.full((len(lines), max(map(len, lines))), pad_id, dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, line in enumerate(lines):
-            ids[row, : len(line)] = line
-            mask[row, : len(line)] = 1
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+        return padded([self.pieces[self.starts[i] : self.starts[i + 1]] for i in rows], pad_id)
 
     def batches(self, batch_pieces: int) -> Iterator[NDArray[np.int64]]:
         """Rows of batches of about `batch_pieces` pieces, without end: pass after pass, each in another order.
@@ -84,6 +79,16 @@ class Lines:
     def remove(self) -> None:
         """Delete the files; nothing can be drawn any more."""
         shutil.rmtree(self._folder)
+
+
+def padded(lines: Sequence[Any], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Lines of ids as input_ids and attention_mask, [lines, longest line], int64."""
+    ids = np.full((len(lines), max(map(len, lines))), pad_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    for row, line in enumerate(lines):
+        ids[row, : len(line)] = line
+        mask[row, : len(line)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 def held_out_rows(lines: int, seed: int) -> NDArray[np.int64]:

@@ -10,21 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from training.data import datasets
+from training.text import corpus
 from training.text.budgets import Group, Kind, TransferSet, weights_of
-from training.text.corpus import (
-    LOCALE,
-    SUFFIXES,
-    CorpusError,
-    find_files,
-    language_of,
-    lines_of_file,
-    same_text,
-    same_utterance,
-)
+from training.text.corpus import CorpusError, language_of
 
 log = logging.getLogger("training.corpus")
 
-LAYOUT = "LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt[.gz] in it"
+LAYOUT = "LANGUAGE/SOURCE.txt[.gz] or corpus.LOCALE.txt[.gz] in it"
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
         raise CorpusError(f"--locales: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
     sources = []
     for language in asked:
-        for entry, file in [(x, file) for x in found[language] for file in find_files([str(x)])]:
+        for entry, file in [(x, file) for x in found[language] for file in corpus.find_files([str(x)])]:
             name = _stem(file) if entry.is_dir() else root.resolve().name
             kind: Kind = "generic" if spec.spoken_share is None else "spoken" if name in spoken else "written"
             if (language, kind) in groups:
@@ -66,7 +58,7 @@ def texts_by_language(root: Path) -> dict[str, list[Path]]:
     """The files and folders of each language in a folder of plain sentences; none where there is no such folder."""
     found: dict[str, list[Path]] = {}
     for entry in sorted(root.iterdir()) if root.is_dir() else ():
-        if LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(SUFFIXES)):
+        if corpus.LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(corpus.SUFFIXES)):
             found.setdefault(language_of(_stem(entry)), []).append(entry)
     return found
 
@@ -82,7 +74,7 @@ def _stem(path: Path) -> str:
 
 def _text_of(file: Path) -> Iterator[str]:
     empty = True
-    for line in lines_of_file(file):
+    for line in corpus.lines_of_file(file):
         empty = empty and not line.strip()
         yield line
     if empty:
@@ -92,9 +84,7 @@ def _text_of(file: Path) -> Iterator[str]:
 def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Source], frozenset[str]]:
     """The training texts of the labelled data by locale, and the dev and test utterances that are kept out.
 
-    Raises:
-        CorpusError: a language has a share of the task text, but no training texts.
-        DatasetError: the data can't be read.
+    Raises CorpusError, DatasetError: a language has a share of the task text but no texts, or they can't be read.
     """
     if not spec.data:
         return [], frozenset()
@@ -106,7 +96,7 @@ def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Sourc
     held_out = set()
     for u in utterances:
         if language_of(u.locale) in asked and u.partition != "train":
-            held_out.add(same_utterance(same_text(u.text)))
+            held_out.add(corpus.same_utterance(corpus.same_text(u.text)))
         elif spec.takes(u.locale):
             texts.setdefault(u.locale, []).append(u.text.encode("utf-8", "replace").decode())
     held = sorted({language_of(locale) for locale in locales or {u.locale for u in utterances}})
@@ -116,11 +106,8 @@ def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Sourc
             if (language, "task") in groups:
                 raise CorpusError(f"--locales: {message}")
             log.warning("%s", message)
-    return [
-        Source(language_of(locale), "task", locale, partial(iter, lines))
-        for locale, lines in texts.items()
-        if (language_of(locale), "task") in groups
-    ], frozenset(held_out)
+    sources = [Source(language_of(locale), "task", locale, partial(iter, lines)) for locale, lines in texts.items()]
+    return [source for source in sources if source.group in groups], frozenset(held_out)
 
 
 def _locales_of_files(source: str) -> list[str] | None:
@@ -133,5 +120,5 @@ def _locales_of_files(source: str) -> list[str] | None:
         with tarfile.open(path) as archive:
             names = [Path(name).name for name in archive.getnames()]
     stems = {name.split(".")[0] for name in names if name.endswith((".jsonl", ".jsonl.gz", ".csv"))} - {""}
-    named = stems and all(LOCALE.fullmatch(stem) and language_of(stem) != stem for stem in stems)
+    named = stems and all(corpus.LOCALE.fullmatch(stem) and language_of(stem) != stem for stem in stems)
     return sorted(stems) if named else None

@@ -67,21 +67,13 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
 def new_tokenizer() -> Tokenizer:
     """An untrained tokenizer with the project's normaliser and word split."""
     tokenizer = Tokenizer(tokenizer_models.Unigram())
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex("[’‘ʼ]"), "'"),
-            normalizers.Replace(Regex(r"[\s\p{Cc}\u200b]+"), " "),
-            normalizers.Strip(),
-        ]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always"),
-            pre_tokenizers.Split(Regex(WORD_SPLIT), "isolated"),
-        ]
-    )
+    apostrophes = normalizers.Replace(Regex("[’‘ʼ]"), "'")
+    spaces = normalizers.Replace(Regex(r"[\s\p{Cc}\u200b]+"), " ")
+    lower = normalizers.Lowercase()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), lower, apostrophes, spaces, normalizers.Strip()])
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    words = pre_tokenizers.Split(Regex(WORD_SPLIT), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([metaspace, words])
     return tokenizer
 
 
@@ -91,14 +83,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Token
     The same texts give the same tokenizer.
     """
     tokenizer = new_tokenizer()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIAL_PIECES), unk_token=UNKNOWN, show_progress=False
-    )
+    special = {"special_tokens": list(SPECIAL_PIECES), "unk_token": UNKNOWN}
+    trainer = trainers.UnigramTrainer(vocab_size=vocabulary, show_progress=False, **special)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer = _in_canonical_order(tokenizer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{CLS} $A", special_tokens=[(CLS, tokenizer.token_to_id(CLS))]
-    )
+    first = [(CLS, tokenizer.token_to_id(CLS))]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{CLS} $A", special_tokens=first)
     return tokenizer
 
 

@@ -2,22 +2,12 @@
 
     python -m training.corpus build --generic DIR --data DIR --ratio 7:3 --locales de,fr,it,es --tokens N --out FILE
 
-FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it says what went in.
-
-========================  ==========================================================================================
-``--generic DIR``         plain sentences: ``DIR/<language>/<source>.txt[.gz]``, or ``DIR/<language or locale>.txt``
-                          with DIR's name as the source
-``--data DATA``           labelled data (see `training.data.datasets`): its train texts are the task text
-``--ratio G:T``           generic to task tokens: 1:0, 7:3, 0:1, ...
-``--locales``             balanced (``de,fr``) or weighted (``de=2,fr=1``); ``de-DE`` takes labelled data of it alone
-``--spoken-share 0.7``    that share of the generic tokens comes from spoken sources (``--spoken`` names them)
-========================  ==========================================================================================
-
-Each language and kind of text (task, spoken, written; or generic) has its own token budget. Tokens are words between
-white space, where characters of Han and kana each count as one, or pieces of `--tokenizer`. Lines are unique without
-regard to case, width and spacing. No line equals a dev or test utterance of the task data, without regard to
-punctuation either. The same seed and text give the same bytes. Memory does not grow with the text or with the tokens:
-lines are sorted by hashes on disk, in a temporary folder beside FILE.
+FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it says what went in. Each language
+and kind of text (task, spoken, written; or generic) has its own token budget. Tokens are words between white space,
+where characters of Han and kana each count as one, or pieces of `--tokenizer`. Lines are unique without regard to case,
+width and spacing. No line equals a dev or test utterance of the labelled data, without regard to punctuation either.
+The same seed and text give the same bytes. Memory does not grow with the text or with the tokens: lines are sorted by
+hashes on disk, in a temporary folder beside FILE.
 """
 
 from __future__ import annotations
@@ -37,24 +27,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from training.data import datasets
 from training.data.files import write_json
+from training.text import corpus
 from training.text.budgets import KINDS, Group, Kind, TransferSet, budgets_of, ratio_of
-from training.text.corpus import (
-    SUFFIXES,
-    CorpusError,
-    DiskShuffle,
-    Quota,
-    count_words,
-    read_records,
-    same_text,
-    same_utterance,
-    write_record,
-)
+from training.text.corpus import CorpusError
 from training.text.sources import Source, generic_sources, spoken_names, task_sources
+from training.text.tokenizer import load_tokenizer
 
 COMMAND = "training.corpus"
 
@@ -69,25 +50,21 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 def token_counter(tokenizer: str) -> CountTokens:
     """Counts words, or the pieces of a `tokenizer.json` without special ones. Raises CorpusError: the file is none."""
     if not tokenizer:
-        return count_words
+        return corpus.count_words
     try:
-        pieces = Tokenizer.from_file(tokenizer)
-    except Exception as error:  # the library raises nothing more exact
-        raise CorpusError(f"{tokenizer}: no tokenizer: {error}; allowed: a tokenizer.json") from error
-    pieces.no_padding()
-    pieces.no_truncation()
+        pieces = load_tokenizer(Path(tokenizer))
+    except ValueError as error:
+        raise CorpusError(f"{error}; allowed: a tokenizer.json") from error
     return lambda texts: [len(e.ids) for e in pieces.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
     """Write the transfer set to `out` and its manifest beside it; both appear only when whole. Returns the manifest.
 
-    Raises:
-        CorpusError: the text can't be read or doesn't suffice, the disk is full, or `out` is there without `force`.
-        DatasetError: the task data can't be read.
+    Raises CorpusError, DatasetError: text that can't be read or doesn't suffice, a full disk, or `out` is there.
     """
-    if not out.name.endswith(SUFFIXES):
-        raise CorpusError(f"--out {out}: allowed: names that end in {' or '.join(SUFFIXES)}")
+    if not out.name.endswith(corpus.SUFFIXES):
+        raise CorpusError(f"--out {out}: allowed: names that end in {' or '.join(corpus.SUFFIXES)}")
     manifest_file = manifest_of(out)
     if there := [str(file) for file in (out, manifest_file) if file.exists() and not force]:
         raise CorpusError(f"{' and '.join(there)}: there already; choose another --out, or --force to overwrite")
@@ -111,10 +88,8 @@ def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
             os.replace(whole, out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CorpusError(
-                f"{out.parent}: the disk is full, nothing was written; sorting takes about twice the size of the "
-                "unpacked text, beside --out"
-            ) from error
+            room = "sorting takes about twice the size of the unpacked text, beside --out"
+            raise CorpusError(f"{out.parent}: the disk is full, nothing was written; {room}") from error
         raise CorpusError(f"{error.filename or out}: {error.strerror or error}") from error
     return manifest
 
@@ -134,7 +109,7 @@ class Mixer:
         self._lines: Counter[int] = Counter()  # by source
         self._tokens: Counter[int] = Counter()
         self._unique = scratch / "unique"
-        self._read = DiskShuffle(scratch / "read", unique=True)
+        self._read = corpus.DiskShuffle(scratch / "read", unique=True)
 
     def _hash(self, data: bytes, person: bytes) -> int:
         seed = self._spec.seed.to_bytes(8, "big")
@@ -159,10 +134,10 @@ class Mixer:
     def _allowed(self, lines: Iterable[str], kind: Kind, held_out: frozenset[str]) -> Iterator[tuple[str, str]]:
         for line in lines:
             text = " ".join(line.split())
-            form = same_text(text)
+            form = corpus.same_text(text)
             if not form:
                 self._removed["blank"][kind] += 1
-            elif same_utterance(form) in held_out:
+            elif corpus.same_utterance(form) in held_out:
                 self._removed["dev_or_test"][kind] += 1
             else:
                 yield form, text
@@ -178,7 +153,7 @@ class Mixer:
                 source = self._sources[index]
                 self._removed["duplicate"][source.kind] -= 1
                 self._available[source.group] += tokens
-                write_record(stream, key, line)
+                corpus.write_record(stream, key, line)
                 bar.update()
         short = [
             f"{' '.join(group)}: {self._available[group]:,} tokens there, {asked:,} asked"
@@ -193,7 +168,7 @@ class Mixer:
     def mix(self, name: str) -> Path:
         """Take lines until the budgets are full, shuffle them, and write them to a file of that name in the scratch."""
         out = self._scratch / name
-        with DiskShuffle(self._scratch / "mixed") as mixed:
+        with corpus.DiskShuffle(self._scratch / "mixed") as mixed:
             with _bar("mix") as bar:
                 for key, line in self._chosen():
                     mixed.add(key, line)
@@ -212,10 +187,10 @@ class Mixer:
     def _chosen(self) -> Iterator[tuple[int, bytes]]:
         """The lines that go in, once for each copy, with keys that shuffle them anew."""
         whole = {group: asked // self._available[group] for group, asked in self._budgets.items()}
-        quotas = {group: Quota(asked % self._available[group]) for group, asked in self._budgets.items()}
+        quotas = {group: corpus.Quota(asked % self._available[group]) for group, asked in self._budgets.items()}
 
         def copies() -> Iterator[tuple[bytes, int]]:
-            for _, line in read_records(self._unique):
+            for _, line in corpus.read_records(self._unique):
                 index, tokens = _LINE.unpack_from(line)
                 group = self._sources[index].group
                 yield from ((line, number) for number in range(whole[group]))

@@ -100,7 +100,7 @@ def test_a_run_has_the_settings_of_its_command_and_its_own_before_them(tmp_path:
         ("[distill]", "[distil]", "distil is unknown; allowed: title, data"),
         ("seeds = [1]", "seeds = []", "tasks and report.seeds need each other"),
         ("seeds = [1]", 'seeds = [1]\nsimilarity_runs = ["student"]', "similarity_runs needs report.noise"),
-        ("steps = 9", "step = 9", "runs.student: unknown step; allowed for distill: corpus, max_length, epochs, steps"),
+        ("steps = 9", "step = 9", "runs.student: unknown step; allowed for distill: max_length, epochs"),
         ("steps = 9", "steps = -1", "runs.student: argument --steps: -1 is out of range; allowed: 0 or more"),
         ("steps = 9", 'data = "x"', "runs.student: unknown data; allowed for distill"),
         ('ratio = "1:0"', 'rat = "1:0"', "corpora.generic: unknown rat; allowed: tokens, ratio"),

@@ -62,7 +62,7 @@ def words(lines: list[str]) -> int:
 
 def held_out(source: Path) -> set[str]:
     return {
-        transfer.same_utterance(u.text.lower()) for u in datasets.load(str(source)).utterances if u.partition != "train"
+        corpus.same_utterance(u.text.lower()) for u in datasets.load(str(source)).utterances if u.partition != "train"
     }
 
 
@@ -134,8 +134,8 @@ def test_any_ratio_and_weights_are_exact_without_dev_test_or_doubles(
     # a rest that is shorter than the shortest request is left open
     assert all(g["asked"] == g["tokens"] or (g["kind"] == "task" and g["asked"] < 12) for g in groups)
     assert words(lines) == sum(g["tokens"] for g in groups)
-    assert len({transfer.same_text(line) for line in lines}) == len(lines)
-    assert not {transfer.same_utterance(line.lower()) for line in lines} & held_out(sample)
+    assert len({corpus.same_text(line) for line in lines}) == len(lines)
+    assert not {corpus.same_utterance(line.lower()) for line in lines} & held_out(sample)
 
 
 def test_the_same_seed_and_text_give_the_same_bytes(generic: Path, sample: Path, tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_a_large_quota_is_met_to_the_token(lengths: list[int], tokens: int) -> N
         ({"generic": None}, "--ratio 1:0 asks for generic text; give --generic"),
         ({"generic": "nowhere"}, "nowhere has no text for de, fr; its languages: none"),
         ({"data": "nowhere"}, "nowhere: no such data"),
-        ({"tokenizer": "nowhere.json"}, "nowhere.json: no tokenizer"),
+        ({"tokenizer": "nowhere.json"}, "nowhere.json: not a tokenizer file"),
         ({"tokens": 10**6}, "or allow upsampling with --repeat"),
     ],
 )
@@ -500,6 +500,19 @@ def test_memory_does_not_grow_with_text_or_tokens(tmp_path: Path, monkeypatch: p
         tracemalloc.stop()
 
     assert peaks[1] < 1.3 * peaks[0], peaks
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        ("a.txt, b.txt", [(None, "a.txt"), (None, "b.txt")]),
+        ("a,de-DE=b,c,fr=d", [(None, "a"), ("de-DE", "b"), ("de-DE", "c"), ("fr", "d")]),
+        ("de-DE=/x/a=b.txt,Q=1.txt", [("de-DE", "/x/a=b.txt"), ("de-DE", "Q=1.txt")]),
+    ],
+)
+def test_a_locale_applies_to_the_files_that_follow(text: str, found: list[tuple[str | None, str]]) -> None:
+    assert located_files(text) == found
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
