@@ -168,8 +168,7 @@ def report_of(figures: Figures, peers: Mapping[str, Peer], command: str, today: 
         _table(figures, _with_range).markdown(),
         "Requests per second, by the number of connections, and latency, both relative to plain FastAPI. Each ratio is "
         "taken within a round; the table shows the median of the rounds, and in brackets the lowest and the highest. "
-        "Higher is better for requests, lower for latency.\n"
-        f"Plain FastAPI itself: {_plain_rates(figures)}.",
+        f"Higher is better for requests, lower for latency.\nPlain FastAPI itself: {_plain_rates(figures)}.",
         notes,
         configured.markdown(),
         f"The service and plain FastAPI ran with {', '.join(' '.join(item) for item in figures['versions'].items())}.",

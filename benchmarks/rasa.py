@@ -35,7 +35,7 @@ import orjson
 from benchmarks.peer_servers import environments, rasa_project
 from benchmarks.peer_servers.catalogue import RASA
 from benchmarks.peer_servers.environments import add_environments
-from benchmarks.peer_servers.processes import ServerProcesses, require_proc, stopped_by_sigterm
+from benchmarks.peer_servers.processes import ProcessTree, require_proc, stopped_by_sigterm
 from benchmarks.peer_servers.rasa_project import EPOCHS, WIRE, Project
 from benchmarks.peers_report import machine_class, write_report
 from loadtest.comparison.quality import answers_of_service
@@ -79,7 +79,7 @@ class Product:
     answers: Callable[[], Iterator[Answer]]
     path: str = closed_loop.PATH
     problem_of: Check | None = None
-    server: ServerProcesses | None = None
+    server: ProcessTree | None = None
     scores: Json = field(default_factory=dict)
     rounds: list[dict[int, Measured]] = field(default_factory=list)
 

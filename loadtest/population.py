@@ -21,14 +21,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.experiments.users import (
-    ArmAnswer,
-    Population,
-    PopulationError,
-    ReplyError,
-    SimulationResult,
-    simulate_session,
-)
+from loadtest.experiments.users import ArmAnswer, Population, PopulationError, ReplyError, Simulation, simulate_session
 from loadtest.load.client import OK, Client, Reply
 from loadtest.load.command import FAILED, command
 from loadtest.load.options import (
@@ -46,7 +39,7 @@ from loadtest.load.target import texts_for, wait_until_ready
 from loadtest.load.texts import Text
 
 
-def simulate(host: str, population: Population, users: int, *, concurrency: int, timeout: float) -> SimulationResult:
+def simulate(host: str, population: Population, users: int, *, concurrency: int, timeout: float) -> Simulation:
     """Simulate one session of each user with the service.
 
     A session uses one connection throughout, so that one process of the service sees all of it.
@@ -65,8 +58,8 @@ def simulate(host: str, population: Population, users: int, *, concurrency: int,
     stop = threading.Event()
     numbers = iter(range(users))  # next() on it is atomic, so threads may share it
 
-    def simulate_some(_: int) -> SimulationResult:
-        result = SimulationResult()
+    def simulate_some(_: int) -> Simulation:
+        result = Simulation()
         try:
             with Client(host, timeout) as client:
                 for number in numbers:
@@ -78,7 +71,7 @@ def simulate(host: str, population: Population, users: int, *, concurrency: int,
             raise
         return result
 
-    total = SimulationResult()
+    total = Simulation()
     with ThreadPoolExecutor(concurrency) as pool:
         for part in pool.map(simulate_some, range(concurrency)):
             total.add(part)

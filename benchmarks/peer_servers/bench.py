@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.floor import PLAIN, MeasuredStudent, RawModel, plain_application
 from benchmarks.peer_servers.answers import answer_of as student_answer
 from benchmarks.peer_servers.catalogue import Peer
-from benchmarks.peer_servers.processes import ServerProcesses, running
+from benchmarks.peer_servers.processes import ProcessTree, running
 from benchmarks.peer_servers.wire import WireFormat, plain_json
 from loadtest.comparison.quality import answer_of
 from loadtest.load import closed_loop
@@ -41,12 +41,7 @@ class Contender:
     """A measured server, and the student's own answers, with which its answers must agree."""
 
     def __init__(
-        self,
-        name: str,
-        url: str,
-        wire: WireFormat,
-        expected: Mapping[Text, Answer],
-        server: ServerProcesses | None = None,
+        self, name: str, url: str, wire: WireFormat, expected: Mapping[Text, Answer], server: ProcessTree | None = None
     ) -> None:
         self.name = name
         self.url = url

@@ -30,7 +30,7 @@ ERROR_WORDS = ("error", "exception", "cannot", "failed", "no module")
 SUSPEND_SECONDS, SUSPEND_POLL = 2.0, 0.002
 
 
-class ServerProcesses:
+class ProcessTree:
     """A started server with all its processes."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], mark: str, output: IO[bytes]) -> None:
@@ -132,7 +132,7 @@ def running(
     cores: Collection[int] | None,
     folder: Path,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[ServerProcesses]:
+) -> Iterator[ProcessTree]:
     """Run a server on some cores, in `folder`; at the end all its processes are stopped."""
     mark = secrets.token_hex(8)
     with (folder / "output.log").open("w+b") as output:
@@ -146,7 +146,7 @@ def running(
                 start_new_session=True,
                 env={**os.environ, **(environment or {}), MARK: mark},
             )
-        server = ServerProcesses(name, process, mark, output)
+        server = ProcessTree(name, process, mark, output)
         try:
             yield server
         finally:

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from benchmarks.peer_servers.processes import ServerProcesses, running
+from benchmarks.peer_servers.processes import ProcessTree, running
 from benchmarks.peer_servers.wire import WireFormat
 from loadtest.load.client import LoadError, fetch
 from loadtest.load.target import TargetError, free_port
@@ -70,9 +70,8 @@ class Project:
         if self.model.is_file() and record.is_file():
             before: Json = json.loads(record.read_text())
             if changed := [name for name, value in asked.items() if before.get(name) != value]:
-                raise TargetError(
-                    f"{self.folder}: contains a model with other {', '.join(changed)}; choose another --project"
-                )
+                names = ", ".join(changed)
+                raise TargetError(f"{self.folder}: contains a model with other {names}; choose another --project")
             return before
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / DATA).write_bytes(orjson.dumps(training_data(utterances), option=orjson.OPT_INDENT_2))
@@ -96,9 +95,7 @@ class Project:
         return result
 
     @contextmanager
-    def serving(
-        self, cores: Collection[int] | None, start_timeout: float
-    ) -> Iterator[tuple[str, ServerProcesses, float]]:
+    def serving(self, cores: Collection[int] | None, start_timeout: float) -> Iterator[tuple[str, ProcessTree, float]]:
         """Run Rasa's server; yields its URL, its processes, and its start time in seconds.
 
         Raises:

@@ -13,8 +13,8 @@ from loadtest.load.command import LoadTestError
 from loadtest.load.texts import Text
 from service.experiments.friction import grams_of
 
-MIN_REPHRASE_SIMILARITY = 0.6  # trigram Jaccard similarity of a rephrase; well above the service's threshold
-MAX_OTHER_SIMILARITY = 0.3  # of texts about something else
+MIN_REPHRASED = 0.6  # trigram similarity of a rephrase and the text before; well above the service's threshold
+MAX_OTHER = 0.3  # trigram similarity of texts about something else
 CONCENTRATION = 4.0  # of the beta distribution of users' probabilities; a lower one makes users differ more
 GIVE_UP_SHARE = 0.3  # of dissatisfied users; the others rephrase
 MAX_TRIES = 1000
@@ -105,7 +105,7 @@ class Population:
     def _other_goal(self, rng: random.Random, locale: str, text: str) -> str:
         for _ in range(MAX_TRIES):
             other = rng.choice(self._by_locale[locale])
-            if trigram_similarity(text, other) < MAX_OTHER_SIMILARITY:
+            if trigram_similarity(text, other) < MAX_OTHER:
                 return other
         raise PopulationError(f"the texts in {locale} are too similar to each other; choose more varied --texts")
 
@@ -126,7 +126,7 @@ def rewrite(rng: random.Random, text: str, locale: str) -> str:
         ways.append([*words[:place], words[place + 1], words[place], *words[place + 2 :]])
     rng.shuffle(ways)
     others = (other for way in ways if (other := " ".join(way)) != text)
-    return next((one for one in others if trigram_similarity(one, text) >= MIN_REPHRASE_SIMILARITY), text)
+    return next((one for one in others if trigram_similarity(one, text) >= MIN_REPHRASED), text)
 
 
 def trigram_similarity(one: str, other: str) -> float:
@@ -158,7 +158,7 @@ class Service(Protocol):
 
 
 @dataclass
-class SimulationResult:
+class Simulation:
     """Sessions, turns, rephrased and abandoned turns by arm; and invalid replies by reason."""
 
     sessions: Counter[str] = field(default_factory=Counter)
@@ -167,7 +167,7 @@ class SimulationResult:
     gave_up: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: SimulationResult) -> None:
+    def add(self, other: Simulation) -> None:
         """Add the counts of other users."""
         for name, counts in vars(self).items():
             counts.update(getattr(other, name))
@@ -187,7 +187,7 @@ class SimulationResult:
         return {"arms": arms, "failures": self.failures.total(), "failure_reasons": dict(self.failures.most_common())}
 
 
-def simulate_session(population: Population, number: int, service: Service, result: SimulationResult) -> None:
+def simulate_session(population: Population, number: int, service: Service, result: Simulation) -> None:
     """Run the session of one user with a service, and add to the result. An invalid reply ends the session."""
     key, session = population.key(number), population.session(number)
     answer, arms = ArmAnswer(None, ""), set[str]()

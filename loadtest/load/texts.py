@@ -70,9 +70,7 @@ def select(texts: Sequence[Text], asked: Collection[str] | None, known: Collecti
     wanted = asked if asked is not None else known if known is not None else available
     selected = [text for text in texts if text.locale in wanted]
     if not selected:
-        raise TextsError(
-            f"no texts in {', '.join(sorted(wanted))}, the locales of the student; choose others with --texts"
-        )
+        raise TextsError(f"no texts in the student's locales, {', '.join(sorted(wanted))}; choose others with --texts")
     return Selection(selected, sorted(available - set(wanted)))
 
 

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from loadtest.experiment import figures_of, main, verdict_of
 from loadtest.experiments.arms import LABELS, ArmCounts, arms_of, parse
-from loadtest.experiments.users import ArmAnswer, Population, SimulationResult, simulate_session
+from loadtest.experiments.users import ArmAnswer, Population, Simulation, simulate_session
 from loadtest.experiments.verdict import Moments, Plan, compare, holm, more_sessions, p_value_of
 from loadtest.load.texts import Text, load_texts
 from service.experiments.experiment import Experiment, split_key
@@ -223,16 +223,16 @@ def split(name: str) -> Experiment:
     return Experiment.model_validate({"name": name, "arms": arms})
 
 
-def simulate_service(seed: int, users: int = 160, **friction: float) -> tuple[str, SimulationResult]:
+def simulate_service(seed: int, users: int = 160, **friction: float) -> tuple[str, Simulation]:
     """The metrics of a service after a simulation, and the result of the simulation."""
-    service, played = Counting(split(f"round-{seed}")), SimulationResult()
+    service, played = Counting(split(f"round-{seed}")), Simulation()
     population = Population(TEXTS, friction, turns=3, seed=seed)
     for number in range(users):
         simulate_session(population, number, service, played)
     return service.exposition(), played
 
 
-def compare_service(seed: int, users: int = 160, **friction: float) -> tuple[dict[str, Any], SimulationResult]:
+def compare_service(seed: int, users: int = 160, **friction: float) -> tuple[dict[str, Any], Simulation]:
     exposition, played = simulate_service(seed, users, **friction)
     name = f"round-{seed}"
     return figures_of(name, arms_of(parse(exposition, "a test"), name), None, Plan()), played

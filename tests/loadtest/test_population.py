@@ -21,8 +21,8 @@ from starlette.routing import Route
 
 from loadtest.experiment import main as compare_arms
 from loadtest.experiments.users import (
-    MAX_OTHER_SIMILARITY,
-    MIN_REPHRASE_SIMILARITY,
+    MAX_OTHER,
+    MIN_REPHRASED,
     Ask,
     GiveUp,
     Population,
@@ -110,7 +110,7 @@ def test_a_user_speaks_one_language_and_says_the_same_or_something_else() -> Non
         assert not steps[0].again
         for before, step in itertools.pairwise(steps):
             alike = trigram_similarity(before.text.text, step.text.text)
-            assert alike >= MIN_REPHRASE_SIMILARITY if step.again else alike < MAX_OTHER_SIMILARITY
+            assert alike >= MIN_REPHRASED if step.again else alike < MAX_OTHER
 
 
 @pytest.mark.parametrize("salt", ["0123456789abcdef", "another"])
