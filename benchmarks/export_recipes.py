@@ -1,79 +1,42 @@
-"""Measure the choices behind the export recipe and the rejected variants side by side, on this machine.
+"""Compare the export recipe with rejected variants on this machine.
 
     python -m benchmarks.export_recipes --ckpt CKPT --data DATA
 
-Variants take turns in one run; the table shows the median time of a variant and its ratio to the recipe's, the size of
-its graph, and its exact match on some of `--data`, with the share of its answers that are those of fp32. The last line
-of standard output is one JSON object.
+The variants run in turns. The table shows the median latency of each variant and its ratio to the recipe's, the size of
+the graph, the exact match on a part of `--data`, and the percentage of answers equal to those of fp32. The last line of
+standard output is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import onnx
-from onnx import TensorProto, helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType
-from onnxruntime.quantization import quantize_static as ort_quantise_static
+from statistics import fmean, linear_regression
+from typing import TYPE_CHECKING
 
 from export.folder import ExportError
-from export.graph import SESSION, export_fp32
-from export.latency import FUSED, LENGTHS, saturates, turns
-from export.pipeline import load_student
-from export.quality import first_of_each_locale
-from export.quantization import activation_products, quantise_int8
-from export.trimming import trim
-from service.student.decoding import best, softmax
-from service.student.manifest import SessionOptions
-from service.student.predictor import Predictor, open_session
-from service.student.tokenization import Encoded
+from service.extras import require
 from training.data import datasets
-from training.data.utterances import Utterance
-from training.evaluation.scoring import score_by_locale
-from training.models.checkpoint import Checkpoint
 from training.models.errors import CheckpointError
-from training.models.prediction import answers_of_student
-from training.text.tokenizer import with_variants
 
-RECIPE, FP32 = "recipe: int8, 7-bit weights", "fp32"
-ROUNDS, CALLS = 60, 20
+if TYPE_CHECKING:
+    from benchmarks.export_variants import Row
+
 SCORED = 500  # utterances of each locale
-CALIBRATED = 100  # texts of each locale on which static ranges are found
-
-
-class Variant(NamedTuple):
-    """A way to export: its graph, what reads and decodes a text, and what answers the scored texts, if any."""
-
-    graph: Path
-    run: Callable[[Encoded], Any]
-    scored: Predictor | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """Median microseconds by pieces, megabytes, and in percent exact match and answers that are those of fp32."""
-
-    times: dict[str, float]
-    megabytes: float
-    exact_match: float | None
-    as_fp32: float | None
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.export_recipes", description="Measure the export recipe.", allow_abbrev=False
+        prog="python -m benchmarks.export_recipes",
+        description="Compare export variants.",
+        allow_abbrev=False,
     )
     sample = str(datasets.SAMPLE)
     flags.add_argument("--ckpt", type=Path, required=True, help="checkpoint folder of training.finetune")
@@ -84,6 +47,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parser().parse_args(argv)
+    require("export")
+    from benchmarks.export_variants import compare  # here, so that --help needs neither torch nor onnx
+    from export.latency import saturates
+    from export.pipeline import load_student
+    from export.quality import first_of_each_locale
+
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     try:
         checkpoint = load_student(args.ckpt)
@@ -95,175 +64,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     encoded = [checkpoint.encoder.encode(u.text) for u in dev]
-    pieces = round(float(np.mean([len(e.ids) for e in encoded])), 2)
-    words = round(float(np.mean([len(e.words) for e in encoded])), 2)
-    print(render(rows, pieces, words, len(dev)))
-    unit = "median microseconds of inference and decoding, by pieces"
-    found = {"unit": unit, "scored": len(dev), "sums_cut_off": saturates(), "pieces": pieces, "words": words}
-    print(json.dumps({**found, **{name: asdict(row) for name, row in rows.items()}}))
+    tokens = round(fmean(len(e.ids) for e in encoded), 2)
+    words = round(fmean(len(e.words) for e in encoded), 2)
+    print(render(rows, tokens, words, len(dev)))
+    print(f"This CPU {'saturates' if saturates() else 'does not saturate'} the int8 sums of 8-bit weights.")
+    unit = "median microseconds of inference and decoding, by tokens"
+    facts = {"unit": unit, "scored": len(dev), "sums_cut_off": saturates(), "pieces": tokens, "words": words}
+    print(json.dumps({**facts, **{name: asdict(row) for name, row in rows.items()}}))
     return 0
 
 
-def compare(checkpoint: Checkpoint, data: datasets.Dataset, dev: Sequence[Utterance], folder: Path) -> dict[str, Row]:
-    """Measure all variants, whose graphs are made in `folder`."""
-    variants = build_variants(checkpoint, data, folder)
-    vocabulary = json.loads(checkpoint.encoder.tokenizer.to_str())["model"]["vocab"]
-    shared = sum(len(piece) == 1 for piece, _ in vocabulary)  # a trimmed vocabulary has these at least
-    times = turns({name: variant.run for name, variant in variants.items()}, shared, ROUNDS, CALLS)
-    answers = {name: answers_of_student(found.scored, dev) for name, found in variants.items() if found.scored}
-    rows = {}
-    for name, variant in variants.items():
-        match = same = None
-        if found := answers.get(name):
-            match = score_by_locale(dev, found)["mean"].get("exact_match")
-            same = round(100 * float(np.mean([a == b for a, b in zip(found, answers[FP32], strict=True)])), 2)
-        megabytes = round(variant.graph.stat().st_size / 1e6, 2)
-        rows[name] = Row(times[name], megabytes, None if match is None else round(match, 2), same)
-    return rows
-
-
-def build_variants(checkpoint: Checkpoint, data: datasets.Dataset, folder: Path) -> dict[str, Variant]:
-    """Each variant by name. ReLU keeps the weights that were trained with GELU, so only its time means something."""
-    locales = checkpoint.training["locales"]
-    fp32, int8, vnni, attention = (folder / f"{name}.onnx" for name in ("fp32", "int8", "vnni", "attention"))
-    export_fp32(checkpoint.model, fp32)
-    quantise_int8(fp32, int8)
-    quantise_int8(fp32, vnni, any_cpu=False)
-    quantise_int8(fp32, attention, attention=True)
-    ids = [checkpoint.encoder.encode(u.text).ids for u in first_of_each_locale(data.part("train"), CALIBRATED)]
-    qdq, qoperator = (quantise_static(fp32, folder / f"{kind}.onnx", ids, kind == "qop") for kind in ("qdq", "qop"))
-    in_graph = with_labels_in_graph(int8, folder / "labels.onnx")
-    other = "relu" if checkpoint.model.config.activation == "gelu" else "gelu"
-    own = with_variants([u for u in data.part("train") if u.locale == locales[0]])
-    trimmed = trim(checkpoint, own, locales[:1]).checkpoint
-
-    def scored(graph: Path, session: SessionOptions = SESSION) -> Variant:
-        predictor = Predictor(checkpoint.labels, checkpoint.encoder, open_session(graph, session))
-        return Variant(graph, partial(decode, predictor), predictor)
-
-    def timed(changed: Checkpoint, graph: Path) -> Variant:
-        export_fp32(changed.model, graph)
-        quantise_int8(graph, graph)
-        predictor = Predictor(changed.labels, changed.encoder, open_session(graph, SESSION))
-        return Variant(graph, partial(decode, predictor), None)
-
-    return {
-        RECIPE: scored(int8),
-        FP32: scored(fp32),
-        "8-bit weights (VNNI)": scored(vnni),
-        "attention quantised too": scored(attention),
-        "skip + layer norm fused": scored(int8, FUSED),
-        "static, QDQ": scored(qdq),
-        "static, QOperator": scored(qoperator),
-        "softmax and argmax in the graph": Variant(in_graph, read_labels(in_graph), None),
-        f"{other} (time alone)": timed(with_activation(checkpoint, other), folder / "activation.onnx"),
-        f"trimmed to {locales[0]} (time, size)": timed(trimmed, folder / "trimmed.onnx"),
-    }
-
-
-def with_activation(checkpoint: Checkpoint, activation: str) -> Checkpoint:
-    """The checkpoint's shape and weights with another activation."""
-    config = copy.deepcopy(checkpoint.model.config)
-    config.activation = activation
-    model = type(checkpoint.model)(config)
-    model.load_state_dict(checkpoint.model.state_dict())
-    return Checkpoint(model.eval(), checkpoint.encoder, checkpoint.labels, checkpoint.training)
-
-
-def decode(predictor: Predictor, encoded: Encoded) -> None:
-    """Run a graph that ends in logits, and decode them as the service does."""
-    for head, logits in predictor.logits(encoded).items():
-        if head == "slots":
-            tags = logits[0].argmax(axis=-1)
-            if tags.any():  # as `decode_slots`: confidences only of words in slots
-                softmax(logits[0][tags > 0]).max(axis=-1)
-        else:
-            best(logits[0], getattr(predictor.labels, head))
-
-
-class Sentences(CalibrationDataReader):  # type: ignore[misc]
-    """Sentences of piece ids, one at a time."""
-
-    def __init__(self, sentences: Sequence[Sequence[int]]) -> None:
-        self._rest = ({"input_ids": np.array([ids], np.int64)} for ids in sentences)
-
-    def get_next(self) -> dict[str, Any] | None:
-        """The next input of the graph, None after the last."""
-        return next(self._rest, None)
-
-
-def quantise_static(source: Path, path: Path, sentences: Sequence[Sequence[int]], operators: bool) -> Path:
-    """An int8 graph whose activations have fixed ranges, those seen on `sentences`: answers can't move with neighbours.
-
-    As quantised operators, or else with a pair of nodes around each product (QDQ), for the runtime to fuse.
-    """
-    ort_quantise_static(
-        source,
-        path,
-        Sentences(sentences),
-        quant_format=QuantFormat.QOperator if operators else QuantFormat.QDQ,
-        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
-        per_channel=True,
-        reduce_range=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        nodes_to_exclude=activation_products(source),
-    )
-    return path
-
-
-def with_labels_in_graph(source: Path, path: Path) -> Path:
-    """A copy of a graph that ends in probabilities and, for slots, in each piece's best tag and its probability."""
-    model = onnx.load(str(source))
-    graph = model.graph
-    outputs = [output.name for output in graph.output]
-    del graph.output[:]
-    graph.initializer.append(helper.make_tensor("last", TensorProto.INT64, [1], [-1]))
-    for name in outputs:
-        probabilities = f"{name}_probabilities"
-        graph.node.append(helper.make_node("Softmax", [name], [probabilities], axis=-1))
-        ends = {probabilities: TensorProto.FLOAT}
-        if name == "slot_logits":
-            graph.node.append(helper.make_node("ArgMax", [name], ["slot_tags"], axis=-1, keepdims=0))
-            graph.node.append(helper.make_node("ReduceMax", [probabilities, "last"], ["slot_confidence"], keepdims=0))
-            ends = {"slot_tags": TensorProto.INT64, "slot_confidence": TensorProto.FLOAT}
-        graph.output.extend(helper.make_tensor_value_info(end, kind, None) for end, kind in ends.items())
-    onnx.save(model, str(path))
-    return path
-
-
-def read_labels(graph: Path) -> Callable[[Encoded], Any]:
-    """What runs a graph of `with_labels_in_graph` and reads the labels off it."""
-    session = open_session(graph, SESSION)
-
-    def run(encoded: Encoded) -> None:
-        for values in session.run(None, {"input_ids": np.array([encoded.ids])}):
-            if values.dtype == np.float32 and values.ndim == 2 and len(values) == 1:  # probabilities of a text's labels
-                values[0].max(), values[0].argmax()
-
-    return run
-
-
-def render(rows: dict[str, Row], pieces: float, words: float, scored: int) -> str:
-    """The table, and what fewer pieces a word could save at most, for texts of so many pieces and words."""
-    lines = [
-        f"{'':34}" + "".join(f"{f'{length} pieces':>18}" for length in LENGTHS) + f"{'MB':>7}{'exact':>7}{'as fp32':>9}"
-    ]
-    recipe = rows[RECIPE].times
+def render(rows: dict[str, Row], tokens: float, words: float, scored: int) -> str:
+    """The table, and the lower bound of latency at one token per word, for texts of so many tokens and words."""
+    recipe = next(iter(rows.values())).times
+    columns = "".join(f"{f'{length} tokens':>18}" for length in recipe)
+    lines = [f"{'':34}{columns}{'MB':>7}{'exact':>7}{'as fp32':>9}"]
     for name, row in rows.items():
         cells = "".join(f"{f'{t:6.0f} µs  x {t / recipe[length]:.2f}':>18}" for length, t in row.times.items())
         exact, same = ("-" if x is None else f"{x:.1f}" for x in (row.exact_match, row.as_fp32))
         lines.append(f"{name:34}{cells}{row.megabytes:7.2f}{exact:>7}{same:>9}")
-    slope, start = np.polyfit(LENGTHS, list(recipe.values()), 1)
-    now, least = (start + slope * count for count in (pieces, words + 1))
-    return "\n".join(
-        [
-            *lines,
-            f"{scored} texts scored, of {pieces:.1f} pieces and {words:.1f} words on average. "
-            f"The recipe takes {start:.0f} + {slope:.1f} x pieces µs: with one piece a word x {least / now:.2f}",
-            f"This CPU {'cuts off' if saturates() else 'computes'} the int8 sums of 8-bit weights.",
-        ]
+    slope, start = linear_regression([int(length) for length in recipe], list(recipe.values()))
+    now, least = (start + slope * count for count in (tokens, words + 1))
+    lines.append(
+        f"{scored} texts scored, of {tokens:.1f} tokens and {words:.1f} words on average. "
+        f"The recipe takes {start:.0f} + {slope:.1f} x tokens µs; with one token per word x {least / now:.2f}"
     )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The command ``python -m benchmarks.floor [--students DIR ...] [--rounds N] [--check] [--profile] ...``.
 
-How near the service comes to the raw model, as ratios from one run: a single ``session.run``, the service and a plain
-FastAPI application around the same student take turns on the same core with the same texts, and the load generator
-sits on another. Prints a table, and as the last line one JSON object with the same figures. Exit code: 0 measured,
-1 a target was missed (only with ``--check``), 2 could not measure.
+The overhead of the service over the bare model, as ratios from one run: a single ``session.run``, the service and a
+plain FastAPI application with the same student take turns on one core with the same texts, and the load generator runs
+on another. Prints a table, and as the last line one JSON object with the same figures. Exit code: 0, 1 if a target was
+missed (only with ``--check``), 2 on an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import orjson
 
 from benchmarks.floor_report import (
     Figures,
-    Round,
+    FloorRound,
     figures_of_processes,
     figures_of_profile,
     figures_of_rounds,
@@ -45,12 +45,12 @@ from service.student.manifest import MODEL_FILE, StudentError
 from service.student.student import OUTPUT_OF_HEAD, Student, open_session
 
 MIN_PASSES = 3
-READY_PROBES = 24  # with two processes each probe may meet either; that all meet the same is out of the question
+READY_PROBES = 24  # each probe reaches one of two processes; 24 practically always reach both
 PLAIN = "the plain application"
 
 
 class RawModel:
-    """A student's graph alone, with texts that were tokenised beforehand: what no server can undercut."""
+    """A student's graph alone, on pretokenised texts: the lower bound of the time of any server."""
 
     def __init__(self, folder: Path, student: Student, texts: Sequence[Text]) -> None:
         self._session = open_session(folder / MODEL_FILE, student.manifest.graph.session)
@@ -61,16 +61,16 @@ class RawModel:
 
     @property
     def core_share(self) -> float:
-        """Which part of the core the measurements so far had, 0 to 1; the rest went to other work on this machine."""
+        """The share of the core that the measurements so far had, 0 to 1; the rest went to other processes."""
         return self._cpu / self._wall
 
     def seconds(self, duration: float) -> float:
-        """Seconds of one run: the mean over the texts, of several passes over them the median.
+        """Seconds of one run: the mean over the texts, and the median over several passes.
 
         Args:
-            duration: seconds to measure for; at least a few passes are made.
+            duration: minimum duration of the measurement, in seconds.
         """
-        self._pass()  # discarded: shapes that are new to the session, cold caches
+        self._pass()  # discarded as warm-up
         passes: list[float] = []
         began, cpu = time.perf_counter(), time.thread_time()
         while len(passes) < MIN_PASSES or time.perf_counter() < began + duration:
@@ -88,7 +88,7 @@ class RawModel:
 
 
 class MeasuredStudent:
-    """A student that is measured, with the texts in its locales."""
+    """A measured student, with the texts in its locales."""
 
     def __init__(self, folder: Path, texts: Sequence[Text], name: str | None = None) -> None:
         self.student = Student.load(folder)
@@ -99,14 +99,14 @@ class MeasuredStudent:
         self.bodies = [orjson.dumps(text._asdict()) for text in self.selection.texts]
 
     def figures(self) -> Figures:
-        """Which student it is, and what it is asked."""
+        """Identity of the student, and its texts."""
         manifest, locales = self.manifest, self.selection.locales
         identity = {"size": manifest.size, "precision": manifest.precision, "digest": manifest.digest}
         return identity | {"locales": locales, "texts": len(self.bodies)}
 
 
 def plain_application(benchmark: Benchmark, folder: Path) -> AbstractContextManager[Server]:
-    """The plain application around a student, on the server's cores."""
+    """Run the plain application with a student, on the server's cores."""
     module = ["benchmarks.plain", "--student", str(folder.resolve())]
     return running_server(PLAIN, module, benchmark.start_timeout, benchmark.server)
 
@@ -129,10 +129,10 @@ class FloorBenchmark(Benchmark):
                 many = [self._measure(name, url, student) for name, url in servers]
                 one = [self._measure(name, url, student, connections=1) for name, url in servers]
                 after = seconds()
-                rounds.append(Round((before, after), *many, *one))
+                rounds.append(FloorRound((before, after), *many, *one))
                 before = after
                 rates = f"service {many[0].per_second:.0f}/s, plain FastAPI {many[1].per_second:.0f}/s"
-                self.say(student.name, number, f"raw {1e6 * after:.0f} µs, {rates}")
+                self.report_progress(student.name, number, f"raw {1e6 * after:.0f} µs, {rates}")
             figures = figures_of_rounds(rounds) | {"core_share": round(raw.core_share, 3)}
             return figures | ({"profile_us": self._profile(service.url, student)} if profile else {})
 
@@ -152,7 +152,7 @@ class FloorBenchmark(Benchmark):
                 first, second = (self._measure(SERVICE, url, student, cores) for url in (one.url, two.url))
                 rounds.append((first, second))
                 rates = f"one process {first.per_second:.0f}/s, two {second.per_second:.0f}/s"
-                self.say(student.name, number, rates)
+                self.report_progress(student.name, number, rates)
         return figures_of_processes(rounds, 2)
 
     def _measure(
@@ -173,8 +173,8 @@ class FloorBenchmark(Benchmark):
         def add(content: bytes) -> None:
             phases.update(orjson.loads(content)["timings_ms"])
 
-        found = self._measure(SERVICE, url, student, on_reply=add)
-        return figures_of_profile(phases, found)
+        measured = self._measure(SERVICE, url, student, on_reply=add)
+        return figures_of_profile(phases, measured)
 
 
 @command(StudentError)
@@ -193,32 +193,32 @@ def _figures(benchmark: FloorBenchmark, arguments: argparse.Namespace) -> Figure
     texts = load_texts(arguments.texts, arguments.locale)
     opened = [MeasuredStudent(one.folder, texts, one.name) for one in subjects_of(arguments.students)]
     students = {}
-    for one in opened:  # all are opened before the first is measured
-        found = one.figures() | {"connections": CONNECTIONS}
-        found |= benchmark.measure_alone(one, profile=arguments.profile)
-        found["two_processes"] = benchmark.measure_processes(one)
-        students[one.name] = found | ({"targets": verdicts_of(found)} if arguments.check else {})
+    for one in opened:  # all are loaded before the first is measured
+        figures = one.figures() | {"connections": CONNECTIONS}
+        figures |= benchmark.measure_alone(one, profile=arguments.profile)
+        figures["two_processes"] = benchmark.measure_processes(one)
+        students[one.name] = figures | ({"targets": verdicts_of(figures)} if arguments.check else {})
     first, default = next(iter(students.items()))
     return {
         "student": first,
         "fraction_of_floor": default["fraction_of_floor"],
         "ratio_to_plain_fastapi": default["ratio_to_plain_fastapi"],
         "students": students,
-        **benchmark.circumstances(connections=CONNECTIONS),
+        **benchmark.setup(connections=CONNECTIONS),
     }
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    about = "How near the service comes to the raw model."
-    made = argparse.ArgumentParser(prog="python -m benchmarks.floor", description=about, allow_abbrev=False)
-    add_students(made, default="s")
-    add_measurement(made, rounds=3, seconds=4.0, start_timeout=60.0)
-    add_texts(made)
-    made.add_argument("--check", action="store_true", help="print the target beside each figure, and exit with code 1 "
-                      "where one is missed")  # fmt: skip
-    made.add_argument("--profile", action="store_true", help="print where the time of one request goes")
-    return made
+    about = "Measure the overhead of the service over the bare model."
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.floor", description=about, allow_abbrev=False)
+    add_students(parser, default="s")
+    add_measurement(parser, rounds=3, seconds=4.0, start_timeout=60.0)
+    add_texts(parser)
+    about = "print the target of each figure, and exit with code 1 if one is missed"
+    parser.add_argument("--check", action="store_true", help=about)
+    parser.add_argument("--profile", action="store_true", help="print the time of one request by phase")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The figures of ``python -m benchmarks.floor``: ratios from one run, their targets, and tables for people.
+"""The figures of ``python -m benchmarks.floor``: ratios from one run, their targets, and the tables.
 
-Each ratio is taken within a round, whose measurements lie side by side, and then the median of the rounds: what slows
-a machine for a minute slows both sides of a ratio.
+Each ratio is taken within a round, and the median of the rounds is reported: a temporary slowdown of the machine
+affects both sides of a ratio.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Figures = dict[str, Any]
 
 MICRO = 1e6
 REST = "HTTP, parsing, JSON, metrics"
-PHASES = ("tokenize", "inference", "decode")  # of a request; the queue is other requests' time
-CORE_IS_FREE = 0.97  # of the server's core for the raw model; with less, other work disturbs the ratios
+PHASES = ("tokenize", "inference", "decode")  # of a request; its time in the queue is the time of other requests
+MIN_CORE_SHARE = 0.97  # of the server's core for the raw model; below it other work disturbs the ratios
 
 
-class Round(NamedTuple):
-    """Measurements side by side.
+class FloorRound(NamedTuple):
+    """The measurements of one round.
 
     Attributes:
-        raw: seconds of one run of the bare model, right before and right after the servers ran.
+        raw: seconds of one run of the bare model, before and after the servers were measured.
         service, plain: the two servers with many connections.
         service_at_one, plain_at_one: with a single one.
     """
@@ -43,7 +43,7 @@ class Round(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What a figure should reach: for each size of student, or for any ("*")."""
+    """The target of a figure by student size, or for any size ("*")."""
 
     figure: str
     bounds: Mapping[str, float]
@@ -58,9 +58,9 @@ TARGETS = (
 )
 
 
-def figures_of_rounds(rounds: Sequence[Round]) -> Figures:
-    """The figures of one student: times in microseconds, rates in requests a second, medians of the rounds."""
-    each = [_figures_of_round(found) for found in rounds]
+def figures_of_rounds(rounds: Sequence[FloorRound]) -> Figures:
+    """The figures of one student: times in microseconds, rates in requests per second, medians of the rounds."""
+    each = [_figures_of_round(one) for one in rounds]
     return {
         **_rounded({name: median(one[name] for one in each) for name in each[0]}),
         **_rounded({"raw_us_before": rounds[0].raw[0] * MICRO, "raw_us_after": rounds[-1].raw[1] * MICRO}),
@@ -68,18 +68,18 @@ def figures_of_rounds(rounds: Sequence[Round]) -> Figures:
     }
 
 
-def _figures_of_round(found: Round) -> dict[str, float]:
-    raw, at_one = found.raw_seconds, found.service_at_one.percentile(50)
+def _figures_of_round(one: FloorRound) -> dict[str, float]:
+    raw, at_one = one.raw_seconds, one.service_at_one.percentile(50)
     return {
         "raw_us": raw * MICRO,
-        "service_per_second": found.service.per_second,
-        "fraction_of_floor": found.service.per_second * raw,
-        "plain_fastapi_per_second": found.plain.per_second,
-        "ratio_to_plain_fastapi": found.service.per_second / found.plain.per_second,
+        "service_per_second": one.service.per_second,
+        "fraction_of_floor": one.service.per_second * raw,
+        "plain_fastapi_per_second": one.plain.per_second,
+        "ratio_to_plain_fastapi": one.service.per_second / one.plain.per_second,
         "p50_at_one_us": at_one * MICRO,
         "p50_at_one_to_raw": at_one / raw,
-        "plain_fastapi_p50_at_one_us": found.plain_at_one.percentile(50) * MICRO,
-        "generator_share": found.service.cpu_share,
+        "plain_fastapi_p50_at_one_us": one.plain_at_one.percentile(50) * MICRO,
+        "generator_share": one.service.cpu_share,
     }
 
 
@@ -89,10 +89,10 @@ def _rounded(figures: Mapping[str, float]) -> Figures:
 
 
 def figures_of_processes(rounds: Sequence[tuple[Measured, Measured]], cores: int) -> Figures:
-    """What a second process brings, from measurements of one and of two on `cores` cores.
+    """The gain of a second process, from measurements of one and of two on `cores` cores.
 
-    `generator_share` is the load generator's part of these cores while two processes ran, 0 to 1, and `at_most` the
-    ratio that it leaves possible: with both cores busy, it takes its part from the servers.
+    `generator_share` is the load generator's share of these cores while two processes ran, 0 to 1. `at_most` is the
+    highest ratio that this share permits.
     """
     share = median(two.cpu_share / cores for _, two in rounds)
     return {
@@ -105,11 +105,11 @@ def figures_of_processes(rounds: Sequence[tuple[Measured, Measured]], cores: int
 
 
 def figures_of_profile(phases: Mapping[str, float], measured: Measured) -> Figures:
-    """Where the time of one request goes, in microseconds.
+    """The time of one request by phase, in microseconds.
 
     Args:
-        phases: milliseconds that the service says it spent in each phase, summed over the replies.
-        measured: these replies; the service must have been busy all the time.
+        phases: milliseconds by phase as the service reports them, summed over the replies.
+        measured: these replies; the service must have been saturated.
     """
     spent = {phase: 1000 * phases[phase] / len(measured.latencies) for phase in PHASES}
     whole = MICRO / measured.per_second
@@ -118,22 +118,22 @@ def figures_of_profile(phases: Mapping[str, float], measured: Measured) -> Figur
 
 
 def verdicts_of(student: Figures) -> list[Figures]:
-    """For each target that there is for a student: what was found and whether it was reached; None where unmeasured."""
+    """For each target of a student: the figure, and whether it reaches the target (None if not measured)."""
     verdicts = []
     for target in TARGETS:
         bound = target.bounds.get(student["size"], target.bounds.get("*"))
         if bound is None:
             continue
-        found = student[target.figure]
-        found = found.get("ratio") if isinstance(found, dict) else found
-        reached = None if found is None else found >= bound if target.at_least else found <= bound
+        value = student[target.figure]
+        value = value.get("ratio") if isinstance(value, dict) else value
+        reached = None if value is None else value >= bound if target.at_least else value <= bound
         sign = ">=" if target.at_least else "<="
-        verdicts.append({"figure": target.figure, "target": f"{sign} {bound:.2f}", "found": found, "reached": reached})
+        verdicts.append({"figure": target.figure, "target": f"{sign} {bound:.2f}", "found": value, "reached": reached})
     return verdicts
 
 
 def table_of(name: str, student: Figures) -> str:
-    """The figures of one student for people; with the targets beside them where there are verdicts."""
+    """The figures of one student as a table, with their targets if there are verdicts."""
     beside = {verdict["figure"]: _verdict(verdict) for verdict in student.get("targets", ())}
     drift = f"before {student['raw_us_before']:.1f}, after {student['raw_us_after']:.1f}"
     many = f"{student['connections']} connections"
@@ -157,19 +157,19 @@ def table_of(name: str, student: Figures) -> str:
         f"{', '.join(student['locales'])}",
         Table(["", "measured", ""], rows).plain(),
     ]
-    if (share := 1 - student["core_share"]) > 1 - CORE_IS_FREE:
-        lines.append(f"NOISY: other work took {share:.1%} of the server's core; repeat when it is idle")
+    if (share := 1 - student["core_share"]) > 1 - MIN_CORE_SHARE:
+        lines.append(f"NOISY: other work took {share:.1%} of the server's core; repeat on an idle machine")
     return "\n".join(lines)
 
 
-def _rows_of_processes(found: Figures, verdict: str) -> list[tuple[str, str, str]]:
-    if "skipped" in found:
-        return [("two processes to one", "-", f"{verdict}; {found['skipped']}".removeprefix("; "))]
-    left = f"the load generator took {found['generator_share']:.1%}, which leaves at most x {found['at_most']:.2f}"
+def _rows_of_processes(figures: Figures, verdict: str) -> list[tuple[str, str, str]]:
+    if "skipped" in figures:
+        return [("two processes to one", "-", f"{verdict}; {figures['skipped']}".removeprefix("; "))]
+    left = f"the load generator took {figures['generator_share']:.1%}, which leaves at most x {figures['at_most']:.2f}"
     return [
-        ("one process, all cores", f"{found['one_per_second']:.1f} /s", ""),
-        ("two processes, all cores", f"{found['two_per_second']:.1f} /s", left),
-        ("  two processes to one", f"x {found['ratio']:.2f}", verdict),
+        ("one process, all cores", f"{figures['one_per_second']:.1f} /s", ""),
+        ("two processes, all cores", f"{figures['two_per_second']:.1f} /s", left),
+        ("  two processes to one", f"x {figures['ratio']:.2f}", verdict),
     ]
 
 
@@ -181,5 +181,5 @@ def _rows_of_profile(profile: Mapping[str, float]) -> list[tuple[str, str, str]]
 
 
 def _verdict(verdict: Figures) -> str:
-    said = {True: "reached", False: "MISSED", None: "not measured"}[verdict["reached"]]
-    return f"target {verdict['target']}: {said}"
+    result = {True: "reached", False: "MISSED", None: "not measured"}[verdict["reached"]]
+    return f"target {verdict['target']}: {result}"

@@ -1,17 +1,17 @@
 """The command ``python -m benchmarks.peers [--student DIR] [--peers A,B] [--install] [--out REPORT.md] ...``.
 
-The same student, tokeniser included, behind other serving frameworks, each with its documented defaults and with its
-own batching, as ratios from one run: our service, a plain FastAPI application and one framework after the other take
-turns on the same core with the same texts, and the load generator sits on another. While a framework waits for its
-turn, its processes are stopped, unless ``--keep-running``. Answers are compared with the student's own, before and
-while it is measured.
+The same student, tokenizer included, behind other serving frameworks, each with its documented defaults and with its
+own batching, as ratios from one run: this service, a plain FastAPI application and one framework after the other take
+turns on one core with the same texts, and the load generator runs on another. While others are measured, the processes
+of a framework are suspended, unless ``--keep-running``. Answers are compared with the student's own before and during
+the measurement.
 
-Frameworks' requirements exclude each other, so each has a virtual environment of its own below ``--environments``;
-``--install`` makes those that are missing. Peers that are not there are named and left out. Runs from a checkout, on
+The frameworks' requirements conflict, so each has a virtual environment of its own below ``--environments``;
+``--install`` creates missing ones. Peers that are not installed are reported and skipped. Runs from a checkout, on
 Linux.
 
 Prints a table, and as the last line one JSON object with the same figures; ``--out`` writes the report as Markdown.
-Exit code: 0 measured (at least one peer), 2 could not measure.
+Exit code: 0 if at least one peer was measured, else 2.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from benchmarks.floor import MeasuredStudent
 from benchmarks.floor_report import Figures
 from benchmarks.peer_servers import environments
-from benchmarks.peer_servers.bench import PeerBenchmark, Round
+from benchmarks.peer_servers.bench import PeerBenchmark, PeerRound
 from benchmarks.peer_servers.catalogue import PEERS, Peer
 from benchmarks.peer_servers.environments import InstallError, add_environments
 from benchmarks.peer_servers.processes import require_proc, stopped_by_sigterm
@@ -53,17 +53,17 @@ Places = dict[str, tuple[Path, dict[str, str]]]  # a peer's interpreter, and the
 @stopped_by_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure each peer. Returns the exit code."""
-    given = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser().parse_args(given)
+    command_line = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser().parse_args(command_line)
     figures = _figures(arguments)
     if "service" in figures:
         if arguments.out:
             today = datetime.datetime.now(tz=datetime.UTC).date()
-            write_report(arguments.out, report_of(figures, PEERS, _command(given), today))
+            write_report(arguments.out, report_of(figures, PEERS, _command(command_line), today))
         print(table_of(figures), end="\n\n")
     print(json.dumps(figures))
-    measured = [found for peer in figures["peers"].values() for found in peer["settings"].values()]
-    return 0 if any("failed" not in found for found in measured) else CANNOT_TEST
+    settings = [setting for peer in figures["peers"].values() for setting in peer["settings"].values()]
+    return 0 if any("failed" not in setting for setting in settings) else CANNOT_TEST
 
 
 def _figures(arguments: argparse.Namespace) -> Figures:
@@ -75,43 +75,43 @@ def _figures(arguments: argparse.Namespace) -> Figures:
         "student": {"name": student.name} | student.figures(),
         "peers": {},
         "not_measured": not_measured,
-        **benchmark.circumstances(connections=[*benchmark.connections], keep_running=benchmark.keeps_running),
+        **benchmark.setup(connections=[*benchmark.connections], keep_running=benchmark.keeps_running),
     }
     figures["machine"]["class"] = machine_class()
     return figures | _measure(benchmark, student, places, figures["peers"]) if places else figures
 
 
-def _command(given: Sequence[str]) -> str:
-    """The command line without where things lie on this machine, which changes no figure."""
-    places = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_environments(places)
-    places.add_argument("--out")
-    return shlex.join(["python", "-m", "benchmarks.peers", *places.parse_known_args(given)[1]])
+def _command(command_line: Sequence[str]) -> str:
+    """The command line without the flags that only name paths of this machine."""
+    paths = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_environments(paths)
+    paths.add_argument("--out")
+    return shlex.join(["python", "-m", "benchmarks.peers", *paths.parse_known_args(command_line)[1]])
 
 
 def _measure(benchmark: PeerBenchmark, student: MeasuredStudent, places: Places, peers: Figures) -> Figures:
-    """Fill in the peers' figures; returns those of the service and of the plain application."""
-    rounds: list[Round] = []
+    """Add the peers' figures to `peers`; returns those of the service and of the plain application."""
+    rounds: list[PeerRound] = []
     with benchmark.baseline(student) as baseline:
-        for name, (python, found_versions) in places.items():
+        for name, (python, versions) in places.items():
             peer = PEERS[name]
-            print(f"{peer.title} {found_versions[peer.distribution]}: starting", file=sys.stderr, flush=True)
-            found = benchmark.measure_peer(peer, python, student, baseline)
-            for setting, reason in found.failures.items():
+            print(f"{peer.title} {versions[peer.distribution]}: starting", file=sys.stderr, flush=True)
+            measurements = benchmark.measure_peer(peer, python, student, baseline)
+            for setting, reason in measurements.failures.items():
                 print(f"{peer.title}, {setting}: {reason}", file=sys.stderr, flush=True)
             peers[name] = {
                 "title": peer.title,
-                "versions": found_versions,
-                "core_share": round(found.core_share, 3),
-                "plain_fastapi_per_second": plain_rates(found.rounds),
-                "settings": figures_of_rounds(found, peer.settings),
+                "versions": versions,
+                "core_share": round(measurements.core_share, 3),
+                "plain_fastapi_per_second": plain_rates(measurements.rounds),
+                "settings": figures_of_rounds(measurements, peer.settings),
             }
-            rounds += found.rounds
+            rounds += measurements.rounds
     return summary_of(rounds) if rounds else {}
 
 
 def _places(arguments: argparse.Namespace) -> tuple[Places, dict[str, str]]:
-    """Where each peer is, and why the others are not measured."""
+    """The interpreters of installed peers, and why other peers are not measured."""
     places: Places = {}
     missing: dict[str, str] = {}
     for peer in arguments.peers:
@@ -126,9 +126,9 @@ def _places(arguments: argparse.Namespace) -> tuple[Places, dict[str, str]]:
 def _peers(value: str) -> list[Peer]:
     names = [name.strip() for name in value.split(",") if name.strip()]
     if unknown := [name for name in names if name not in PEERS]:
-        raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(PEERS)}")
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(PEERS)}")
     if not names:
-        raise argparse.ArgumentTypeError(f"names none; there are {', '.join(PEERS)}")
+        raise argparse.ArgumentTypeError(f"names no framework; allowed: {', '.join(PEERS)}")
     return [PEERS[name] for name in dict.fromkeys(names)]
 
 
@@ -138,21 +138,21 @@ def _connections(value: str) -> tuple[int, ...]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    about = "The same student behind other serving frameworks."
-    made = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=about, allow_abbrev=False)
-    add_student(made)
-    made.add_argument("--peers", type=_peers, default=list(PEERS.values()), metavar="A,B", help="comma-separated, of "
-                      f"{', '.join(PEERS)} (default: all that are installed)")  # fmt: skip
-    add_environments(made)
-    add_measurement(made, rounds=3, seconds=2.0, start_timeout=120.0)
-    made.add_argument("--connections", type=_connections, default=(1, 8, 32), metavar="N,N", help="comma-separated "
-                      "numbers of connections (default: 1,8,32)")  # fmt: skip
-    add_texts(made)
-    made.add_argument("--keep-running", action="store_true", help="do not stop a framework's processes while others "
-                      "are measured; for those that take the pause amiss")  # fmt: skip
-    made.add_argument("--out", type=Path, metavar="FILE", help="Markdown file for the report; between its marks where "
-                      "the file has them (default: none)")  # fmt: skip
-    return made
+    about = "Measure the same student behind other serving frameworks."
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=about, allow_abbrev=False)
+    add_student(parser)
+    about = f"comma-separated, of {', '.join(PEERS)} (default: all that are installed)"
+    parser.add_argument("--peers", type=_peers, default=list(PEERS.values()), metavar="A,B", help=about)
+    add_environments(parser)
+    add_measurement(parser, rounds=3, seconds=2.0, start_timeout=120.0)
+    about = "comma-separated numbers of connections (default: 1,8,32)"
+    parser.add_argument("--connections", type=_connections, default=(1, 8, 32), metavar="N,N", help=about)
+    add_texts(parser)
+    about = "do not suspend a framework's processes while others are measured; for frameworks that react to the pause"
+    parser.add_argument("--keep-running", action="store_true", help=about)
+    about = "Markdown file for the report, written between the file's marks if it has them (default: none)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=about)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A student behind an ordinary FastAPI application: what `python -m benchmarks.floor` compares the service with.
+"""A student behind an ordinary FastAPI application, the reference of `python -m benchmarks.floor`.
 
-Written as most people would: a pydantic model in, a pydantic model out, uvicorn with uvloop and httptools. Nothing in
-it is slow on purpose, and what would only cost time (an access log, metrics) is left out.
+Typical code: a pydantic model in, a pydantic model out, uvicorn with uvloop and httptools. It has no access log and no
+metrics, which would only cost time.
 
     python -m benchmarks.plain [--student DIR] [--host 127.0.0.1] [--port 8000]
 """
@@ -28,7 +28,7 @@ from service.student.student import Student
 
 
 def create_app(student: Student) -> FastAPI:
-    """An application that answers ``POST /v1/nlu`` like the service."""
+    """An application that answers ``POST /v1/nlu`` as the service does."""
     app = FastAPI()
     manifest = student.manifest
     identity = ModelIdentity(name=manifest.name, precision=manifest.precision, digest=manifest.digest)
@@ -36,15 +36,15 @@ def create_app(student: Student) -> FastAPI:
     @app.post("/v1/nlu")
     async def nlu(body: NluRequest) -> NluReply:
         began = time.perf_counter()
-        found = student.predict(body.text)
-        tokenize, inference, decode = (1000 * seconds for seconds in found.phases)
+        result = student.predict(body.text)
+        tokenize, inference, decode = (1000 * seconds for seconds in result.phases)
         return NluReply(
-            domain=Label(name=found.domain[0].name, confidence=found.domain[0].confidence) if found.domain else None,
-            intent=Label(name=found.intent[0].name, confidence=found.intent[0].confidence) if found.intent else None,
-            slots=None if found.slots is None else [Slot(**slot._asdict()) for slot in found.slots],
+            domain=Label(**result.domain[0]._asdict()) if result.domain else None,
+            intent=Label(**result.intent[0]._asdict()) if result.intent else None,
+            slots=None if result.slots is None else [Slot(**slot._asdict()) for slot in result.slots],
             in_scope=None,
             locale=body.locale,
-            truncated=found.truncated,
+            truncated=result.truncated,
             cached=False,
             model=identity,
             request_id=secrets.token_hex(8),
@@ -84,11 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     about = "A student in a plain FastAPI application."
-    made = argparse.ArgumentParser(prog="python -m benchmarks.plain", description=about, allow_abbrev=False)
-    add_student(made)
-    add(made, "host", str, "HOST", "address to listen on", "127.0.0.1")
-    add(made, "port", int, "PORT", "port to listen on", 8000)
-    return made
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plain", description=about, allow_abbrev=False)
+    add_student(parser)
+    add(parser, "host", str, "HOST", "address to listen on", "127.0.0.1")
+    add(parser, "port", int, "PORT", "port to listen on", 8000)
+    return parser
 
 
 if __name__ == "__main__":

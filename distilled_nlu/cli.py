@@ -57,21 +57,21 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand. Returns its exit code; 2 where there is no such command or what it needs is not installed."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if not given or given[0] in ("-h", "--help"):
-        print(usage(), file=sys.stdout if given else sys.stderr)
-        return 0 if given else UNUSABLE
-    name, *options = given
+    """Run a subcommand. Returns its exit code; 2 if there is no such command, or an extra that it needs is missing."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else UNUSABLE
+    name, *options = arguments
     if name == "--version":
         from importlib.metadata import version  # takes longer to import than all the rest
 
         print(f"distilled-nlu {version('distilled-nlu')}")
         return 0
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; allowed: {', '.join(COMMANDS)}"
-        print(f"error: no command {name!r}{hint}", file=sys.stderr)
+        similar = get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {similar[0]}?" if similar else f"; allowed: {', '.join(COMMANDS)}"
+        print(f"error: unknown command {name!r}{hint}", file=sys.stderr)
         return UNUSABLE
     from service.extras import MissingExtra
 

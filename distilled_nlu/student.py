@@ -1,4 +1,4 @@
-"""Ask a student from Python."""
+"""The Python interface: load a student and understand texts in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Slot:
-    """A slot: ``text[start:end] == value``, in code points of the text as it was given; confidence 0 to 1."""
+    """A slot: ``text[start:end] == value``, in code points of the original text; confidence 0 to 1."""
 
     name: str
     value: str
@@ -33,17 +33,17 @@ class Slot:
 
 @dataclass(frozen=True)
 class Result:
-    """What a student says of one text.
+    """The answer of a student to one text.
 
     Attributes:
-        text: the text that was asked.
-        locale: the locale that it was asked in, if any.
-        domains: the most probable domains, best first, as many as `top_k` asked for; empty without a domain head.
-        intents: likewise.
+        text: the text.
+        locale: the locale of the text, if it was passed.
+        domains: the most probable domains, best first, at most `top_k`; empty without a domain head.
+        intents: the same for intents.
         slots: in order of `start`, not overlapping; None without a slot head.
-        in_scope: whether the text is a request that the student may know; None where no locale was given, or the
-            student has no threshold for it.
-        truncated: whether the end of the text was not read, because it is longer than the student's `max_length`.
+        in_scope: whether the text is in scope: a request of a kind that the student was trained on. None without a
+            locale, or if the student has no threshold for it.
+        truncated: whether the text is longer than the student's `max_length`; the rest of it was ignored.
     """
 
     text: str
@@ -66,7 +66,7 @@ class Result:
 
 
 class Student:
-    """A student that answers in this process. Threads may share it.
+    """A student in this process. It is thread-safe.
 
     Usage::
 
@@ -82,16 +82,16 @@ class Student:
     def load(cls, student: str | Path) -> Student:
         """Load a student by the name of a shipped one (`shipped_students`), or from a folder.
 
-        The folder's digests, schema and graph are checked, and its golden sentences answered.
+        The folder's digests, schema, graph and golden answers are checked.
 
         Raises:
-            StudentError: there is no such student, or its folder can't be used; the message says why.
+            StudentError: there is no such student, or its folder is invalid; the message says why.
         """
         return cls(LoadedStudent.load(student_folder(student)))
 
     @property
     def manifest(self) -> Manifest:
-        """What the student folder says of itself: labels, locales, accuracy, latency, calibration, provenance."""
+        """The manifest: labels, locales, accuracy, latency, calibration, provenance."""
         return self._loaded.manifest
 
     @property
@@ -105,11 +105,11 @@ class Student:
         return tuple(self.manifest.locales)
 
     def __call__(self, text: str, *, locale: str | None = None, top_k: int = 1) -> Result:
-        """Answer one text.
+        """Understand one text.
 
         Args:
-            text: what the user said or typed.
-            locale: of the text, one of `locales`. Without one, confidences are not calibrated and `in_scope` is None.
+            text: a user's request, spoken or typed.
+            locale: its locale, one of `locales`. Without one, confidences are not calibrated and `in_scope` is None.
             top_k: how many domains and intents to rank.
 
         Raises:
@@ -118,10 +118,10 @@ class Student:
         return self.batch([text], locale=locale, top_k=top_k)[0]
 
     def batch(self, texts: Sequence[str], *, locale: str | Sequence[str] | None = None, top_k: int = 1) -> list[Result]:
-        """Answer several texts; each gets the answer that it would get alone.
+        """Understand several texts; each answer is the same as for the text alone.
 
         Args:
-            texts: what users said or typed.
+            texts: users' requests, spoken or typed.
             locale: one for all texts, or one for each.
             top_k: how many domains and intents to rank.
 
@@ -136,9 +136,9 @@ class Student:
         locales = [locale] * len(texts) if locale is None or isinstance(locale, str) else list(locale)
         if len(locales) != len(texts):
             raise ValueError(f"{len(locales)} locales for {len(texts)} texts; give one locale, or one for each text")
-        for unknown in (asked for asked in locales if asked is not None and asked not in self.locales):
+        for unknown in (each for each in locales if each is not None and each not in self.locales):
             raise ValueError(f"locale {unknown!r} is unknown to student {self.name}; known: {', '.join(self.locales)}")
-        questions = [Question(text, asked, top_k) for text, asked in zip(texts, locales, strict=True)]
+        questions = [Question(text, each, top_k) for text, each in zip(texts, locales, strict=True)]
         answers = self._loaded.predict_each(questions)
         return [_result(question, answer) for question, answer in zip(questions, answers, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What an export is given: its options, and the text that it is judged on."""
+"""The inputs of an export: its options and its texts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from training.text.tokenizer import spread_lines, with_variants
 
 log = logging.getLogger(__name__)
 
-MAX_TRAINING_TEXTS = 3000  # of each locale, to which class means are fitted
+MAX_TRAINING_TEXTS = 3000  # of each locale, for fitting class means
 MAX_TRIM_LINES = 200_000  # of --trim-text, evenly spread
-MAX_GOLDEN_CANDIDATES = 200  # of a locale, where the evaluated data stands in for --golden
-MIN_WORDS, MAX_WORDS = 3, 15  # of an out-of-scope sentence: as long as requests are
+MAX_GOLDEN_CANDIDATES = 200  # of a locale that --golden lacks, from the evaluated data
+MIN_WORDS, MAX_WORDS = 3, 15  # of an out-of-scope sentence, like requests
 MAX_SENTENCES = 1000  # of an out-of-scope source
-OWN_TEXT = datasets.SAMPLE / "out_of_scope"
-_MARKS = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)|_")
+SAMPLE_TEXT = datasets.SAMPLE / "out_of_scope"
+_PUNCTUATION = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)|_")
 
 
 @dataclass(frozen=True)
 class Options:
-    """The flags of `export.onnx`, under their names."""
+    """The flags of `export.onnx`, with the same names."""
 
     ckpt: Path
     out: Path
@@ -53,11 +53,11 @@ class Options:
 
 @dataclass(frozen=True)
 class ExportData:
-    """What an export reads beside the checkpoint.
+    """The texts of an export.
 
-    `typed` is the copy of `utterances` with capitals and punctuation, `golden` are candidates for golden sentences,
-    `train` some of the source's training partition, `out_of_scope` texts by locale and source. `vocabulary` are the
-    texts whose pieces a trimmed vocabulary keeps.
+    `utterances` are the evaluated partition, `typed` its copy with capitals and punctuation, `golden` the candidates
+    for golden sentences, `train` a sample of the training partition, `out_of_scope` texts by locale and source.
+    `vocabulary` are the texts whose tokens a trimmed vocabulary keeps.
     """
 
     source: str
@@ -71,7 +71,7 @@ class ExportData:
 
 
 def read_data(options: Options, locales: Sequence[str]) -> ExportData:
-    """Read the evaluated partition in the student's locales, and what else the options need.
+    """Read the evaluated partition in the student's locales, and the other texts that the options need.
 
     Raises:
         DatasetError: a locale is missing.
@@ -90,7 +90,7 @@ def read_data(options: Options, locales: Sequence[str]) -> ExportData:
         except datasets.DatasetError:
             golden += found[:MAX_GOLDEN_CANDIDATES]
             log.warning(
-                "%s has no %s: golden sentences of %s will stand in the manifest", options.golden, locale, options.data
+                "%s has no %s: the manifest will contain golden sentences of %s", options.golden, locale, options.data
             )
     vocabulary = []
     if options.locales:
@@ -101,7 +101,7 @@ def read_data(options: Options, locales: Sequence[str]) -> ExportData:
 
 
 def by_locale(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
-    """Utterances by locale, in the order in which the locales come first."""
+    """Utterances by locale, in the order of their first occurrence."""
     found: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         found.setdefault(utterance.locale, []).append(utterance)
@@ -109,15 +109,15 @@ def by_locale(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
 
 
 def read_out_of_scope(flags: Sequence[str], locales: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-    """Out-of-scope sentences by locale and source, from flags ``LOCALE=FILE,...``; without, those of the sample set.
+    """Out-of-scope sentences by locale and source, from flags ``LOCALE=FILE,...``, by default those of the sample set.
 
     Raises:
-        ExportError: a file without locale or of a locale that the student doesn't serve, a source named twice or
-            without usable sentences.
-        CorpusError: a file that is no text.
+        ExportError: a file has no locale or one that the student does not serve, or a source is named twice or has no
+            usable sentences.
+        CorpusError: a file is not text.
     """
     if not flags:
-        own = {locale: OWN_TEXT / f"{locale}.txt" for locale in locales}
+        own = {locale: SAMPLE_TEXT / f"{locale}.txt" for locale in locales}
         return {locale: {"sample": _chosen(read_lines([str(path)]))} for locale, path in own.items() if path.is_file()}
     found: dict[str, dict[str, list[str]]] = {}
     for flag in flags:
@@ -130,12 +130,12 @@ def read_out_of_scope(flags: Sequence[str], locales: Sequence[str]) -> dict[str,
                 raise ExportError(f"--out-of-scope {flag}: {source} is named twice for {locale}")
             found[locale][source] = _chosen(lines)
             if not found[locale][source]:
-                raise ExportError(f"{path}: holds no sentence of {MIN_WORDS} to {MAX_WORDS} words without digits")
+                raise ExportError(f"{path}: contains no sentence of {MIN_WORDS} to {MAX_WORDS} words without digits")
     return found
 
 
 def _read_source(path: Path) -> tuple[str, Iterator[str]]:
-    """Name and sentences of a file: text, or clinc150's `data_full.json`, of which the out-of-scope lists are read."""
+    """Name and sentences of a text file, or of the out-of-scope lists of clinc150's `data_full.json`."""
     if not path.name.endswith((".json", ".json.gz")):
         return path.name.removesuffix(".gz").removesuffix(".txt"), read_lines([str(path)])
     try:
@@ -143,15 +143,15 @@ def _read_source(path: Path) -> tuple[str, Iterator[str]]:
             content = json.load(stream)
         return "clinc150", iter([text for name, rows in content.items() if name.startswith("oos_") for text, _ in rows])
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
-        raise ExportError(f"{path}: is no data_full.json of clinc150: {error}") from error
+        raise ExportError(f"{path}: is not a data_full.json of clinc150: {error}") from error
 
 
 def _chosen(lines: Iterable[str]) -> list[str]:
-    """At most `MAX_SENTENCES` different sentences by a fixed seed, in lower case and without marks and digits.
+    """At most `MAX_SENTENCES` different sentences without digits, in lower case and without punctuation; fixed seed.
 
-    Requests in the data have neither capitals nor punctuation, so typography would tell the two apart.
+    Requests in the data have no capitals and no punctuation, so these would give out-of-scope text away.
     """
-    spoken = (" ".join(_MARKS.sub(" ", line.lower().replace("’", "'")).split()) for line in lines)
+    spoken = (" ".join(_PUNCTUATION.sub(" ", line.lower().replace("’", "'")).split()) for line in lines)
     kept = [text for text in spoken if MIN_WORDS <= len(text.split()) <= MAX_WORDS and not re.search(r"\d", text)]
     sentences = list(dict.fromkeys(kept))
     random.Random(0).shuffle(sentences)

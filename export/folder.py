@@ -1,4 +1,4 @@
-"""The student folder as the export writes it: whole or not at all, with golden sentences to check it by."""
+"""Write a student folder atomically, and choose its golden sentences."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ GOLDEN_CONFIDENCE = 0.5
 
 
 class ExportError(ValueError):
-    """An export that can't be made or must not be used; the message says why."""
+    """The export is impossible or its result must not be used; the message says why."""
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that is renamed to it when the block ends well, and deleted when it doesn't.
+    """A temporary folder beside `out` that is renamed to `out` at the end, or deleted if the block raises.
 
     Raises:
-        ExportError: `out` exists and is not an empty folder, or its name can't be a student's.
+        ExportError: `out` exists and is not an empty folder, or its name is not a valid student name.
     """
     if not re.fullmatch(NAME_PATTERN, out.name):
-        raise ExportError(f"name: {out.name!r}; allowed: 1 to 64 letters, digits, '.', '_' and '-', no mark in front")
+        raise ExportError(f"name: {out.name!r}; allowed: 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"{out}: exists and is not empty; choose another --out or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,10 +44,9 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def choose_golden(predictor: Predictor, utterances: Sequence[Utterance]) -> tuple[Golden, ...]:
-    """Golden sentences of each locale: answered rightly where there are such, and with confidence.
+    """Choose golden sentences for each locale: confident and right predictions if possible, of different intents first.
 
-    Confident answers don't flip by rounding, but do on a CPU that computes the file wrongly. Different intents come
-    first.
+    Confident predictions do not change by rounding, but change on a CPU that computes wrong results.
     """
     chosen: list[Golden] = []
     for locale in dict.fromkeys(u.locale for u in utterances):
@@ -58,7 +57,7 @@ def choose_golden(predictor: Predictor, utterances: Sequence[Utterance]) -> tupl
             confidence = min(
                 [r[0].confidence for r in (answer.domain, answer.intent) if r]
                 + [s.confidence for s in answer.slots or ()],
-                default=0.0,  # slots alone, and none found
+                default=0.0,  # a student with slots only, and no slot found
             )
             found = golden_answer(predictor, utterance.text, locale)
             right = found.domain in (utterance.domain, None) and found.intent in (utterance.intent, None)

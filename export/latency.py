@@ -1,4 +1,4 @@
-"""What this machine makes of a graph: its latency, whether a fused kernel pays, and whether int8 sums saturate."""
+"""Measurements on this machine: latency of graphs, speed of a fused kernel, and saturation of int8 sums."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ log = logging.getLogger(__name__)
 
 LENGTHS = (8, 16, 32)
 FUSED = SessionOptions(intra_op_num_threads=1, disabled_optimizers=())
-CLEAR_WIN = 1.05  # by how much the fused kernel must be faster at every length: less may be chance
+CLEAR_WIN = 1.05  # minimum speed-up of the fused kernel at every length; less is within noise
 
 OpenGraph = Callable[[Path, SessionOptions], Predictor]
-Times = dict[str, dict[str, float]]  # median microseconds by name and number of pieces
+Times = dict[str, dict[str, float]]  # median microseconds by name and number of tokens
 
 
 def turns(runs: Mapping[str, Callable[[Encoded], Any]], vocabulary: int, rounds: int = 40, calls: int = 20) -> Times:
-    """Median microseconds of each of `runs` for sentences of 8, 16 and 32 pieces, out of the first `vocabulary`.
+    """Median microseconds of each of `runs` for sentences of 8, 16 and 32 random tokens of the first `vocabulary`.
 
-    They take turns, so that a machine that slows down slows them all.
+    The runs alternate, so that a change in the machine's speed affects all of them.
     """
     rng = np.random.default_rng(0)
     medians: Times = {name: {} for name in runs}
@@ -44,47 +44,47 @@ def turns(runs: Mapping[str, Callable[[Encoded], Any]], vocabulary: int, rounds:
                 for _ in range(calls):
                     run(encoded)
                 times[name].append((time.perf_counter() - began) / calls * 1e6)
-        for name, found in times.items():
-            medians[name][str(length)] = round(float(np.median(found)), 1)
+        for name, measured in times.items():
+            medians[name][str(length)] = round(float(np.median(measured)), 1)
     return medians
 
 
 def latencies(predictors: Mapping[str, Predictor], rounds: int = 40) -> Times:
-    """`turns` of the graphs alone, without tokenizer and decoding."""
+    """`turns` of the graphs alone, without tokenisation and decoding."""
     vocabulary = min(predictor.encoder.tokenizer.get_vocab_size() for predictor in predictors.values())
     return turns({name: predictor.logits for name, predictor in predictors.items()}, vocabulary, rounds)
 
 
 def measure_latency(predictors: Mapping[str, Predictor]) -> dict[str, Any]:
-    """What the manifest says of latency, by precision, and what fp32 takes in multiples of int8."""
+    """Latency by precision and the ratio of fp32 to int8, for the manifest."""
     times: dict[str, Any] = dict(latencies(predictors))
     if len(times) == 2:
         times["fp32_over_int8"] = {n: round(times["fp32"][n] / times["int8"][n], 2) for n in times["int8"]}
-    return {"unit": "median microseconds of one session run, by pieces", **times}
+    return {"unit": "median microseconds of one session run, by tokens", **times}
 
 
 def fastest_session(graph: Path, open_graph: OpenGraph) -> tuple[SessionOptions, dict[str, float]]:
-    """How to open a graph: with skip connection and layer norm apart, unless their fused kernel is clearly faster here.
+    """Choose the session options: skip connection and layer norm are fused if that is clearly faster here.
 
     Returns:
-        The options, and what the fused kernel takes in multiples of the two apart, by pieces.
+        The options, and the ratio of fused to separate latency by number of tokens.
     """
     times = latencies({"apart": open_graph(graph, SESSION), "fused": open_graph(graph, FUSED)}, rounds=15)
-    ratios = {pieces: round(times["fused"][pieces] / apart, 3) for pieces, apart in times["apart"].items()}
+    ratios = {tokens: round(times["fused"][tokens] / apart, 3) for tokens, apart in times["apart"].items()}
     chosen = FUSED if all(ratio * CLEAR_WIN < 1 for ratio in ratios.values()) else SESSION
-    found = ", ".join(f"{pieces} pieces x {ratio:.2f}" for pieces, ratio in ratios.items())
-    log.info("skip + layer norm %s; fused / apart: %s", "fused" if chosen is FUSED else "apart", found)
+    by_length = ", ".join(f"{tokens} tokens x {ratio:.2f}" for tokens, ratio in ratios.items())
+    log.info("skip + layer norm %s; fused / apart: %s", "fused" if chosen is FUSED else "apart", by_length)
     return chosen, ratios
 
 
 @cache
 def saturates() -> bool:
-    """Whether this machine's int8 kernel loses what exceeds 16 bits in the sum of two products.
+    """Whether this machine's int8 kernel saturates the sum of two products at 16 bits.
 
     AVX2 and AVX-512 without VNNI do: one instruction (VPMADDUBSW) multiplies unsigned activations by signed weights and
-    adds neighbours in 16 bits, where ``255 * 127 + 255 * 127`` is 32767.
+    adds neighbours in 16 bits, where ``255 * 127 + 255 * 127`` becomes 32767.
     """
-    rows, depth, columns = 4, 64, 32  # as many as a kernel takes at a time, so that no other one is used for the rest
+    rows, depth, columns = 4, 64, 32  # full tiles of the kernel, so that no other kernel computes a remainder
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["activations", "weights"], ["sums"])],
         "saturation",

@@ -2,7 +2,7 @@
 
     python -m export.onnx --ckpt CKPT --out students/s --data DATA
 
-The steps are listed in `export`. A table goes to standard error, one JSON object ends standard output.
+The steps are listed in `export`. The table goes to standard error; the last line of standard output is one JSON object.
 """
 
 from __future__ import annotations
@@ -32,32 +32,38 @@ def parser() -> argparse.ArgumentParser:
     add, sample = flags.add_argument, str(datasets.SAMPLE)
     add("--ckpt", type=Path, required=True, help="checkpoint folder of training.finetune")
     add("--out", type=Path, required=True, help="student folder to write; its name is the student's name")
-    add("--data", default=sample, help="labelled data to judge the export on (default: the sample set)")
+    add("--data", default=sample, help="labelled data for evaluation and calibration (default: the sample set)")
     add("--partition", choices=PARTITIONS, default="dev", help="partition of --data (default: %(default)s)")
     add("--on-error", choices=("raise", "skip"), default="raise", help="what a bad row does (default: %(default)s)")
-    add("--golden", metavar="DATA", default=sample, help="source of published sentences (default: the sample set)")
+    add(
+        "--golden",
+        metavar="DATA",
+        default=sample,
+        help="labelled data for the golden sentences, which are published (default: the sample set)",
+    )
     add("--notice", type=Path, help="text for the model card: training data, attribution, licence (default: none)")
     add("--locales", help="comma-separated locales to serve, the vocabulary trimmed to them (default: all, untrimmed)")
-    add("--trim-text", metavar="FILES", help="with --locales, plain text that the vocabulary must fit (default: none)")
+    add("--trim-text", metavar="FILES", help="with --locales, plain text whose tokens are kept (default: none)")
     add(
         "--precision",
         choices=("int8", "fp32", "auto"),
         default="int8",
-        help="auto: int8 where it stays within --max-drop (by default 0.5) and is faster here (default: %(default)s)",
+        help="auto: int8 if it stays within --max-drop (0.5 if not set) and is faster here, else fp32 "
+        "(default: %(default)s)",
     )
     add(
         "--max-drop",
         type=_between(0, 100, "points of percent, 0 to 100"),
         metavar="POINTS",
-        help="what int8 may lose of accuracy, slot F1 or exact match in any locale, in points of percent; where it "
-        "loses more, sensitive nodes stay in fp32, and where that does not do, nothing is written (default: any loss)",
+        help="maximum loss of int8 in accuracy, slot F1 or exact match in any locale, in points of percent; if it "
+        "loses more, sensitive nodes stay in fp32, and if that is not enough, nothing is written (default: any loss)",
     )
     add(
         "--cpu",
         choices=("any", "vnni"),
         default="any",
-        help="where int8 is to run: any takes 7-bit weights, which all CPUs compute alike, vnni 8-bit ones, whose sums "
-        "x86-64 CPUs without VNNI cut off (default: %(default)s)",
+        help="target of int8: any has 7-bit weights, correct on every CPU; vnni has 8-bit weights, whose sums saturate "
+        "on x86-64 CPUs without VNNI (default: %(default)s)",
     )
     add(
         "--calibration",
@@ -70,15 +76,15 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[LOCALE=]FILE,...",
-        help="out-of-scope text on which scope is measured: .txt or .txt.gz, one sentence a line, or clinc150's "
-        "data_full.json; each file needs a locale, its own or the one before; repeatable (default: the sample set's)",
+        help="out-of-scope text for the scope: .txt or .txt.gz, one sentence per line, or clinc150's data_full.json; "
+        "LOCALE= also applies to the files after it; repeatable (default: the sample set's)",
     )
     add(
         "--false-rejection",
         type=_between(0, 1, "a share between 0 and 1", inclusive=False),
         metavar="SHARE",
         default=0.02,
-        help="share of requests that scope may reject (default: %(default)s)",
+        help="share of requests that the scope may reject (default: %(default)s)",
     )
     return flags
 
@@ -108,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("export").setLevel(logging.INFO)
-    logging.getLogger("optimum").setLevel(logging.ERROR)  # it warns of a configuration that only ORTModel needs
+    logging.getLogger("optimum").setLevel(logging.ERROR)  # it warns of a configuration file that only ORTModel needs
     try:
         manifest = export_student(options)
     except (ExportError, CheckpointError, CorpusError, datasets.DatasetError, StudentError, OSError) as error:

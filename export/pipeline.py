@@ -1,4 +1,4 @@
-"""From a checkpoint to a student folder: `export_student` reads top to bottom."""
+"""From a checkpoint to a student folder; start reading at `export_student`."""
 
 from __future__ import annotations
 
@@ -39,20 +39,22 @@ from training.models.student import StudentConfig, StudentModel
 
 log = logging.getLogger(__name__)
 
-AUTO_DROP = 0.5  # points that int8 may lose with --precision auto
+AUTO_DROP = 0.5  # default of --max-drop with --precision auto, in points of percent
 SENSITIVITY_SENTENCES = 20  # of each locale
 
 
 def export_student(options: Options) -> Manifest:
-    """Export a checkpoint to a student folder, which appears when it is complete.
+    """Export a checkpoint to a student folder. The folder appears when it is complete.
 
     Raises:
-        ExportError: the graph doesn't compute what PyTorch does, int8 loses too much, or the flags don't fit.
-        CheckpointError, DatasetError, CorpusError, OSError: something can't be read or written.
+        ExportError: the graph differs from PyTorch, int8 loses too much, or the flags are inconsistent.
+        CheckpointError, DatasetError, CorpusError, OSError: an input can't be read or the folder can't be written.
         StudentError: the service would refuse the folder.
     """
     if options.cpu == "vnni" and options.precision != "fp32" and saturates():
-        raise ExportError("--cpu vnni: this CPU cuts off the sums of 8-bit weights; export elsewhere or --cpu any")
+        raise ExportError(
+            "--cpu vnni: this CPU saturates the sums of 8-bit weights; export on a CPU with VNNI or use --cpu any"
+        )
     checkpoint = load_student(options.ckpt)
     locales = chosen_locales(options.locales, checkpoint.training["locales"])
     data = read_data(options, locales)
@@ -65,7 +67,7 @@ def export_student(options: Options) -> Manifest:
         manifest = convert(checkpoint, data, options, folder, trimming)
         (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (folder / CARD_FILE).write_text(render_card(manifest, notice), encoding="utf-8")
-        Student.load(folder)  # as the service would
+        Student.load(folder)  # the checks of the service
     return manifest
 
 
@@ -73,8 +75,8 @@ def load_student(ckpt: Path) -> Checkpoint:
     """Load a checkpoint that can be exported.
 
     Raises:
-        CheckpointError: it can't be loaded, or has no heads.
-        ExportError: it is of another architecture than this project's.
+        CheckpointError: it can't be loaded, or it has no heads.
+        ExportError: it is not a student of this project.
     """
     checkpoint = with_heads(load_checkpoint(ckpt), ckpt)
     if not isinstance(checkpoint.model.config, StudentConfig):
@@ -88,7 +90,7 @@ def load_student(ckpt: Path) -> Checkpoint:
 def convert(
     checkpoint: Checkpoint, data: ExportData, options: Options, folder: Path, trimming: dict[str, Any] | None
 ) -> Manifest:
-    """Write graph and tokenizer into `folder`, and measure what the manifest says of them."""
+    """Write graph and tokenizer into `folder`, measure them, and build the manifest."""
     labels, encoder, any_cpu = checkpoint.labels, checkpoint.encoder, options.cpu == "any"
     graphs = {"fp32": folder / "fp32.onnx"}
     features = [FEATURES] if options.calibration and scope_head(labels) else []
@@ -152,13 +154,13 @@ def convert(
 
 
 def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Calibration | None, ClassMeans | None]:
-    """Confidences, scope and profiles of a graph, and the class means that it must be given for them.
+    """Fit temperatures, scope and profiles, and the class means if the scope needs them.
 
-    None where there is too little text for any of it. `rate` is the share of requests that scope may reject.
+    None if there is too little text. `rate` is the share of requests that the scope may reject.
     """
     log.info("calibrating on %d utterances of %s", len(data.utterances), data.source)
     observed = observe(predictor, data)
-    temperatures, slot_confidence, errors = fit_confidences(observed.answers)
+    temperatures, slot_confidence, errors = fit_confidences(observed.outcomes)
     scope, means, measured = fit_scope(predictor.labels, observed, temperatures, rate)
     if not temperatures and scope is None:
         return None, None
@@ -180,12 +182,12 @@ def pass_gate(
     utterances: Sequence[Utterance],
     options: Options,
 ) -> dict[str, Any] | None:
-    """Quantise as far as `--max-drop` allows, and return what the gate found.
+    """Quantise within `--max-drop`, and return the gate's report for the manifest.
 
-    With ``--precision auto`` the int8 graph is deleted where it loses too much or is no faster here.
+    With ``--precision auto`` the int8 graph is deleted if it loses too much or is not faster here.
 
     Raises:
-        ExportError: int8 was asked for and loses too much.
+        ExportError: the precision is int8, and it loses too much.
     """
 
     def score(graph: Path) -> Scores:
@@ -199,12 +201,12 @@ def pass_gate(
         gate = quantise_within(max_drop, fp32, int8, score, order, any_cpu)
         if options.precision == "auto":
             times = latencies({name: predictor_of(graph) for name, graph in graphs.items()})
-            if slower := [pieces for pieces, time in times["int8"].items() if time >= times["fp32"][pieces]]:
-                raise ExportError(f"int8 is no faster here at {', '.join(slower)} pieces")
+            if slower := [tokens for tokens, time in times["int8"].items() if time >= times["fp32"][tokens]]:
+                raise ExportError(f"int8 is not faster here at {', '.join(slower)} tokens")
     except ExportError as error:
         if options.precision != "auto":
             raise
-        log.info("%s: fp32 is served", error)
+        log.info("%s; fp32 is served", error)
         graphs.pop("int8").unlink(missing_ok=True)
         return None
     return gate
@@ -227,6 +229,6 @@ def architecture_of(model: StudentModel) -> Architecture:
 
 
 def without_history(training: dict[str, Any]) -> dict[str, Any]:
-    """Training provenance without the scores of each epoch, here and in the checkpoints that it started from."""
+    """Training provenance without the scores of each epoch, also of the checkpoints that it started from."""
     kept = {name: value for name, value in training.items() if name != "history"}
     return {**kept, "init": without_history(kept["init"])} if kept.get("init") else kept

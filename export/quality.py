@@ -1,4 +1,4 @@
-"""What conversion and quantisation change: logits, labels and quality, by locale."""
+"""Effects of conversion and quantisation on logits, labels and quality, by locale."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def first_of_each_locale(utterances: Sequence[Utterance], count: int) -> list[Ut
 
 
 def check_parity(model: StudentModel, fp32: Predictor, utterances: Sequence[Utterance]) -> dict[str, Any]:
-    """The number of sentences compared and the largest difference of a logit from PyTorch to fp32 graph, by locale.
+    """The number of sentences compared and the largest difference of a logit to PyTorch, by locale.
 
     Raises:
-        ExportError: it is too large.
+        ExportError: a difference exceeds `PARITY_TOLERANCE`.
     """
     checked = first_of_each_locale(utterances, PARITY_SENTENCES)
     log.info("comparing fp32 with PyTorch on %d sentences", len(checked))
     difference = logit_difference(model, fp32, checked)
-    worst = float(np.max(list(difference.values())))  # NaN where there is one
+    worst = float(np.max(list(difference.values())))  # NaN if there is one
     if not worst <= PARITY_TOLERANCE:
         raise ExportError(f"fp32 graph differs from PyTorch by {worst:.2g} in a logit; allowed: {PARITY_TOLERANCE}")
     return {
@@ -47,9 +47,9 @@ def check_parity(model: StudentModel, fp32: Predictor, utterances: Sequence[Utte
 
 
 def logit_difference(model: StudentModel, predictor: Predictor, utterances: Sequence[Utterance]) -> dict[str, float]:
-    """Largest absolute difference of any logit between PyTorch and a graph, by locale; NaN where there is one.
+    """Largest absolute difference of a logit between PyTorch and a graph, by locale; NaN if there is one.
 
-    PyTorch reads sentences of one length together, which needs no padding and takes a fraction of the time.
+    PyTorch batches sentences of equal length, which needs no padding.
     """
     same_length: dict[int, list[tuple[str, Encoded]]] = {}
     for utterance in utterances:
@@ -71,7 +71,7 @@ def logit_difference(model: StudentModel, predictor: Predictor, utterances: Sequ
 def agreement(
     utterances: Sequence[Utterance], one: Sequence[Answer], other: Sequence[Answer]
 ) -> dict[str, dict[str, float]]:
-    """Percentage of utterances to which two graphs give the same label, by locale and head."""
+    """Percentage of utterances for which two graphs predict the same labels, by locale and head."""
     result: dict[str, dict[str, float]] = {}
     for locale in dict.fromkeys(u.locale for u in utterances):
         pairs = [(a, b) for u, a, b in zip(utterances, one, other, strict=True) if u.locale == locale]
@@ -84,7 +84,7 @@ def agreement(
 
 
 def accuracy(utterances: Sequence[Utterance], answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
-    """The metrics of the manifest, in percent: by name of the answers, locale and metric."""
+    """The metrics of the manifest, in percent, by name of the answers, locale and metric."""
 
     def rounded(values: Mapping[str, float]) -> dict[str, float]:  # ICER is 100 minus the intent accuracy
         return {metric: round(value, 2) for metric, value in values.items() if metric != "icer"}

@@ -1,7 +1,7 @@
-"""int8: how a graph is quantised, and the gate that decides which nodes stay in fp32.
+"""Quantisation to int8, and the gate that decides which nodes stay in fp32.
 
-"Plain" int8 quantises every look-up and every product with weights. Where it loses more than it may, the most sensitive
-nodes are kept in fp32, as few as a bisection finds.
+"Plain" int8 quantises every look-up and every product with weights. If it loses too much quality, the most sensitive
+nodes stay in fp32, as few as a bisection finds.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def quantise_int8(
     only: Sequence[str] | None = None,
     any_cpu: bool = True,
 ) -> None:
-    """Quantise the plain export: weights int8 per channel, activations uint8 with a scale found at run time.
+    """Quantise the fp32 export: weights to int8 per channel, activations to uint8 with a scale computed at run time.
 
-    With `any_cpu` the products' weights have seven bits: then no sum of two products exceeds 16 bits, which is where
-    x86-64 CPUs without VNNI cut them off (``2 * 255 * 64 < 2**15``).
+    With `any_cpu` the weights of products have seven bits. The sum of two products then fits into 16 bits
+    (``2 * 255 * 64 < 2**15``), at which x86-64 CPUs without VNNI saturate.
 
-    "Plain" matters: the runtime's own fusions work better on the quantised graph than quantisation does on an optimised
-    one. Products of two activations stay fp32 unless `attention` is set: quantising both sides of them costs time. The
-    nodes named in `keep` stay fp32 too, or all but those in `only`.
+    `source` must not be optimised: the runtime fuses nodes of the quantised graph better than the quantiser handles
+    fused nodes. Products of two activations stay in fp32 unless `attention` is set, as quantising both factors costs
+    time. Nodes in `keep` stay in fp32; with `only`, all other nodes do.
     """
     recipe = AutoQuantizationConfig.avx512_vnni(
         is_static=False,
@@ -61,12 +61,12 @@ def quantise_int8(
 
 
 def quantisable_nodes(source: Path) -> list[str]:
-    """The names of the nodes of a plain export that `quantise_int8` quantises: look-ups and products with weights."""
+    """The names of the nodes of an fp32 export that `quantise_int8` quantises: look-ups and products with weights."""
     return _nodes(source, ("MatMul", "Gather"), with_weights=True)
 
 
 def activation_products(source: Path) -> list[str]:
-    """The names of the nodes of a plain export that multiply two activations, which attention does."""
+    """The names of the nodes of an fp32 export that multiply two activations: those of attention."""
     return _nodes(source, ("MatMul",), with_weights=False)
 
 
@@ -82,7 +82,7 @@ def _nodes(source: Path, operators: Sequence[str], with_weights: bool) -> list[s
 
 @dataclass(frozen=True)
 class Loss:
-    """What a metric loses in a locale, in points of percent; negative where it gains."""
+    """The loss of a metric in a locale, in points of percent; negative for a gain."""
 
     locale: str
     metric: str
@@ -95,7 +95,7 @@ class Loss:
         return self.before - self.after
 
     def within(self, max_drop: float) -> bool:
-        """Whether it is no more than `max_drop` points."""
+        """Whether the loss is at most `max_drop` points."""
         return self.points <= max_drop + ROUNDING
 
     def __str__(self) -> str:
@@ -126,13 +126,13 @@ def quantise_within(
     Args:
         max_drop: In points of percent.
         source: The fp32 graph.
-        target: Where the int8 graph goes.
+        target: The path of the int8 graph.
         score: Scores a graph on the evaluated data.
-        order: Gives the nodes in the order in which they are kept in fp32; called where plain int8 loses too much.
+        order: Returns the nodes in the order in which they are kept in fp32; called if plain int8 loses too much.
         any_cpu: As for `quantise_int8`.
 
     Returns:
-        What the manifest says of it.
+        The report for the manifest.
 
     Raises:
         ExportError: no graph passes; the message names metric and locale.
@@ -149,21 +149,21 @@ def quantise_within(
 
     kept = 0
     if not passes(kept):
-        log.info("looking for the nodes to keep in fp32")
+        log.info("measuring which nodes are the most sensitive")
         nodes += order()
         failed, kept = 0, 1
         while not passes(kept):
             if kept >= len(nodes):
                 raise ExportError(
                     f"int8 loses {min(losses.values(), key=lambda loss: loss.points)}; allowed: {max_drop:g}. "
-                    f"{len(losses)} graphs were tried, with up to {kept} nodes in fp32; train with more care for it, "
-                    "allow more, or --precision fp32"
+                    f"{len(losses)} graphs were tried, with up to {kept} nodes in fp32; raise --max-drop or use "
+                    "--precision fp32"
                 )
             failed, kept = kept, min(2 * kept, len(nodes))
         while kept - failed > 1:
             middle = (failed + kept) // 2
             failed, kept = (failed, middle) if passes(middle) else (middle, kept)
-        quantise_int8(source, target, keep=nodes[:kept], any_cpu=any_cpu)  # the last one tried may have failed
+        quantise_int8(source, target, keep=nodes[:kept], any_cpu=any_cpu)  # the last trial may have failed
     return {
         "max_drop": max_drop,
         "worst": {**asdict(losses[kept]), "points": round(losses[kept].points, 4)},
@@ -178,7 +178,7 @@ def quantise_within(
 def by_sensitivity(
     source: Path, open_graph: Callable[[Path], Predictor], texts: Sequence[str], any_cpu: bool = True
 ) -> list[str]:
-    """The quantisable nodes, those first that move the probabilities of `texts` most when quantised alone."""
+    """The quantisable nodes, by how much the probabilities of `texts` change if one is quantised alone, most first."""
 
     def probabilities(graph: Path) -> list[FloatArray]:
         predictor = open_graph(graph)

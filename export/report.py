@@ -1,4 +1,4 @@
-"""What an export says when it is done: the model card, a table for people, one JSON object for programs."""
+"""The reports of an export: model card, table and JSON object."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from export.calibration import BINS, mean_errors
 from export.scope import means_by_method
 from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Manifest, Scope
 
-PARTS = {  # of a graph's file, by the modules whose weights they are
+PARTS = {  # of a graph's file, and the modules with their weights
     "embeddings": ("pieces", "positions"),
     "encoder": ("blocks", "norm"),
-    "heads": ("domain", "intent", "slots"),
+    "heads": ("heads",),
 }
 _SHOWN = ("domain_f1", "intent_accuracy", "slot_f1", "exact_match")
 _METHODS = {
@@ -24,11 +24,11 @@ _METHODS = {
     "energy": "the energy of the {head} logits",
     "class_means": "the distance of a text's features to those of the nearest {head} in training",
 }
-_SLOTS = {"minimum": "the least", "product": "the product"}
+_COMBINATIONS = {"minimum": "the minimum", "product": "the product"}
 
 
 def render_card(manifest: Manifest, notice: str) -> str:
-    """The model card: what it is, how good, what its confidences mean, how it was trained, where it fails."""
+    """The model card: description, quality, confidence, latency, training and limits."""
     shape, calibration = manifest.architecture, manifest.calibration
     heads = ", ".join(
         f"{len(getattr(manifest.labels, head))} {'slot tags' if head == 'slots' else head + 's'}"
@@ -40,47 +40,47 @@ def render_card(manifest: Manifest, notice: str) -> str:
         f"{shape.layers} layers x {shape.hidden}, {shape.attention_heads} attention heads, {shape.activation}; "
         f"{shape.non_embedding_parameters / 1e6:.1f} M parameters outside embeddings and heads, "
         f"{shape.parameters / 1e6:.1f} M in all; "
-        f"{shape.vocabulary} pieces; reads up to {manifest.max_length} pieces of a text. "
+        f"{shape.vocabulary} tokens; reads up to {manifest.max_length} tokens of a text. "
         f"Digest `{manifest.digest}`. Graph: {manifest.graph.exporter}; {manifest.graph.quantisation}.",
     ]
     if found := manifest.parity.get("trimming"):
         same = ", ".join(f"{locale} {share:.1f} %" for locale, share in found["same_answers"].items())
         parts.append(
-            f"Trimmed to the pieces that these locales need, {found['pieces']} of {found['pieces_before']}, from a "
-            f"student of {', '.join(found['locales_before'])}. Texts below that both answer alike in fp32: {same}."
+            f"Vocabulary trimmed for these locales to {found['pieces']} of {found['pieces_before']} tokens of a "
+            f"student of {', '.join(found['locales_before'])}. Texts below with the same answer in fp32: {same}."
         )
     parts += [
         "## Quality",
-        f"On `{manifest.accuracy['partition']}` of {manifest.accuracy['data']}, in percent; typed: the served graph on "
-        "its copy with capitals and punctuation. Slot F1 as MASSIVE scores it; the mean is that of de, fr, it, es.",
+        f"On `{manifest.accuracy['partition']}` of {manifest.accuracy['data']}, in percent; typed is the served graph "
+        "on a copy with capitals and punctuation. Slot F1 is that of MASSIVE; the mean is over de, fr, it, es.",
         _quality(manifest),
     ]
     if calibration:
         parts += ["## Confidence", *_confidence(calibration, manifest.locales)]
     parts += [
         "## Latency",
-        "Median microseconds of one run of the graph on the exporting machine, one thread, by length in pieces. "
+        "Median microseconds of one run of the graph on the exporting machine, one thread, by number of tokens. "
         "Compare the ratios; absolute times depend on the machine.",
         _latency(manifest),
         "## Training",
         _training(manifest.training),
         *(["## Training data", notice.strip()] if notice else []),
         "## Limits",
-        "It knows the domains, intents and slots it was trained on and answers every text with one of them: "
-        f"{_doubts(calibration)}. It has seen short requests to a voice assistant; other registers, other languages "
-        "and long texts were not measured. The figures above were used to choose the epoch, so expect a little less on "
-        "unseen data.",
+        "The student predicts one of its domains and intents for every text: "
+        f"{_limits_of_confidence(calibration)}. It was trained on short requests to a voice assistant; other "
+        "registers, other languages and long texts were not measured. The figures above were used to choose the epoch, "
+        "so expect slightly lower ones on unseen data.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
-    """Quality, latency, calibration and `sizes`, the bytes of each part, for people."""
+    """Quality, latency, calibration and `sizes`, the bytes of each part, as text."""
     lines = [f"{manifest.accuracy['partition']} of {manifest.accuracy['data']}", _quality(manifest), _latency(manifest)]
     if gate := manifest.accuracy.get("gate"):
         worst = next(trial["worst"] for trial in gate["search"] if trial["kept_in_fp32"] == len(gate["kept_in_fp32"]))
         kept = f"{len(gate['kept_in_fp32'])} nodes in fp32"
-        lines.append(f"gate of {gate['max_drop']:g} points: passed; loses at most {worst}; {kept}")
+        lines.append(f"gate of {gate['max_drop']:g} points passed: loses at most {worst}; {kept}")
     if manifest.calibration:
         found = calibration_summary(manifest.calibration)
         errors = found["expected_calibration_error"].items()
@@ -95,7 +95,7 @@ def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
 
 
 def part_sizes(folder: Path) -> dict[str, int]:
-    """The bytes of a student by what they hold: embeddings, encoder, heads, scope, the graph itself, and tokenizer."""
+    """The bytes of a student by part: embeddings, encoder, heads, scope, the graph itself and the tokenizer."""
     path = folder / MODEL_FILE
     model = onnx.load(str(path))
     bytes_of = {tensor.name: len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer}
@@ -109,7 +109,7 @@ def part_sizes(folder: Path) -> dict[str, int]:
 
 
 def summary(out: Path, manifest: Manifest, sizes: dict[str, int]) -> dict[str, Any]:
-    """The machine-readable last line."""
+    """The JSON object of the last line of standard output."""
     return {
         "student": str(out),
         "precision": manifest.precision,
@@ -125,7 +125,7 @@ def summary(out: Path, manifest: Manifest, sizes: dict[str, int]) -> dict[str, A
 
 
 def calibration_summary(calibration: Calibration) -> dict[str, Any]:
-    """Calibration errors as means over the locales, and how well scope is told, as means over locales and sources."""
+    """Calibration errors as means over locales, and metrics of scope methods as means over locales and sources."""
     return {
         "expected_calibration_error": mean_errors(calibration.measured["expected_calibration_error"]),
         "slot_confidence": calibration.slot_confidence,
@@ -160,7 +160,7 @@ def _quality(manifest: Manifest) -> str:
 def _latency(manifest: Manifest) -> str:
     times = {precision: manifest.latency[precision] for precision in ("fp32", "int8") if precision in manifest.latency}
     rows = [[precision, *(f"{time:.0f} µs" for time in found.values())] for precision, found in times.items()]
-    return _table(["", *(f"{length} pieces" for length in times["fp32"])], rows)
+    return _table(["", *(f"{length} tokens" for length in times["fp32"])], rows)
 
 
 def _confidence(calibration: Calibration, locales: Sequence[str]) -> list[str]:
@@ -168,7 +168,7 @@ def _confidence(calibration: Calibration, locales: Sequence[str]) -> list[str]:
     if calibration.scope:
         parts += _scope(calibration, calibration.scope)
     if without := [x for x in locales if not any(x in found for found in calibration.temperatures.values())]:
-        parts.append(f"Not calibrated, as there is too little labelled text: {', '.join(without)}.")
+        parts.append(f"Not calibrated for lack of labelled text: {', '.join(without)}.")
     return parts
 
 
@@ -194,10 +194,11 @@ def _errors(calibration: Calibration) -> list[str]:
     ]
     if "slots" in errors:
         found = calibration.measured["slot_confidence"]
-        both = ", ".join(f"{_SLOTS[name]} {100 * error:.1f}" for name, error in found.items())
+        both = ", ".join(f"{_COMBINATIONS[name]} {100 * error:.1f}" for name, error in found.items())
         parts.append(
-            "The confidence of a slot, that name, start and end are right, is "
-            f"{_SLOTS[calibration.slot_confidence]} of those of its words (error after: {both}); before is the least."
+            "The confidence of a slot refers to its name, start and end. It is "
+            f"{_COMBINATIONS[calibration.slot_confidence]} of the confidences of its words (error after: {both}); "
+            "before is the minimum."
         )
     return parts
 
@@ -208,12 +209,12 @@ def _scope(calibration: Calibration, scope: Scope) -> list[str]:
     rejected = calibration.measured["false_rejection"]
     shares = ", ".join(f"{x} {100 * r['plain']:.1f} ({100 * r['typed']:.1f})" for x, r in rejected.items())
     parts = [
-        f"`in_scope` is judged by {_METHODS[scope.method].format(head=scope.head)}, with a threshold for each locale "
-        f"set to reject {100 * scope.false_rejection_rate:g} % of requests. Each half by the threshold of the other, "
-        f"it rejects in percent, and in brackets of the copy with capitals and punctuation: {shares}."
+        f"`in_scope` compares {_METHODS[scope.method].format(head=scope.head)} with a threshold for each locale that "
+        f"rejects {100 * scope.false_rejection_rate:g} % of requests. Rejected requests in percent, each half with the "
+        f"threshold of the other, in brackets those of the copy with capitals and punctuation: {shares}."
     ]
     if not means:
-        return [*parts, "How much out-of-scope text it accepts was not measured."]
+        return [*parts, "The acceptance of out-of-scope text was not measured."]
 
     def cells(figures: Iterable[dict[str, float]]) -> list[str]:
         return [f"{found['auroc']:.2f} / {_percent(found)}" for found in figures]
@@ -225,9 +226,9 @@ def _scope(calibration: Calibration, scope: Scope) -> list[str]:
     ]
     return [
         *parts,
-        "Requests against out-of-scope sentences, in lower case and without punctuation: area under the ROC curve, and "
-        "the percentage of those sentences that are accepted as requests. The method of highest mean area is served; "
-        f"it accepts {_percent(means[scope.method])} of them.",
+        "Requests against out-of-scope sentences, in lower case and without punctuation: area under the ROC curve and "
+        "percentage of accepted sentences. The method with the highest mean area is served; it accepts "
+        f"{_percent(means[scope.method])} of the sentences.",
         _table(["locale", "sentences", *means], [*rows, ["mean", "", *cells(means.values())]]),
     ]
 
@@ -236,8 +237,7 @@ def _percent(figures: dict[str, float], digits: int = 0) -> str:
     return f"{100 * figures['false_acceptance']:.{digits}f} %"
 
 
-def _doubts(calibration: Calibration | None) -> str:
-    """What its confidence and `in_scope` are not good for."""
+def _limits_of_confidence(calibration: Calibration | None) -> str:
     if calibration is None:
         return "confidences are not calibrated, and out-of-scope text is not rejected"
     scope = "`in_scope` accepts some out-of-scope text (above)" if calibration.scope else "there is no `in_scope`"
@@ -248,11 +248,11 @@ def _training(training: dict[str, Any]) -> str:
     stages: list[str] = []
     stage: dict[str, Any] | None = training
     while stage:
-        given = ((name.replace("_", "-"), value) for name, value in stage["settings"].items() if value != "")
+        flags = ((name.replace("_", "-"), value) for name, value in stage["settings"].items() if value != "")
         texts = stage["lines"] if "lines" in stage else stage["utterances"]["train"]
-        outcome = "" if "lines" in stage else f"; epoch {stage['best_epoch']} was the best by mean exact match on dev"
+        outcome = "" if "lines" in stage else f"; epoch {stage['best_epoch']} was best by mean exact match on dev"
         stages.append(
-            f"    python -m {stage['command']} {' '.join(f'--{name} {value}' for name, value in given)}\n\n"
+            f"    python -m {stage['command']} {' '.join(f'--{name} {value}' for name, value in flags)}\n\n"
             f"{texts:,} texts, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} minutes{outcome}. "
             f"Source `{stage['commit']}`."
         )

@@ -1,6 +1,6 @@
-"""Whether a text is a request at all: scores, thresholds for a stated rate of false rejection, and how well they tell.
+"""Out-of-scope detection: scores, and thresholds for a given rate of false rejection.
 
-Three scores are compared on requests and on out-of-scope text: the confidence of the best label (Hendrycks and Gimpel
+Three scores are compared on requests and out-of-scope text: the confidence of the best label (Hendrycks and Gimpel
 2017), the energy of the logits (Liu et al. 2020), and the distance to the nearest class mean (Lee et al. 2018).
 """
 
@@ -28,24 +28,24 @@ from service.student.predictor import DISTANCE_OUTPUT
 log = logging.getLogger(__name__)
 
 Method = Literal["max_softmax", "energy", "class_means"]
-UNMEASURED: Final[Method] = "energy"  # where there is no text to compare the methods on
+DEFAULT_METHOD: Final[Method] = "energy"  # without out-of-scope text to compare the methods
 DIRECTIONS = (32, 64, 128)
-WORTHWHILE = 0.005  # of AUROC, for which more directions are taken
+MIN_GAIN = 0.005  # of AUROC, for more directions
 SHRINKAGE = 1e-3
 
 Values = NDArray[np.float64]
-Score = Callable[[Texts, str], Values]  # the score of each text, [texts], in a locale; higher is more like a request
-Cells = dict[str, dict[str, dict[str, float]]]  # by locale, source, and name of the figure
+Score = Callable[[Texts, str], Values]  # scores [texts] in a locale; higher is more in scope
+Cells = dict[str, dict[str, dict[str, float]]]  # by locale, source and metric
 
 
 @dataclass(frozen=True)
 class ClassMeans:
-    """The means of the classes in the directions in which a class varies least, in units of that variation.
+    """Class means in the whitened directions of least within-class variance.
 
-    Squared Mahalanobis distance with one covariance for all classes, of which only the directions of least variance
-    are kept: they tell foreign text best (Kamoi and Kobayashi 2020, "Why is the Mahalanobis Distance Effective for
-    Anomaly Detection?"). `centre` [features] lies at the origin, `projection` is [features, directions], `means`
-    [classes, directions].
+    The squared distance to them is the squared Mahalanobis distance with one covariance for all classes, restricted to
+    the directions of least variance, which detect out-of-scope text best (Kamoi and Kobayashi 2020, "Why is the
+    Mahalanobis Distance Effective for Anomaly Detection?"). `centre` [features] is subtracted before `projection`
+    [features, directions]; `means` are [classes, directions].
     """
 
     centre: Values
@@ -54,7 +54,7 @@ class ClassMeans:
 
     @classmethod
     def fit(cls, features: FloatArray, classes: NDArray[np.int64], directions: int) -> ClassMeans:
-        """From features [texts, features] and their classes [texts], with a little shrinkage of the covariance."""
+        """Fit to features [texts, features] and their classes [texts], with shrinkage of the covariance."""
         values = features.astype(np.float64)
         centre = values.mean(axis=0)
         values -= centre
@@ -75,15 +75,15 @@ class ClassMeans:
         return nearest
 
     def score(self, texts: Texts, _locale: str) -> Values:
-        """The negative distance of each text, [texts], which is the same in every locale."""
+        """The negative distance of each text, [texts]; the locale does not matter."""
         return -self.distances(texts[FEATURES])
 
 
 def write_served(source: Path, target: Path, means: ClassMeans | None) -> None:
-    """Copy a graph without the output `FEATURES`; given class means, with the distance to the nearest in its place.
+    """Copy a graph without the output `FEATURES`; with class means, add the distance to the nearest one.
 
-    The output is the squared distance ``|z|² + min(|m|² - 2 z·m)`` over the means m, [1], where z is the projection of
-    the features. All in fp32: it costs little, and the directions of least variation would suffer from rounding.
+    The output [1] is the squared distance ``|z|² + min(|m|² - 2 z·m)`` over the means m, where z is the projection of
+    the features. It is computed in fp32, as directions of low variance are sensitive to rounding.
     """
     model = onnx.load(str(source))
     graph = model.graph
@@ -122,18 +122,19 @@ def auroc(inside: Values, outside: Values) -> float:
 
 
 def threshold_of(scores: Values, rate: float) -> float:
-    """A score below which at most the share `rate` of `scores` [texts] lies, as near to that share as can be.
+    """The highest threshold below which at most the share `rate` of `scores` [texts] lies.
 
-    It lies between two scores where it can: at one of them, a rounding would decide whether its text passes.
+    It is the mean of two neighbouring scores if possible, so that rounding does not decide about a text.
     """
     ordered, place = np.sort(scores), int(rate * len(scores))
     return float(ordered[max(0, place - 1) : place + 1].mean())
 
 
 def false_rejection(scores: Values, judged: Values, rate: float) -> float:
-    """The share of texts that a threshold rejects, each half by the threshold of the other.
+    """The share of texts that a threshold rejects, by two-fold cross-fitting.
 
-    Thresholds are those of `scores` [texts]; `judged` [texts] are the scores of the same texts, or of copies of them.
+    Thresholds are fitted to `scores` [texts] of one half and applied to `judged` [texts] of the other: the scores of
+    the same texts or of copies of them.
     """
     first, second = halves(len(scores))
     rejected = [judged[other] < threshold_of(scores[one], rate) for one, other in ((first, second), (second, first))]
@@ -141,7 +142,7 @@ def false_rejection(scores: Values, judged: Values, rate: float) -> float:
 
 
 def by_logits(method: Literal["max_softmax", "energy"], head: TextHead, temperatures: Mapping[str, float]) -> Score:
-    """Scores from calibrated logits, by the function that the service uses."""
+    """Scores from calibrated logits, with the function of the service."""
 
     def scores(texts: Texts, locale: str) -> Values:
         scale, logits = 1 / temperatures.get(locale, 1.0), texts[head]
@@ -152,15 +153,15 @@ def by_logits(method: Literal["max_softmax", "energy"], head: TextHead, temperat
 
 
 def compare(score: Score, observed: Observations, locales: Sequence[str], rate: float) -> Cells:
-    """AUROC of requests against each source, and the share of the source that passes at the threshold."""
+    """AUROC of requests against each source, and the share of the source that the threshold accepts."""
     table: Cells = {}
     for locale in locales:
         inside = score(observed.requests[locale], locale)
         threshold = threshold_of(inside, rate)
         for source, texts in observed.out_of_scope.get(locale, {}).items():
             outside = score(texts, locale)
-            passed = float((outside >= threshold).mean())
-            figures = {"auroc": round(auroc(inside, outside), 4), "false_acceptance": round(passed, 4)}
+            accepted = float((outside >= threshold).mean())
+            figures = {"auroc": round(auroc(inside, outside), 4), "false_acceptance": round(accepted, 4)}
             table.setdefault(locale, {})[source] = figures
     return table
 
@@ -168,25 +169,25 @@ def compare(score: Score, observed: Observations, locales: Sequence[str], rate: 
 def fit_scope(
     labels: Labels, observed: Observations, temperatures: Mapping[Head, Mapping[str, float]], rate: float
 ) -> tuple[Scope | None, ClassMeans | None, dict[str, Any]]:
-    """Compare the methods, keep the one of highest mean AUROC over locales and sources, and fit its thresholds.
+    """Choose the method of highest mean AUROC over locales and sources, and fit its thresholds.
 
-    Without out-of-scope text nothing can be compared, and `UNMEASURED` is taken.
+    Without out-of-scope text the method is `DEFAULT_METHOD`.
 
     Args:
-        labels: The student's.
-        observed: What its graph says.
-        temperatures: By head and locale.
+        labels: Labels of the student.
+        observed: Outputs of its graph.
+        temperatures: Temperatures by head and locale.
         rate: The share of requests that may be rejected.
 
     Returns:
-        The scope (None where no locale has enough requests for a threshold), the class means that it needs (None for
-        other methods), and figures for people.
+        The scope (None if no locale has enough requests for a threshold), its class means (None for other methods), and
+        the measurements for the manifest.
     """
     if not (head := scope_head(labels)):
         return None, None, {}
     counts = {locale: len(found[head]) for locale, found in observed.requests.items()}
     if few := [f"{locale} ({count})" for locale, count in counts.items() if count < MIN_TEXTS]:
-        log.warning("scope: not judged, fewer than %d requests: %s", MIN_TEXTS, ", ".join(few))
+        log.warning("scope: no threshold with fewer than %d requests: %s", MIN_TEXTS, ", ".join(few))
     if not (locales := [locale for locale, count in counts.items() if count >= MIN_TEXTS]):
         return None, None, {}
     of_head = temperatures.get(head, {})
@@ -194,11 +195,11 @@ def fit_scope(
     if means := _class_means(observed, locales, rate):
         methods["class_means"] = means.score
     tables = {method: compare(score, observed, locales, rate) for method, score in methods.items()}
-    chosen = UNMEASURED
+    chosen = DEFAULT_METHOD
     if any(tables.values()):
         chosen = max(methods, key=lambda method: mean_of(tables[method], "auroc"))
     else:
-        log.warning("scope: no out-of-scope text to compare methods on: judged by %s", UNMEASURED)
+        log.warning("scope: no out-of-scope text to compare methods on; the method is %s", DEFAULT_METHOD)
     thresholds, rejected = {}, {}
     for locale in locales:
         plain, typed = (methods[chosen](texts[locale], locale) for texts in (observed.requests, observed.typed))
@@ -215,12 +216,12 @@ def fit_scope(
 
 
 def mean_of(table: Cells, figure: str) -> float:
-    """The mean of a figure over locales and sources."""
+    """The mean of a metric over locales and sources."""
     return float(np.mean([figures[figure] for sources in table.values() for figures in sources.values()]))
 
 
 def means_by_method(tables: Mapping[str, Cells]) -> dict[str, dict[str, float]]:
-    """The means of AUROC and false acceptance by method; nothing of methods that were not compared."""
+    """The means of AUROC and false acceptance by method, without methods that were not compared."""
     return {
         method: {figure: round(mean_of(table, figure), 4) for figure in ("auroc", "false_acceptance")}
         for method, table in tables.items()
@@ -229,12 +230,12 @@ def means_by_method(tables: Mapping[str, Cells]) -> dict[str, dict[str, float]]:
 
 
 def _class_means(observed: Observations, locales: Sequence[str], rate: float) -> ClassMeans | None:
-    """Class means in the fewest `DIRECTIONS` that more hardly improve; None where nothing can be fitted or compared."""
+    """Class means in the fewest `DIRECTIONS` within `MIN_GAIN` of the best; None if they can't be compared."""
     if observed.train is None:
-        log.warning("scope: no training texts to fit class means to: that method is left out")
+        log.warning("scope: class_means is left out: no training texts to fit it to")
         return None
     if not any(observed.out_of_scope.get(locale) for locale in locales):
         return None
     options = [ClassMeans.fit(*observed.train, count) for count in DIRECTIONS]
     reached = [mean_of(compare(option.score, observed, locales, rate), "auroc") for option in options]
-    return options[next(i for i, found in enumerate(reached) if found >= max(reached) - WORTHWHILE)]
+    return options[next(i for i, found in enumerate(reached) if found >= max(reached) - MIN_GAIN)]

@@ -1,8 +1,8 @@
-"""A smaller vocabulary for some of a student's locales.
+"""Vocabulary trimming: a student of some locales, with the tokens that their texts need.
 
-A unigram tokenizer takes the most probable way to cut a word, so it loses nothing with the pieces that no text of these
-locales needs: a text all of whose pieces are kept is cut as before, and the fp32 graph computes the same from the same
-rows of the table, to the bit. Other texts are cut otherwise, mostly into more pieces; every single character is kept.
+A unigram tokenizer chooses the most probable segmentation of a word. If all tokens of a text are kept, its segmentation
+stays the same, and so do the fp32 logits, bit for bit. Other texts get another segmentation, mostly with more tokens.
+All single characters are kept, so that no text becomes unknown.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from training.text.tokenizer import special_ids
 
 log = logging.getLogger(__name__)
 
-MIN_SAME_ANSWERS = 99.0  # percent of a locale's evaluated texts that must be answered as before
+MIN_SAME_ANSWERS = 99.0  # percent of a locale's evaluated texts whose answers must not change
 CHUNK = 10_000  # texts tokenised at a time
 
 
 class Trimmed(NamedTuple):
-    """A checkpoint with fewer pieces; `kept` are the old ids of its pieces, in the order of their new ones."""
+    """A checkpoint with fewer tokens; `kept` are the old ids of its tokens, in the order of the new ids."""
 
     checkpoint: Checkpoint
     kept: list[int]
@@ -43,7 +43,7 @@ def chosen_locales(flag: str | None, known: Sequence[str]) -> list[str]:
     """The locales to serve, in the student's order: those of the flag, or all.
 
     Raises:
-        ExportError: the student doesn't know one of them.
+        ExportError: the student does not have one of them.
     """
     wanted = set(known) if flag is None else {part.strip() for part in flag.split(",")}
     if unknown := wanted - set(known):
@@ -52,23 +52,23 @@ def chosen_locales(flag: str | None, known: Sequence[str]) -> list[str]:
 
 
 def trim(checkpoint: Checkpoint, texts: Iterable[str], locales: Sequence[str]) -> Trimmed:
-    """A copy that serves `locales` alone, with the pieces that `needed` finds in their `texts`.
+    """A copy of the checkpoint for `locales`, with the tokens that `needed` finds in `texts`.
 
     Raises:
-        ExportError: the tokenizer is of another kind than this project trains.
+        ExportError: the tokenizer is not of the kind that this project trains.
     """
     tokenizer, model = checkpoint.encoder.tokenizer, checkpoint.model
     kept = needed(tokenizer, texts)
-    encoder = TextEncoder(with_pieces(tokenizer, kept), checkpoint.encoder.max_length)
+    encoder = TextEncoder(with_tokens(tokenizer, kept), checkpoint.encoder.max_length)
     training = {**checkpoint.training, "locales": list(locales)}
     return Trimmed(Checkpoint(with_rows(model, kept), encoder, checkpoint.labels, training), kept)
 
 
 def needed(tokenizer: Tokenizer, texts: Iterable[str]) -> list[int]:
-    """Ids of the pieces that some texts need, and of those that any text may need, in order.
+    """The sorted ids of the tokens of `texts`, and of those that every text may need.
 
-    The latter are the special pieces, all single characters, so that none becomes unknown, and the least probable
-    piece, on which the score of an unknown character depends.
+    The latter are the special tokens, all single characters, so that none becomes unknown, and the least probable
+    token, on which the score of an unknown character depends.
     """
     scored = _content(tokenizer)["model"]["vocab"]
     found = {
@@ -84,11 +84,11 @@ def needed(tokenizer: Tokenizer, texts: Iterable[str]) -> list[int]:
     return sorted(found)
 
 
-def with_pieces(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
-    """The tokenizer with these pieces alone, numbered anew in the order of `kept`.
+def with_tokens(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
+    """The tokenizer with the tokens `kept` only, renumbered in that order.
 
     Raises:
-        ExportError: a part of it refers to pieces in a way that isn't known.
+        ExportError: a part of the tokenizer refers to tokens in an unsupported way.
     """
     content = _content(tokenizer)
     numbers = {old: new for new, old in enumerate(kept)}
@@ -96,7 +96,7 @@ def with_pieces(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
     if after is not None and after["type"] != "TemplateProcessing":
         raise ExportError(f"--locales: a tokenizer with {after['type']} can't be trimmed, only TemplateProcessing")
     if kept[-1] >= len(model["vocab"]):
-        raise ExportError("--locales: a tokenizer with pieces beside its model's can't be trimmed")
+        raise ExportError("--locales: a tokenizer with tokens outside its model can't be trimmed")
     model["vocab"] = [model["vocab"][old] for old in kept]
     model["unk_id"] = numbers.get(model["unk_id"])
     for added in content["added_tokens"]:
@@ -105,12 +105,12 @@ def with_pieces(tokenizer: Tokenizer, kept: Sequence[int]) -> Tokenizer:
         special["ids"] = [numbers[old] for old in special["ids"]]
     smaller = Tokenizer.from_str(json.dumps(content))
     if [tokenizer.id_to_token(old) for old in kept] != [smaller.id_to_token(new) for new in range(len(kept))]:
-        raise ExportError("--locales: the trimmed tokenizer does not number its pieces in the order of `kept`")
+        raise ExportError("--locales: the trimmed tokenizer does not number its tokens in the order of `kept`")
     return smaller
 
 
 def with_rows(model: StudentModel, kept: Sequence[int]) -> StudentModel:
-    """A copy of a student, in evaluation mode, whose table of pieces has these rows alone; no masked-language head."""
+    """A copy of a student in evaluation mode, with the rows `kept` of its embeddings and no masked-language head."""
     config = copy.deepcopy(model.config)
     config.vocab_size, config.masked = len(kept), False
     smaller: StudentModel = type(model)(config)
@@ -122,15 +122,15 @@ def with_rows(model: StudentModel, kept: Sequence[int]) -> StudentModel:
 
 
 def compare(whole: Checkpoint, trimmed: Trimmed, utterances: Sequence[Utterance]) -> dict[str, Any]:
-    """What trimming changes, for the manifest: numbers of pieces and, in percent by locale, texts and answers.
+    """The effect of trimming, for the manifest: numbers of tokens, unchanged texts and answers in percent by locale.
 
-    The answers are those of PyTorch in fp32. Only texts whose pieces changed are compared: the others can't differ.
+    Answers are those of PyTorch in fp32. Only texts whose tokens changed are compared; the others can't differ.
 
     Raises:
-        ExportError: in some locale fewer than `MIN_SAME_ANSWERS` percent are answered as before.
+        ExportError: in a locale, fewer than `MIN_SAME_ANSWERS` percent of the answers are unchanged.
     """
     old, new = whole.encoder.encode_whole, trimmed.checkpoint.encoder.encode_whole
-    # of a text that is too long for the student, as much as it reads
+    # truncated like the student's input
     changed = [u for u in utterances if [trimmed.kept[number] for number in new(u.text).ids] != old(u.text).ids]
     before, after = (answers_of_model(x.model, x.encoder, x.labels, changed) for x in (whole, trimmed.checkpoint))
     other = [u for u, one, two in zip(changed, before, after, strict=True) if one != two]
@@ -142,14 +142,14 @@ def compare(whole: Checkpoint, trimmed: Trimmed, utterances: Sequence[Utterance]
         for different in (changed, other)
     )
     count_before = whole.encoder.tokenizer.get_vocab_size()
-    pieces = f"{len(trimmed.kept)} of {count_before} pieces"
+    kept = f"{len(trimmed.kept)} of {count_before} tokens"
     shares = ", ".join(f"{x} {same:.1f} / {same_answers[x]:.1f} %" for x, same in same_pieces.items())
-    log.info("%s kept; texts with the same pieces / the same answer: %s", pieces, shares)
+    log.info("%s kept; texts with the same tokens / the same answer: %s", kept, shares)
     locale, worst = min(same_answers.items(), key=lambda entry: entry[1])
     if worst < MIN_SAME_ANSWERS:
         raise ExportError(
-            f"--locales: with {pieces} only {worst:.1f} % of the texts of {locale} are answered as before; allowed: "
-            f"{MIN_SAME_ANSWERS:g}. Name more of their text with --trim-text"
+            f"--locales: with {kept} only {worst:.1f} % of the answers in {locale} are unchanged; allowed: at least "
+            f"{MIN_SAME_ANSWERS:g} %. Add text of this locale with --trim-text"
         )
     return {
         "locales_before": whole.training["locales"],
@@ -161,7 +161,7 @@ def compare(whole: Checkpoint, trimmed: Trimmed, utterances: Sequence[Utterance]
 
 
 def _content(tokenizer: Tokenizer) -> dict[str, Any]:
-    """A tokenizer's file. Raises ExportError where its model is no unigram model with known pieces alone."""
+    """The content of a tokenizer file. Raises ExportError if its model is not a unigram model without byte fallback."""
     content: dict[str, Any] = json.loads(tokenizer.to_str())
     if content["model"]["type"] != "Unigram" or content["model"].get("byte_fallback"):
         raise ExportError("--locales: only unigram tokenizers without byte fallback can be trimmed")

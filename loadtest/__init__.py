@@ -8,5 +8,5 @@
 | `population` | ``python -m loadtest.population``: simulated users of an experiment |
 | `shadow` | ``python -m loadtest.shadow``: what a shadow costs |
 | `experiments/` | arms, statistics, users and report of these three |
-| `load/` | load generators, servers, texts, flags: what all of them share |
+| `load/` | shared by all commands: load generators, servers, texts, flags |
 """

@@ -1,7 +1,7 @@
 """The command ``python -m loadtest [--host URL] [--users N] [--seconds S] [--rate R] [--students DIR] ...``.
 
 Without ``--host`` it starts the service itself. Prints a table, and as the last line one JSON object with the same
-figures. Exit code: 0 each request had a valid reply, 1 some had none or there were no requests, 2 could not test.
+figures. Exit code: 0 if each request had a valid reply, 1 if some had none or there were no requests, 2 on an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     options = Options.of(arguments)
     require("loadtest", "locust")
-    load_texts(options.texts_path, options.locale)  # before a service is started in vain
+    load_texts(options.texts_path, options.locale)  # fail before the service is started
     with _target(arguments) as host:
         selection = texts_for(options, host)
         recorder = run_locust(host, arguments.users, arguments.seconds, arguments.processes, options)
@@ -52,20 +52,19 @@ def _target(arguments: argparse.Namespace) -> Iterator[str]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     about = "Load test of the service."
-    made = argparse.ArgumentParser(prog="python -m loadtest", description=about, allow_abbrev=False)
-    target = made.add_mutually_exclusive_group()
-    target.add_argument("--host", metavar="URL", help="service to test, such as http://127.0.0.1:8000 (default: one "
-                        "that is started for the test on a free port)")  # fmt: skip
-    target.add_argument("--students", type=named_folder, metavar="DIR", help="for the service that is started: a "
-                        "student, a folder that holds some, or a shipped student by name (default: the shipped "
-                        "ones)")  # fmt: skip
-    add(made, "users", positive_int, "USERS", "users, each with a connection", 8)
-    add(made, "seconds", positive_int, "SECONDS", "duration, in seconds", 10)
-    about = "processes that make the load; one makes some 1,000 requests per second"
-    add(made, "processes", positive_int, "PROCESSES", about, 1)
-    add_start_timeout(made, 30.0)
-    add_options(made)
-    return made
+    parser = argparse.ArgumentParser(prog="python -m loadtest", description=about, allow_abbrev=False)
+    target = parser.add_mutually_exclusive_group()
+    about = "service to test, such as http://127.0.0.1:8000 (default: start one on a free port)"
+    target.add_argument("--host", metavar="URL", help=about)
+    about = "student folder, folder of students or shipped student to serve (default: the shipped students)"
+    target.add_argument("--students", type=named_folder, metavar="DIR", help=about)
+    add(parser, "users", positive_int, "USERS", "users, each with a connection", 8)
+    add(parser, "seconds", positive_int, "SECONDS", "duration, in seconds", 10)
+    about = "load generator processes; each sends about 1,000 requests per second"
+    add(parser, "processes", positive_int, "PROCESSES", about, 1)
+    add_start_timeout(parser, 30.0)
+    add_options(parser)
+    return parser
 
 
 if __name__ == "__main__":

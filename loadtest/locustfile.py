@@ -40,34 +40,34 @@ from loadtest.load.target import TargetError, known_locales, texts_for
 from loadtest.load.texts import Selection, Text, TextsError, load_texts, select
 
 log = logging.getLogger("loadtest")
-SESSION_TEXTS = 5  # that a client sends on average, before the user stands for another client
-KIND = "kind"  # of a request, in its context; that of a warm-up is None, and its time is not recorded
+MEAN_SESSION_TEXTS = 5  # requests of a client before the locust user simulates another client
+KIND = "kind"  # key of the request kind in the context; None for a warm-up, whose time is not recorded
 DRAIN_SECONDS = 1.0
 BAD_START = 2
 
 
 class Step(NamedTuple):
-    """What came of a part of the test with so many users."""
+    """The part of a test with a constant number of users."""
 
     users: int
     recorder: Recorder
 
 
-class Run:
-    """The test that this process runs; locust runs one at a time."""
+class RunState:
+    """The state of the running test; locust runs one at a time."""
 
     def __init__(self) -> None:
         self.draw = random.Random()
         self.start(Options(), Selection([], []))
 
     def start(self, options: Options, selection: Selection) -> None:
-        """Forget the previous test."""
+        """Reset the state for a new test."""
         self.options = options
         self.selection = selection
         self.recorder = Recorder()
         self.users = 0
         self.steps: list[Step] = []
-        self.places = itertools.count()
+        self.slots = itertools.count()
         self.by_locale: dict[str, list[Text]] = {}
         for text in selection.texts:
             self.by_locale.setdefault(text.locale, []).append(text)
@@ -75,19 +75,19 @@ class Run:
         self.weights = [weights.get(locale, 1.0) for locale in self.by_locale]
 
     def new_locale(self) -> str:
-        """The locale of another client."""
+        """Draw the locale of a new client."""
         return self.draw.choices([*self.by_locale], self.weights)[0]
 
     def choose(self, locale: str, count: int) -> list[Text]:
-        """Texts to send."""
+        """Draw texts to send."""
         return self.draw.choices(self.by_locale[locale], k=count)
 
 
-run = Run()
+run = RunState()
 
 
 class NluUser(FastHttpUser):
-    """A client that asks about one text or a batch at a time."""
+    """A user that sends single texts and batches for a sequence of simulated clients."""
 
     def __init__(self, environment: Environment) -> None:
         self.network_timeout = self.connection_timeout = run.options.reply_timeout
@@ -96,12 +96,12 @@ class NluUser(FastHttpUser):
         self.client_key = self.locale = ""
 
     def on_start(self) -> None:
-        """Open the connection, then take a place in the common schedule."""
+        """Open the connection, then take a slot in the common schedule."""
         if not run.selection.texts:
             return
         self._send(1, kind=None)
         if run.options.rate:
-            offset = next(run.places) / run.options.rate
+            offset = next(run.slots) / run.options.rate
             self.pace = Pace(time.perf_counter() + offset)
             gevent.sleep(offset)
 
@@ -109,20 +109,20 @@ class NluUser(FastHttpUser):
         """Seconds until the next request is due."""
         if not run.options.rate:
             return 0.0
-        return self.pace.next(time.perf_counter(), _most_users(self.environment) / run.options.rate)
+        return self.pace.next(time.perf_counter(), _full_rate_users(self.environment) / run.options.rate)
 
     @task
     def ask(self) -> None:
-        """Send a request, single or batch by chance."""
+        """Send a single text or, with the configured probability, a batch."""
         if not run.selection.texts:
-            raise StopUser  # the test could not start
+            raise StopUser  # the test failed to start
         if run.draw.random() < run.options.batch_share:
             self._send(run.options.batch_size, kind=BATCH)
         else:
             self._send(1, kind=SINGLE)
 
     def _send(self, count: int, kind: str | None) -> None:
-        if not self.client_key or run.draw.random() < 1 / SESSION_TEXTS:
+        if not self.client_key or run.draw.random() < 1 / MEAN_SESSION_TEXTS:
             self.client_key, self.locale = f"{run.draw.getrandbits(64):016x}", run.new_locale()
         texts = run.choose(self.locale, count)
         items = [text._asdict() for text in texts]
@@ -132,13 +132,13 @@ class NluUser(FastHttpUser):
         path = "/v1/nlu/batch" if kind == BATCH else "/v1/nlu"
         name = path if kind else f"{path} (warm-up)"
         headers = {"x-client-key": self.client_key}
-        context = {KIND: kind, "texts": len(texts), "owed_ms": self.pace.owed * 1000}
+        context = {KIND: kind, "texts": len(texts), "late_ms": self.pace.lateness * 1000}
         with self.client.post(
             path, name=name, json=body, headers=headers, context=context, catch_response=True
         ) as response:
-            broken = response.request_meta["exception"]
-            if broken is not None and response.status_code in (0, HTTPStatus.OK):
-                response.failure(broken)  # the connection failed before or within the reply
+            error = response.request_meta["exception"]
+            if error is not None and response.status_code in (0, HTTPStatus.OK):
+                response.failure(error)  # the connection failed before or during the reply
                 return
             sent = [text.text for text in texts]
             problem = problem_of_reply(sent, kind == BATCH, response.status_code, response.content or b"")
@@ -151,24 +151,24 @@ class NluUser(FastHttpUser):
 @events.init_command_line_parser.add_listener
 def _add_options(parser: ArgumentParser) -> None:
     add_options(parser)
-    about = "file for what was recorded, pickled, instead of a table (default: none)"
+    about = "file for the pickled recorder, instead of a table (default: none)"
     parser.add_argument("--record", metavar="FILE", help=about, include_in_web_ui=False)
 
 
 @events.init.add_listener
 def _prepare(environment: Environment, **_: Any) -> None:
-    """Refuse what can't work before anything starts."""
+    """Refuse invalid options before the test starts."""
     options = Options.of(environment.parsed_options)
     try:
         if not isinstance(environment.runner, LocalRunner):
-            raise TargetError("locust's workers don't share this recorder; use python -m loadtest --processes N")
+            raise TargetError("locust's workers are not supported; use python -m loadtest --processes N")
         texts = load_texts(options.texts_path, options.locale)
         if environment.host:
             select(texts, options.locale_names, known_locales(environment.host, options.model))
     except (TextsError, TargetError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_START)
-    # Requests under way when the test stops get to end: one that is never answered must count as a failure.
+    # Requests in flight when the test stops may end, so that one without a reply counts as a failure.
     environment.stop_timeout = max(environment.stop_timeout, options.reply_timeout + DRAIN_SECONDS)
 
 
@@ -178,15 +178,15 @@ def _start(environment: Environment, **_: Any) -> None:
     run.start(options, Selection([], []))
     try:
         run.start(options, texts_for(options, environment.host or ""))
-    except (TextsError, TargetError) as error:  # the web page changed host or options since `_prepare`
+    except (TextsError, TargetError) as error:  # locust's web page has changed host or options since `_prepare`
         log.error("%s", error)
         gevent.spawn(_runner(environment).stop)
 
 
 @events.spawning_complete.add_listener
 def _measure(user_count: int, **_: Any) -> None:
-    """While there are fewer users than asked for, the load is not what was asked for either."""
-    if run.users:  # so this is another step of a load that grows
+    """Start to record once all users of a step have started."""
+    if run.users:  # a further step of a step load
         run.recorder.stop(time.perf_counter())
         run.steps.append(Step(run.users, run.recorder))
         run.recorder = Recorder()
@@ -198,20 +198,20 @@ def _measure(user_count: int, **_: Any) -> None:
 def _record(context: dict[str, Any], response: Any, response_time: float, exception: Any, **_: Any) -> None:
     ended = time.perf_counter()
     if exception is not None:
-        said = isinstance(exception, CatchResponseError)
-        reason = str(exception) if said else f"{type(exception).__name__}: {exception}"
+        is_own = isinstance(exception, CatchResponseError)  # by `response.failure` above
+        reason = str(exception) if is_own else f"{type(exception).__name__}: {exception}"
         run.recorder.record_failure(reason, response_time, ended=ended)
     elif kind := context.get(KIND):
         durations = {CLIENT: response_time}
         if run.options.rate:
-            durations[SINCE_DUE] = response_time + context["owed_ms"]
+            durations[SINCE_DUE] = response_time + context["late_ms"]
         durations |= phases_of(response.headers.get("server-timing") or "")
         run.recorder.record_valid(kind, durations, texts=context["texts"], ended=ended)
 
 
 @events.user_error.add_listener
 def _count_fault(exception: Exception, **_: Any) -> None:
-    """A fault of this file must not pass for a request that was never made."""
+    """Count an exception in this file as a failure."""
     run.recorder.record_failure(f"load test: {type(exception).__name__}: {exception}", 0.0, ended=time.perf_counter())
 
 
@@ -225,13 +225,13 @@ def _report(environment: Environment, **_: Any) -> None:
     if record := getattr(environment.parsed_options, "record", None):
         Path(record).write_bytes(pickle.dumps(run.recorder))
     elif run.selection.texts:
-        found, host = [], environment.host or ""
-        for users, recorder in [*run.steps, Step(run.users or _all_users(environment), run.recorder)]:
-            asked = run.options.rate * users / _most_users(environment)
-            found.append(figures_of(recorder, run.selection, host=host, users=users, asked_rate=asked))
+        steps, host = [], environment.host or ""
+        for users, recorder in [*run.steps, Step(run.users or _total_users(environment), run.recorder)]:
+            asked = run.options.rate * users / _full_rate_users(environment)
+            steps.append(figures_of(recorder, run.selection, host=host, users=users, asked_rate=asked))
         if run.steps:
-            print(f"\n{table_of_steps(found)}", flush=True)
-        print(f"\n{table_of(found[-1])}\n", flush=True)
+            print(f"\n{table_of_steps(steps)}", flush=True)
+        print(f"\n{table_of(steps[-1])}\n", flush=True)
 
 
 def _runner(environment: Environment) -> LocalRunner:
@@ -239,13 +239,13 @@ def _runner(environment: Environment) -> LocalRunner:
     return environment.runner
 
 
-def _most_users(environment: Environment) -> int:
-    """How many users have the whole rate together. Where a shape lets them come in steps, fewer have a part of it."""
+def _full_rate_users(environment: Environment) -> int:
+    """The number of users that share the full rate; in earlier steps of a step load fewer users share a part of it."""
     if environment.shape_class is None:
-        return _all_users(environment)
+        return _total_users(environment)
     return getattr(environment.parsed_options, "num_users", None) or 1
 
 
-def _all_users(environment: Environment) -> int:
-    """How many users there are to be. The runner knows it only when all are there."""
+def _total_users(environment: Environment) -> int:
+    """The number of users of the test; the runner knows it only once all have started."""
     return _runner(environment).target_user_count or getattr(environment.parsed_options, "num_users", None) or 1

@@ -1,12 +1,11 @@
-"""The command ``python -m loadtest.population``: simulated users, some of whom an answer does not satisfy.
+"""The command ``python -m loadtest.population``: simulated users of an experiment.
 
-They give an experiment something to measure: how often a user is not satisfied depends on the arm that answers, as
-``--friction control=0.10,candidate=0.20`` says, and `loadtest.experiment` should find out. A user who is not satisfied
-says the same again in other words, or gives up and tells the service. Users differ, so the turns of one go wrong
-together.
+Each answer dissatisfies a user with a probability that depends on the arm, as set by ``--friction
+control=0.10,candidate=0.20``; `loadtest.experiment` should find this difference. A dissatisfied user rephrases the
+request, or gives up and sends feedback. Users differ, so that turns of one user are correlated.
 
-Prints as the last line one JSON object with what was done. Exit code: 0 each request had a valid reply, 1 some had
-none, 2 could not simulate.
+Prints as the last line one JSON object. Exit code: 0 if each request had a valid reply, 1 if some had none, 2 on an
+error.
 """
 
 from __future__ import annotations
@@ -22,7 +21,14 @@ from typing import Any
 
 import orjson
 
-from loadtest.experiments.users import ArmAnswer, Played, Population, PopulationError, ReplyError, play_session
+from loadtest.experiments.users import (
+    ArmAnswer,
+    Population,
+    PopulationError,
+    ReplyError,
+    SimulationResult,
+    simulate_session,
+)
 from loadtest.load.client import OK, Client, Reply
 from loadtest.load.command import FAILED, command
 from loadtest.load.options import (
@@ -40,48 +46,48 @@ from loadtest.load.target import texts_for, wait_until_ready
 from loadtest.load.texts import Text
 
 
-def play(host: str, population: Population, users: int, *, concurrency: int, timeout: float) -> Played:
-    """Let users have a session each with the service at a URL, some at once.
+def simulate(host: str, population: Population, users: int, *, concurrency: int, timeout: float) -> SimulationResult:
+    """Simulate one session of each user with the service.
 
-    Each has one connection from begin to end, and so, where several processes serve, one process that remembers it.
+    A session uses one connection throughout, so that one process of the service sees all of it.
 
     Args:
         host: URL of the service.
         population: the users.
-        users: how many of them.
-        concurrency: how many at once.
-        timeout: seconds for a reply.
+        users: number of users.
+        concurrency: number of sessions at the same time.
+        timeout: maximum time for a reply, in seconds.
 
     Raises:
         LoadError: the service can't be reached.
-        PopulationError: no reply names an arm, or users can't go on.
+        PopulationError: no reply names an arm, or a session can't continue.
     """
     stop = threading.Event()
-    numbers = iter(range(users))  # taking the next is one step of the interpreter, so threads may share it
+    numbers = iter(range(users))  # next() on it is atomic, so threads may share it
 
-    def play_some(_: int) -> Played:
-        played = Played()
+    def simulate_some(_: int) -> SimulationResult:
+        result = SimulationResult()
         try:
             with Client(host, timeout) as client:
                 for number in numbers:
                     if stop.is_set():
                         break
-                    play_session(population, number, NluService(client), played)
+                    simulate_session(population, number, HttpService(client), result)
         except BaseException:
-            stop.set()  # the others need not go on
+            stop.set()  # ends the other threads
             raise
-        return played
+        return result
 
-    played = Played()
+    total = SimulationResult()
     with ThreadPoolExecutor(concurrency) as pool:
-        for part in pool.map(play_some, range(concurrency)):
-            played.add(part)
-    if not played.turns and not played.failures:
-        raise PopulationError(f"{host} names no arm in its replies: was it started with --experiment-file?")
-    return played
+        for part in pool.map(simulate_some, range(concurrency)):
+            total.add(part)
+    if not total.turns and not total.failures:
+        raise PopulationError(f"{host}: no reply names an arm; start the service with --experiment-file")
+    return total
 
 
-class NluService:
+class HttpService:
     """The service over one connection, as `users.Service`.
 
     Raises:
@@ -112,24 +118,24 @@ class NluService:
 def main(argv: Sequence[str] | None = None) -> int:
     """Simulate users of a service. Returns the exit code."""
     arguments = parser().parse_args(argv)
-    options = Options(texts=arguments.texts, locale=arguments.locale, locales=arguments.locales)
+    text_options = Options(texts=arguments.texts, locale=arguments.locale, locales=arguments.locales)
     host = arguments.host.rstrip("/")
     began = time.perf_counter()
     wait_until_ready(host, arguments.start_timeout)
-    texts = texts_for(options, host).texts
+    texts = texts_for(text_options, host).texts
     population = Population(texts, arguments.friction, turns=arguments.turns, seed=arguments.seed)
-    how = {"concurrency": arguments.concurrency, "timeout": arguments.reply_timeout}
-    played = play(host, population, arguments.clients, **how)
-    print("sessions count once they are over: session_seconds in the experiment file says when", file=sys.stderr)
-    asked = {"host": host, "clients": arguments.clients, "seed": arguments.seed, "friction": arguments.friction}
-    print(json.dumps(asked | {"seconds": round(time.perf_counter() - began, 3)} | played.figures()))
-    return FAILED if played.failures else 0
+    limits = {"concurrency": arguments.concurrency, "timeout": arguments.reply_timeout}
+    result = simulate(host, population, arguments.clients, **limits)
+    print("sessions are counted when they end, after session_seconds of the experiment file", file=sys.stderr)
+    options = {"host": host, "clients": arguments.clients, "seed": arguments.seed, "friction": arguments.friction}
+    print(json.dumps(options | {"seconds": round(time.perf_counter() - began, 3)} | result.figures()))
+    return FAILED if result.failures else 0
 
 
-def _chances(value: str) -> dict[str, float]:
-    """``control=0.1,candidate=0.2`` as a dictionary."""
+def _probabilities(value: str) -> dict[str, float]:
+    """Parse ``control=0.1,candidate=0.2``."""
     try:
-        return {arm.strip(): share(chance) for arm, chance in (pair.split("=") for pair in value.split(","))}
+        return {arm.strip(): share(number) for arm, number in (pair.split("=") for pair in value.split(","))}
     except (ValueError, argparse.ArgumentTypeError):
         allowed = "arms and numbers from 0 to 1 such as a=0.1,b=0.2"
         raise argparse.ArgumentTypeError(f"{value!r} should be {allowed}") from None
@@ -137,20 +143,20 @@ def _chances(value: str) -> dict[str, float]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    about = "Simulate users of a service that runs an experiment; some are not satisfied, by arm."
-    made = argparse.ArgumentParser(prog="python -m loadtest.population", description=about, allow_abbrev=False)
-    made.add_argument("--host", required=True, metavar="URL", help="service, such as http://127.0.0.1:8000")
-    made.add_argument("--friction", required=True, type=_chances, metavar="A=P,B=P", help="for each arm, the chance "
-                      "that an answer does not satisfy, such as control=0.10,candidate=0.20")  # fmt: skip
-    add(made, "clients", positive_int, "CLIENTS", "users, each with a key and a session", 1000)
-    add(made, "turns", positive, "TURNS", "mean turns of a session", 4.0)
-    add(made, "seed", int, "SEED", "seed of everything random; another one makes other users", 0)
-    add(made, "concurrency", positive_int, "SESSIONS", "sessions at once", 8)
-    add(made, "locales", str, "A,B", "comma-separated locales of the users (default: those of the default student)")
-    add_texts(made, str)
-    add_start_timeout(made, 30.0)
-    add_reply_timeout(made)
-    return made
+    about = "Simulate users of a service that runs an experiment; how many are dissatisfied depends on the arm."
+    parser = argparse.ArgumentParser(prog="python -m loadtest.population", description=about, allow_abbrev=False)
+    parser.add_argument("--host", required=True, metavar="URL", help="service, such as http://127.0.0.1:8000")
+    about = "probability by arm that an answer dissatisfies, such as control=0.10,candidate=0.20"
+    parser.add_argument("--friction", required=True, type=_probabilities, metavar="A=P,B=P", help=about)
+    add(parser, "clients", positive_int, "CLIENTS", "users, each with a key and a session", 1000)
+    add(parser, "turns", positive, "TURNS", "mean number of turns of a session", 4.0)
+    add(parser, "seed", int, "SEED", "random seed; each seed makes different users", 0)
+    add(parser, "concurrency", positive_int, "SESSIONS", "sessions at the same time", 8)
+    add(parser, "locales", str, "A,B", "comma-separated locales of the users (default: those of the default student)")
+    add_texts(parser, str)
+    add_start_timeout(parser, 30.0)
+    add_reply_timeout(parser)
+    return parser
 
 
 if __name__ == "__main__":

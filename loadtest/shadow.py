@@ -1,10 +1,10 @@
 """The command ``python -m loadtest.shadow [--students DIR] [--primary s] [--shadow xs] [--share 0.1] [--rate R] ...``.
 
-What a shadow costs the clients of the primary student: one service, on a core of its own, is measured with the shadow
-off and on by turns, at moderate load (requests at random moments) and at as much as it can take. Each round sends the
-same requests at the same moments with the shadow off as with it on, and gives one ratio; the median of the rounds
-counts. Prints a table, and as the last line one JSON object with the same figures. Exit code: 0 measured, 1 the p99
-moves further than the target allows (only with ``--check``), 2 could not measure.
+What a shadow costs the clients of the primary student: one service, on a core of its own, is measured alternately with
+the shadow off and on, at moderate load (random arrivals) and at saturation. Each round sends the same requests at the
+same times with the shadow off and on, and gives one ratio; the median of the rounds is reported. Prints a table, and as
+the last line one JSON object with the same figures. Exit code: 0, 1 if the p99 ratio misses the target (only with
+``--check``), 2 on an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest.experiments.shadow_report import TARGET, Figures, Round, figures_of_rounds, has_reached, table_of
+from loadtest.experiments.shadow_report import TARGET, Figures, ShadowRound, figures_of_rounds, has_reached, table_of
 from loadtest.load import closed_loop, open_loop
 from loadtest.load.benchmark import CONNECTIONS, SERVICE, Benchmark
 from loadtest.load.client import LoadError, fetch
@@ -32,7 +32,7 @@ from loadtest.load.target import TargetError, known_locales, usable_cores
 from loadtest.load.texts import Text, load_texts, select
 from service.student.shipped import SHIPPED_STUDENTS, named_folder
 
-WARM_UP = 1.25  # seconds: the service looks at its experiment file once a second
+WARM_UP = 1.25  # seconds; the service checks its experiment file once a second
 CAPACITY_SECONDS = 2.0
 MODERATE, SATURATION = "moderate", "saturation"
 
@@ -45,7 +45,7 @@ class ShadowBenchmark(Benchmark):
         url: of the service.
         experiment: its experiment file.
         primary, shadow: names of the students.
-        share: of the texts that the shadow answers, too, while it is on.
+        share: share of the texts that the shadow also answers while it is on.
     """
 
     url: str
@@ -55,54 +55,54 @@ class ShadowBenchmark(Benchmark):
     share: float
 
     def bodies(self, texts: Sequence[Text]) -> list[bytes]:
-        """Requests to the primary student, in locales that both know.
+        """Requests to the primary student, in locales that both students support.
 
         Raises:
             TargetError: one of the students is not loaded.
-            TextsError: there are no texts that both know.
+            TextsError: there are no texts in a locale that both support.
         """
-        known = [set(known_locales(self.url, name) or ()) for name in (self.primary, self.shadow)]
-        chosen = select(texts, None, known[0] & known[1]).texts
-        return [orjson.dumps({**text._asdict(), "model": self.primary}) for text in chosen]
+        first, second = (set(known_locales(self.url, name) or ()) for name in (self.primary, self.shadow))
+        selected = select(texts, None, first & second).texts
+        return [orjson.dumps({**text._asdict(), "model": self.primary}) for text in selected]
 
     def measure(self, bodies: Sequence[bytes], rate: float) -> Figures:
-        """What the shadow costs, by load. `rate` is that of moderate load, as the flag.
+        """What the shadow costs, by load. `rate` is the moderate load, as in ``--rate``.
 
         Raises:
-            LoadError: the service gave wrong answers or none, or no text to the shadow.
+            LoadError: the service gave wrong answers or none, or the shadow got no text.
         """
         saturation = partial(closed_loop.measure, self.url, bodies, connections=CONNECTIONS)
-        switch(self.experiment, self.shadow, 0.0)
+        set_shadow_share(self.experiment, self.shadow, 0.0)
         capacity = self.load(SERVICE, saturation, CAPACITY_SECONDS, warm_up=WARM_UP).per_second
         per_second = rate * capacity if rate < 1 else rate
         moderate = partial(open_loop.measure, self.url, bodies, rate=per_second, connections=CONNECTIONS)
-        found: dict[str, list[Round]] = {MODERATE: [], SATURATION: []}
+        rounds: dict[str, list[ShadowRound]] = {MODERATE: [], SATURATION: []}
         for number in range(1, self.rounds + 1):
-            found[MODERATE].append(self._round(MODERATE, number, partial(moderate, seed=number)))
-            found[SATURATION].append(self._round(SATURATION, number, saturation))
-        loads = {name: figures_of_rounds(rounds) for name, rounds in found.items()}
+            rounds[MODERATE].append(self._round(MODERATE, number, partial(moderate, seed=number)))
+            rounds[SATURATION].append(self._round(SATURATION, number, saturation))
+        loads = {name: figures_of_rounds(of_load) for name, of_load in rounds.items()}
         return {"capacity_per_second": round(capacity, 1), "moderate_per_second": round(per_second, 1), "loads": loads}
 
-    def _round(self, name: str, number: int, load: Callable[..., Measured]) -> Round:
-        """The same load without and with the shadow; which comes first alternates."""
-        found: dict[bool, Measured] = {}
+    def _round(self, name: str, number: int, load: Callable[..., Measured]) -> ShadowRound:
+        """The same load without and with the shadow; the order alternates between rounds."""
+        sides: dict[bool, Measured] = {}
         for on in (False, True) if number % 2 else (True, False):
-            before = self._counted()
-            switch(self.experiment, self.shadow, self.share if on else 0.0)
-            found[on] = self.load(SERVICE, load, warm_up=WARM_UP)
+            before = self._shadow_counts()
+            set_shadow_share(self.experiment, self.shadow, self.share if on else 0.0)
+            sides[on] = self.load(SERVICE, load, warm_up=WARM_UP)
             if on:
-                done, dropped = (now - then for now, then in zip(self._counted(), before, strict=True))
+                done, dropped = (now - then for now, then in zip(self._shadow_counts(), before, strict=True))
         if not done + dropped:
-            raise LoadError(f"{self.url} gave the shadow nothing to do")
-        made = Round(found[False], found[True], done, dropped)
-        self.say(name, number, made)
-        return made
+            raise LoadError(f"{self.url}: the shadow got no texts; choose a larger --share")
+        result = ShadowRound(sides[False], sides[True], done, dropped)
+        self.report_progress(name, number, result)
+        return result
 
-    def _counted(self) -> tuple[int, int]:
-        """Texts that the shadow has answered so far, and those that were dropped."""
+    def _shadow_counts(self) -> tuple[int, int]:
+        """Texts that the shadow has answered so far, and texts that were dropped."""
         done = dropped = 0.0
-        for family in text_string_to_metric_families(fetch(f"{self.url}/metrics", timeout=5).content.decode()):
-            for sample in family.samples:
+        for processes in text_string_to_metric_families(fetch(f"{self.url}/metrics", timeout=5).content.decode()):
+            for sample in processes.samples:
                 if sample.name == "nlu_shadow_total" and sample.labels["task"] == "exact":
                     done += sample.value
                 dropped += sample.value if sample.name == "nlu_shadow_dropped_total" else 0
@@ -111,7 +111,7 @@ class ShadowBenchmark(Benchmark):
 
 @command(OSError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure. Returns the exit code."""
+    """Measure the cost of a shadow. Returns the exit code."""
     arguments = parser().parse_args(argv)
     figures = _figures(arguments)
     if arguments.check:
@@ -124,40 +124,40 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _figures(arguments: argparse.Namespace) -> Figures:
     texts = load_texts(arguments.texts, arguments.locale)
     if len(usable_cores()) == 1:
-        raise TargetError("this process may use only one core, and service and load generator need one each")
+        raise TargetError("this process may use only one core; service and load generator need one each")
     names = {name: getattr(arguments, name) for name in ("primary", "shadow", "share")}
     with tempfile.TemporaryDirectory() as folder:
         experiment = Path(folder) / "experiment.toml"
-        switch(experiment, arguments.shadow, 0.0)
+        set_shadow_share(experiment, arguments.shadow, 0.0)
         with Benchmark.of(arguments).service(arguments.students, "--experiment-file", str(experiment)) as server:
             benchmark = ShadowBenchmark.of(arguments, url=server.url, experiment=experiment, **names)
             measured = benchmark.measure(benchmark.bodies(texts), arguments.rate)
-    return names | measured | benchmark.circumstances(connections=CONNECTIONS)
+    return names | measured | benchmark.setup(connections=CONNECTIONS)
 
 
-def switch(experiment: Path, shadow: str, to: float) -> None:
-    """Write an experiment file that lets a student shadow this share of the texts."""
+def set_shadow_share(experiment: Path, shadow: str, share: float) -> None:
+    """Write an experiment file in which a student shadows this share of the texts."""
     new = experiment.with_suffix(".new")
-    new.write_text(f'[shadow]\nmodel = "{shadow}"\nshare = {to}\n')
+    new.write_text(f'[shadow]\nmodel = "{shadow}"\nshare = {share}\n')
     new.replace(experiment)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     about = "What a shadow costs the clients of the primary student."
-    made = argparse.ArgumentParser(prog="python -m loadtest.shadow", description=about, allow_abbrev=False)
-    made.add_argument("--students", type=named_folder, default=SHIPPED_STUDENTS, metavar="DIR", help="folder that "
-                      "holds both students (default: the shipped ones)")  # fmt: skip
-    add(made, "primary", str, "NAME", "student that answers", "s")
-    add(made, "shadow", str, "NAME", "student that answers the same texts, and whose answers are only counted", "xs")
-    add(made, "share", share, "SHARE", "share of the texts that the shadow answers, 0 to 1", 0.1)
-    about = "moderate load: requests per second, or below 1 the part of what the service can take"
-    add(made, "rate", positive, "RATE", about, 0.4)
-    add_measurement(made, rounds=9, seconds=4.0, start_timeout=60.0)
-    add_texts(made)
-    made.add_argument("--check", action="store_true", help=f"exit with code 1 if the p99 with the shadow is more than "
-                      f"{TARGET:g} times that without")  # fmt: skip
-    return made
+    parser = argparse.ArgumentParser(prog="python -m loadtest.shadow", description=about, allow_abbrev=False)
+    about = "folder that holds both students (default: the shipped students)"
+    parser.add_argument("--students", type=named_folder, default=SHIPPED_STUDENTS, metavar="DIR", help=about)
+    add(parser, "primary", str, "NAME", "student that answers clients", "s")
+    add(parser, "shadow", str, "NAME", "student that answers the same texts in the background", "xs")
+    add(parser, "share", share, "SHARE", "share of the texts that the shadow answers, 0 to 1", 0.1)
+    about = "moderate load, in requests per second; below 1 a share of the service's capacity"
+    add(parser, "rate", positive, "RATE", about, 0.4)
+    add_measurement(parser, rounds=9, seconds=4.0, start_timeout=60.0)
+    add_texts(parser)
+    about = f"exit with code 1 if the p99 with the shadow is more than {TARGET:g} times that without"
+    parser.add_argument("--check", action="store_true", help=about)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Serve quantised NLU students over HTTP. Imports neither torch, transformers, optimum nor onnx.
 
-The path of a text of ``POST /v1/nlu`` from socket to reply, which a test measures::
+The path of a text of ``POST /v1/nlu`` from socket to reply; a test checks it::
 
     http.connection        HTTP/1.1 on one connection, one `RequestResponseCycle` for each request on it
-    http.middleware        request id, deadline, API key; finds the endpoint; turns every error into a reply
+    http.middleware        request id, deadline, API key; dispatches to the endpoint; turns every error into a reply
     http.requests          reads the body within its limits and parses it
-    endpoints              gets an answer, and makes it the body of the reply
+    endpoints              requests the answer and builds the reply's body
     experiments.routing    chooses the student: the one named, that of an experiment's arm, or the default
     models.queue           checks the request against the student; answer cache, permits, queue, deadline
     student.predictor      runs the graph, one text at a time
@@ -13,14 +13,14 @@ The path of a text of ``POST /v1/nlu`` from socket to reply, which a test measur
     student.decoding       logits to labels and slots
     student.calibration    whether the text is in scope
 
-The reply goes back through `endpoints` and `http.middleware`, which wait for it, and is written by `http.connection`.
-After that the middleware does what was deferred: metrics, the turn of an experiment, shadow traffic, tracing.
+The reply returns through `endpoints` and `http.middleware`, and is written by `http.connection`. After that the
+middleware runs the deferred work: metrics, the turn of an experiment, shadow traffic, tracing.
 
 The folders, each of which imports only those above it:
 
 | folder | holds |
 |---|---|
-| `student/` | the student folder and what answers from it, without HTTP |
+| `student/` | the student folder and the student loaded from it, without HTTP |
 | `monitoring/` | metrics, drift, tracing |
 | `http/` | connection, middleware, request context, bodies, schemas, API keys |
 | `models/` | the loaded students: registry, queue, answer cache, reload |

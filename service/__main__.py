@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # imports take most of the start; `main` does them once signals are handled
+if TYPE_CHECKING:  # importing takes most of the start-up time; `main` does it once signals are handled
     import argparse
 
     from service.process.channel import Report
     from service.settings import Settings
 
-BAD_SETTING = 2
+INVALID_SETTING = 2  # exit codes
 CANNOT_START = 1
 BACKLOG = 2048
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT.
 
-    Returns the exit code: 0 stopped, 1 cannot start or did not stop in time, 2 a setting is wrong.
+    Returns the exit code: 0 stopped, 1 cannot start or did not stop in time, 2 a setting is invalid.
     """
     _on_signals(lambda *_: os._exit(0))  # nothing to clean up yet
     from service.settings import SettingsError, read_settings
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = read_settings(sys.argv[1:] if argv is None else argv)
     except SettingsError as error:
-        return _refuse(error, BAD_SETTING)
+        return _refuse(error, INVALID_SETTING)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         return _serve(settings)
@@ -60,7 +60,7 @@ def _serve(settings: Settings) -> int:
     logging.getLogger("service").info("workers: %d (%s)", *workers)
     if settings.api_keys_file is None and settings.host not in LOOPBACK:
         logging.getLogger("service").warning(
-            "listening on %s without API keys: everyone who reaches the port is answered (--api-keys-file)",
+            "listening on %s without API keys: anyone who can reach the port can use the service (--api-keys-file)",
             settings.host,
         )
     try:
@@ -68,23 +68,23 @@ def _serve(settings: Settings) -> int:
     except OSError as error:
         return _refuse(error, CANNOT_START)
 
-    def greet(reports: Sequence[Report]) -> None:
-        print("\n".join(announcement_of(reports, address_of(bound))), flush=True)
+    def announce(reports: Sequence[Report]) -> None:
+        print("\n".join(announcement(reports, url_of(bound))), flush=True)
 
     try:
         with bound:
             if workers.number > 1:
-                return supervise(settings, workers.number, bound, greet)
+                return supervise(settings, workers.number, bound, announce)
             from service.process.worker import serve_alone
 
-            serve_alone(settings, bound, greet)
+            serve_alone(settings, bound, announce)
             return 0
     except StartError as error:
         return _refuse(error, CANNOT_START)
 
 
-def announcement_of(reports: Sequence[Report], address: str) -> list[str]:
-    """What is printed once the students of every worker are loaded: state, addresses, and a command to try."""
+def announcement(reports: Sequence[Report], url: str) -> list[str]:
+    """The lines printed once the students of every worker are loaded: state, URLs, and a command to try."""
     students = _union(report["students"] for report in reports)
     reasons = _union(report["reasons"] for report in reports)
     workers = f"; {len(reports)} workers" if len(reports) > 1 else ""
@@ -92,28 +92,28 @@ def announcement_of(reports: Sequence[Report], address: str) -> list[str]:
     body = json.dumps(EXAMPLE, separators=(",", ":"))
     return [
         state,
-        f"Address: {address}",
-        f"Page:    {address}/",
-        f"API:     {address}/docs",
-        f"Try it:  curl -s {address}/v1/nlu -H 'content-type: application/json' -d '{body}'",
+        f"Address: {url}",
+        f"Page:    {url}/",
+        f"API:     {url}/docs",
+        f"Try it:  curl -s {url}/v1/nlu -H 'content-type: application/json' -d '{body}'",
     ]
 
 
-def address_of(bound: socket.socket) -> str:
-    """The URL at which a person on this machine reaches the socket."""
+def url_of(bound: socket.socket) -> str:
+    """The URL of the socket on this machine."""
     host, port = bound.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A listening socket. Raises OSError, with one sentence, if there is no such address or it is taken."""
+    """A listening socket. Raises OSError, with a one-sentence message, if the address is unknown or in use."""
     return _socket(settings, settings.port, socket.SO_REUSEADDR, listening=True)
 
 
 def reserve(settings: Settings) -> socket.socket:
     """A socket that reserves the address for the workers without listening itself. Raises OSError as `listen`."""
-    with _socket(settings, settings.port, socket.SO_REUSEADDR) as probe:  # fails where another service has the address
+    with _socket(settings, settings.port, socket.SO_REUSEADDR) as probe:  # fails if another service holds the address
         port = probe.getsockname()[1]
     try:  # without SO_REUSEADDR: the probe of another service must fail even before a worker listens
         return _socket(settings, port, socket.SO_REUSEPORT)
@@ -129,17 +129,17 @@ def _socket(settings: Settings, port: int, *options: int, listening: bool = Fals
         )[0]
     except socket.gaierror as error:
         raise OSError(f"cannot listen on {where}: {error.strerror} (--host)") from None
-    made = socket.socket(family, kind, protocol)
+    created = socket.socket(family, kind, protocol)
     try:
         for option in options:
-            made.setsockopt(socket.SOL_SOCKET, option, 1)
-        made.bind(address)
+            created.setsockopt(socket.SOL_SOCKET, option, 1)
+        created.bind(address)
         if listening:
-            made.listen(BACKLOG)
+            created.listen(BACKLOG)
     except OSError as error:
-        made.close()
+        created.close()
         raise OSError(f"cannot listen on {where}: {error.strerror}; choose another with --port") from None
-    return made
+    return created
 
 
 def _union(lists: Iterable[Sequence[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The application: students, endpoints and what surrounds them put together."""
+"""The application: creates students, endpoints and middleware, and connects them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from service.monitoring.tracing import Tracer
 from service.page import load_page
 from service.settings import Settings
 
-Answer = Callable[..., Awaitable[Reply]]
+Handler = Callable[..., Awaitable[Reply]]
 Errors = tuple[type[ServiceError], ...]
 
 DESCRIPTION = (
@@ -41,10 +41,10 @@ def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
 
 
 TIMED = (
-    _header("x-request-id", "repeated in the reply where it is well formed; else one is made", type="string"),
+    _header("x-request-id", "repeated in the reply if it is well formed; else a new one is generated", type="string"),
     _header(
         "x-deadline-ms",
-        "milliseconds after which a text not begun is answered 504",
+        "milliseconds from arrival; a text whose inference has not started by then is answered 504",
         type="integer",
         minimum=1,
         maximum=MAX_DEADLINE_MS,
@@ -52,7 +52,7 @@ TIMED = (
 )
 KEYED = _header(
     "x-client-key",
-    "an opaque, stable name of the user, device or session: keeps it in one arm of an experiment",
+    "an opaque, stable key of the user, device or session: keeps it in one arm of an experiment",
     type="string",
     maxLength=MAX_CLIENT_KEY_BYTES,
 )
@@ -61,14 +61,15 @@ KEYED = _header(
 def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddleware:
     """The service as an ASGI application. Students load in the background once it starts.
 
-    A `patient` one, which replaces a dead one, starts without an experiment where its file can't be used.
+    If `patient`, as for a worker that replaces a dead one, an invalid experiment file does not raise: there is no
+    experiment then.
 
     Raises:
-        StudentError: the students folder is missing or empty. A student that can't be served does not raise: it is
-            logged, named by ``/readyz``, and the others are served.
-        KeysError: the file of API keys can't be used.
-        ExperimentError: the experiment file can't be used.
-        TracingError: tracing is asked for and can't start.
+        StudentError: the students folder is missing or empty. An invalid student does not raise: it is logged and
+            named by ``/readyz``, and the others are served.
+        KeysError: the file of API keys is invalid.
+        ExperimentError: the experiment file is invalid.
+        TracingError: tracing is on and can't start.
     """
     metrics = Metrics()
     registry = ModelRegistry(settings, metrics)
@@ -81,7 +82,12 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
         lifespan=_lifespan,
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it exports raw paths
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "auto_configure": False,
+        },  # else: raw paths are exported
     )
     documents = {route.path for route in app.routes if hasattr(route, "path")}
     app.state.registry = registry
@@ -105,20 +111,20 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
     table: dict[str, dict[str, Endpoint]] = {}
     bearer = [Security(HTTPBearer(auto_error=False, description="an API key"))]
 
-    def add(method: str, paths: str, answer: Answer, reply: Any, raised: Errors = (), **more: Any) -> None:
+    def add(method: str, paths: str, handler: Handler, reply: Any, raised: Errors = (), **more: Any) -> None:
         for path in paths.split():
             locked = guarded and path.startswith(GUARDED)
             responses = _documented((*raised, *((errors.Unauthorized,) if locked else ()), errors.InternalError))
             app.add_api_route(
                 path,
-                answer,
+                handler,
                 methods=[method],
                 response_model=reply,
                 responses=responses,
                 dependencies=bearer if locked else [],
                 **more,
             )
-            table.setdefault(path, {})[method] = Endpoint(answer, get_type_hints(answer).get("body"))
+            table.setdefault(path, {})[method] = Endpoint(handler, get_type_hints(handler).get("body"))
 
     body = (errors.InvalidRequest, errors.BodyTooLarge, errors.BodyTimeout)
     busy = (errors.Overloaded, errors.DeadlinePassed, errors.NotReady)
@@ -152,12 +158,12 @@ def _documented(raised: Errors) -> dict[int | str, dict[str, Any]]:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the students in a thread, so that ``/livez`` answers meanwhile; then watch their folder if asked to."""
-    working = [asyncio.create_task(_load_and_watch(app)), asyncio.create_task(_keep_flushing(app))]
+    """Load the students in a thread, so that ``/livez`` answers meanwhile; then watch their folder, if set."""
+    tasks = [asyncio.create_task(_load_and_watch(app)), asyncio.create_task(_keep_flushing(app))]
     yield
-    for task in working:
+    for task in tasks:
         task.cancel()
-    await asyncio.gather(*working, return_exceptions=True)
+    await asyncio.gather(*tasks, return_exceptions=True)
     app.state.router.close()
     if app.state.tracer is not None:
         await asyncio.to_thread(app.state.tracer.shutdown)

@@ -17,22 +17,22 @@ from service.student.student import Student
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m service.ask", description="Ask a student without a server.", allow_abbrev=False
     )
-    made.add_argument(
+    parser.add_argument(
         "--student",
         default="s",
         metavar="DIR",
         help="student folder, or the name of a shipped student, s or xs (default: %(default)s)",
     )
-    made.add_argument("--locale", required=True, help="locale of the texts, such as de-DE")
-    made.add_argument("texts", nargs="+", metavar="TEXT", help="texts to understand")
-    return made
+    parser.add_argument("--locale", required=True, help="locale of the texts, such as de-DE")
+    parser.add_argument("texts", nargs="+", metavar="TEXT", help="texts to understand")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: see the module's docstring. Prints one JSON object a text."""
+    """Run the command. Prints one JSON object for each text."""
     args = parser().parse_args(argv)
     try:
         student = Student.load(student_folder(args.student))
@@ -41,11 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     locales = student.manifest.locales
     if args.locale not in locales:
-        print(f"error: --locale {args.locale!r}; this student knows {', '.join(locales)}", file=sys.stderr)
+        print(
+            f"error: --locale {args.locale!r} is unknown to the student; known: {', '.join(locales)}", file=sys.stderr
+        )
         return 2
     for text in args.texts:
         answer = student.predict(text, locale=args.locale)
-        shown = {
+        line = {
             "text": text,
             "domain": answer.domain[0]._asdict() if answer.domain else None,
             "intent": answer.intent[0]._asdict() if answer.intent else None,
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "in_scope": answer.in_scope,
             "milliseconds": round(1000 * sum(answer.phases), 3),
         }
-        print(json.dumps(shown, ensure_ascii=False))
+        print(json.dumps(line, ensure_ascii=False))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What each endpoint does, and the body of its reply. The middleware reads bodies and answers the errors raised here.
+"""The endpoints, and the bodies of their replies. The middleware parses requests and answers the errors raised here.
 
 Replies are built as plain dicts, which is faster than with models; a test checks them against `http.schemas`.
 """
@@ -29,7 +29,7 @@ from service.settings import Settings
 from service.student.decoding import Ranked, Span
 from service.student.manifest import Manifest
 
-DIGITS = 6  # of a confidence; more would only be noise of the softmax
+DIGITS = 6  # after the decimal point of a confidence; more would be numerical noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class Endpoints:
     async def nlu(self, context: Context, body: requests.NluRequest) -> Reply:
         """Domain, intent and slots of one text.
 
-        Offsets are code points of the text as it was sent: `text[start:end] == value`. What the student has no head for
-        is null. Where an experiment splits the requests that name no model, the reply names the arm.
+        Offsets are code points of the original text: `text[start:end] == value`. A field is null if the student lacks
+        its head. If an experiment chose the student, the reply names the arm.
         """
         route = self.router.route(context, body)
         context.model = route.model.name
@@ -61,7 +61,7 @@ class Endpoints:
         return _json_reply(_nlu_body(route.model, body, answer, context.request_id, route.arm))
 
     async def domain(self, context: Context, body: requests.DomainRequest) -> Reply:
-        """The domain alone: of a first-stage router where one is configured, else of the default student."""
+        """The domain alone, from the student with the alias `domain` if there is one, else from the default student."""
         model = self.registry.choose_for_domains() if body.model is None else self.registry.choose(body.model)
         context.model = model.name
         model.require_head("domain", "domain")
@@ -71,10 +71,10 @@ class Endpoints:
         return _json_reply(_domain_body(model, body, answer, context.request_id))
 
     async def compare(self, context: Context, body: requests.CompareRequest) -> Reply:
-        """One text through several students, side by side, with their timings and where they differ.
+        """The answers of several students to one text, with their timings and differences.
 
-        They run one after the other. One that can't answer gets an error in its place; if none can, the first one's is
-        that of the request.
+        The students run one after the other. One that can't answer gets an error in its place; if none can, the request
+        fails with the first error.
         """
         names = body.models or [self.registry.choose(None).name, *self.registry.models]
         models = {model.name: model for model in map(self.registry.choose, names)}
@@ -106,9 +106,9 @@ class Endpoints:
         )
 
     async def feedback(self, context: Context, body: requests.FeedbackRequest) -> Reply:
-        """What became of an answer: counted for the arm of the experiment that gave it. Only the first feedback counts.
+        """The outcome of an answer, counted for its arm of the experiment. Only the first feedback on a request counts.
 
-        Send the `arm` of the answer, too: it tells a process that did not answer itself where to count.
+        Send the `arm` of the answer, too: a process that did not answer the request itself counts it there.
         """
         result = self.router.record_feedback(body)
         labels = result.labels
@@ -124,10 +124,10 @@ class Endpoints:
         )
 
     async def batch(self, context: Context, body: requests.BatchRequest) -> Reply:
-        """Several texts in one request; each gets the answer that it would get alone, or an error of its own.
+        """Several texts in one request; each gets the same answer as alone, or an error of its own.
 
-        Texts run one at a time: a dynamically quantised graph takes one activation scale for a whole batch, so in a
-        real batch an answer would move with its neighbours.
+        Texts run one at a time: a dynamically quantised graph computes one activation scale for a whole batch, so in a
+        batched run an answer would depend on its neighbours.
         """
         if len(body.items) > self.settings.max_batch:
             raise errors.BatchTooLarge(count=len(body.items), limit=self.settings.max_batch)
@@ -155,7 +155,7 @@ class Endpoints:
         return _json_reply({"results": results})
 
     async def models(self, _: Context) -> Reply:
-        """The students that are loaded, with what their manifests say, and those that were refused."""
+        """The loaded students, as described by their manifests, and the folders that were refused."""
         models = [
             _model_body(model.student.manifest, self.registry.aliases_of(name))
             for name, model in self.registry.models.items()
@@ -163,9 +163,9 @@ class Endpoints:
         return _json_reply({"models": models, "refused": self.registry.refused})
 
     async def reload(self, _: Context) -> Reply:
-        """Load what is new or changed in the students folder, and let it serve once it is warm and self-tested.
+        """Load new and changed students from the students folder; they serve once they are warm and self-tested.
 
-        A student whose new version can't be served goes on as it is. Needs an API key.
+        If a new version is invalid, the old one still serves. Needs an API key.
         """
         if self.settings.api_keys_file is None:
             raise errors.Forbidden(problem="a reload needs an API key, and none is configured (--api-keys-file)")
@@ -175,15 +175,15 @@ class Endpoints:
         return _json_reply(outcome)
 
     async def live(self, _: Context) -> Reply:
-        """Yes, as long as the process answers at all."""
+        """200 as long as the process can answer."""
         return _json_reply({"status": "live"})
 
     async def ready(self, context: Context) -> Reply:
-        """Yes, once every expected student is loaded, warm and self-tested; else 503 with the reasons."""
+        """200 once every expected student is loaded, warm and self-tested; else 503 with the reasons."""
         reasons = self.registry.reasons_not_ready()
         if not reasons:
             return _json_reply({"status": "ready"})
-        error = errors.NotReady(reason="; ".join(reasons))  # not raised: a probe is no rejected request
+        error = errors.NotReady(reason="; ".join(reasons))  # not raised: a health check is not a rejected request
         return _json_reply(error_body(error, context.request_id))._replace(status=error.row.status)
 
     async def expose(self, _: Context) -> Reply:
@@ -227,7 +227,7 @@ def _nlu_body(model: LoadedModel, item: TextRequest, answer: Answer, request_id:
 
 
 def _domain_body(model: LoadedModel, item: TextRequest, answer: Answer, request_id: str) -> Json:
-    """The body of `schemas.DomainReply`, of a student that has domains."""
+    """The body of `schemas.DomainReply`; the student must have domains."""
     domain = _labels(answer.prediction.domain) or []
     body = {"domain": domain[0], **_common(model, item, answer, request_id)}
     if item.top_k is not None:
@@ -238,7 +238,7 @@ def _domain_body(model: LoadedModel, item: TextRequest, answer: Answer, request_
 
 
 def _common(model: LoadedModel, item: TextRequest, answer: Answer, request_id: str) -> Json:
-    """The fields of every answer besides its labels."""
+    """The fields that all answers share."""
     question, prediction, cached, timings = answer
     body: Json = {
         "in_scope": prediction.in_scope,

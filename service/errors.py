@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 TABLE: dict[str, Row] = {
     # class                status  code                  public message                                        label
-    "BadHttp": Row(400, "bad_http", "this can't be read as an HTTP/1.1 request", "http"),
+    "BadHttp": Row(400, "bad_http", "not a valid HTTP/1.1 request", "http"),
     "HeadTimeout": Row(408, "head_timeout", "the request's headers did not arrive in time", "head_time"),
     "HeadTooLarge": Row(431, "head_too_large", "the request's headers are larger than {limit} bytes", "head_size"),
     "InvalidRequest": Row(422, "invalid_request", "{problem}", "invalid"),
@@ -41,12 +41,12 @@ TABLE: dict[str, Row] = {
     "Unauthorized": Row(401, "unauthorized", "send a key as 'Authorization: Bearer KEY' or 'x-api-key: KEY'", "key"),
     "Forbidden": Row(403, "forbidden", "{problem}", "forbidden"),
     "BodyTimeout": Row(408, "body_timeout", "the body did not arrive within {seconds} s", "body_time"),
-    "ReloadRefused": Row(409, "reload_refused", "{problems}; what served before goes on serving", "reload"),
-    "Overloaded": Row(429, "overloaded", "no room: at most {limit} texts may wait or run", "overload"),
-    "DeadlinePassed": Row(504, "deadline_passed", "the deadline passed before the text's turn came", "deadline"),
+    "ReloadRefused": Row(409, "reload_refused", "{problems}; the students loaded before still serve", "reload"),
+    "Overloaded": Row(429, "overloaded", "overloaded: at most {limit} texts may wait or run; retry later", "overload"),
+    "DeadlinePassed": Row(504, "deadline_passed", "the deadline passed before inference started", "deadline"),
     "NotReady": Row(503, "not_ready", "not ready: {reason}", "not_ready"),
-    "InternalError": Row(500, "internal_error", "internal error; look the request_id up in the log", "internal"),
-    "ClientLeft": Row(499, "client_left", "the client left before the reply", "client_left"),
+    "InternalError": Row(500, "internal_error", "internal error; find the request_id in the log", "internal"),
+    "ClientLeft": Row(499, "client_left", "the client disconnected before the reply", "client_left"),
 }
 
 
@@ -70,7 +70,7 @@ class ServiceError(Exception):
 
 
 class BadHttp(ServiceError):
-    """The bytes on the connection are no HTTP request; the connection is closed."""
+    """The bytes on the connection are not a valid HTTP request; the connection is closed."""
 
 
 class HeadTimeout(ServiceError):
@@ -90,11 +90,11 @@ class UnknownLocale(ServiceError):
 
 
 class MissingHead(ServiceError):
-    """The student can't answer what is asked: it was trained without that head."""
+    """The student was trained without the head that the request needs."""
 
 
 class UnknownModel(ServiceError):
-    """No student of that name is loaded."""
+    """No student with that name is loaded."""
 
 
 class UnknownPath(ServiceError):
@@ -118,11 +118,11 @@ class TextTooLarge(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """Keys are configured, and the request holds none of them."""
+    """API keys are configured, and the request holds no valid one."""
 
 
 class Forbidden(ServiceError):
-    """The service is not set up to allow this."""
+    """The service's configuration does not allow the request."""
 
 
 class BodyTimeout(ServiceError):
@@ -130,7 +130,7 @@ class BodyTimeout(ServiceError):
 
 
 class ReloadRefused(ServiceError):
-    """A student folder can't be served; the students that were in service before still are."""
+    """A student folder is invalid; the students loaded before still serve."""
 
 
 class Overloaded(ServiceError):
@@ -138,7 +138,7 @@ class Overloaded(ServiceError):
 
 
 class DeadlinePassed(ServiceError):
-    """The deadline passed before the text's turn came; no work was done on it."""
+    """The deadline passed before inference started; no work was done on the text."""
 
 
 class NotReady(ServiceError):
@@ -150,7 +150,7 @@ class InternalError(ServiceError):
 
 
 class ClientLeft(ServiceError):
-    """The client disconnected before the reply; only counted."""
+    """The client disconnected before the reply; the error is only counted."""
 
 
 def error_body(error: ServiceError, request_id: str) -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Extras of the installation: what is missing is said in one sentence. Imports only the standard library."""
+"""Extras of the installation: a missing one is reported in one sentence. Imports only the standard library."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class MissingExtra(ImportError):  # noqa: N818 - a state of the installation, no
 def require(extra: str, *modules: str) -> None:
     """Check that the packages of an extra are installed, without importing them.
 
-    Where one of this project's commands is run with ``python -m``, the sentence goes to standard error and the command
-    ends with exit code 2. Everywhere else it is an exception.
+    If one of this project's commands is run with ``python -m``, the message goes to standard error and the command ends
+    with exit code 2. Otherwise it is raised as an exception.
 
     Args:
         extra: its name, such as "training".

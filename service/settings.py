@@ -1,8 +1,8 @@
 """Every setting of the service: one frozen class, read from ``NLU_*`` environment variables and command line flags.
 
 A field's description is its help text. A flag wins over the environment, the environment over the default. The service
-refuses to start, with one sentence, where anything is unknown, out of range or contradictory: a mistyped setting that
-is ignored would be noticed only in production.
+does not start if a setting is unknown, out of range or contradictory, and says why in one sentence: a mistyped setting
+that is ignored would be noticed only in production.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STUDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class SettingsError(Exception):
-    """A setting that the service can't start with; the message is one sentence for the person who set it."""
+    """An invalid setting; the message is one sentence that says what is allowed."""
 
 
 def _workers(value: Any) -> Any:
@@ -38,7 +38,7 @@ def _workers(value: Any) -> Any:
 
 
 def _pairs(kind: re.Pattern[str], what: str) -> Callable[[Any], Any]:
-    """A reader of ``a=b,c=d`` whose names all match `kind`; `what` says in an error what is allowed."""
+    """A parser of ``a=b,c=d`` whose names all match `kind`; `what` describes the allowed form in an error."""
 
     def read(value: Any) -> Any:
         if not isinstance(value, str):
@@ -47,7 +47,7 @@ def _pairs(kind: re.Pattern[str], what: str) -> Callable[[Any], Any]:
         if not all(len(pair) == 2 and all(kind.fullmatch(name) for name in pair) for pair in pairs):
             raise ValueError(f"should be {what}")
         if len({name for name, _ in pairs}) != len(pairs):
-            raise ValueError("should not name anything twice before a '='")
+            raise ValueError("should not have the same name twice before a '='")
         return dict(pairs)
 
     return read
@@ -70,15 +70,13 @@ class Settings(BaseSettings):
         NoDecode,
         BeforeValidator(_pairs(STUDENT, "pairs of names such as default=s,fast=xs")),
         Field(
-            description="comma-separated pairs ALIAS=STUDENT of further names of students; 'default' answers when a "
-            "request names none ('s' where loaded, else the first), 'domain' answers /v1/domain (the default student)"
+            description="comma-separated pairs ALIAS=STUDENT; 'default' answers requests that name no student (without "
+            "it 's' if loaded, else the first), 'domain' answers /v1/domain (without it the default student)"
         ),
     ] = {}
     experiment_file: Annotated[
         Path | None,
-        Field(
-            description="TOML file that splits requests between students and shadows one, read again when it changes"
-        ),
+        Field(description="TOML file of an A/B split or shadow traffic, read again when it changes"),
     ] = None
     host: Annotated[str, Field(min_length=1, description="address to listen on; 0.0.0.0 for all IPv4 interfaces")] = (
         "127.0.0.1"
@@ -88,8 +86,8 @@ class Settings(BaseSettings):
         int | Literal["auto"],
         BeforeValidator(_workers),
         Field(
-            description="processes that serve, each with a socket of its own; 'auto' takes one for each core that this "
-            "process may use, by affinity and the container's quota"
+            description="number of worker processes; 'auto' is one for each core that the service may use, by its CPU "
+            "affinity and the container's quota"
         ),
     ] = "auto"
     permits: Annotated[
@@ -97,37 +95,36 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             le=1 << 20,
-            description="texts that may wait or run at once, for each student of a process; beyond that requests are "
-            "answered 429",
+            description="maximum number of texts that wait or run at once, for each student of a process; beyond that "
+            "requests are answered 429",
         ),
     ] = 128
     deadline_ms: Annotated[
         int | None,
         Field(
             ge=1,
-            description="deadline of a text, in milliseconds from its request's arrival; if its turn has not come by "
-            "then, it is answered 504; the header x-deadline-ms sets it for one request",
+            description="deadline of a text, in milliseconds from its request's arrival; if inference has not started "
+            "by then, it is answered 504; the header x-deadline-ms sets it for one request",
         ),
     ] = None
     cache_entries: Annotated[
         int,
-        Field(ge=0, le=1 << 24, description="answers remembered for each student of a process; 0 turns the cache off"),
+        Field(ge=0, le=1 << 24, description="answers in the cache of each student of a process; 0 turns the cache off"),
     ] = 0
     locale_fallback: Annotated[
         dict[str, str],
         NoDecode,
         BeforeValidator(_pairs(LOCALE, "pairs of locales such as de-AT=de-DE,de-CH=de-DE")),
-        Field(description="comma-separated pairs ASKED=ANSWERED of locales to answer as others; the reply says so"),
+        Field(description="comma-separated pairs REQUESTED=USED of locales: the first is answered as the second"),
     ] = {}
     api_keys_file: Annotated[
         Path | None,
         Field(
-            description="file of the keys that clients must send, one a line, read again when it changes; without one, "
-            "everyone is answered",
+            description="file of API keys, one a line, read again when it changes; without it, requests need no key",
         ),
     ] = None
     watch: Annotated[
-        bool, Field(description="reload students when their folders change; POST /v1/models/reload does it at once")
+        bool, Field(description="reload students when their folders change; POST /v1/models/reload does so on request")
     ] = False
     max_body_bytes: Annotated[
         int,
@@ -164,8 +161,8 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=3600,
-            description="time between SIGTERM, when /readyz turns 503, and the closing of the socket, in seconds: load "
-            "balancers need it to notice",
+            description="time between SIGTERM, when /readyz turns 503, and the closing of the socket, in seconds, so "
+            "that load balancers stop sending requests",
         ),
     ] = 2.0
     drain_seconds: Annotated[
@@ -219,7 +216,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The command line, built from the fields of `Settings`."""
-    made = _Parser(
+    parser = _Parser(
         prog="python -m service",
         description="Serve NLU students over HTTP.",
         epilog="Each flag is also an environment variable, such as NLU_MAX_BATCH; a flag wins.",
@@ -227,18 +224,18 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, field in Settings.model_fields.items():
         options: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if field.annotation is bool else {}
-        made.add_argument(
+        parser.add_argument(
             flag_of(name),
             dest=name,
             default=argparse.SUPPRESS,
             help=f"{field.description} (default: {shown_default(field)})".replace("%", "%%"),
             **options or {"metavar": _metavar(name, field)},
         )
-    return made
+    return parser
 
 
 def shown_default(field: FieldInfo) -> str:
-    """The default of a setting, for people."""
+    """The default of a setting, as shown in help texts."""
     default = field.default
     if isinstance(default, Path):
         return "the shipped students"
@@ -264,8 +261,8 @@ def _refuse_unknown_variables(environ: Iterable[str]) -> None:
             raise SettingsError(f"unknown environment variable {variable}{hint}; known: {', '.join(known)}")
 
 
-def _suggest(given: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(given, list(known), n=1)
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -1,4 +1,4 @@
-"""Files that may change while the service runs: checked when their content is asked for, and read again if changed."""
+"""Files that may change while the service runs: checked when their content is used, and read again if changed."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Signature = tuple[int, int, int]
 class WatchedFile(ABC, Generic[Content]):
     """The content of a file, checked for changes at most once a second. Each kind of file is a subclass.
 
-    A new version that can't be used is logged once and changes nothing: the last valid content stays.
+    An invalid new version is logged once and changes nothing: the last valid content stays in use.
 
     Args:
         path: of the file, in UTF-8.
         clock: a monotonic clock, in seconds.
-        meanwhile: the content until the file can be used for the first time.
+        meanwhile: the content until the file is valid for the first time.
 
     Attributes:
         kind: such as "API keys file"; every message begins with it and the path.
-        error: raised where the file can't be used; the message is one sentence.
-        kept: says for the log what happens where a new version can't be used.
+        error: raised if the file is invalid; the message is one sentence.
+        kept: what an invalid new version leaves in use, for the log.
         max_bytes: size limit, since the file is read between two requests.
 
     Raises:
-        ValueError: as `error`, unless there is a `meanwhile`: the file is missing, unreadable, no regular file, too
-            large, not UTF-8, or refused by `parse`.
+        ValueError: as `error`, unless there is a `meanwhile`: the file is missing, unreadable, not a regular file, too
+            large, not UTF-8, or invalid for `parse`.
     """
 
     kind: ClassVar[str]
@@ -62,12 +62,12 @@ class WatchedFile(ABC, Generic[Content]):
     @staticmethod
     @abstractmethod
     def parse(text: str, named: str) -> Content:
-        """Make the content from the text. `named` is kind and path, for messages; raises `error`."""
+        """Make the content from the text. `named` is kind and path, for messages. Raises `error`."""
 
     @staticmethod
     @abstractmethod
     def summary(content: Content) -> str:
-        """Describe a new content, for the log."""
+        """Describe new content, for the log."""
 
     @property
     def current(self) -> Content:
@@ -84,7 +84,7 @@ class WatchedFile(ABC, Generic[Content]):
                 self._signature, self._content = self._read()
                 log.info("%s %s was read again, %s", self.kind, self.path, self.summary(self._content))
             self._problem = ""
-        except self.error as error:  # tried again each second: the fault may pass without a change of the file
+        except self.error as error:  # retried each second: the fault may end without a change of the file
             if str(error) != self._problem:
                 self._problem = str(error)
                 log.warning("%s; %s", error, self.kept)
@@ -93,7 +93,7 @@ class WatchedFile(ABC, Generic[Content]):
         try:
             return _signature(self.path.stat()) != self._signature
         except OSError:
-            return True  # reading the file says what is wrong
+            return True  # reading the file reports the error
 
     def _read(self) -> tuple[Signature, Content]:
         named = f"{self.kind} {self.path}"
@@ -102,7 +102,7 @@ class WatchedFile(ABC, Generic[Content]):
             if not stat.S_ISREG(self.path.stat().st_mode):
                 raise self.error(f"{named} is not a regular file")
             with self.path.open("rb") as stream:
-                # taken before the content, so that a change in between is seen by the next check
+                # read before the content, so that the next check sees a change in between
                 signature = _signature(os.fstat(stream.fileno()))
                 raw = stream.read(self.max_bytes + 1)
         except OSError as error:

@@ -1,11 +1,10 @@
-"""Two students in one service under load: a split, a shadow, a comparison, and a worse arm that is found worse."""
+"""Two students in one service under load: a split, a shadow, a comparison, and an experiment with a worse arm."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.service.conftest import write_student
-from tests.service.server import PATIENCE, ROOT, Server
+from tests.service.server import ROOT, Server, until
 
 EXPERIMENT = """
 name = "{name}"
@@ -60,7 +59,7 @@ def serve(students: Path, tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 def run(module: str, *arguments: str) -> Any:
-    """The last line of what a command prints."""
+    """The last line of a command's output."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -68,10 +67,8 @@ def run(module: str, *arguments: str) -> Any:
 
 
 def judge(server: Server, users: int, *arguments: str) -> Any:
-    """What `loadtest.experiment` says once all sessions are over."""
-    deadline = time.monotonic() + PATIENCE
-    while server.metric("nlu_session_moments_total", moment="sessions") < users:
-        assert time.monotonic() < deadline
+    """The result of `loadtest.experiment` once all sessions have ended."""
+    until(lambda: server.metric("nlu_session_moments_total", moment="sessions") == users)
     return run("loadtest.experiment", "--host", f"http://127.0.0.1:{server.port}", *arguments)
 
 
@@ -98,14 +95,14 @@ def test_students_are_compared_side_by_side(serve: Callable[..., Server]) -> Non
 
     reply = server.ask("POST", "/v1/compare", {"text": "wetter in berlin", "locale": "de-DE"})
 
-    found = json.loads(reply.content)
-    assert list(found["results"]) == ["s", "xs"]
-    assert found["agreement"]["exact"] is True
-    assert all(result["timings_ms"]["inference"] > 0 for result in found["results"].values())
+    comparison = json.loads(reply.content)
+    assert list(comparison["results"]) == ["s", "xs"]
+    assert comparison["agreement"]["exact"] is True
+    assert all(result["timings_ms"]["inference"] > 0 for result in comparison["results"].values())
 
 
 @pytest.mark.parametrize(("candidate", "worse"), [(0.35, True), (0.10, False)])
-def test_worse_student_is_found_worse(serve: Callable[..., Server], candidate: float, worse: bool) -> None:
+def test_only_a_worse_student_is_reported_as_worse(serve: Callable[..., Server], candidate: float, worse: bool) -> None:
     users = 600
     server = serve("worse" if worse else "equal", 50, 50)
 

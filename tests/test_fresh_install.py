@@ -42,7 +42,8 @@ class Environment:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.python = folder / "venv" / "bin" / "python"
+        self.programs = folder / "venv" / "bin"
+        self.python = self.programs / "python"
 
     @property
     def packages(self) -> set[str]:
@@ -50,16 +51,16 @@ class Environment:
         listed = subprocess.run([*PIP, "--python", str(self.python), "list", "--format=json"], capture_output=True)
         return {package["name"] for package in json.loads(listed.stdout)}
 
-    def run(self, *module: str, code: int = 0) -> str:
-        """Run a module; what it printed, and where it should fail, what it said about that."""
-        done = self._start(*module, stderr=subprocess.PIPE)
+    def run(self, *command: str, code: int = 0) -> str:
+        """Run a program of the environment, or a module. Returns its output; its errors if it is to fail."""
+        done = self._start(*command, stderr=subprocess.PIPE)
         out, error = done.communicate(timeout=900)
-        assert done.returncode == code, f"{module}: {out}\n{error}"
+        assert done.returncode == code, f"{command}: {out}\n{error}"
         return error if code else out
 
-    def figures(self, *module: str) -> Any:
-        """Run a module whose last line is a JSON object."""
-        return json.loads(self.run(*module).splitlines()[-1])
+    def figures(self, *command: str) -> Any:
+        """As `run`, for a command whose last line is a JSON object."""
+        return json.loads(self.run(*command).splitlines()[-1])
 
     @contextmanager
     def serving(self, *flags: str) -> Iterator[str]:
@@ -73,9 +74,11 @@ class Environment:
             server.communicate(timeout=30)
         assert server.returncode == 0
 
-    def _start(self, *module: str, **streams: Any) -> subprocess.Popen[str]:
+    def _start(self, name: str, *flags: str, **streams: Any) -> subprocess.Popen[str]:
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [str(self.python), "-m", *module]
+        program = self.programs / name
+        command = [str(program)] if program.exists() else [str(self.python), "-m", name]
+        command += flags
         return subprocess.Popen(command, cwd=self.folder, env=clean, stdout=subprocess.PIPE, text=True, **streams)
 
 
@@ -141,6 +144,8 @@ def test_the_base_install_serves_the_shipped_student(base: Environment) -> None:
 
     assert answer["intent"]["name"] == "alarm_set"
     assert base.figures("service.ask", "--locale", "de-DE", question["text"])["intent"]["name"] == "alarm_set"
+    script = f"from distilled_nlu import Student; print(Student.load('s')({question['text']!r}).intent.name)"
+    assert base.run("python", "-c", script) == "alarm_set\n"
     assert not (HEAVY | {"locust", "scipy", "matplotlib"}) & base.packages
 
 
@@ -154,16 +159,16 @@ def test_the_base_install_serves_the_shipped_student(base: Environment) -> None:
     ],
 )
 def test_a_command_names_the_extra_that_it_needs(base: Environment, command: str, missing: str, extra: str) -> None:
-    said = base.run(*command.split(), code=2)
+    error = base.run(*command.split(), code=2)
 
-    assert said == f"error: {missing} is not installed; this command needs: pip install 'distilled-nlu[{extra}]'\n"
+    assert error == f"error: {missing} is not installed; this command needs: pip install 'distilled-nlu[{extra}]'\n"
 
 
 def test_the_extra_loadtest_compares_the_shipped_students_on_the_sample(loadtest: Environment) -> None:
     sample = next((loadtest.folder / "venv").glob("lib/*/site-packages/training/sample"))
     flags = ["--data", str(sample), "--locales", "de-DE", "--rounds", "1", "--seconds", "0.1", "--out", "report"]
 
-    report = loadtest.figures("loadtest.compare", "--students", "s", "xs", *flags)
+    report = loadtest.figures("distilled-nlu", "compare", "--students", "s", "xs", *flags)
 
     assert report["students"].keys() == {"s", "xs"}
     assert report["students"]["s"]["quality"]["mean"]["exact_match"][0] > 30

@@ -51,4 +51,4 @@ def test_every_endpoint_and_model_is_described() -> None:
     for route in ("POST /v1/nlu", "POST /v1/nlu/batch", "POST /v1/domain", "GET /v1/models", "GET /metrics"):
         assert f"| `{route}` |" in page
     assert "\n## NluReply\n" in page
-    assert "| `text` | string | yes | what the user said or typed; not only white space |" in page
+    assert "| `text` | string | yes | the user's request, spoken or typed; not only white space |" in page

@@ -1,23 +1,38 @@
-"""The students that ship with the service, as a newcomer meets them."""
+"""The students that ship with the service, run on the packaged sample data."""
 
 from __future__ import annotations
 
-import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.student.manifest import Manifest, read_manifest
-from service.student.shipped import SHIPPED_STUDENTS
+from export.calibration import expected_calibration_error
+from export.data import by_locale, read_out_of_scope
+from export.report import render_card
+from service.student.manifest import read_manifest
+from service.student.shipped import SHIPPED_STUDENTS, shipped_students
 from service.student.student import Student
 from training.data import datasets
+from training.data.augmentation import typed_copy
+from training.data.utterances import Utterance
 from training.evaluation.scoring import score_by_locale
 from training.models.prediction import answers_of_student
 
-NAMES = ("s", "xs")
 LOCALES = ("de-DE", "fr-FR", "it-IT", "es-ES", "en-US")
+# Mean over the locales of the held-back sample, in percent. Int8 kernels of other CPUs round differently.
+SCORES = {
+    "s": {"domain_accuracy": 95.8, "intent_accuracy": 87.9, "slot_f1": 66.2, "exact_match": 42.4},
+    "xs": {"domain_accuracy": 94.3, "intent_accuracy": 83.3, "slot_f1": 65.3, "exact_match": 40.5},
+}
+
+
+@pytest.fixture(scope="module", params=shipped_students())
+def shipped(request: pytest.FixtureRequest) -> Student:
+    return Student.load(SHIPPED_STUDENTS / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +41,9 @@ def student() -> Student:
 
 
 @pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    return read_manifest(SHIPPED_STUDENTS / "s")
+def held_back(sample: Path) -> list[Utterance]:
+    """Dev and test of the sample, which none of the shipped students was trained on."""
+    return [u for u in datasets.load(str(sample), LOCALES).utterances if u.partition != "train"]
 
 
 def answer(student: Student, text: str) -> tuple[str, str, list[tuple[str, str]]]:
@@ -59,80 +75,60 @@ def test_first_requests(student: Student, text: str, domain: str, intent: str, s
     assert answer(student, text) == (domain, intent, slots)
 
 
-@pytest.mark.parametrize(("name", "intent", "slots", "exact"), [("s", 83.5, 67.5, 58.5), ("xs", 83.0, 67.5, 57.0)])
-def test_each_is_as_good_as_promised_and_as_good_on_typed_text(
-    name: str, intent: float, slots: float, exact: float
-) -> None:
-    accuracy = read_manifest(SHIPPED_STUDENTS / name).accuracy
-    mean, typed = accuracy["int8"]["mean"], accuracy["typed"]["mean"]
+def test_quality_on_held_back_text_and_its_typed_copy(shipped: Student, held_back: list[Utterance]) -> None:
+    expected = SCORES[shipped.manifest.name]
 
-    assert accuracy["partition"] == "dev"
-    assert mean["intent_accuracy"] >= intent
-    assert mean["slot_f1"] >= slots
-    assert mean["exact_match"] >= exact
-    assert mean["exact_match"] - typed["exact_match"] <= 2
+    for utterances, tolerance in ((held_back, 1.5), (typed_copy(held_back), 4)):
+        scores = score_by_locale(utterances, answers_of_student(shipped, utterances))["mean"]
+        assert {metric: scores[metric] for metric in expected} == pytest.approx(expected, abs=tolerance)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_is_calibrated_and_tells_requests_from_other_text(name: str) -> None:
-    student = Student.load(SHIPPED_STUDENTS / name)
-    calibration = student.manifest.calibration
+def test_temperatures_lower_the_calibration_error(shipped: Student, held_back: list[Utterance]) -> None:
+    def errors(calibrated: bool) -> tuple[float, float]:
+        predictions = [shipped.predict(u.text, locale=u.locale if calibrated else None) for u in held_back]
+        pairs = list(zip(predictions, held_back, strict=True))
+        domains = [(p.domain[0].confidence, p.domain[0].name == u.domain) for p, u in pairs if p.domain]
+        expected = {(u, slot.name, slot.start, slot.end) for u in held_back for slot in u.slots}
+        slots = [(s.confidence, (u, s.name, s.start, s.end) in expected) for p, u in pairs for s in p.slots or ()]
+        domain, slot = (
+            expected_calibration_error(*map(np.array, zip(*found, strict=True))) for found in (domains, slots)
+        )
+        return domain, slot
 
-    assert calibration is not None
-    assert calibration.scope is not None
-    assert calibration.profile.keys() == calibration.scope.thresholds.keys() == set(LOCALES)
-    for errors in calibration.measured["expected_calibration_error"].values():
-        assert errors.keys() == set(LOCALES)
-        assert all(error["after"] <= error["before"] for error in errors.values())
-    methods = calibration.measured["scope"]
-    assert {"max_softmax", "energy", "class_means"} == methods.keys()
-    kept = [found["auroc"] for sources in methods[calibration.scope.method].values() for found in sources.values()]
-    assert sum(kept) / len(kept) >= 0.95
-    assert student.predict("weck mich am freitag um neun uhr auf", locale="de-DE").in_scope is True
-    assert student.predict("der alte mann ging langsam nach hause", locale="de-DE").in_scope is False
-    assert student.predict("les enfants couraient pieds nus dans l'herbe", locale="fr-FR").in_scope is False
+    for before, after in zip(errors(calibrated=False), errors(calibrated=True), strict=True):
+        assert after < before
 
 
-def test_the_manifest_says_what_the_file_does(manifest: Manifest, student: Student, massive: Path) -> None:
+def test_scope_separates_requests_from_other_text(shipped: Student, held_back: list[Utterance]) -> None:
+    out_of_scope = read_out_of_scope([], LOCALES)
+
+    for locale, requests in by_locale(held_back).items():
+        accepted = [shipped.predict(u.text, locale=locale).in_scope is True for u in requests]
+        rejected = [shipped.predict(text, locale=locale).in_scope is False for text in out_of_scope[locale]["sample"]]
+        assert np.mean(accepted) >= 0.9
+        assert np.mean(rejected) >= 0.6
+
+
+def test_the_manifest_says_what_the_file_does(student: Student, massive: Path) -> None:
     dev = datasets.load(str(massive), LOCALES).part("dev")
 
     scores = score_by_locale(dev, answers_of_student(student, dev))
 
-    for locale, recorded in manifest.accuracy["int8"].items():
+    for locale, recorded in student.manifest.accuracy["int8"].items():
         for metric in ("intent_accuracy", "slot_f1", "exact_match"):
             assert scores[locale][metric] == pytest.approx(recorded[metric], abs=0.3)  # kernels round differently
 
 
-@pytest.mark.parametrize(("name", "most"), [("s", 9_000_000), ("xs", 4_000_000)])
-def test_each_is_small_and_serves_five_locales(name: str, most: int) -> None:
-    manifest = read_manifest(SHIPPED_STUDENTS / name)
+@pytest.mark.parametrize("name", shipped_students())
+def test_the_card_is_the_one_that_the_export_renders(name: str) -> None:
+    folder = SHIPPED_STUDENTS / name
 
-    assert manifest.locales == LOCALES
-    assert manifest.size == name
-    assert sum(file.stat().st_size for file in (SHIPPED_STUDENTS / name).iterdir()) <= most
+    card = render_card(read_manifest(folder), "Texts by Jane Doe, CC BY 4.0.")
 
-
-@pytest.mark.parametrize("name", NAMES)
-def test_each_card_names_the_data_and_its_licence(name: str) -> None:
-    card = (SHIPPED_STUDENTS / name / "MODEL_CARD.md").read_text()
-
-    assert "MASSIVE" in card
-    assert "CC BY 4.0" in card
-    assert "FitzGerald" in card
-    assert "Tatoeba" in card
-    assert "XED" in card
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_sentence_of_the_training_data_is_shipped(name: str, sample: Path) -> None:
-    manifest = read_manifest(SHIPPED_STUDENTS / name)
-    own = {u.text for u in datasets.load(str(sample)).utterances}
-
-    assert {golden.text for golden in manifest.golden} <= own
-    stage = manifest.training
-    while stage:
-        assert "/" not in json.dumps(stage["settings"])  # a path could name a person or a machine
-        stage = stage.get("init")
+    shipped = (folder / "MODEL_CARD.md").read_text()
+    own_text = re.compile("## Training data.*(?=## Limits)", re.DOTALL)
+    assert own_text.sub("", card) == own_text.sub("", shipped)
+    assert "Texts by Jane Doe, CC BY 4.0." in card
 
 
 @given(st.text(max_size=80))

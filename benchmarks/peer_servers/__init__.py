@@ -2,14 +2,14 @@
 
 | module | does |
 |---|---|
-| `catalogue` | the table of peers: versions, how each is asked, its two settings |
+| `catalogue` | the table of peers: versions, request format, settings |
 | `environments` | a virtual environment for each |
-| `processes` | a server with all its processes: found, stopped for a moment, gone in the end |
-| `wire` | what is sent, and where the reply holds the answer |
-| `bench` | service, plain application and peer take turns |
+| `processes` | a server with all its processes: find, suspend, stop |
+| `wire` | request and reply formats |
+| `bench` | measures service, plain application and peer in turns |
 | `serve` | starts a framework's server, in the framework's environment |
-| `*_app` | one framework each: `serve(given)` serves, or returns the command that does |
-| `answers` | what these import: student and answer |
-| `torchserve_handler` | what TorchServe packs into its archive |
-| `rasa_project` | Rasa's own project: trained, served and asked |
+| `*_app` | one framework each: `serve(options)` serves, or returns the command that does |
+| `answers` | the student's answers, imported by these |
+| `torchserve_handler` | the handler in TorchServe's archive |
+| `rasa_project` | training, serving and querying a Rasa project |
 """

@@ -1,7 +1,7 @@
-"""What every peer's server answers, in the framework's own processes; imports nothing but the student.
+"""The answers of all peers' servers, made in the framework's own processes; imports nothing but the student.
 
-A framework starts its own processes and imports the module with the model in each, so the student's folder comes by
-environment.
+A framework starts its own processes and imports the module with the model in each, so an environment variable names the
+student's folder.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 from service.student.student import Student
 
 FOLDER = "LOADTEST_PEER_STUDENT"
-BATCH = 32  # requests of a batch at most: as many as there are connections
-WAIT_SECONDS = 0.001  # how long a batch may wait for more; most answers take less
+BATCH = 32  # maximum requests of a batch; as many as there are connections
+WAIT_SECONDS = 0.001  # maximum time that a batch waits for more requests
 
 Json = dict[str, Any]
 
 
 @cache
 def load_student() -> Student:
-    """The student that this process is to serve, warm."""
+    """The student that this process serves, warmed up."""
     student = Student.load(Path(os.environ[FOLDER]))
     student.warm_up()
     return student
@@ -41,12 +41,12 @@ def answers(asked: Iterable[Mapping[str, str]]) -> list[Json]:
 
 def answer_of(student: Student, text: str, locale: str) -> Json:
     """A student's answer to one text."""
-    found = student.predict(text)
-    domain, intent = found.domain, found.intent
+    result = student.predict(text)
+    domain, intent = result.domain, result.intent
     return {
         "domain": domain[0]._asdict() if domain else None,
         "intent": intent[0]._asdict() if intent else None,
-        "slots": None if found.slots is None else [slot._asdict() for slot in found.slots],
+        "slots": None if result.slots is None else [slot._asdict() for slot in result.slots],
         "locale": locale,
-        "truncated": found.truncated,
+        "truncated": result.truncated,
     }

@@ -1,4 +1,4 @@
-"""Servers take turns: our service, the plain application and one peer in each of its settings."""
+"""Measures the service, the plain application and one peer in each of its settings, in turns."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.floor import PLAIN, MeasuredStudent, RawModel, plain_application
 from benchmarks.peer_servers.answers import answer_of as student_answer
 from benchmarks.peer_servers.catalogue import Peer
-from benchmarks.peer_servers.processes import Server, running
-from benchmarks.peer_servers.wire import Wire, plain_json
+from benchmarks.peer_servers.processes import ServerProcesses, running
+from benchmarks.peer_servers.wire import WireFormat, plain_json
 from loadtest.comparison.quality import answer_of
 from loadtest.load import closed_loop
 from loadtest.load.benchmark import SERVICE, Benchmark
@@ -25,23 +25,28 @@ from loadtest.load.texts import Text
 from training.evaluation.scoring import Answer
 
 OURS = plain_json("/v1/nlu")
-CHECKED = 50  # answers that are compared before a server is measured
+CHECKED_ANSWERS = 50  # compared before a server is measured
 REPLY_SECONDS = 10.0
-NOT_YET = ("no reply", "HTTP")  # what a server says while it starts
-HEAT = 4.0  # times a measurement's seconds, under load before the first round
-SETTLE = 0.6  # times them, under load after having been frozen
-RAW_SHARE = 0.25  # of a measurement's seconds, spent on the bare model in each round: is the core free?
-RAW_EVERY = 10  # of the texts: a pass is quick, and only its share of the core counts
+STARTING = ("no reply", "HTTP")  # problems of a server that is still starting
+WARM_UP_FACTOR = 4.0  # warm-up before the first round, relative to the duration of a measurement
+SETTLE_FACTOR = 0.6  # warm-up after a suspension, relative to the duration of a measurement
+RAW_SHARE = 0.25  # time of the bare model in each round, which shows whether the core is free; likewise
+RAW_EVERY = 10  # every tenth text is enough for the bare model, of which only the core share counts
 
-Turn = dict[str, Measured]  # by who was measured
-Round = dict[int, Turn]  # by the number of connections
+Turn = dict[str, Measured]  # by server
+PeerRound = dict[int, Turn]  # by the number of connections
 
 
 class Contender:
-    """A server that is measured, and the student's own answers, which it must give."""
+    """A measured server, and the student's own answers, with which its answers must agree."""
 
     def __init__(
-        self, name: str, url: str, wire: Wire, expected: Mapping[Text, Answer], server: Server | None = None
+        self,
+        name: str,
+        url: str,
+        wire: WireFormat,
+        expected: Mapping[Text, Answer],
+        server: ServerProcesses | None = None,
     ) -> None:
         self.name = name
         self.url = url
@@ -52,26 +57,26 @@ class Contender:
         self.bodies = list(self.asked)
 
     def problem_of(self, body: bytes, status: int, content: bytes) -> str | None:
-        """What is wrong with the reply to a request."""
+        """The problem of a reply, or None."""
         return self.wire.problem_of(self.asked[body], status, content)
 
     def check_answers(self) -> None:
-        """Compare a sample of its answers.
+        """Check a sample of its answers.
 
         Raises:
-            LoadError: one is wrong, or there is none.
+            LoadError: an answer is wrong, or missing.
         """
-        for body in self.bodies[:: max(1, len(self.bodies) // CHECKED)]:
+        for body in self.bodies[:: max(1, len(self.bodies) // CHECKED_ANSWERS)]:
             if problem := self.ask(body):
                 raise LoadError(f"{self.name}: {problem}")
 
     def missing(self) -> str | None:
-        """What it lacks to be ready, or None: it is once it answers, if only wrongly."""
+        """Why it is not ready, or None once it answers, even wrongly."""
         problem = self.ask(self.bodies[0])
-        return problem if problem and problem.startswith(NOT_YET) else None
+        return problem if problem and problem.startswith(STARTING) else None
 
     def ask(self, body: bytes) -> str | None:
-        """What is wrong with the reply to one request, or None."""
+        """Send one request; returns the problem of its reply, or None."""
         try:
             reply = fetch(self.url + self.wire.path, REPLY_SECONDS, body)
         except LoadError as error:
@@ -80,16 +85,16 @@ class Contender:
 
 
 @dataclass
-class Found:
-    """What was measured of a peer.
+class PeerMeasurements:
+    """The measurements of a peer.
 
     Attributes:
-        rounds: measurements side by side.
-        failures: settings that could not be measured, and why.
-        core_share: which part of the server's core the bare model had in between, 0 to 1.
+        rounds: the measurements of each round.
+        failures: reasons of settings that could not be measured.
+        core_share: share of the server's core that the bare model had in between, 0 to 1.
     """
 
-    rounds: list[Round] = field(default_factory=list)
+    rounds: list[PeerRound] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     core_share: float = 1.0
 
@@ -99,8 +104,8 @@ class PeerBenchmark(Benchmark):
     """Measures peers beside service and plain application.
 
     Attributes:
-        connections: numbers of connections, each a measurement.
-        keeps_running: whether a peer's processes go on while others are measured.
+        connections: numbers of connections to measure with.
+        keeps_running: whether a peer's processes keep running while others are measured.
     """
 
     connections: tuple[int, ...]
@@ -108,22 +113,24 @@ class PeerBenchmark(Benchmark):
 
     @contextmanager
     def baseline(self, student: MeasuredStudent) -> Iterator[list[Contender]]:
-        """The service and the plain application, running."""
+        """Run the service and the plain application."""
         expected = expected_of(student)
         with self.service(student.folder) as service, plain_application(self, student.folder) as plain:
             servers = (SERVICE, service.url), (PLAIN, plain.url)
             contenders = [Contender(name, url, OURS, expected) for name, url in servers]
             for contender in contenders:
                 contender.check_answers()
-                self.heat(contender)
+                self.warm_up(contender)
             yield contenders
 
-    def measure_peer(self, peer: Peer, python: Path, student: MeasuredStudent, baseline: Sequence[Contender]) -> Found:
-        """Start a peer in each of its settings, and let them take turns with service and plain application.
+    def measure_peer(
+        self, peer: Peer, python: Path, student: MeasuredStudent, baseline: Sequence[Contender]
+    ) -> PeerMeasurements:
+        """Start a peer in each of its settings, and measure them in turns with service and plain application.
 
-        A setting that fails ends there, and the others go on.
+        A setting that fails is dropped; the others continue.
         """
-        found = Found()
+        results = PeerMeasurements()
         with ExitStack() as stack:
             started = []
             for setting in peer.settings:
@@ -131,15 +138,15 @@ class PeerBenchmark(Benchmark):
                     server = self.started(peer, setting, python, student.folder, baseline[0].expected)
                     started.append(stack.enter_context(server))
                 except (TargetError, LoadError) as error:
-                    found.failures[setting] = str(error)
-            self.take_turns(found, student, baseline, started, peer.title)
-        return found
+                    results.failures[setting] = str(error)
+            self.take_turns(results, student, baseline, started, peer.title)
+        return results
 
     @contextmanager
     def started(
         self, peer: Peer, setting: str, python: Path, folder: Path, expected: Mapping[Text, Answer]
     ) -> Iterator[Contender]:
-        """A peer's server in one setting, once it answers as the student does."""
+        """Run a peer's server in one setting; yields it once its answers agree with the student's."""
         port = free_port()
         with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
             command = [str(python), "-m", "benchmarks.peer_servers.serve", peer.name, "--setting", setting]
@@ -154,55 +161,55 @@ class PeerBenchmark(Benchmark):
 
     def take_turns(
         self,
-        found: Found,
+        results: PeerMeasurements,
         student: MeasuredStudent,
         baseline: Sequence[Contender],
         started: Sequence[Contender],
         title: str,
     ) -> None:
-        """Measure all of them in each round; those of `started` are frozen while others are measured."""
+        """Measure all servers in each round; those of `started` are suspended while others are measured."""
         raw = RawModel(student.folder, student.student, student.selection.texts[::RAW_EVERY])
         for contender in started:
             if contender.server and not self.keeps_running:
-                contender.server.freeze()
+                contender.server.suspend()
         for contender in started:
-            self.attempt(contender, found, partial(self.heat, contender))
+            self.attempt(contender, results, partial(self.warm_up, contender))
         for number in range(1, self.rounds + 1):
-            alive = [*baseline, *(contender for contender in started if contender.name not in found.failures)]
+            alive = [*baseline, *(contender for contender in started if contender.name not in results.failures)]
             if len(alive) == len(baseline):
                 break
             began = time.perf_counter()
             with on_cores(self.server):
                 raw.seconds(RAW_SHARE * self.seconds)
-            turns: Round = {connections: {} for connections in self.connections}
+            turns: PeerRound = {connections: {} for connections in self.connections}
             for contender in (*alive[number % len(alive) :], *alive[: number % len(alive)]):
-                self.attempt(contender, found, partial(self._measure, contender, turns))
-            found.rounds.append(turns)
-            found.core_share = raw.core_share
-            most = self.connections[-1]
-            rates = ", ".join(f"{name} {got.per_second:.0f}/s" for name, got in turns[most].items())
-            self.say(title, number, f"{time.perf_counter() - began:.0f} s; {most} connections: {rates}")
+                self.attempt(contender, results, partial(self._measure, contender, turns))
+            results.rounds.append(turns)
+            results.core_share = raw.core_share
+            last = self.connections[-1]
+            rates = ", ".join(f"{name} {measured.per_second:.0f}/s" for name, measured in turns[last].items())
+            self.report_progress(title, number, f"{time.perf_counter() - began:.0f} s; {last} connections: {rates}")
 
-    def heat(self, contender: Contender) -> None:
-        """Load a server before the first round: just-in-time compilers, pools that grow, caches."""
-        self.ask(contender, max(self.connections), HEAT * self.seconds)
+    def warm_up(self, contender: Contender) -> None:
+        """Load a server before the first round, for just-in-time compilers, growing pools and caches."""
+        self.ask(contender, max(self.connections), WARM_UP_FACTOR * self.seconds)
 
-    def _measure(self, contender: Contender, turns: Round) -> None:
-        """Measure one with each number of connections; first it settles, having been frozen."""
-        self.ask(contender, self.connections[0], SETTLE * self.seconds)
+    def _measure(self, contender: Contender, turns: PeerRound) -> None:
+        """Measure a server with each number of connections, after a warm-up that follows its suspension."""
+        self.ask(contender, self.connections[0], SETTLE_FACTOR * self.seconds)
         for connections, turn in turns.items():
             turn[contender.name] = self.ask(contender, connections, self.seconds)
 
-    def attempt(self, contender: Contender, found: Found, work: Callable[[], None]) -> None:
-        """Let one run and work; a failure of a peer is noted, one of ours raised."""
+    def attempt(self, contender: Contender, results: PeerMeasurements, work: Callable[[], None]) -> None:
+        """Call `work` while a server runs; a failure of a peer is recorded, one of the baseline raised."""
         server = contender.server
-        with server.awake() if server and not self.keeps_running else nullcontext():
+        with server.resumed() if server and not self.keeps_running else nullcontext():
             try:
                 work()
             except LoadError as error:
                 if server is None:
                     raise
-                found.failures[contender.name] = str(error)
+                results.failures[contender.name] = str(error)
 
     def ask(self, contender: Contender, connections: int, seconds: float) -> Measured:
         """Load one server.

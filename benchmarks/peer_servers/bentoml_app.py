@@ -1,4 +1,4 @@
-"""A student behind BentoML, which batches only methods with one argument, a list: there a request is a list of one."""
+"""A student behind BentoML. It batches only methods with one list argument, so a batched request is a list of one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import bentoml  # type: ignore[import-not-found]
 
 from benchmarks.peer_servers.answers import BATCH, answer, answers, load_student
-from benchmarks.peer_servers.serve import Given
+from benchmarks.peer_servers.serve import ServeOptions
 
 
 @bentoml.service
 class Nlu:
-    """The student, a text a request."""
+    """The student, with one text per request."""
 
     def __init__(self) -> None:
         load_student()
@@ -36,7 +36,7 @@ class BatchedNlu:
         return answers(items)
 
 
-def serve(given: Given) -> list[str]:
+def serve(options: ServeOptions) -> list[str]:
     """The command ``bentoml serve``."""
-    name = f"{__name__}:{'BatchedNlu' if given.is_batched else 'Nlu'}"
-    return ["-m", "bentoml", "serve", name, "--host", "127.0.0.1", "--port", str(given.port)]
+    name = f"{__name__}:{'BatchedNlu' if options.is_batched else 'Nlu'}"
+    return ["-m", "bentoml", "serve", name, "--host", "127.0.0.1", "--port", str(options.port)]

@@ -1,4 +1,4 @@
-"""One virtual environment for each peer: frameworks' requirements exclude each other."""
+"""One virtual environment for each peer, since the frameworks' requirements conflict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.peer_servers.catalogue import Peer
-from benchmarks.peer_servers.processes import last_words
+from benchmarks.peer_servers.processes import error_line
 from loadtest.load.command import LoadTestError
 
 ENVIRONMENTS = Path(".peers")
@@ -35,20 +35,20 @@ class InstallError(LoadTestError):
 
 
 def add_environments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where environments are, and how missing ones are made."""
-    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, metavar="DIR", help="folder of the "
-                        "frameworks' environments (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--install", action="store_true", help="make environments that are missing, from PyPI; some "
-                        "gigabytes")  # fmt: skip
-    parser.add_argument("--python", type=Path, default=Path(sys.executable), metavar="PATH", help="interpreter of the "
-                        "environments that --install makes (default: the one that runs)")  # fmt: skip
+    """Add the flags for finding and creating environments."""
+    about = "folder of the frameworks' environments (default: %(default)s)"
+    parser.add_argument("--environments", type=Path, default=ENVIRONMENTS, metavar="DIR", help=about)
+    about = "create missing environments from PyPI, several gigabytes"
+    parser.add_argument("--install", action="store_true", help=about)
+    about = "interpreter of the environments that --install creates (default: the running one)"
+    parser.add_argument("--python", type=Path, default=Path(sys.executable), metavar="PATH", help=about)
 
 
 def ready(peer: Peer, arguments: argparse.Namespace, flags: str) -> tuple[Path, dict[str, str]]:
-    """As `find`; installs the peer where it is missing and the arguments say so.
+    """As `find`; installs a missing peer if the arguments ask for it.
 
     Raises:
-        InstallError: it is not there; says why, or which `flags` install it.
+        InstallError: the peer is not installed; names the reason, or the `flags` that install it.
     """
     if problem := missing_program(peer):
         raise InstallError(problem)
@@ -62,25 +62,25 @@ def ready(peer: Peer, arguments: argparse.Namespace, flags: str) -> tuple[Path, 
         place = find(peer, arguments.environments)
     if place is None:
         folder = arguments.environments / peer.name
-        raise InstallError(f"{peer.title} is not installed; {flags} makes an environment for it in {folder}")
+        raise InstallError(f"{peer.title} is not installed; {flags} creates an environment for it in {folder}")
     return place
 
 
 def python_of(environments: Path, name: str) -> Path:
-    """The interpreter of a peer's environment, whether it is there or not; it is run from other folders."""
+    """The absolute path of the interpreter of a peer's environment, which may not exist."""
     return environments.absolute() / name / "bin" / "python"
 
 
 def find(peer: Peer, environments: Path) -> tuple[Path, dict[str, str]] | None:
-    """An interpreter that has the peer, and the versions there; its own environment's, or else this one."""
+    """An interpreter with the peer and its versions: that of the peer's environment, or else the running one."""
     for python in (python_of(environments, peer.name), Path(sys.executable)):
-        if python.exists() and peer.distribution in (found := versions_at(python, (peer.distribution, *peer.base))):
-            return python, found
+        if python.exists() and peer.distribution in (versions := versions_at(python, (peer.distribution, *peer.base))):
+            return python, versions
     return None
 
 
 def missing_program(peer: Peer) -> str | None:
-    """What the peer needs and pip can't bring, in a sentence."""
+    """A required program that is missing and that pip can't install, as one sentence; or None."""
     for program, provider in peer.programs.items():
         if shutil.which(program) is None:
             return f"{peer.title} needs {program} ({provider})"
@@ -88,10 +88,10 @@ def missing_program(peer: Peer) -> str | None:
 
 
 def install(peer: Peer, environments: Path, base: Path) -> None:
-    """Make the peer's environment with the interpreter `base`.
+    """Create the peer's environment with the interpreter `base`.
 
     Raises:
-        InstallError: it can't be made; says what pip said last.
+        InstallError: this failed; contains pip's error.
     """
     folder = environments / peer.name
     environments.mkdir(parents=True, exist_ok=True)
@@ -101,20 +101,20 @@ def install(peer: Peer, environments: Path, base: Path) -> None:
 
 
 def requirements_of(peer: Peer) -> list[str]:
-    """What the peer needs, and what the student needs, in the versions that are installed here: the same runtime."""
+    """The requirements of the peer and of the student; the latter in the versions installed here."""
     own = {requirement.partition("==")[0] for requirement in peer.requirements}
     return [*(f"{name}=={version(name)}" for name in peer.base if name not in own), *peer.requirements]
 
 
 def versions_at(python: Path, names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of Python and of those packages that an interpreter has; none if it doesn't run."""
+    """Versions of Python and of the named packages of an interpreter; empty if it doesn't run."""
     command = [str(python), "-c", PROBE, *names]
     try:
         done = subprocess.run(command, capture_output=True, timeout=PROBE_SECONDS, check=True, text=True)
-        found: dict[str, str] = json.loads(done.stdout)
+        versions: dict[str, str] = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return {}
-    return found
+    return versions
 
 
 def _run(command: list[str]) -> None:
@@ -123,4 +123,4 @@ def _run(command: list[str]) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         raise InstallError(f"{command[0]}: {error}") from None
     if done.returncode:
-        raise InstallError(last_words([*done.stdout.splitlines(), *done.stderr.splitlines()]))
+        raise InstallError(error_line([*done.stdout.splitlines(), *done.stderr.splitlines()]))

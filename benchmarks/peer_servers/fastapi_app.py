@@ -1,11 +1,11 @@
-"""The plain application once more, started as the peers are: a control, which should come out at 1."""
+"""The plain application, started as the peers are: a control, whose ratio should be 1."""
 
 from __future__ import annotations
 
 from benchmarks import plain
-from benchmarks.peer_servers.serve import Given
+from benchmarks.peer_servers.serve import ServeOptions
 
 
-def serve(given: Given) -> None:
+def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM."""
-    plain.main(["--student", str(given.student), "--port", str(given.port)])
+    plain.main(["--student", str(options.student), "--port", str(options.port)])

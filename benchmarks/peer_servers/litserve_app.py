@@ -7,7 +7,7 @@ from typing import Any
 import litserve  # type: ignore[import-not-found]
 
 from benchmarks.peer_servers.answers import BATCH, WAIT_SECONDS, answer, answers, load_student
-from benchmarks.peer_servers.serve import Given
+from benchmarks.peer_servers.serve import ServeOptions
 
 
 class Nlu(litserve.LitAPI):  # type: ignore[misc]
@@ -22,7 +22,7 @@ class Nlu(litserve.LitAPI):  # type: ignore[misc]
         return request
 
     def batch(self, inputs: list[dict[str, str]]) -> list[dict[str, str]]:
-        """Gathered requests as they are: no array is made of them."""
+        """The requests of a batch, unchanged."""
         return inputs
 
     def predict(self, x: Any, **_: Any) -> Any:
@@ -34,12 +34,12 @@ class Nlu(litserve.LitAPI):  # type: ignore[misc]
         return output
 
     def encode_response(self, output: dict[str, Any], **_: Any) -> dict[str, Any]:
-        """It is JSON already."""
+        """The answer, which is JSON already."""
         return output
 
 
-def serve(given: Given) -> None:
+def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM."""
-    more = {"max_batch_size": BATCH, "batch_timeout": WAIT_SECONDS} if given.is_batched else {}
+    more = {"max_batch_size": BATCH, "batch_timeout": WAIT_SECONDS} if options.is_batched else {}
     server = litserve.LitServer(Nlu(**more), accelerator="cpu")
-    server.run(host="127.0.0.1", port=given.port, log_level="warning", generate_client_file=False)
+    server.run(host="127.0.0.1", port=options.port, log_level="warning", generate_client_file=False)

@@ -9,7 +9,7 @@ from mlserver.codecs import StringCodec  # type: ignore[import-not-found]
 from mlserver.types import InferenceRequest, InferenceResponse  # type: ignore[import-not-found]
 
 from benchmarks.peer_servers.answers import BATCH, WAIT_SECONDS, answer, load_student
-from benchmarks.peer_servers.serve import Given
+from benchmarks.peer_servers.serve import ServeOptions
 from loadtest.load.target import free_port
 
 
@@ -28,11 +28,11 @@ class Nlu(MLModel):  # type: ignore[misc]
         return InferenceResponse(model_name=self.name, outputs=[StringCodec.encode_output("answer", answers)])
 
 
-def serve(given: Given) -> list[str]:
+def serve(options: ServeOptions) -> list[str]:
     """The command ``mlserver start``, and the two files that it reads."""
-    ports = {"http_port": given.port, "grpc_port": free_port(), "metrics_port": free_port()}
+    ports = {"http_port": options.port, "grpc_port": free_port(), "metrics_port": free_port()}
     model = {"name": "nlu", "implementation": f"{__name__}.Nlu"}
-    batching = {"max_batch_size": BATCH, "max_batch_time": WAIT_SECONDS} if given.is_batched else {}
-    (given.scratch / "settings.json").write_text(json.dumps({"host": "127.0.0.1", **ports}))
-    (given.scratch / "model-settings.json").write_text(json.dumps(model | batching))
-    return ["-m", "mlserver.cli.main", "start", str(given.scratch)]
+    batching = {"max_batch_size": BATCH, "max_batch_time": WAIT_SECONDS} if options.is_batched else {}
+    (options.scratch / "settings.json").write_text(json.dumps({"host": "127.0.0.1", **ports}))
+    (options.scratch / "model-settings.json").write_text(json.dumps(model | batching))
+    return ["-m", "mlserver.cli.main", "start", str(options.scratch)]

@@ -1,8 +1,7 @@
-"""Servers that start processes of their own: found, stopped for a moment, and gone in the end.
+"""Servers with child processes: find, suspend and stop all of them.
 
-A framework's processes may leave its process group, outlive their parent, or overwrite what they were started with.
-So those count that have the server's mark in their environment, that are in its session, and all that descend from
-such a one.
+A framework's processes may leave its process group, outlive their parent, or overwrite their environment. So a process
+belongs to a server if it has the server's mark in its environment, is in its session, or descends from such a process.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ MARK = "LOADTEST_PEER_MARK"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0  # from SIGTERM to SIGKILL
 GONE_SECONDS = 10.0  # from SIGKILL to an error
-LAST_LINES = 40
-TELLING = ("error", "exception", "cannot", "failed", "no module")
-FREEZE_SECONDS, FREEZE_POLL = 2.0, 0.002
+RECENT_LINES = 40
+ERROR_WORDS = ("error", "exception", "cannot", "failed", "no module")
+SUSPEND_SECONDS, SUSPEND_POLL = 2.0, 0.002
 
 
-class Server:
+class ServerProcesses:
     """A started server with all its processes."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], mark: str, output: IO[bytes]) -> None:
@@ -42,71 +41,71 @@ class Server:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process that was started still runs."""
+        """Whether the started process still runs."""
         return self._process.poll() is None
 
-    def family(self) -> list[psutil.Process]:
-        """The processes that live now."""
-        there = {process.pid: process for process in psutil.process_iter(["ppid", "status", "environ"])}
-        there = {pid: process for pid, process in there.items() if process.info["status"] != psutil.STATUS_ZOMBIE}
-        ours = {pid for pid, process in there.items() if self._has_marked(process)}
-        while more := {pid for pid, process in there.items() if process.info["ppid"] in ours} - ours:
-            ours |= more
-        return [there[pid] for pid in sorted(ours)]
+    def processes(self) -> list[psutil.Process]:
+        """The server's running processes."""
+        running = {process.pid: process for process in psutil.process_iter(["ppid", "status", "environ"])}
+        running = {pid: process for pid, process in running.items() if process.info["status"] != psutil.STATUS_ZOMBIE}
+        own = {pid for pid, process in running.items() if self._is_marked(process)}
+        while more := {pid for pid, process in running.items() if process.info["ppid"] in own} - own:
+            own |= more
+        return [running[pid] for pid in sorted(own)]
 
-    def _has_marked(self, process: psutil.Process) -> bool:
+    def _is_marked(self, process: psutil.Process) -> bool:
         with suppress(OSError):  # it may have ended
             marked = (process.info["environ"] or {}).get(MARK) == self._mark
             return marked or os.getsid(process.pid) == self._process.pid
         return False
 
-    def freeze(self) -> None:
-        """Stop its processes for a while; those too that start meanwhile."""
-        deadline = time.monotonic() + FREEZE_SECONDS
-        while (family := self.family()) and time.monotonic() < deadline:
-            if all(process.info["status"] == psutil.STATUS_STOPPED for process in family):
+    def suspend(self) -> None:
+        """Suspend all processes, including those that start meanwhile."""
+        deadline = time.monotonic() + SUSPEND_SECONDS
+        while (processes := self.processes()) and time.monotonic() < deadline:
+            if all(process.info["status"] == psutil.STATUS_STOPPED for process in processes):
                 break
             self._send(signal.SIGSTOP)
-            time.sleep(FREEZE_POLL)
+            time.sleep(SUSPEND_POLL)
 
-    def thaw(self) -> None:
-        """Let them go on."""
+    def resume(self) -> None:
+        """Resume all processes."""
         self._send(signal.SIGCONT)
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Let them go on for a while: at other times, what a server does without work is not the others' loss."""
-        self.thaw()
+    def resumed(self) -> Iterator[None]:
+        """Resume all processes for the duration of a `with` block, and suspend them again."""
+        self.resume()
         try:
             yield
         finally:
-            self.freeze()
+            self.suspend()
 
     def stop(self) -> None:
-        """Ask it to stop, and kill what is left of it.
+        """Terminate the server, and kill remaining processes.
 
         Raises:
-            TargetError: a process outlives even that.
+            TargetError: a process survives.
         """
         try:
-            self.thaw()
+            self.resume()
             if self.is_alive:
                 self._process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(STOP_SECONDS)
-        finally:  # also when Ctrl-C comes twice
+        finally:  # also after a second Ctrl-C
             self._kill()
 
     def wait_until(self, missing: Callable[[], str | None], start_timeout: float) -> None:
-        """As `loadtest.load.target.wait_until`; the error says what the server said."""
+        """As `loadtest.load.target.wait_until`; the error contains the server's error line."""
         try:
             wait_until(missing, start_timeout, lambda: self.is_alive)
         except TargetError as error:
-            raise TargetError(f"{self.name} did not start: {error}; it said: {self.last_words()}") from None
+            raise TargetError(f"{self.name} did not start: {error}; last output: {self.error_line()}") from None
 
     def _kill(self) -> None:
         deadline = time.monotonic() + GONE_SECONDS
-        while left := self.family():
+        while left := self.processes():
             self._send(signal.SIGKILL)
             self._process.poll()
             if time.monotonic() > deadline:
@@ -114,14 +113,14 @@ class Server:
             time.sleep(POLL_SECONDS)
         self._process.wait(GONE_SECONDS)
 
-    def last_words(self) -> str:
-        """The line of its output that most likely says what is wrong."""
+    def error_line(self) -> str:
+        """The line of the output that most likely contains the error."""
         self._output.seek(0)
         lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines() if line.strip()]
-        return last_words(lines)
+        return error_line(lines)
 
     def _send(self, number: signal.Signals) -> None:
-        for process in self.family():
+        for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
@@ -133,8 +132,8 @@ def running(
     cores: Collection[int] | None,
     folder: Path,
     environment: Mapping[str, str] | None = None,
-) -> Iterator[Server]:
-    """Start a server on some cores, in `folder`; in the end all its processes are gone."""
+) -> Iterator[ServerProcesses]:
+    """Run a server on some cores, in `folder`; at the end all its processes are stopped."""
     mark = secrets.token_hex(8)
     with (folder / "output.log").open("w+b") as output:
         with on_cores(cores):  # inherited
@@ -147,7 +146,7 @@ def running(
                 start_new_session=True,
                 env={**os.environ, **(environment or {}), MARK: mark},
             )
-        server = Server(name, process, mark, output)
+        server = ServerProcesses(name, process, mark, output)
         try:
             yield server
         finally:
@@ -155,14 +154,14 @@ def running(
 
 
 def require_proc() -> None:
-    """Raise TargetError where the system has no ``/proc``."""
+    """Raise TargetError if the system has no ``/proc``."""
     if not PROC.is_dir():
-        raise TargetError("needs Linux: processes are found in /proc")
+        raise TargetError("needs Linux, as it reads /proc")
 
 
 @contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does, so that no server is left behind."""
+    """Handle SIGTERM as Ctrl-C, so that all servers are stopped."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -170,8 +169,8 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def last_words(lines: Sequence[str]) -> str:
-    """Of what a program said, the last line that tells of an error, or else the last."""
-    recent = lines[-LAST_LINES:]
-    telling = [line for line in recent if any(word in line.lower() for word in TELLING)]
-    return (telling or list(recent) or ["nothing"])[-1]
+def error_line(lines: Sequence[str]) -> str:
+    """The last line of an output that looks like an error, or else the last line."""
+    recent = lines[-RECENT_LINES:]
+    errors = [line for line in recent if any(word in line.lower() for word in ERROR_WORDS)]
+    return (errors or list(recent) or ["nothing"])[-1]

@@ -1,6 +1,6 @@
-"""A Rasa project that is trained on a data set, for ``python -m benchmarks.rasa``.
+"""A Rasa project: training, serving and querying it, for ``python -m benchmarks.rasa``.
 
-Rasa's own defaults throughout: the pipeline is the one that its configuration comes with.
+All settings are Rasa's defaults, including the pipeline.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 import orjson
 
-from benchmarks.peer_servers.processes import Server, running
-from benchmarks.peer_servers.wire import Wire
+from benchmarks.peer_servers.processes import ServerProcesses, running
+from benchmarks.peer_servers.wire import WireFormat
 from loadtest.load.client import LoadError, fetch
 from loadtest.load.target import TargetError, free_port
 from loadtest.load.texts import Text
@@ -28,7 +28,7 @@ from training.data.utterances import Utterance, checksum_of
 from training.evaluation.scoring import Answer
 
 EPOCHS = 100  # Rasa's default
-UNSURE = "nlu_fallback"  # the intent that stands for "not sure enough"; what it would have been comes after it
+FALLBACK_INTENT = "nlu_fallback"  # Rasa's intent at low confidence; the most likely real intent follows it
 REPLY_SECONDS = 60.0
 CONFIGURATION, DATA, UTTERANCES, MADE, MODEL = "config.yml", "nlu.json", "utterances.jsonl", "made.json", "nlu"
 QUIET = {"RASA_TELEMETRY_ENABLED": "false", "TF_CPP_MIN_LOG_LEVEL": "2", "SQLALCHEMY_SILENCE_UBER_WARNING": "1"}
@@ -38,13 +38,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Project:
-    """A folder with what Rasa is trained on, and in the end its model.
+    """A folder with Rasa's training data and model.
 
     Attributes:
-        folder: of the project.
-        python: an interpreter that has Rasa.
-        locale: of the utterances.
-        epochs: passes over them.
+        folder: folder of the project.
+        python: interpreter with Rasa.
+        locale: locale of the utterances.
+        epochs: training epochs.
     """
 
     folder: Path
@@ -58,22 +58,22 @@ class Project:
         return self.folder / "models" / f"{MODEL}.tar.gz"
 
     def train(self, utterances: Sequence[Utterance], others: Sequence[Utterance], rasa: str) -> Json:
-        """Train, unless it was done; what Rasa says goes to standard error. Returns {"seconds": of training, ...}.
+        """Train unless it was done before. Returns {"seconds": training time, ...}.
 
-        The utterances, and the `others` that Rasa has no use for, are also written in the project's own format.
+        The utterances, and the `others` that Rasa does not use, are also written in this project's format.
 
         Raises:
-            TargetError: the folder holds a model that was made otherwise, or training failed.
+            TargetError: the folder contains a model of other settings, or training failed.
         """
         asked = {"rasa": rasa, "locale": self.locale, "epochs": self.epochs, "train": checksum_of(utterances)}
         record = self.folder / MADE
         if self.model.is_file() and record.is_file():
-            made: Json = json.loads(record.read_text())
-            if changed := [name for name, value in asked.items() if made.get(name) != value]:
+            before: Json = json.loads(record.read_text())
+            if changed := [name for name, value in asked.items() if before.get(name) != value]:
                 raise TargetError(
-                    f"{self.folder}: holds a model of another {', '.join(changed)}; choose another --project"
+                    f"{self.folder}: contains a model with other {', '.join(changed)}; choose another --project"
                 )
-            return made
+            return before
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / DATA).write_bytes(orjson.dumps(training_data(utterances), option=orjson.OPT_INDENT_2))
         rows = (orjson.dumps(row_of(one)) + b"\n" for one in (*utterances, *others))
@@ -90,14 +90,16 @@ class Project:
             stdin=subprocess.DEVNULL,
         )
         if done.returncode or not self.model.is_file():
-            raise TargetError(f"Rasa's training failed with exit code {done.returncode}; it said why above")
-        made = {**asked, "seconds": round(time.perf_counter() - began, 1)}
-        write_atomically(record, (json.dumps(made, indent=1) + "\n").encode())
-        return made
+            raise TargetError(f"Rasa's training failed with exit code {done.returncode}; see its output above")
+        result = {**asked, "seconds": round(time.perf_counter() - began, 1)}
+        write_atomically(record, (json.dumps(result, indent=1) + "\n").encode())
+        return result
 
     @contextmanager
-    def serving(self, cores: Collection[int] | None, start_timeout: float) -> Iterator[tuple[str, Server, float]]:
-        """Rasa's server; yields its URL, its processes, and the seconds that it took until it answered.
+    def serving(
+        self, cores: Collection[int] | None, start_timeout: float
+    ) -> Iterator[tuple[str, ServerProcesses, float]]:
+        """Run Rasa's server; yields its URL, its processes, and its start time in seconds.
 
         Raises:
             TargetError: it did not start.
@@ -114,7 +116,7 @@ class Project:
 
 
 def training_data(utterances: Sequence[Utterance]) -> Json:
-    """Utterances in Rasa's JSON format, where entities have character offsets and texts need no escapes."""
+    """Utterances in Rasa's JSON format, in which texts need no escapes."""
     examples = [
         {
             "text": one.text,
@@ -127,7 +129,7 @@ def training_data(utterances: Sequence[Utterance]) -> Json:
 
 
 def configuration_of(locale: str, epochs: int) -> Json:
-    """Rasa's default pipeline, in a language."""
+    """Rasa's default pipeline for a language."""
     return {
         "recipe": "default.v1",
         "assistant_id": "compared",
@@ -147,25 +149,25 @@ def configuration_of(locale: str, epochs: int) -> Json:
 
 
 def _answer(reply: Json) -> Json:
-    """A reply as the service would answer: no domain; where Rasa is not sure, the intent that it holds most likely."""
+    """A reply in the service's format, without domain; at a fallback with the most likely real intent."""
     ranked = [reply["intent"], *reply.get("intent_ranking", [])]
-    intent = next((one for one in ranked if one["name"] != UNSURE), None)
+    intent = next((one for one in ranked if one["name"] != FALLBACK_INTENT), None)
     slots = [{"name": one["entity"], "start": one["start"], "end": one["end"]} for one in reply["entities"]]
     return {"domain": None, "intent": intent, "slots": sorted(slots, key=lambda slot: slot["start"])}
 
 
-WIRE = Wire("/model/parse", lambda text: orjson.dumps({"text": text.text}), _answer)
+WIRE = WireFormat("/model/parse", lambda text: orjson.dumps({"text": text.text}), _answer)
 
 
 def answers_of(url: str, texts: Iterable[Text]) -> Iterator[Answer]:
-    """Ask about each text; yields the answers in their order. Raises LoadError."""
+    """Send each text; yields the answers in the same order. Raises LoadError."""
     for text in texts:
         reply = fetch(url + WIRE.path, REPLY_SECONDS, WIRE.body(text))
         yield WIRE.read(reply.status, reply.content)
 
 
 def _missing(url: str, locale: str) -> str | None:
-    """What it lacks to be ready: it answers without its model too, but names no intent then."""
+    """Why the server is not ready, or None; without its model it answers, too, but names no intent."""
     try:
         answer = next(answers_of(url, [Text("x", locale)]))
     except LoadError as error:

@@ -10,12 +10,12 @@ from ray import serve as ray_serve
 from starlette.requests import Request
 
 from benchmarks.peer_servers.answers import BATCH, WAIT_SECONDS, answer, answers, load_student
-from benchmarks.peer_servers.serve import Given
+from benchmarks.peer_servers.serve import ServeOptions
 
 
 @ray_serve.deployment
 class Nlu:
-    """The student, a text a request."""
+    """The student, with one text per request."""
 
     def __init__(self) -> None:
         load_student()
@@ -26,7 +26,7 @@ class Nlu:
         return answer(asked["text"], asked["locale"])
 
 
-@ray_serve.deployment(max_ongoing_requests=2 * BATCH)  # the default, 5, would keep batches that small
+@ray_serve.deployment(max_ongoing_requests=2 * BATCH)  # the default, 5, would limit the batch size
 class BatchedNlu:
     """The student, with dynamic request batching."""
 
@@ -34,7 +34,7 @@ class BatchedNlu:
         load_student()
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        """One answer, made with those of requests that wait as well."""
+        """One answer, made in a batch with those of waiting requests."""
         answer: dict[str, Any] = await self.answers(await request.json())
         return answer
 
@@ -44,11 +44,11 @@ class BatchedNlu:
         return answers(batch)
 
 
-def serve(given: Given) -> None:
+def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM."""
-    ray.init(address="local", _temp_dir=str(given.scratch), include_dashboard=False, logging_level="warning")
-    ray_serve.start(http_options={"host": "127.0.0.1", "port": given.port})
-    served: Any = BatchedNlu if given.is_batched else Nlu
+    ray.init(address="local", _temp_dir=str(options.scratch), include_dashboard=False, logging_level="warning")
+    ray_serve.start(http_options={"host": "127.0.0.1", "port": options.port})
+    served: Any = BatchedNlu if options.is_batched else Nlu
     ray_serve.run(served.bind())
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     ray_serve.shutdown()

@@ -1,4 +1,4 @@
-"""The handler that TorchServe packs into a model archive: a student, without torch."""
+"""The handler in TorchServe's model archive: a student, without torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.peer_servers.answers import answers, load_student
 
 
 class Handler:
-    """TorchServe's contract: `initialize` once, then `handle` for each batch."""
+    """TorchServe's interface: `initialize` once, then `handle` for each batch."""
 
     def initialize(self, _: Any) -> None:
         """Load the student."""

@@ -11,7 +11,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor  # type: i
 from pytriton.triton import Triton, TritonConfig  # type: ignore[import-not-found]
 
 from benchmarks.peer_servers.answers import BATCH, WAIT_SECONDS, answer, load_student
-from benchmarks.peer_servers.serve import Given
+from benchmarks.peer_servers.serve import ServeOptions
 from loadtest.load.target import free_port
 
 HOST = "127.0.0.1"
@@ -26,14 +26,14 @@ def infer(text: Any, locale: Any) -> list[Any]:
     return [np.char.encode(np.array(answers)[:, None], "utf-8")]
 
 
-def serve(given: Given) -> None:
+def serve(options: ServeOptions) -> None:
     """Serve until SIGTERM."""
     load_student()
     batcher = DynamicBatcher(max_queue_delay_microseconds=round(MICRO * WAIT_SECONDS))
-    config = ModelConfig(max_batch_size=BATCH, batcher=batcher) if given.is_batched else ModelConfig()
-    ports = {"http_port": given.port, "grpc_port": free_port(), "metrics_port": free_port()}
+    config = ModelConfig(max_batch_size=BATCH, batcher=batcher) if options.is_batched else ModelConfig()
+    ports = {"http_port": options.port, "grpc_port": free_port(), "metrics_port": free_port()}
     addresses = {"http_address": HOST, "grpc_address": HOST, "metrics_address": HOST}
-    with Triton(config=TritonConfig(**addresses, **ports), workspace=str(given.scratch / "triton")) as triton:
+    with Triton(config=TritonConfig(**addresses, **ports), workspace=str(options.scratch / "triton")) as triton:
         triton.bind(
             model_name="nlu",
             infer_func=infer,

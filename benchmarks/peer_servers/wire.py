@@ -1,4 +1,4 @@
-"""What is sent to a framework and where its reply holds the answer."""
+"""Request and reply formats of the frameworks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from loadtest.load.texts import Text
 from training.evaluation.scoring import Answer
 
 
-class Wire(NamedTuple):
-    """A way to ask.
+class WireFormat(NamedTuple):
+    """Request and reply format of a server.
 
     Attributes:
-        path: where a server listens, on which the URL goes on.
-        body: a text as the content of a request.
-        answer: the answer's JSON in the content of a reply; raises if it isn't there.
+        path: path of the endpoint.
+        body: makes the request body of a text.
+        answer: extracts the answer from a parsed reply; raises if there is none.
     """
 
     path: str
@@ -27,10 +27,10 @@ class Wire(NamedTuple):
     answer: Callable[[Any], Any]
 
     def read(self, status: int, content: bytes) -> Answer:
-        """The answer in a reply. Confidences are left out: they may differ in their last digit.
+        """The answer in a reply, without confidences, whose last digit may differ.
 
         Raises:
-            LoadError: there is none; never repeats a text.
+            LoadError: there is none; the message contains no text.
         """
         if status != OK:
             raise LoadError(f"HTTP {status}")
@@ -40,29 +40,29 @@ class Wire(NamedTuple):
             raise LoadError("reply holds no answer") from None
 
     def problem_of(self, expected: Answer | None, status: int, content: bytes) -> str | None:
-        """What is wrong with a reply, or None; any answer is right where none is expected."""
+        """The problem of a reply, or None; without an expected answer any answer is valid."""
         try:
-            found = self.read(status, content)
+            answer = self.read(status, content)
         except LoadError as error:
             return str(error)
-        return None if expected in (None, found) else "answer differs from the student's own"
+        return None if expected in (None, answer) else "answer differs from the student's own"
 
 
-def plain_json(path: str) -> Wire:
-    """Text and locale as a JSON object, the answer as another."""
-    return Wire(path, lambda text: orjson.dumps(text._asdict()), lambda reply: reply)
+def plain_json(path: str) -> WireFormat:
+    """Request and answer are JSON objects."""
+    return WireFormat(path, lambda text: orjson.dumps(text._asdict()), lambda reply: reply)
 
 
-def list_json(path: str, name: str) -> Wire:
-    """A list of one text under a name, a list of one answer."""
-    return Wire(path, lambda text: orjson.dumps({name: [text._asdict()]}), lambda reply: reply[0])
+def list_json(path: str, name: str) -> WireFormat:
+    """The request is a list of one text under a name, the reply a list of one answer."""
+    return WireFormat(path, lambda text: orjson.dumps({name: [text._asdict()]}), lambda reply: reply[0])
 
 
-def v2(model: str) -> Wire:
-    """The V2 inference protocol: tensors of bytes, the answer's JSON as a string in one."""
+def v2(model: str) -> WireFormat:
+    """The V2 inference protocol: tensors of bytes; the answer is a JSON string in a tensor."""
 
     def body(text: Text) -> bytes:
         tensor = {"shape": [1, 1], "datatype": "BYTES"}
         return orjson.dumps({"inputs": [tensor | {"name": n, "data": [value]} for n, value in text._asdict().items()]})
 
-    return Wire(f"/v2/models/{model}/infer", body, lambda reply: orjson.loads(reply["outputs"][0]["data"][0]))
+    return WireFormat(f"/v2/models/{model}/infer", body, lambda reply: orjson.loads(reply["outputs"][0]["data"][0]))

@@ -1,4 +1,4 @@
-"""A report as blocks, written as Markdown for repositories and as one HTML page that needs nothing else."""
+"""A report as a list of blocks, rendered as Markdown and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Heading(NamedTuple):
 
 
 class Paragraph(NamedTuple):
-    """A paragraph; `is_code` where it is a command."""
+    """A paragraph; `is_code` for a command."""
 
     text: str
     is_code: bool = False
@@ -55,12 +55,12 @@ Block = Heading | Paragraph | Bullets | Table | Picture
 
 
 def markdown(title: str, blocks: Iterable[Block]) -> str:
-    """The report as Markdown; pictures are links to their files."""
+    """The report as Markdown; figures are links to their files."""
     return "\n\n".join([f"# {title}", *map(_markdown, blocks)]) + "\n"
 
 
 def html(title: str, blocks: Iterable[Block], pictures: Mapping[str, str]) -> str:
-    """The report as a page that holds its pictures, {file: SVG}."""
+    """The report as an HTML page with embedded figures, {file: SVG}."""
     body = "\n".join(_html(block, pictures) for block in blocks)
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'

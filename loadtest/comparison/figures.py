@@ -1,4 +1,4 @@
-"""The pictures of a comparison: accuracy against latency, accuracy by locale, and where the time goes."""
+"""The figures of a comparison: accuracy against latency, accuracy by locale, and latency by phase."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from training.studies.drawing import COLOURS, GRID, MARKERS, STYLE, save
 Json = dict[str, Any]
 
 FRONT_COLOUR = "#555555"
-ROOM = 1.12  # of the latency axis beyond the slowest student
+AXIS_MARGIN = 1.12  # length of the latency axis over the slowest student's latency
 REST = "HTTP, parsing, JSON"
 
 
 def draw(report: Json, folder: Path) -> dict[str, str]:
-    """Draw a report into `folder`. Returns the SVG of each picture by the name of its file."""
+    """Draw the figures of a report into `folder`. Returns the SVG of each by file name."""
     metric, students = report["judged_by"], report["students"]
     title = metric.replace("_", " ")
     figures = {
@@ -60,7 +60,7 @@ def front(students: Mapping[str, Json], metric: str, title: str) -> Figure:
             axis.scatter(latency, value, s=60, **mark)
             beside: Any = {"xytext": (9, -12), "textcoords": "offset points", "color": colour, "weight": "bold"}
             axis.annotate(name, (latency, value), **beside)
-        axis.set_xlim(0, ROOM * max(latency for latency, _ in points.values()))
+        axis.set_xlim(0, AXIS_MARGIN * max(latency for latency, _ in points.values()))
         axis.set_xlabel("latency at one connection, p50 in ms")
         axis.set_ylabel(f"{title}, mean of the locales, % (bars: 95 %)")
         axis.legend(loc="lower right", frameon=False)
@@ -68,7 +68,7 @@ def front(students: Mapping[str, Json], metric: str, title: str) -> Figure:
 
 
 def locales(students: Mapping[str, Json], metric: str, title: str) -> Figure:
-    """Accuracy by locale, a group a locale, a bar a student, with 95 % intervals."""
+    """Accuracy by locale, one bar per student, with 95 % intervals."""
     names = list(next(iter(students.values()))["quality"]["locales"])
     with _drawing(max(5.0, 1.6 + 0.9 * len(names)), 3.6, f"{title.capitalize()} by locale", "y") as (figure, axis):
         width = 0.8 / len(students)
@@ -87,7 +87,7 @@ def locales(students: Mapping[str, Json], metric: str, title: str) -> Figure:
 
 
 def phases(students: Mapping[str, Json]) -> Figure:
-    """Where the time of a request goes: medians of the phases that the service tells, and the rest to the client's."""
+    """Latency of a request by phase: medians of the service's phases, and the rest of the client's latency."""
     with _drawing(6.4, 1.5 + 0.42 * len(students), "Where the time of a request goes", "x") as (figure, axis):
         names = list(students)
         left = [0.0] * len(names)
@@ -97,7 +97,7 @@ def phases(students: Mapping[str, Json]) -> Figure:
             left = [start + width for start, width in zip(left, widths, strict=True)]
         for place, end in enumerate(left):
             axis.annotate(f"{end:.2f}", (end, place), xytext=(4, 0), textcoords="offset points", va="center")
-        axis.set_xlim(0, ROOM * max(left))
+        axis.set_xlim(0, AXIS_MARGIN * max(left))
         axis.invert_yaxis()
         axis.set_xlabel("ms, medians with one connection")
         figure.legend(loc="outside lower center", ncols=len(SHOWN_PHASES) + 1, frameon=False)
@@ -105,5 +105,5 @@ def phases(students: Mapping[str, Json]) -> Figure:
 
 
 def _milliseconds(cost: Json, phase: str) -> float:
-    told = {name: cost["phases"].get(name, {"p50_ms": 0.0})["p50_ms"] for name in SHOWN_PHASES}
-    return float(told[phase] if phase in told else max(0.0, cost["p50_ms"] - sum(told.values())))
+    medians = {name: cost["phases"].get(name, {"p50_ms": 0.0})["p50_ms"] for name in SHOWN_PHASES}
+    return float(medians[phase] if phase in medians else max(0.0, cost["p50_ms"] - sum(medians.values())))

@@ -1,4 +1,4 @@
-"""What a running service answers to labelled utterances, as `training.evaluation.scoring` scores it."""
+"""Answers of a running service to labelled utterances, in the form that `training.evaluation.scoring` scores."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from training.data.utterances import Slot, Utterance
 from training.evaluation.scoring import Answer
 
 PATH = "/v1/nlu/batch"
-BATCH = 32  # texts of a request; fewer than a service allows by default
+BATCH = 32  # texts of a request; below the service's default limit
 TIMEOUT = 60.0  # seconds for a batch
 
 
 def answers_of_service(url: str, utterances: Sequence[Utterance]) -> Iterator[Answer]:
-    """Ask a service about each utterance, over one connection; yields the answers in their order.
+    """Send each utterance to a service, over one connection; yields the answers in the same order.
 
     Raises:
-        LoadError: it can't be reached, or a reply is not as it should be.
+        LoadError: the service can't be reached, or a reply is invalid.
     """
     with Client(url, TIMEOUT) as client:
         for start in range(0, len(utterances), BATCH):
@@ -34,7 +34,7 @@ def answers_of_service(url: str, utterances: Sequence[Utterance]) -> Iterator[An
 
 
 def answer_of(result: dict[str, Any]) -> Answer:
-    """What of a reply's result is scored."""
+    """The scored part of a reply."""
     domain, intent, slots = result["domain"], result["intent"], result["slots"]
     return Answer(
         domain and domain["name"],

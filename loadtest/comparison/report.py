@@ -1,4 +1,4 @@
-"""The report of ``python -m loadtest.compare``: figures from rounds, differences, and which student to take."""
+"""The report of ``python -m loadtest.compare``: figures of the rounds, differences, and the recommended student."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from training.evaluation.scoring import Answer, Scorecard, interval
 
 Json = dict[str, Any]
 
-FRONT, LOCALES, PHASES = "front", "locales", "phases"  # the pictures
+FRONT, LOCALES, PHASES = "front", "locales", "phases"  # file names of the figures
 SHOWN_PHASES = ("queue", "tokenize", "inference", "decode")
-JUDGES = ("exact_match", "intent_accuracy", "domain_f1", "slot_f1")  # the first that all students have
+JUDGING_METRICS = ("exact_match", "intent_accuracy", "domain_f1", "slot_f1")  # in order of preference
 TITLES = {
     "exact_match": "exact match",
     "intent_accuracy": "intent accuracy",
@@ -29,12 +29,12 @@ TITLES = {
     "domain_f1": "domain F1",
 }
 RATIOS = ("p50_ms", "p99_ms", "throughput_per_second", "sustained_per_second", "start_seconds", "memory_mb")
-LISTED = 10  # changed utterances in the report; the file beside it has all
+MAX_LISTED = 10  # changed utterances in the report; a separate file contains all
 
 
 @dataclass
 class Subject:
-    """A student that is compared, and what was found of it."""
+    """A compared student, its answers and its rounds."""
 
     name: str
     folder: Path
@@ -49,33 +49,33 @@ class Subject:
 
 
 def subjects_of(folders: Sequence[Path]) -> list[Subject]:
-    """The students of some folders (`manifests_of`). Names that occur twice grow by the folder above, so that two
+    """The students of some folders (`manifests_of`). Names that occur twice are extended by parent folders, so that
     versions of a student can be compared.
 
     Raises:
-        StudentError: a folder is none, or was given before.
+        StudentError: a folder is not a student and contains none, or occurs twice.
     """
-    found = manifests_of(folders)
-    names = [manifest.name for manifest in found.values()]
+    manifests = manifests_of(folders)
+    names = [manifest.name for manifest in manifests.values()]
     depth = 0
     while len(set(names)) < len(names):
         depth += 1
-        names = ["/".join(path.parts[-depth:]) for path in found]
-    return [Subject(name, path, manifest) for name, (path, manifest) in zip(names, found.items(), strict=True)]
+        names = ["/".join(path.parts[-depth:]) for path in manifests]
+    return [Subject(name, path, manifest) for name, (path, manifest) in zip(names, manifests.items(), strict=True)]
 
 
 def cost_of(rounds: Sequence[Json], disk_bytes: int) -> Json:
-    """What serving costs, medians of the rounds; `range` holds the least and most of them."""
+    """The cost of serving, as medians of the rounds; `range` holds their minimum and maximum."""
     cost: Json = {"disk_mb": round(disk_bytes / 1e6, 2)}
     for name in [name for name in rounds[0] if name != "phases"]:
-        values = [found[name] for found in rounds]
+        values = [one[name] for one in rounds]
         cost[name] = None if None in values else round(median(values), 4)
     cost["phases"] = {
-        phase: {name: round(median(found["phases"][phase][name] for found in rounds), 4) for name in told}
-        for phase, told in rounds[0]["phases"].items()
+        phase: {name: round(median(one["phases"][phase][name] for one in rounds), 4) for name in percentiles}
+        for phase, percentiles in rounds[0]["phases"].items()
     }
     cost["range"] = {
-        name: [min(found[name] for found in rounds), max(found[name] for found in rounds)]
+        name: [min(one[name] for one in rounds), max(one[name] for one in rounds)]
         for name in RATIOS
         if cost[name] is not None
     }
@@ -83,29 +83,29 @@ def cost_of(rounds: Sequence[Json], disk_bytes: int) -> Json:
 
 
 def ratios_of(rounds: Sequence[Json], first: Sequence[Json]) -> Json:
-    """Figures relative to those of the first student: the ratio within each round, then the median of the rounds."""
+    """Figures relative to the first student's: the median over rounds of the ratio within each round."""
     ratios = {}
     for name in RATIOS:
         pairs = [(own[name], other[name]) for own, other in zip(rounds, first, strict=True)]
-        whole = all(own and other for own, other in pairs)
-        ratios[name] = round(median(own / other for own, other in pairs), 3) if whole else None
+        is_complete = all(own and other for own, other in pairs)
+        ratios[name] = round(median(own / other for own, other in pairs), 3) if is_complete else None
     return ratios
 
 
-def judge_of(students: Mapping[str, Json]) -> str:
-    """The metric by which students are compared: the first of `JUDGES` that all of them have.
+def judging_metric(students: Mapping[str, Json]) -> str:
+    """The metric by which students are ranked: the first of `JUDGING_METRICS` that all of them have.
 
     Raises:
         StudentError: there is none.
     """
-    for name in JUDGES:
+    for name in JUDGING_METRICS:
         if all(name in student["quality"]["mean"] for student in students.values()):
             return name
-    raise StudentError("the students have no head in common that the data has labels for; nothing can be compared")
+    raise StudentError("the students have no head in common for which the data has labels")
 
 
 def front_of(students: Mapping[str, Json], metric: str) -> set[str]:
-    """The Pareto front: students of which no other is both as good and as fast, and better in one of the two."""
+    """The Pareto front: students that no other student dominates in accuracy and latency."""
     points = {name: (s["quality"]["mean"][metric][0], -s["cost"]["p50_ms"]) for name, s in students.items()}
     return {
         name
@@ -115,7 +115,7 @@ def front_of(students: Mapping[str, Json], metric: str) -> set[str]:
 
 
 def recommendation(report: Json) -> str:
-    """Which student to take, and what the smaller ones on the front would save and cost."""
+    """Which student to take, and the gain and cost of smaller ones on the Pareto front."""
     students, metric = report["students"], report["judged_by"]
     best = max(students, key=lambda name: students[name]["quality"]["mean"][metric][0])
     if len(students) == 1:
@@ -123,63 +123,63 @@ def recommendation(report: Json) -> str:
     title, to_best = TITLES[metric], report["to_best"]
     level = [name for name in students if name != best and to_best[name][2] >= 0]
     smallest = min([best, *level], key=lambda name: float(students[name]["cost"]["disk_mb"]))
-    told = f"{best} is the most accurate ({students[best]['quality']['mean'][metric][0]:.1f} % {title})."
+    text = f"{best} is the most accurate ({students[best]['quality']['mean'][metric][0]:.1f} % {title})."
     if smallest != best:
-        told += (
+        text += (
             f" {smallest} is smaller, and not shown to be worse ({signed(to_best[smallest])} points): take {smallest}."
         )
     for name in sorted(students, key=lambda name: students[name]["cost"]["p50_ms"]):
         if name in (best, smallest) or not students[name]["is_on_front"]:
             continue
         own, other = students[name], students[best]
-        told += (
+        text += (
             f" {name} takes {ratios_of(own['rounds'], other['rounds'])['p50_ms']:.2f} of {best}'s time and "
             f"{own['cost']['disk_mb'] / other['cost']['disk_mb']:.2f} of its disk, for {signed(to_best[name])} points "
             f"of {title}: take it where that is good enough."
         )
     if worse := [name for name in students if not students[name]["is_on_front"]]:
-        told += f" Another is both faster and as accurate as {', '.join(worse)}."
-    return told
+        text += f" Another is both faster and as accurate as {', '.join(worse)}."
+    return text
 
 
-def signed(found: Sequence[float]) -> str:
+def signed(difference: Sequence[float]) -> str:
     """A difference with its interval."""
-    value, low, high = found
+    value, low, high = difference
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def report_of(
     subjects: Sequence[Subject], utterances: Sequence[Utterance], required: Sequence[Requirement], with_texts: bool
 ) -> tuple[Json, dict[str, list[Json]]]:
-    """What was found of students that were asked and measured, and by file the answers that changed from the first's.
+    """The report of measured students; and by file name the answers that differ from the first student's.
 
     Without texts there are no such files, and the report holds no utterance.
 
     Raises:
-        StudentError: no metric can be had of all of them.
+        StudentError: the students have no metric in common.
     """
     cards = {subject.name: Scorecard.of(utterances, subject.answers) for subject in subjects}
     students = {subject.name: _student(subject, cards[subject.name], subjects[0]) for subject in subjects}
-    metric = judge_of(students)
+    metric = judging_metric(students)
     front = front_of(students, metric)
     for name, student in students.items():
         student["is_on_front"] = name in front
     best = cards[max(students, key=lambda name: students[name]["quality"]["mean"][metric][0])]
     first, comparisons, changed = subjects[0], [], {}
     for subject in subjects[1:]:
-        found = list(changes(utterances, subject.answers, first.answers))
+        rows = list(changes(utterances, subject.answers, first.answers))
         file = f"changed-{subject.name.replace('/', '-')}.jsonl" if with_texts else None
         if file:
-            changed[file] = found
+            changed[file] = rows
         comparisons.append(
             {
                 "student": subject.name,
                 "baseline": first.name,
                 **compare(cards[subject.name], cards[first.name]),
-                "changed": len(found),
+                "changed": len(rows),
                 "utterances": len(utterances),
                 "file": file,
-                "examples": found[:: max(1, len(found) // LISTED)][:LISTED] if with_texts else [],
+                "examples": rows[:: max(1, len(rows) // MAX_LISTED)][:MAX_LISTED] if with_texts else [],
             }
         )
     report: Json = {

@@ -1,4 +1,4 @@
-"""What a student must reach to be deployed, as people write it: ``exact_match>=57``, ``p99_ms<=3``."""
+"""Requirements on a student, such as ``exact_match>=57`` and ``p99_ms<=3``."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ _FORM = re.compile(r"\s*(\w+)(?:@([\w-]+))?\s*(>=|<=)\s*([0-9.]+)\s*")
 
 
 class RequirementError(LoadTestError):
-    """A requirement that can't be read, or not be judged; one sentence that says what is allowed."""
+    """An invalid requirement; the message is one sentence that names the allowed values."""
 
 
 class Requirement(NamedTuple):
-    """A bound for one figure: of the mean of the locales, or of one locale."""
+    """A bound for one figure, of the mean over locales or of one locale."""
 
     figure: str
     locale: str | None
-    is_least: bool
+    is_minimum: bool
     bound: float
 
     def __str__(self) -> str:
-        return f"{self._name}{'>=' if self.is_least else '<='}{self.bound:g}"
+        return f"{self._name}{'>=' if self.is_minimum else '<='}{self.bound:g}"
 
     @property
     def _name(self) -> str:
         return f"{self.figure}@{self.locale}" if self.locale else self.figure
 
     def problem(self, student: Json) -> str | None:
-        """Why a student does not fit, or None. `student` is one of the report's."""
-        found = self._value(student)
-        if found is None:
+        """Why a student of the report does not meet the requirement, or None."""
+        value = self._value(student)
+        if value is None:
             return f"{self.figure} was not measured"
-        if found >= self.bound if self.is_least else found <= self.bound:
+        if value >= self.bound if self.is_minimum else value <= self.bound:
             return None
-        return f"{self._name} is {found:.4g}, should be {'>=' if self.is_least else '<='} {self.bound:g}"
+        return f"{self._name} is {value:.4g}, should be {'>=' if self.is_minimum else '<='} {self.bound:g}"
 
     def _value(self, student: Json) -> float | None:
         if self.figure in COST:
@@ -72,10 +72,10 @@ class Requirement(NamedTuple):
 
 
 def parse(text: str) -> Requirement:
-    """Read a requirement.
+    """Parse a requirement.
 
     Raises:
-        RequirementError: says what is allowed.
+        RequirementError: it is invalid.
     """
     match = _FORM.fullmatch(text)
     if match is None:
@@ -87,21 +87,21 @@ def parse(text: str) -> Requirement:
     try:
         bound = float(number)
     except ValueError:
-        raise RequirementError(f"{text!r}: {number!r} is no number") from None
+        raise RequirementError(f"{text!r}: {number!r} is not a number") from None
     return Requirement(figure, locale, sign == ">=", bound)
 
 
 def check_locales(requirements: Sequence[Requirement], scored: Sequence[str]) -> None:
-    """Raise RequirementError where one is about a locale that is not scored."""
+    """Raise RequirementError if a requirement names a locale that is not scored."""
     for one in requirements:
         if one.locale and one.locale not in scored:
-            raise RequirementError(f"{one}: {one.locale} is not scored; scored are {', '.join(scored)}")
+            raise RequirementError(f"{one}: {one.locale} is not scored; allowed: {', '.join(scored)}")
 
 
 def choose(students: Mapping[str, Json], requirements: Sequence[Requirement]) -> Json:
-    """The smallest student on disk that fits all requirements, and why each other one does not fit.
+    """The smallest student on disk that meets all requirements, and why others do not.
 
-    Returns {"requirements": [...], "fits": name or None, "misfits": {name: [why, ...]}}.
+    Returns {"requirements": [...], "fits": name or None, "misfits": {name: [reason, ...]}}.
     """
     misfits = {}
     for name, student in students.items():

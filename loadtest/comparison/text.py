@@ -1,4 +1,4 @@
-"""The report of ``python -m loadtest.compare`` for people: blocks of text, tables and pictures."""
+"""The text of a report of ``python -m loadtest.compare``: paragraphs, tables and figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TITLE = "Which student is good enough?"
 
 
 def blocks_of(report: Json) -> list[Block]:
-    """The report for people."""
+    """The report as blocks."""
     metric = report["judged_by"]
     blocks: list[Block] = [Paragraph(report["recommendation"])]
     if report["required"]:
@@ -37,16 +37,16 @@ def blocks_of(report: Json) -> list[Block]:
 
 
 def verdict_of(required: Json) -> str:
-    """Whether a student fits what was required, in a sentence."""
+    """Which student meets the requirements, in one sentence."""
     bounds = ", ".join(required["requirements"])
     why = "; ".join(f"{name}: {', '.join(problems)}" for name, problems in required["misfits"].items())
     if required["fits"]:
         return f"The smallest student with {bounds} is {required['fits']}." + (f" Not: {why}." if why else "")
-    return f"No student has {bounds}. {why}."
+    return f"No student meets {bounds}. {why}."
 
 
 def table_of(report: Json) -> str:
-    """Accuracy and cost for a terminal."""
+    """The tables of accuracy and cost for a terminal."""
     return "\n\n".join(table.plain() for table in (_accuracy(report), _cost(report)))
 
 
@@ -83,10 +83,10 @@ def _marked(name: str, student: Json) -> str:
 
 
 def _beside(student: Json, figure: str, form: str) -> str:
-    found, ratio = student["cost"][figure], student["to_first"][figure]
-    if found is None:
+    value, ratio = student["cost"][figure], student["to_first"][figure]
+    if value is None:
         return "none" if figure == "sustained_per_second" else "-"
-    return form.format(found) + (f" (x {ratio:.2f})" if ratio else "")
+    return form.format(value) + (f" (x {ratio:.2f})" if ratio else "")
 
 
 def _shown(report: Json) -> list[str]:
@@ -94,8 +94,8 @@ def _shown(report: Json) -> list[str]:
     return [metric for metric in TITLES if all(metric in mean for mean in means)]
 
 
-def _with_margin(found: Sequence[float]) -> str:
-    value, low, high = found
+def _with_margin(score: Sequence[float]) -> str:
+    value, low, high = score
     return f"{value:.1f} ± {(high - low) / 2:.1f}"
 
 
@@ -117,46 +117,48 @@ def _phases(report: Json) -> Table:
     students = report["students"]
     rows = []
     for phase in (*SHOWN_PHASES, "total"):
-        told = [student["cost"]["phases"].get(phase) for student in students.values()]
-        rows.append([phase, *("-" if one is None else _three(one) for one in told)])
-    rows.append(["the client", *(_three(student["cost"]) for student in students.values())])
+        costs = [student["cost"]["phases"].get(phase) for student in students.values()]
+        rows.append([phase, *("-" if one is None else _percentiles(one) for one in costs)])
+    rows.append(["the client", *(_percentiles(student["cost"]) for student in students.values())])
     return Table(["p50 / p95 / p99 in ms", *students], rows)
 
 
-def _three(told: Json) -> str:
-    return " / ".join(f"{told[f'p{percent}_ms']:.3f}" for percent in (50, 95, 99))
+def _percentiles(figures: Json) -> str:
+    return " / ".join(f"{figures[f'p{percent}_ms']:.3f}" for percent in (50, 95, 99))
 
 
 def _differences(comparison: Json) -> list[Block]:
     name, baseline = comparison["student"], comparison["baseline"]
     rows = []
-    for locale, found in {**comparison["locales"], "mean": comparison["mean"]}.items():
+    for locale, differences in {**comparison["locales"], "mean": comparison["mean"]}.items():
         pairs = comparison["exact_match"].get(locale)
         test = f"+{pairs['gained']} -{pairs['lost']}, p = {pairs['p_value']:.2g}" if pairs else ""
-        rows.append([locale, *(signed(found[metric]) for metric in TITLES if metric in found), test])
+        rows.append([locale, *(signed(differences[metric]) for metric in TITLES if metric in differences), test])
     header = ["", *(TITLES[metric] for metric in TITLES if metric in comparison["mean"]), "exact match, utterances"]
     blocks: list[Block] = [
         Heading(f"{name} against {baseline}"),
         Paragraph(
             "Differences in points with 95 % intervals on the same utterances; utterances that only one of the two "
-            "answers right, with McNemar's exact test."
+            "answers correctly, with McNemar's exact test."
         ),
         Table(header, rows),
         Paragraph(
             f"{comparison['changed']} of {comparison['utterances']} answers changed"
-            + (f"; all of them stand in {comparison['file']}." if comparison["changed"] and comparison["file"] else ".")
+            + (f"; {comparison['file']} lists all." if comparison["changed"] and comparison["file"] else ".")
         ),
     ]
     if comparison["examples"]:
-        texts = [[one["locale"], one["text"], *map(_answer, (one["expected"], one["before"], one["now"]))]
-                 for one in comparison["examples"]]  # fmt: skip
+        texts = [
+            [one["locale"], one["text"], *(_answer(one[which]) for which in ("expected", "before", "now"))]
+            for one in comparison["examples"]
+        ]
         blocks.append(Table(["locale", "text", "expected", baseline, name], texts, is_text=True))
     return blocks
 
 
-def _answer(told: Json) -> str:
-    labels = " / ".join(label for label in (told["domain"], told["intent"]) if label)
-    return "; ".join([*([labels] if labels else ()), *(told["slots"] or ())]) or "-"
+def _answer(answer: Json) -> str:
+    labels = " / ".join(label for label in (answer["domain"], answer["intent"]) if label)
+    return "; ".join([*([labels] if labels else ()), *(answer["slots"] or ())]) or "-"
 
 
 def _how(report: Json) -> list[Block]:
@@ -166,17 +168,17 @@ def _how(report: Json) -> list[Block]:
     first = next(iter(report["students"]))
     items = [
         f"{report['date']}, {machine['cpu']}, {machine['cores']} cores; {versions}.",
-        f"Accuracy: {size} utterances, {report['partition']} of {report['data']}, asked through HTTP; slot F1 as "
+        f"Accuracy: {size} utterances, {report['partition']} of {report['data']}, sent through HTTP; slot F1 as "
         f"MASSIVE scores it; ± is half of a 95 % interval. The mean is that of {over}.",
         f"Latency: {measured['rounds']} rounds in which the students take turns, each behind a service of its own (one "
-        f"worker on one core, no answer cache), {measured['seconds']:g} s a measurement; medians of the rounds, of one "
-        f"connection. In brackets the ratio to {first}, taken within each round.",
-        f"texts/s: requests of one text at random moments; the highest rate at which the 99th percentile stays within "
+        f"worker on one core, no answer cache), {measured['seconds']:g} s per measurement; medians of the rounds, with "
+        f"one connection. In brackets the ratio to {first}, taken within each round.",
+        f"texts/s: requests with one text each and random arrival times; the highest rate with a p99 within "
         f"{measured['bound_ms']:g} ms, by bisection.",
         "* is on the Pareto front: no other student is both as accurate and as fast.",
     ]
     if report["left_out"]:
-        items.append(f"Not compared, as not all students know them: {', '.join(report['left_out'])}.")
+        items.append(f"Not compared, as not all students support them: {', '.join(report['left_out'])}.")
     if report["warning"]:
         items.append(report["warning"])
     return [Heading("How it was measured"), Paragraph(report["command"], is_code=True), Bullets(items)]

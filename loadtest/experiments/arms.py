@@ -1,4 +1,4 @@
-"""What metrics say of the arms of experiments: scraped off a service, saved before, or asked of a Prometheus server."""
+"""Counts of experiment arms, from a service's metrics, a file of saved metrics, or a Prometheus server."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ Samples = Mapping[Key, float]
 
 
 class ArmsError(LoadTestError):
-    """The metrics can't be had, or tell nothing of an experiment; the message is one sentence."""
+    """The metrics can't be read, or hold no experiment; the message is one sentence."""
 
 
 @dataclass
 class ArmCounts:
-    """What was counted of one arm.
+    """The counts of one arm.
 
     Attributes:
-        models: that answered in it.
-        turns: texts answered, those of sessions that are not over and of clients without a key included.
-        unanswered: requests that got an error.
-        moments: of its finished sessions.
+        models: students that answered.
+        turns: answered texts, including those of open sessions and of clients without a key.
+        unanswered: requests that ended in an error.
+        moments: of the finished sessions.
         signs: turns with friction by their first sign.
-        feedback: by outcome.
-        buckets: turns that took no longer than so many seconds.
+        feedback: feedback by outcome.
+        buckets: cumulative histogram of latency: turns by upper bound in seconds.
     """
 
     models: set[str] = field(default_factory=set)
@@ -59,12 +59,12 @@ class ArmCounts:
     feedback: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     buckets: defaultdict[float, float] = field(default_factory=lambda: defaultdict(float))
 
-    def latency(self, share: float) -> float | None:
-        """Seconds within which that share of the turns was answered, evenly spread in a bucket; None of no turns."""
+    def latency(self, quantile: float) -> float | None:
+        """A quantile of latency in seconds, interpolated linearly within its bucket; None without turns."""
         bounds = sorted(self.buckets)
         if not bounds or not self.buckets[bounds[-1]]:
             return None
-        wanted = share * self.buckets[bounds[-1]]
+        wanted = quantile * self.buckets[bounds[-1]]
         low, below = 0.0, 0.0
         for bound in bounds:
             within = self.buckets[bound]
@@ -78,8 +78,8 @@ def arms_of(samples: Samples, experiment: str) -> dict[str, ArmCounts]:
     """The arms of an experiment, in order of name."""
     arms: dict[str, ArmCounts] = {}
     moments: dict[str, defaultdict[str, float]] = {}
-    for (metric, (named, arm, *rest)), value in samples.items():
-        if named != experiment:
+    for (metric, (name, arm, *rest)), value in samples.items():
+        if name != experiment:
             continue
         counts = arms.setdefault(arm, ArmCounts())
         if metric == "nlu_session_moments_total":
@@ -96,13 +96,13 @@ def arms_of(samples: Samples, experiment: str) -> dict[str, ArmCounts]:
             counts.feedback[rest[1]] += value
         else:
             counts.buckets[float(rest[1])] += value
-    for arm, found in moments.items():
-        arms[arm].moments = Moments(**{moment.name: found[moment.name] for moment in fields(Moments)})
+    for arm, sums in moments.items():
+        arms[arm].moments = Moments(**{moment.name: sums[moment.name] for moment in fields(Moments)})
     return dict(sorted(arms.items()))
 
 
 def experiments_in(samples: Samples) -> list[str]:
-    """The names of the experiments that are told of."""
+    """The names of all experiments in the metrics."""
     return sorted({labels[0] for _, labels in samples} - {NONE})
 
 
@@ -110,16 +110,16 @@ def scrape(host: str) -> Samples:
     """The metrics of a running service.
 
     Raises:
-        LoadTestError: it can't be reached, or does not answer with metrics.
+        LoadTestError: it can't be reached, or its reply holds no metrics.
     """
     return parse(_get(f"{host.rstrip('/')}/metrics").decode(errors="replace"), host)
 
 
 def read(path: Path) -> Samples:
-    """Metrics that were saved before, such as by ``curl URL/metrics >FILE``.
+    """Metrics of a file, such as one saved by ``curl URL/metrics >FILE``.
 
     Raises:
-        ArmsError: there is no such file, or it holds no metrics.
+        ArmsError: the file can't be read, or holds no metrics.
     """
     try:
         return parse(path.read_text(encoding="utf-8"), str(path))
@@ -133,12 +133,12 @@ def parse(exposition: str, source: str) -> Samples:
     """Metrics in the Prometheus text format.
 
     Raises:
-        ArmsError: they are in no such format; names the source.
+        ArmsError: the text is not in that format; names the source.
     """
     samples: defaultdict[Key, float] = defaultdict(float)
     try:
-        for family in text_string_to_metric_families(exposition):
-            for sample in family.samples:
+        for processes in text_string_to_metric_families(exposition):
+            for sample in processes.samples:
                 if (names := LABELS.get(sample.name)) is not None:
                     samples[sample.name, tuple(sample.labels[name] for name in names)] += sample.value
     except (ValueError, KeyError, IndexError):
@@ -147,24 +147,23 @@ def parse(exposition: str, source: str) -> Samples:
 
 
 def since(now: Samples, before: Samples) -> Samples:
-    """What was counted between two looks at the same service.
+    """The increase between two scrapes of the same service.
 
     Raises:
-        ArmsError: it began anew in between.
+        ArmsError: the service was restarted in between.
     """
     if any(value > now.get(key, 0.0) for key, value in before.items()):
-        raise ArmsError("less is counted than in the earlier metrics: the service was restarted since they were saved")
+        raise ArmsError("a count is lower than in the --since file: the service was restarted since it was saved")
     return {key: value - before.get(key, 0.0) for key, value in now.items()}
 
 
-def ask_prometheus(server: str, window: str) -> Samples:
-    """What a Prometheus server saw counted within a time such as "1d", summed over the services that it scrapes.
+def query_prometheus(server: str, window: str) -> Samples:
+    """The increase within a time such as "1d", summed over all services that a Prometheus server scrapes.
 
-    These are estimates: ``increase`` extrapolates to the ends of the window, and misses what a service had counted
-    before it was scraped for the first time.
+    These are estimates: ``increase`` extrapolates to the ends of the window, and misses counts before the first scrape.
 
     Raises:
-        LoadTestError: it can't be reached, or does not answer as such a server does.
+        LoadTestError: it can't be reached, or its reply is not that of a Prometheus server.
     """
     samples: dict[Key, float] = {}
     for metric, names in LABELS.items():
@@ -174,7 +173,7 @@ def ask_prometheus(server: str, window: str) -> Samples:
             for row in json.loads(reply)["data"]["result"]:
                 samples[metric, tuple(str(row["metric"][name]) for name in names)] = float(row["value"][1])
         except (ValueError, KeyError, IndexError, TypeError):
-            raise ArmsError(f"{server}: does not answer as a Prometheus server does") from None
+            raise ArmsError(f"{server}: the reply is not that of a Prometheus server") from None
     return samples
 
 
@@ -186,7 +185,7 @@ def _get(url: str) -> bytes:
 
 
 def _error_of(content: bytes) -> str:
-    """What a Prometheus server says of a query that it refuses."""
+    """The error message of a Prometheus server that rejects a query."""
     try:
         reply: dict[str, Any] = json.loads(content)
         return f" ({reply['error']})" if isinstance(reply["error"], str) else ""

@@ -1,4 +1,4 @@
-"""Simulated users: what they say, how they take the answers, and what they do about it. Sends nothing itself."""
+"""Simulated users: what they ask, and how they react to answers. Does no input or output itself."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from loadtest.load.command import LoadTestError
 from loadtest.load.texts import Text
 from service.experiments.friction import grams_of
 
-ALIKE = 0.6  # Jaccard similarity of 3-grams from which on a text is the other in other words; well above the service's
-UNLIKE = 0.3  # and below which it is about something else
-CONCENTRATION = 4.0  # of the beta distribution of users' chances; lower, and they differ more
-GIVES_UP = 0.3  # of those not satisfied; the others try again
+MIN_REPHRASE_SIMILARITY = 0.6  # trigram Jaccard similarity of a rephrase; well above the service's threshold
+MAX_OTHER_SIMILARITY = 0.3  # of texts about something else
+CONCENTRATION = 4.0  # of the beta distribution of users' probabilities; a lower one makes users differ more
+GIVE_UP_SHARE = 0.3  # of dissatisfied users; the others rephrase
 MAX_TRIES = 1000
 POLITE = {"de": "bitte", "en": "please", "es": "por favor", "fr": "s'il te plaît", "it": "per favore"}
 
@@ -26,21 +26,21 @@ class PopulationError(LoadTestError):
 
 
 class Ask(NamedTuple):
-    """A user says something; `again` if it is the text before in other words."""
+    """A user sends a text; `again` if it rephrases the previous one."""
 
     text: Text
     again: bool
 
 
 class GiveUp(NamedTuple):
-    """A user gives up on the last turn, and the client tells."""
+    """A user gives up on the last turn, and the client reports it."""
 
 
 Step = Ask | GiveUp
 
 
 class Population:
-    """Users, each of whom speaks one language and has a session of some turns. The same seed makes the same users.
+    """Users, each with one locale and one session of several turns. The same seed makes the same users.
 
     Usage::
 
@@ -49,10 +49,10 @@ class Population:
         step = session.send(arm)  # of the answer to an `Ask`; None after a `GiveUp`
 
     Args:
-        texts: what users say.
-        friction: for each arm, the mean chance that an answer of it does not satisfy, 0 to 1.
-        turns: mean of a session, geometric.
-        seed: of everything random.
+        texts: requests to choose from.
+        friction: by arm, the mean probability that its answer dissatisfies, 0 to 1.
+        turns: mean number of turns of a session (geometric distribution).
+        seed: random seed.
     """
 
     def __init__(self, texts: Sequence[Text], friction: Mapping[str, float], *, turns: float, seed: int) -> None:
@@ -64,104 +64,102 @@ class Population:
         self._seed = seed
 
     def key(self, number: int) -> str:
-        """The key by which the service knows a user."""
+        """The client key of a user."""
         return f"user-{self._seed}-{number}"
 
     def session(self, number: int) -> Generator[Step, str | None, None]:
-        """What a user does, step by step; to be sent the arm of each answer. None is an answer of no arm: it satisfies.
+        """The steps of a user. Expects the arm of each answer; an answer without arm (None) always satisfies.
 
         Raises:
-            PopulationError: an arm has no chance, or texts are too much alike to be told from each other.
+            PopulationError: an arm has no probability, or the texts are too similar to each other.
         """
-        dice = random.Random(f"{self._seed}/{number}")
-        locale = dice.choice(sorted(self._by_locale))
-        chances: dict[str | None, float] = {}
-        text, again = self._other_goal(dice, locale, ""), False
-        for left in reversed(range(self._length(dice))):
+        rng = random.Random(f"{self._seed}/{number}")
+        locale = rng.choice(sorted(self._by_locale))
+        probabilities: dict[str | None, float] = {}
+        text, again = self._other_goal(rng, locale, ""), False
+        for left in reversed(range(self._length(rng))):
             arm = yield Ask(Text(text, locale), again)
-            if arm not in chances:
-                chances[arm] = self._chance(dice, arm)
-            is_satisfied = dice.random() >= chances[arm]
-            again = not is_satisfied and left > 0 and dice.random() >= GIVES_UP
+            if arm not in probabilities:
+                probabilities[arm] = self._friction_probability(rng, arm)
+            is_satisfied = rng.random() >= probabilities[arm]
+            again = not is_satisfied and left > 0 and rng.random() >= GIVE_UP_SHARE
             if not is_satisfied and not again:
                 yield GiveUp()
-            text = rewrite(dice, text, locale) if again else self._other_goal(dice, locale, text)
+            text = rewrite(rng, text, locale) if again else self._other_goal(rng, locale, text)
 
-    def _length(self, dice: random.Random) -> int:
+    def _length(self, rng: random.Random) -> int:
         if self._turns <= 1:
             return 1
-        return 1 + int(math.log(1 - dice.random()) / math.log(1 - 1 / self._turns))
+        return 1 + int(math.log(1 - rng.random()) / math.log(1 - 1 / self._turns))
 
-    def _chance(self, dice: random.Random, arm: str | None) -> float:
+    def _friction_probability(self, rng: random.Random, arm: str | None) -> float:
         if arm is None:
             return 0.0
         mean = self._friction.get(arm)
         if mean is None:
-            raise PopulationError(f"arm {arm!r} answered, for which --friction gives no chance")
+            raise PopulationError(f"--friction: no probability for arm {arm!r}, which answered")
         if mean in (0, 1):
             return mean
-        return dice.betavariate(mean * CONCENTRATION, (1 - mean) * CONCENTRATION)
+        return rng.betavariate(mean * CONCENTRATION, (1 - mean) * CONCENTRATION)
 
-    def _other_goal(self, dice: random.Random, locale: str, text: str) -> str:
+    def _other_goal(self, rng: random.Random, locale: str, text: str) -> str:
         for _ in range(MAX_TRIES):
-            other = dice.choice(self._by_locale[locale])
-            if likeness(text, other) < UNLIKE:
+            other = rng.choice(self._by_locale[locale])
+            if trigram_similarity(text, other) < MAX_OTHER_SIMILARITY:
                 return other
-        raise PopulationError(
-            f"the texts in {locale} are too much alike for users who want something else; name others"
-        )
+        raise PopulationError(f"the texts in {locale} are too similar to each other; choose more varied --texts")
 
 
-def rewrite(dice: random.Random, text: str, locale: str) -> str:
-    """A text in slightly other words: one more, one less, or two swapped. The same where that would change it much."""
+def rewrite(rng: random.Random, text: str, locale: str) -> str:
+    """Rephrase a text: add, drop or swap a word. Returns the text itself where that would change it too much."""
     words = text.split()
     polite = POLITE.get(locale.partition("-")[0], "")
     ways: list[list[str]] = []
     if polite and polite not in text:
-        place = dice.randint(0, len(words))
+        place = rng.randint(0, len(words))
         ways.append([*words[:place], polite, *words[place:]])
     if len(words) > 2:
-        place = dice.randrange(len(words))
+        place = rng.randrange(len(words))
         ways.append(words[:place] + words[place + 1 :])
     if len(words) > 1:
-        place = dice.randrange(len(words) - 1)
+        place = rng.randrange(len(words) - 1)
         ways.append([*words[:place], words[place + 1], words[place], *words[place + 2 :]])
-    dice.shuffle(ways)
-    found = (" ".join(way) for way in ways)
-    return next((other for other in found if other != text and likeness(other, text) >= ALIKE), text)
+    rng.shuffle(ways)
+    others = (other for way in ways if (other := " ".join(way)) != text)
+    return next((one for one in others if trigram_similarity(one, text) >= MIN_REPHRASE_SIMILARITY), text)
 
 
-def likeness(one: str, other: str) -> float:
-    """Jaccard similarity of the 3-grams of two texts, which the service's sketches estimate; 0 to 1."""
+def trigram_similarity(one: str, other: str) -> float:
+    """Jaccard similarity of the character trigrams of two texts, 0 to 1; the service's sketches estimate it."""
     grams, others = set(grams_of(one)), set(grams_of(other))
     either = len(grams | others)
     return len(grams & others) / either if either else 0.0
 
 
 class ReplyError(Exception):
-    """A reply that is not as it should be; says what is wrong, without a text."""
+    """An invalid reply; the message names the problem and holds no text."""
 
 
 class ArmAnswer(NamedTuple):
-    """What a client knows of an answer: the arm that gave it, None if none did, and the request's id."""
+    """The arm of an answer, None if it has none, and the request id."""
 
     arm: str | None
     request_id: str
 
 
 class Service(Protocol):
-    """The service that users ask. Both methods raise `ReplyError`."""
+    """A service that answers simulated users. Both methods raise `ReplyError`."""
 
     def ask(self, key: str, text: Text) -> ArmAnswer:
-        """The answer to a user's text."""
+        """Answer a user's text."""
 
     def give_up(self, key: str, answer: ArmAnswer) -> None:
-        """Tell that a user gave up on an answer."""
+        """Report that a user gave up on an answer."""
 
 
 @dataclass
-class Played:
-    """What users did: sessions, turns, turns said again and given up, by arm; and replies that were not valid."""
+class SimulationResult:
+    """Sessions, turns, rephrased and abandoned turns by arm; and invalid replies by reason."""
 
     sessions: Counter[str] = field(default_factory=Counter)
     turns: Counter[str] = field(default_factory=Counter)
@@ -169,13 +167,13 @@ class Played:
     gave_up: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: Played) -> None:
-        """Add what other users did."""
+    def add(self, other: SimulationResult) -> None:
+        """Add the counts of other users."""
         for name, counts in vars(self).items():
             counts.update(getattr(other, name))
 
     def figures(self) -> dict[str, Any]:
-        """What was done, for JSON. Friction, in points of 100, is what users felt; the service may see it otherwise."""
+        """The counts for JSON. Friction is that of the simulated users, in points of 100; the service may differ."""
         arms = {
             arm: {
                 "sessions": self.sessions[arm],
@@ -189,25 +187,25 @@ class Played:
         return {"arms": arms, "failures": self.failures.total(), "failure_reasons": dict(self.failures.most_common())}
 
 
-def play_session(population: Population, number: int, service: Service, played: Played) -> None:
-    """Let a user have a session with a service, and note what happened. A reply that is not valid ends it."""
+def simulate_session(population: Population, number: int, service: Service, result: SimulationResult) -> None:
+    """Run the session of one user with a service, and add to the result. An invalid reply ends the session."""
     key, session = population.key(number), population.session(number)
-    answer, met = ArmAnswer(None, ""), set[str]()
+    answer, arms = ArmAnswer(None, ""), set[str]()
     try:
         step = next(session)
         while True:
             if isinstance(step, GiveUp):
                 service.give_up(key, answer)
-                played.gave_up.update([answer.arm] if answer.arm else [])
+                result.gave_up.update([answer.arm] if answer.arm else [])
                 step = session.send(None)
                 continue
             before, answer = answer, service.ask(key, step.text)
-            played.said_again.update([before.arm] if step.again and before.arm else [])
-            played.turns.update([answer.arm] if answer.arm else [])
-            met.update([answer.arm] if answer.arm else [])
+            result.said_again.update([before.arm] if step.again and before.arm else [])
+            result.turns.update([answer.arm] if answer.arm else [])
+            arms.update([answer.arm] if answer.arm else [])
             step = session.send(answer.arm)
     except StopIteration:
         pass
     except ReplyError as problem:
-        played.failures[str(problem)] += 1
-    played.sessions.update(met)
+        result.failures[str(problem)] += 1
+    result.sessions.update(arms)

@@ -1,9 +1,9 @@
-"""The statistics of an experiment: friction rates of sessions, their differences, and the sample that shows one.
+"""The statistics of an experiment: friction rates, their differences, and the sample size.
 
-The friction rate of an arm is turns with friction over all turns. Turns of one session go wrong together, so they are
-no independent sample; sessions are taken as one. The rate is then a ratio of two means over sessions, whose variance
-the delta method gives (Deng, Knoblich and Lu, "Applying the Delta Method in Metric Analytics", KDD 2018,
-arXiv:1803.06336). Rates are shares, 0 to 1.
+The friction rate of an arm is turns with friction over all turns. Turns of one session are correlated, so the session
+is the unit of analysis. The rate is then a ratio of two means over sessions, whose variance the delta method gives
+(Deng, Knoblich and Lu, "Applying the Delta Method in Metric Analytics", KDD 2018, arXiv:1803.06336). Rates are shares,
+0 to 1.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
-MIN_SESSIONS = 50  # in an arm, below which a rate is not near enough to normal
-MIN_FRICTION = 10  # turns with friction in two arms together, likewise
+MIN_SESSIONS = 50  # of an arm, for the normal approximation
+MIN_FRICTION = 10  # turns with friction in two arms together, for the same reason
 
 _NORMAL = NormalDist()
 
 
 class Plan(NamedTuple):
-    """What is decided before an experiment is judged.
+    """What is fixed before an experiment is judged.
 
     Attributes:
-        alpha: the chance of showing any difference where there is none, 0 to 1.
-        power: the chance of showing a difference of `effect`, 0 to 1.
+        alpha: the probability of showing a difference where there is none, 0 to 1.
+        power: the probability of showing a difference of `effect`, 0 to 1.
         effect: the smallest difference of the rates that matters.
     """
 
@@ -35,12 +35,12 @@ class Plan(NamedTuple):
 
     @property
     def margins(self) -> float:
-        """How many standard errors a difference must have for that power at that level, both sides counted."""
+        """The standard errors that a difference must have for that power at that level; two-sided."""
         return _quantile(1 - self.alpha / 2) + _quantile(self.power)
 
 
 class Interval(NamedTuple):
-    """From where to where a value lies at some level of confidence."""
+    """A confidence interval."""
 
     low: float
     high: float
@@ -59,12 +59,12 @@ class Moments:
 
     @property
     def rate(self) -> float:
-        """The share of turns with friction; 0 of no turns."""
+        """The share of turns with friction; 0 without turns."""
         return self.friction / self.turns if self.turns else 0.0
 
     @property
     def spread(self) -> float:
-        """The variance of the rate times the number of sessions: what one session adds to the uncertainty.
+        """The variance of the rate times the number of sessions.
 
         With residuals e = f - rate * t, whose mean is 0, it is the variance of e over the squared mean of t. Infinite
         for fewer than two sessions.
@@ -82,7 +82,7 @@ class Moments:
         return self.spread / self.sessions if self.sessions else math.inf
 
     def interval(self, alpha: float) -> Interval:
-        """Where the true rate lies at level 1 - `alpha`; within 0 and 1."""
+        """The confidence interval of the rate at level 1 - `alpha`; within 0 and 1."""
         margin = _quantile(1 - alpha / 2) * math.sqrt(self.variance)
         return Interval(max(0.0, self.rate - margin), min(1.0, self.rate + margin))
 
@@ -92,13 +92,13 @@ class Comparison:
     """An arm against the baseline.
 
     Attributes:
-        difference: of the rates; above 0, the arm is worse.
-        interval: of the difference. Of several arms all intervals hold together (Bonferroni).
-        p_value: of a difference as large or larger by chance alone, two-sided; corrected for several arms (Holm).
-        relative: the difference over the baseline's rate; None where that is 0.
-        more_sessions: that each of the two arms needs yet to show the smallest difference that matters; 0 if none.
-        is_enough: whether there are enough sessions and friction for the rest to mean anything.
-        is_shown: whether the two differ.
+        difference: of the rates; above 0 if the arm is worse.
+        interval: of the difference; simultaneous for several arms (Bonferroni).
+        p_value: two-sided, corrected for several arms (Holm).
+        relative: the difference over the baseline's rate; None if that is 0.
+        more_sessions: sessions that each of the two arms still needs to show the planned effect; 0 if none.
+        is_enough: whether there are enough sessions and friction for a judgement.
+        is_shown: whether the difference is significant.
     """
 
     difference: float
@@ -111,18 +111,18 @@ class Comparison:
 
 
 def compare(baseline: Moments, arms: Sequence[Moments], plan: Plan) -> list[Comparison]:
-    """Compare arms with a baseline, as it was planned."""
+    """Compare arms with a baseline according to a plan."""
     if not arms:
         return []
     each = plan._replace(alpha=plan.alpha / len(arms))
-    found = []
+    comparisons = []
     for arm, p_value in zip(arms, holm([p_value_of(baseline, arm) for arm in arms]), strict=True):
         difference = arm.rate - baseline.rate
         margin = _quantile(1 - each.alpha / 2) * math.sqrt(baseline.variance + arm.variance)
         is_enough = (
             min(baseline.sessions, arm.sessions) >= MIN_SESSIONS and baseline.friction + arm.friction >= MIN_FRICTION
         )
-        found.append(
+        comparisons.append(
             Comparison(
                 difference=difference,
                 interval=Interval(difference - margin, difference + margin),
@@ -133,11 +133,11 @@ def compare(baseline: Moments, arms: Sequence[Moments], plan: Plan) -> list[Comp
                 is_shown=is_enough and p_value < plan.alpha,
             )
         )
-    return found
+    return comparisons
 
 
 def p_value_of(one: Moments, other: Moments) -> float:
-    """How probable a difference of the rates as large or larger is by chance alone; two-sided, normal."""
+    """The two-sided p value of a difference of the rates, by the normal approximation."""
     difference, error = abs(one.rate - other.rate), math.sqrt(one.variance + other.variance)
     if not error:
         return float(not difference)
@@ -145,7 +145,7 @@ def p_value_of(one: Moments, other: Moments) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected for their number, step by step from the smallest (Holm, 1979)."""
+    """P values corrected for multiple comparisons (Holm, 1979)."""
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -155,15 +155,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def more_sessions(one: Moments, other: Moments, plan: Plan) -> int:
-    """How many more sessions each of two arms needs to show the planned effect.
+    """The number of sessions that each of two arms still needs to show the planned effect.
 
-    The m from which on one.spread / (one.sessions + m) + other.spread / (other.sessions + m) is small enough: the
-    larger root of a quadratic. 0 where there are too few sessions to know their spread.
+    It is the smallest m at which one.spread / (one.sessions + m) + other.spread / (other.sessions + m) is small enough:
+    the larger root of a quadratic. 0 where there are too few sessions to estimate the spread.
     """
     a, b, u, v = one.sessions, other.sessions, one.spread, other.spread
     if math.isinf(u + v):
         return 0
-    allowed = (plan.effect / plan.margins) ** 2  # variance of the difference
+    allowed = (plan.effect / plan.margins) ** 2  # maximum variance of the difference
     half = (allowed * (a + b) - (u + v)) / 2
     rest = allowed * a * b - u * b - v * a
     root = (-half + math.sqrt(max(0.0, half * half - allowed * rest))) / allowed

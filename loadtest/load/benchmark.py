@@ -1,4 +1,4 @@
-"""What measurements of servers have in common: rounds, durations and cores."""
+"""The base of all measurements of servers: rounds, durations and cores."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from loadtest.load.target import Server, on_cores, running_service, usable_cores
 
 SERVICE = "the service"
 CONNECTIONS = 32
-WARM_UP = 0.125  # seconds of it for each second that is measured
-SERVICE_FLAGS = ("--drain-delay", "0", "--cache-entries", "0")  # stop at once; compute each answer
+WARM_UP = 0.125  # seconds of warm-up for each second of measurement
+SERVICE_FLAGS = ("--drain-delay", "0", "--cache-entries", "0")  # stop at once, no answer cache
 
 M = TypeVar("M", bound=Measured)
 Json = dict[str, Any]
@@ -26,13 +26,13 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How servers are measured: in turns, the load generator on a core of its own.
+    """Settings of a measurement; the load generator runs on a core of its own.
 
     Attributes:
-        rounds: how often; the medians of the rounds are reported.
+        rounds: number of rounds, whose medians are reported.
         seconds: duration of each measurement.
-        start_timeout: seconds for a server to be ready.
-        generator, server: the cores of each; empty where the system can't tie a process to a core.
+        start_timeout: maximum time for a server to start, in seconds.
+        generator, server: the cores of each; empty where the system has no CPU affinity.
     """
 
     rounds: int
@@ -43,7 +43,7 @@ class Benchmark:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace, **more: Any) -> Self:
-        """As the flags of `options.add_measurement` say, on the first and the last core that this process may use."""
+        """From the flags of `options.add_measurement`, on the first and the last core that this process may use."""
         cores = usable_cores()
         return cls(arguments.rounds, arguments.seconds, arguments.start_timeout, cores[:1], cores[-1:], **more)
 
@@ -66,31 +66,31 @@ class Benchmark:
         """Load a server from the generator's cores.
 
         Args:
-            name: the server's, for errors.
-            measure: `measure` of `closed_loop` or `open_loop`, given all but the times.
-            seconds: duration; `seconds` of this benchmark if left out.
-            warm_up: seconds before that; a share of the duration if left out.
-            cores: others than the generator's.
+            name: name of the server, for errors.
+            measure: `measure` of `closed_loop` or `open_loop` with all arguments but the times.
+            seconds: duration (default: `seconds` of this benchmark).
+            warm_up: warm-up in seconds (default: a share of the duration).
+            cores: cores to use instead of the generator's.
 
         Raises:
-            LoadError: it gave no answer or a wrong one: an error may be quicker to give than an answer.
+            LoadError: there was no reply or an invalid one; errors are faster than answers and would flatter a server.
         """
         seconds = self.seconds if seconds is None else seconds
         with on_cores(cores or self.generator):
             try:
-                found = measure(seconds=seconds, warm_up=WARM_UP * seconds if warm_up is None else warm_up)
+                measured = measure(seconds=seconds, warm_up=WARM_UP * seconds if warm_up is None else warm_up)
             except LoadError as error:
                 raise LoadError(f"{name}: {error}") from None
-        for problem, count in found.failures.most_common(1):
-            raise LoadError(f"{name} gave wrong replies, such as {count} times: {problem}")
-        return found
+        for problem, count in measured.failures.most_common(1):
+            raise LoadError(f"{name}: invalid replies, {count} times: {problem}")
+        return measured
 
-    def say(self, name: str, number: int, found: object) -> None:
-        """Report a round to the person who waits."""
-        print(f"{name}: round {number} of {self.rounds}: {found}", file=sys.stderr, flush=True)
+    def report_progress(self, name: str, number: int, result: object) -> None:
+        """Print the result of a round to standard error."""
+        print(f"{name}: round {number} of {self.rounds}: {result}", file=sys.stderr, flush=True)
 
-    def circumstances(self, **more: Any) -> Json:
-        """How, on what and with what it was measured."""
+    def setup(self, **more: Any) -> Json:
+        """Settings, machine and versions of the measurement."""
         return {
             "measured": {"rounds": self.rounds, "seconds": self.seconds, **more},
             "machine": machine() | {"server_cores": [*self.server], "generator_cores": [*self.generator]},

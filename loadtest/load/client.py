@@ -1,4 +1,4 @@
-"""Single requests to a service, beside the load: past proxies, as locust's client goes."""
+"""Single requests to a service, apart from the load. They ignore proxies, as locust's client does."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _opener = build_opener(ProxyHandler({}))
 
 
 class LoadError(LoadTestError):
-    """A server can't be reached, or does not answer as it should; the message is one sentence."""
+    """A server can't be reached, or its reply is invalid; the message is one sentence."""
 
 
 class Reply(NamedTuple):
-    """A reply, whatever its status."""
+    """A reply with any status."""
 
     status: int
     headers: Message
@@ -30,7 +30,7 @@ class Reply(NamedTuple):
 
 
 def fetch(url: str, timeout: float, body: bytes | None = None) -> Reply:
-    """GET a URL, or POST a JSON body to it, over a connection of its own.
+    """GET a URL, or POST a JSON body to it, over a new connection.
 
     Raises:
         LoadError: there is no reply within `timeout` seconds.
@@ -46,7 +46,7 @@ def fetch(url: str, timeout: float, body: bytes | None = None) -> Reply:
 
 
 class Client:
-    """A connection to a server, kept open from request to request; a context manager."""
+    """A persistent connection to a server; a context manager."""
 
     def __init__(self, url: str, timeout: float) -> None:
         parts = urlsplit(url)

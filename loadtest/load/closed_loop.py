@@ -1,7 +1,7 @@
-"""A load generator that costs little: connections that each send their next request once the last reply is complete.
+"""A fast closed-loop load generator: each connection sends its next request once the last reply is complete.
 
-Locust makes some 1,000 requests a second, which is less than the service answers. This one is an asyncio protocol over
-httptools' parser on uvloop, and does nothing for a reply but read its clock and its status; a sample is checked whole.
+Locust sends about 1,000 requests a second, less than the service can answer. This one is an asyncio protocol with
+httptools' parser on uvloop. For most replies it only reads the clock and the status; a sample is checked completely.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from loadtest.load.client import OK, LoadError
 from loadtest.load.replies import problem_of_reply
 
 PATH = "/v1/nlu"
-CHECK_EVERY = 61  # replies; a prime, so that in time the sample meets every text
-EXPECTED_PER_SECOND = 50_000  # for which room is made beforehand; more still find some
+CHECK_EVERY = 61  # replies; a prime, so that the sample covers every text in time
+EXPECTED_PER_SECOND = 50_000  # replies for which memory is preallocated; more are allowed
 WATCHES_PER_TIMEOUT = 4
-NEVER = float("inf")  # when a connection that waits for no reply has sent its request
-Check = Callable[[bytes, int, bytes], str | None]  # of a request's body, a reply's status and content: what is wrong
+NEVER = float("inf")  # send time of a connection without a request in flight
+Check = Callable[[bytes, int, bytes], str | None]  # (request body, status, reply content) -> problem or None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a load test found between warm-up and end.
+    """The result of a load test, without the warm-up.
 
     Attributes:
-        seconds: how long was measured.
+        seconds: duration of the measurement.
         latencies: seconds from sending a request to its complete reply, in order of the replies.
-        failures: replies that were not as they should be, by reason, of the warm-up too.
-        cpu_seconds: what the load generator itself used.
+        failures: invalid replies by reason, including those of the warm-up.
+        cpu_seconds: CPU time of the load generator.
     """
 
     seconds: float
@@ -56,43 +56,43 @@ class Measured:
 
     @property
     def cpu_share(self) -> float:
-        """Which part of one core the load generator used, 0 to 1. Near 1 it, and not the server, was the limit."""
+        """The share of one core that the load generator used, 0 to 1. Near 1 the generator was the bottleneck."""
         return self.cpu_seconds / self.seconds
 
     def percentile(self, percent: float) -> float:
-        """Latency in seconds below which `percent` of the replies stayed."""
+        """A percentile of the latencies, in seconds."""
         return float(np.percentile(self.latencies, percent))
 
 
 def measure(
     url: str, bodies: Sequence[bytes], *, connections: int, seconds: float, warm_up: float = 0.0, **more: Any
 ) -> Measured:
-    """Load a server for `warm_up` and then `seconds` seconds, over connections that are kept open.
+    """Load a server over persistent connections.
 
     Args:
-        url: of the server, such as ``http://127.0.0.1:8000``.
-        bodies: JSON bodies of requests, sent in turn, over and over, by whichever connection is free.
-        connections: how many requests are under way at any time.
-        seconds: how long is measured.
-        warm_up: seconds before that, of which only failures count.
-        more: as the attributes of `Run`.
+        url: URL of the server, such as ``http://127.0.0.1:8000``.
+        bodies: JSON bodies of requests, sent cyclically by the next free connection.
+        connections: number of connections, and so of requests in flight.
+        seconds: duration of the measurement.
+        warm_up: seconds before the measurement, of which only failures count.
+        more: further attributes of `LoadRun`.
 
     Raises:
-        LoadError: the server can't be reached, closes a connection, does not answer, or answers no HTTP.
+        LoadError: the server can't be reached, closes a connection, does not reply, or does not speak HTTP.
     """
-    return Run(url, bodies, **more).measure(connections, seconds, warm_up)
+    return LoadRun(url, bodies, **more).measure(connections, seconds, warm_up)
 
 
 @dataclass(eq=False)
-class Run:
-    """One measurement: what its connections share, and when they send.
+class LoadRun:
+    """One measurement: the state that its connections share.
 
     Attributes:
-        url, bodies: as `measure`.
-        reply_timeout: seconds for which a reply may keep a connection waiting.
-        on_reply: called with the content of each good reply that is counted; its time is the load generator's.
-        path: where the server answers.
-        problem_of: what is wrong with a reply, for a server that does not answer in the service's form.
+        url, bodies: see `measure`.
+        reply_timeout: maximum time for a reply, in seconds.
+        on_reply: called with the content of each successful reply of the measurement; its time adds to the generator's.
+        path: path of the endpoint.
+        problem_of: check of a reply, for servers with another reply format than the service's.
     """
 
     url: str
@@ -110,14 +110,14 @@ class Run:
         self.counting = False
         self.count = 0
         self.latencies: array[float] = array("d")
-        self.until_check = 1  # the first reply is checked, however short the measurement
+        self.until_check = 1  # the first reply is always checked
         self.failures: Counter[str] = Counter()
         self.open: set[Connection] = set()
 
     def measure(self, connections: int, seconds: float, warm_up: float) -> Measured:
         """Load the server; see the module's `measure`."""
         gc.collect()
-        gc.disable()  # a collection in the midst would stop all connections at once
+        gc.disable()  # a collection would pause all connections
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 return runner.run(self._measure(connections, seconds, warm_up))
@@ -148,19 +148,19 @@ class Run:
         return Measured(took, self.latencies[: self.count], self.failures, cpu)
 
     def begin(self) -> None:
-        """Start to send; all connections are open."""
+        """Start to send, once all connections are open."""
         for connection in [*self.open]:
             connection.send()
 
     def proceed(self, connection: Connection) -> None:
-        """Go on with a connection whose reply is complete."""
+        """Continue with a connection whose reply is complete."""
         if self.sending:
             connection.send()
         else:
             connection.close()
 
     def end(self) -> None:
-        """Send no more: each connection closes with its last reply."""
+        """Stop sending; each connection closes after its last reply."""
 
     def record(self, latency: float) -> None:
         """Count a reply."""
@@ -171,18 +171,18 @@ class Run:
         self.count += 1
 
     def check(self, status: int, body: bytes, content: bytes) -> None:
-        """Check a reply whole."""
+        """Check a reply completely."""
         self.until_check = CHECK_EVERY
         if problem := (self.problem_of or _problem_of_nlu)(body, status, content):
             self.failures[problem] += 1
 
     def fail(self, sentence: str) -> None:
-        """Give up; the sentence goes on from the server's URL."""
+        """End the measurement with an error; the sentence follows the server's URL."""
         if not self.over.done():
             self.over.set_exception(LoadError(f"{self.url} {sentence}"))
 
     def leave(self, connection: Connection) -> None:
-        """A connection is closed."""
+        """Remove a closed connection."""
         self.open.discard(connection)
         if not self.open and not self.over.done():
             self.over.set_result(None)
@@ -193,11 +193,11 @@ class Run:
             async with asyncio.timeout(self.reply_timeout):
                 for _ in range(connections):
                     await loop.create_connection(lambda: Connection(self), *self.address)
-        except OSError as error:  # a timeout is one too
+        except OSError as error:  # includes TimeoutError
             raise LoadError(f"{self.url} can't be reached ({error or 'timeout'})") from None
 
     async def _pause(self, seconds: float) -> None:
-        """Let the connections work, unless they fail."""
+        """Wait, or raise the error of a failed connection."""
         await asyncio.wait([self.over], timeout=seconds)
         if self.over.done():
             self.over.result()
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: LoadRun) -> None:
         self.run = run
         self.parser = httptools.HttpResponseParser(self)
         self.body = b""
@@ -224,31 +224,31 @@ class Connection(asyncio.Protocol):
         self.finished = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass
+        """Register the connection."""
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transport is no subclass
         self.run.open.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Read on."""
+        """Parse received data."""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self.run.fail(f"sent something that is no HTTP reply ({error})")
+            self.run.fail(f"sent an invalid HTTP reply ({error})")
             self.transport.abort()
 
     def connection_lost(self, _: Exception | None) -> None:
-        """It is closed, by either side."""
+        """Report an unexpected end of the connection."""
         if not self.finished:
             after = "".join(f", after {problem}" for problem, _ in self.run.failures.most_common(1))
-            self.run.fail(f"closed a connection in the midst of the load{after}")
+            self.run.fail(f"closed a connection during the measurement{after}")
         self.run.leave(self)
 
     def on_body(self, chunk: bytes) -> None:
-        """Part of a reply's content (called by the parser)."""
+        """Collect a part of the content (called by the parser)."""
         self.content += chunk
 
     def on_message_complete(self) -> None:
-        """A reply is complete (called by the parser)."""
+        """Record a complete reply and continue (called by the parser)."""
         run = self.run
         if run.counting:
             run.record(time.perf_counter() - self.began)
@@ -261,20 +261,20 @@ class Connection(asyncio.Protocol):
         run.proceed(self)
 
     def send(self, due: float | None = None) -> None:
-        """Send the next request, which was due earlier if that is given."""
+        """Send the next request; its latency counts from `due` if given."""
         request, self.body = next(self.run.requests)
         self.content = b""
         self.began = time.perf_counter() if due is None else due
         self.transport.write(request)
 
     def close(self) -> None:
-        """Send no more."""
+        """Close the connection as intended."""
         self.finished = True
         self.transport.close()
 
 
 def _problem_of_nlu(body: bytes, status: int, content: bytes) -> str | None:
-    """Of the service's reply: its JSON, its labels, the spans of its slots."""
+    """Check a reply of the service: JSON, labels, spans of the slots."""
     return problem_of_reply([orjson.loads(body)["text"]], False, status, content)
 
 

@@ -1,4 +1,4 @@
-"""What all commands of the load tests share: exit codes, and errors as one sentence."""
+"""Exit codes and error handling of all load test commands."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import ParamSpec
 
 from service.extras import MissingExtra
 
-FAILED = 1  # something was tested, and a check failed
-CANNOT_TEST = 2
+FAILED = 1  # a check failed
+CANNOT_TEST = 2  # the test or measurement did not take place
 INTERRUPTED = 130
 
 P = ParamSpec("P")
 
 
 class LoadTestError(Exception):
-    """Something can't be tested or measured; the message is one sentence for the person who asked for it."""
+    """A test or measurement is not possible; the message is one sentence."""
 
 
 def command(*errors: type[Exception]) -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Decorate a command: a `LoadTestError`, or one of `errors`, is printed, and the exit code is `CANNOT_TEST`."""
+    """Decorate a command: print a `LoadTestError` or one of `errors`, and return `CANNOT_TEST`."""
     expected: tuple[type[Exception], ...] = (LoadTestError, MissingExtra, *errors)
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:

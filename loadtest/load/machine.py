@@ -1,4 +1,4 @@
-"""What figures were measured on, and with what."""
+"""The machine and the package versions of a measurement."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PACKAGES = ("onnxruntime", "numpy", "tokenizers", "fastapi", "pydantic", "uvicor
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """CPU model and number of usable cores."""
     return {"cpu": _cpu(), "cores": len(usable_cores()) or os.cpu_count()}
 
 
 def versions() -> dict[str, str]:
-    """What it was measured with."""
+    """Versions of Python and of the packages that serve."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
@@ -28,5 +28,5 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

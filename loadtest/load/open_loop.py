@@ -1,8 +1,7 @@
-"""Load by a schedule: requests at random moments, as from many users who know nothing of each other.
+"""An open-loop load generator: requests arrive as a Poisson process, as from many independent users.
 
-Connections that send again once they are answered (`closed_loop`) send less while the server is slow, and always keep
-it busy. This load is a Poisson process of a given rate, whatever has become of the requests before. Its moments come
-from a seed, so that two servers, or one in two settings, can be sent the same.
+A closed loop (`closed_loop`) sends less while the server is slow, and always keeps it busy. This load has a given rate,
+independent of earlier replies. The arrival times come from a seed, so that two servers can get the same load.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.load.closed_loop import NEVER, Connection, Measured, Run
+from loadtest.load.closed_loop import NEVER, Connection, LoadRun, Measured
 
-SPIN_SECONDS = 2e-3  # before a moment: a timer of the event loop is only as exact as a millisecond
+SPIN_SECONDS = 2e-3  # busy waiting before an arrival; timers of the event loop are exact to a millisecond only
 
 
 @dataclass(frozen=True)
 class Scheduled(Measured):
-    """What a load by a schedule found.
+    """The result of an open-loop load.
 
-    Latencies are from when a request was sent; where no connection was free for it, from when it was due.
+    Latencies count from sending a request or, if no connection was free, from when it was due.
 
     Attributes:
-        lateness: of each request, by how many seconds the load generator itself sent it late.
+        lateness: delay of each request by the load generator itself, in seconds.
     """
 
     lateness: array[float]
@@ -46,62 +45,62 @@ def measure(
     seed: int = 0,
     **more: Any,
 ) -> Scheduled:
-    """Load a server for `warm_up` and then `seconds` seconds with `rate` requests a second; else as `closed_loop`.
+    """Load a server with `rate` requests a second; otherwise as `closed_loop.measure`.
 
-    Up to 2 ms before each moment the load generator waits busily: it should have a core of its own.
+    The load generator spins for up to 2 ms before each request, so it should have a core of its own.
 
     Raises:
         LoadError: as `closed_loop.measure`.
     """
-    run = _ScheduledRun(url, bodies, **more)
-    run.moments = moments_of(rate, warm_up + seconds, seed)
+    run = ScheduledRun(url, bodies, **more)
+    run.arrivals = arrival_times(rate, warm_up + seconds, seed)
     found = run.measure(connections, seconds, warm_up)
     return Scheduled(found.seconds, found.latencies, found.failures, found.cpu_seconds, run.lateness)
 
 
-def moments_of(rate: float, seconds: float, seed: int) -> list[float]:
-    """Random moments in the next `seconds` seconds, `rate` of them a second on the average: a Poisson process."""
+def arrival_times(rate: float, seconds: float, seed: int) -> list[float]:
+    """Arrival times of a Poisson process, in seconds from its start."""
     random = np.random.default_rng(seed)
-    moments: list[float] = np.sort(random.uniform(0, seconds, random.poisson(rate * seconds))).tolist()
-    return moments
+    arrivals: list[float] = np.sort(random.uniform(0, seconds, random.poisson(rate * seconds))).tolist()
+    return arrivals
 
 
-class _ScheduledRun(Run):
-    """One measurement by a schedule.
+class ScheduledRun(LoadRun):
+    """One open-loop measurement.
 
     Attributes:
-        moments: when requests are due, in seconds from the beginning.
-        idle: connections that wait for their next request; used in turn, so that none is idle for long.
-        owed: when requests were due for which no connection was free.
+        arrivals: when requests are due, in seconds from the start.
+        idle: free connections; used in turn, so that none is idle for long.
+        backlog: due times of requests that wait for a free connection.
     """
 
-    moments: Sequence[float]
+    arrivals: Sequence[float]
 
     def begin(self) -> None:
-        """Start to keep the schedule."""
+        """Start the schedule."""
         self.idle = deque(self.open)
-        self.owed: deque[float] = deque()
+        self.backlog: deque[float] = deque()
         self.lateness: array[float] = array("d")
         self.keeping = asyncio.create_task(self._keep(time.perf_counter()))
 
     def proceed(self, connection: Connection) -> None:
-        """Send what is owed, or let the connection wait."""
+        """Send the oldest waiting request, or mark the connection as idle."""
         if not self.sending:
             connection.close()
-        elif self.owed:
-            connection.send(self.owed.popleft())
+        elif self.backlog:
+            connection.send(self.backlog.popleft())
         else:
             connection.began = NEVER
             self.idle.append(connection)
 
     def end(self) -> None:
-        """Send no more, and close the connections that wait for nothing."""
+        """Stop sending, and close idle connections."""
         self.keeping.cancel()
         for connection in self.idle:
             connection.close()
 
     async def _keep(self, began: float) -> None:
-        for moment in self.moments:
+        for moment in self.arrivals:
             due = began + moment
             while (ahead := due - time.perf_counter()) > 0:
                 await asyncio.sleep(max(0.0, ahead - SPIN_SECONDS))
@@ -110,4 +109,4 @@ class _ScheduledRun(Run):
             if self.idle:
                 self.idle.popleft().send()
             else:
-                self.owed.append(due)
+                self.backlog.append(due)

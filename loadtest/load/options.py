@@ -1,4 +1,4 @@
-"""Flags that several commands have: their names, types, defaults and help."""
+"""Flags shared by several commands: their names, types, defaults and help."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Options:
-    """What ``python -m loadtest`` and ``locust -f loadtest/locustfile.py`` send, and how fast; each field is a flag."""
+    """Texts and rate of ``python -m loadtest`` and ``locust -f loadtest/locustfile.py``; each field is a flag."""
 
     texts: str | None = None
     locale: str | None = None
@@ -24,14 +24,14 @@ class Options:
 
     @classmethod
     def of(cls, parsed: object) -> Options:
-        """The options among parsed arguments; locust's web page leaves an empty string where nothing was given."""
-        given = {field.name: getattr(parsed, field.name, None) for field in fields(cls)}
-        return cls(**{name: value for name, value in given.items() if value not in (None, "")})
+        """The options among parsed arguments; empty strings, from locust's web page, count as not set."""
+        values = {field.name: getattr(parsed, field.name, None) for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if value not in (None, "")})
 
     def flags(self) -> list[str]:
         """The command line that parses to these options."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value is not None]
 
     @property
     def texts_path(self) -> Path | None:
@@ -40,12 +40,12 @@ class Options:
 
     @property
     def locale_names(self) -> list[str] | None:
-        """The locales asked for; None for those that the model knows."""
+        """The locales to send; None for those of the student."""
         return list(self.locale_weights) or None
 
     @property
     def locale_weights(self) -> dict[str, float]:
-        """How many clients there are of each locale asked for, relative to each other; empty for all alike."""
+        """Relative number of clients by locale; empty for equal weights."""
         return weights_of(self.locales) if self.locales else {}
 
 
@@ -53,38 +53,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `Options` to a parser, argparse's own or locust's."""
     default = Options()
     add_texts(parser, str)
-    about = "comma-separated locales to send texts in, from three times as many clients in A as in B"
-    add(parser, "locales", locales, "A=3,B", f"{about} (default: those that the student knows, all alike)")
+    about = "comma-separated locales to send, optionally with relative numbers of clients"
+    add(parser, "locales", locales, "A=3,B", f"{about} (default: the student's locales, equally)")
     add(parser, "batch-share", share, "SHARE", "share of requests that are batches, 0 to 1", default.batch_share)
     add(parser, "batch-size", positive_int, "TEXTS", "texts of a batch", default.batch_size)
     add(parser, "model", str, "NAME", "student to ask (default: the service's default)")
-    about = "requests per second of all users together, evenly paced; 0: as fast as replies come"
+    about = "requests per second of all users together, evenly paced; 0 sends as soon as replies arrive"
     add(parser, "rate", not_negative, "RATE", about, default.rate)
     add_reply_timeout(parser)
 
 
 def add_texts(parser: argparse.ArgumentParser, type_: Callable[[str], Any] = Path) -> None:
-    """Add the flags that say what is sent."""
-    about = "texts to send: JSONL file with utt or text, and locale; text file, one a line; or a folder of these"
+    """Add the flags that choose the texts to send."""
+    about = "JSONL file with utt or text, and locale; text file with one text per line; or a folder of these"
     add(parser, "texts", type_, "PATH", f"{about} (default: the packaged sample)")
-    add(parser, "locale", str, "LOCALE", "locale of texts that come without one (default: none)")
+    add(parser, "locale", str, "LOCALE", "locale of texts without one (default: none)")
 
 
 def add_reply_timeout(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that says how long to wait for a reply."""
-    about = "time after which a missing reply is a failure, in seconds"
+    """Add the flag of the maximum time for a reply."""
+    about = "maximum time for a reply, in seconds; a later one is a failure"
     add(parser, "reply-timeout", positive, "SECONDS", about, Options.reply_timeout)
 
 
 def add_start_timeout(parser: argparse.ArgumentParser, default: float) -> None:
-    """Add the flag that says how long to wait for a server that starts."""
-    add(parser, "start-timeout", positive, "SECONDS", "time for a server to be ready, in seconds", default)
+    """Add the flag of the maximum time for a server to start."""
+    add(parser, "start-timeout", positive, "SECONDS", "maximum time until a server is ready, in seconds", default)
 
 
 def add_measurement(parser: argparse.ArgumentParser, rounds: int, seconds: float, start_timeout: float) -> None:
     """Add the flags of a `Benchmark`, with their defaults."""
-    add(parser, "rounds", positive_int, "ROUNDS", "rounds of measurements, whose medians count", rounds)
-    add(parser, "seconds", positive, "SECONDS", "time of each measurement, in seconds", seconds)
+    add(parser, "rounds", positive_int, "ROUNDS", "rounds of measurements; their medians are reported", rounds)
+    add(parser, "seconds", positive, "SECONDS", "duration of each measurement, in seconds", seconds)
     add_start_timeout(parser, start_timeout)
 
 
@@ -96,23 +96,23 @@ def add(
     help_: str,
     default: Any = None,
 ) -> None:
-    """Add a flag; the default is spelt out in its help, which locust's web page shows as it is."""
+    """Add a flag; its help contains the default literally, as locust's web page does not expand ``%(default)s``."""
     shown = "" if default is None else f" (default: {default})"
     parser.add_argument(f"--{name}", type=type_, metavar=metavar, help=help_ + shown, default=default)
 
 
 def weights_of(value: str) -> dict[str, float]:
-    """Locales and their weights: ``de-DE=3,fr-FR`` is three to one.
+    """Parse locales with optional weights: ``de-DE=3,fr-FR`` is three to one.
 
     Raises:
-        argparse.ArgumentTypeError: a weight is no number above 0.
+        argparse.ArgumentTypeError: a weight is not a number above 0.
     """
     parts = (part.partition("=") for part in value.split(",") if part.strip())
     return {name.strip(): positive(weight) if sign else 1.0 for name, sign, weight in parts}
 
 
 def locales(value: str) -> str:
-    """A list of locales with weights, as it was given."""
+    """Validate a list of locales with optional weights; returns it unchanged."""
     weights_of(value)
     return value
 

@@ -1,6 +1,6 @@
-"""Durations and failures of a load test: bounded in memory, exact enough for a service that answers in under 1 ms.
+"""Durations and failures of a load test, in bounded memory and with microsecond resolution.
 
-Locust rounds what it keeps to 1 ms below 100 ms, and to 10 ms above, so its percentiles can't tell 0.6 ms from 1.4 ms.
+Locust rounds durations to 1 ms below 100 ms, and to 10 ms above, so its percentiles can't distinguish 0.6 and 1.4 ms.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 PERCENTILES = (50, 90, 95, 99)
-SINGLE, BATCH = "single", "batch"  # kinds of request: the first words of rows
-CLIENT = "client"  # from sending a request to having read its reply
-SINCE_DUE = "since due"  # the same, and by how much earlier replies made it late
+SINGLE, BATCH = "single", "batch"  # kinds of request: the first words of row names
+CLIENT = "client"  # from sending a request to its complete reply
+SINCE_DUE = "since due"  # the same, plus the delay by earlier replies
 SERVER_PHASES = ("queue", "tokenize", "inference", "decode", "total")
 MAX_REASONS = 20
 OTHER_REASONS = "(other reasons)"
@@ -29,7 +29,7 @@ def quantise(milliseconds: float) -> int:
 
 
 class Histogram:
-    """A set of durations that forgets their order and their fifth digit; mean and maximum are exact."""
+    """Durations with four significant digits, without their order; mean and maximum are exact."""
 
     def __init__(self) -> None:
         self.counts: Counter[int] = Counter()
@@ -37,11 +37,11 @@ class Histogram:
         self.max_ms = 0.0
 
     def __len__(self) -> int:
-        """How many durations were added."""
+        """The number of durations."""
         return self.counts.total()
 
     def add(self, milliseconds: float) -> None:
-        """Add a duration, which must not be negative."""
+        """Add a duration of 0 or more."""
         self.counts[quantise(milliseconds)] += 1
         self.total_ms += milliseconds
         self.max_ms = max(self.max_ms, milliseconds)
@@ -53,10 +53,7 @@ class Histogram:
         self.max_ms = max(self.max_ms, other.max_ms)
 
     def percentile(self, percent: int) -> float:
-        """The least duration that at least so many percent do not exceed, in milliseconds.
-
-        This is the nearest-rank definition (numpy's ``inverted_cdf``): always a duration that occurred.
-        """
+        """A percentile in milliseconds, by nearest rank (numpy's ``inverted_cdf``): always a duration that occurred."""
         values = sorted(self.counts)
         rank = max(1, -(-percent * len(self) // 100))
         place = bisect_left(list(itertools.accumulate(self.counts[value] for value in values)), rank)
@@ -69,10 +66,10 @@ class Histogram:
 
 
 class Recorder:
-    """What happened in a load test: one histogram per row (``single client``, ``batch inference`` ...), and failures.
+    """The results of a load test: one histogram per row (``single client``, ``batch inference`` ...), and failures.
 
-    It can be pickled, for another process.
-    Times of failures are not kept: an error that comes fast must not flatter the percentiles.
+    It can be pickled for another process. Times of failures are not kept, since fast errors would flatter the
+    percentiles.
     """
 
     def __init__(self) -> None:
@@ -80,7 +77,7 @@ class Recorder:
         self.restart()
 
     def restart(self) -> None:
-        """Forget everything but failures: what came so far was not yet the load that is to be measured."""
+        """Discard everything but failures, when the load changes."""
         self.rows: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.requests = self.failures.total()
         self.texts = 0
@@ -90,7 +87,7 @@ class Recorder:
 
     @property
     def seconds(self) -> float:
-        """From the start of the first request to the end of the test; in merged recorders the longest of these."""
+        """Time from the first request to the end of the test; the longest one of merged recorders."""
         own = 0.0 if self._began is None else self._ended - self._began
         return max(own, self._earlier_seconds)
 
@@ -100,8 +97,8 @@ class Recorder:
         Args:
             kind: `SINGLE` or `BATCH`.
             durations_ms: by phase; `CLIENT` is required.
-            texts: how many texts were answered.
-            ended: when the reply was complete, in seconds of a monotonic clock.
+            texts: number of texts answered.
+            ended: time of the complete reply, in seconds of a monotonic clock.
         """
         self._extend(durations_ms[CLIENT], ended)
         self.texts += texts
@@ -109,17 +106,17 @@ class Recorder:
             self.rows[f"{kind} {phase}"].add(milliseconds)
 
     def record_failure(self, reason: str, client_ms: float, *, ended: float) -> None:
-        """Record a request that had no valid reply. Only so many different reasons are kept apart."""
+        """Record a request without a valid reply. Reasons beyond `MAX_REASONS` are counted together."""
         self._extend(client_ms, ended)
         known = reason in self.failures or len(self.failures) < MAX_REASONS
         self.failures[reason if known else OTHER_REASONS] += 1
 
     def stop(self, now: float) -> None:
-        """The test ends: the time in which nothing came any more counts too."""
+        """End the test; the time since the last reply counts too."""
         self._ended = max(self._ended, now)
 
     def merge(self, other: Recorder) -> None:
-        """Add what another recorder saw at the same time."""
+        """Add the results of another recorder of the same time span."""
         for row, histogram in other.rows.items():
             self.rows[row].merge(histogram)
         self.failures.update(other.failures)

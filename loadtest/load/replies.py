@@ -1,4 +1,4 @@
-"""What counts as a valid reply, and how the service says where the time went."""
+"""Validation of replies, and the service's phases in the ``Server-Timing`` header."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _TIMING = re.compile(r'([^\s;,=]+)[^,]*?;\s*dur\s*=\s*"?([0-9]+(?:\.[0-9]+)?)"?\
 
 
 def phases_of(header: str) -> dict[str, float]:
-    """The service's phases in a ``Server-Timing`` header, in milliseconds; those that it does not name are absent."""
+    """The service's phases in a ``Server-Timing`` header, in milliseconds; missing phases are absent."""
     durations = parse_server_timing(header)
     return {phase: durations[phase] for phase in SERVER_PHASES if phase in durations}
 
 
 def parse_server_timing(header: str) -> dict[str, float]:
-    """The durations of a ``Server-Timing`` header by name, in milliseconds; entries without a valid one are left out.
+    """The durations of a ``Server-Timing`` header by name, in milliseconds; entries without a valid one are ignored.
 
-    ``queue;dur=0.012, cache;desc="hit, warm"`` gives ``{"queue": 0.012}``. Commas in quoted strings are not expected
-    of this service: what they would yield has no ``dur`` and drops out.
+    ``queue;dur=0.012, cache;desc="hit, warm"`` gives ``{"queue": 0.012}``. Commas in quoted strings split an entry into
+    parts without ``dur``, which are ignored as well.
     """
     return {name: float(duration) for name, duration in _TIMING.findall(header)}
 
 
 def problem_of_reply(texts: Sequence[str], batch: bool, status: int, content: bytes) -> str | None:
-    """What is wrong with a reply, or None. Never repeats a text, so that there are few different problems."""
+    """The problem of a reply, or None. Contains no text, so that there are few different problems."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -37,12 +37,12 @@ def problem_of_reply(texts: Sequence[str], batch: bool, status: int, content: by
     if status != 200:
         return f"HTTP {status}{_code(body)}"
     if body is None:
-        return "reply is no JSON"
+        return "reply is not JSON"
     return problem_of_batch(texts, body) if batch else problem_of_answer(texts[0], body)
 
 
 def problem_of_batch(texts: Sequence[str], body: Any) -> str | None:
-    """What is wrong with the reply to a batch, or None."""
+    """The problem of a reply to a batch, or None."""
     results = body.get("results") if isinstance(body, dict) else None
     if not isinstance(results, list):
         return "batch: reply has no list of results"
@@ -57,14 +57,14 @@ def problem_of_batch(texts: Sequence[str], body: Any) -> str | None:
 
 
 def problem_of_answer(text: str, answer: Any) -> str | None:
-    """What is wrong with the answer to one text, or None."""
+    """The problem of the answer to one text, or None."""
     if not isinstance(answer, dict):
-        return "answer is no JSON object"
+        return "answer is not a JSON object"
     slots = answer.get("slots")
     if slots is None and not any(_is_label(answer.get(head)) for head in ("domain", "intent")):
         return "answer has neither domain nor intent nor slots"
     if slots is not None and not isinstance(slots, list):
-        return "slots are no list"
+        return "slots are not a list"
     if not all(_is_span(text, slot) for slot in slots or ()):
         return "slot value differs from text[start:end]"
     return None

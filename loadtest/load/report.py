@@ -1,4 +1,4 @@
-"""The figures of a load test, as one JSON object and as a table for people."""
+"""The figures of a load test, as one JSON object and as a table."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Figures = dict[str, Any]
 
 HEADINGS = ("", "count", "req/s", "mean", "p50", "p90", "p95", "p99", "max ms")
 ROWS = (CLIENT, SINCE_DUE, *SERVER_PHASES)
-KEPT_UP = 0.98  # of the asked rate; less means that the service, or the load generator, could not follow
+MIN_ACHIEVED_SHARE = 0.98  # of the asked rate; below it the service or the load generator was too slow
 
 
 def figures_of(recorder: Recorder, selection: Selection, *, host: str, users: int, asked_rate: float) -> Figures:
-    """What a load test found. Durations are in milliseconds; the achieved rate counts valid replies only."""
+    """The figures of a load test. Durations are in milliseconds; the achieved rate counts valid replies only."""
     seconds, failures = recorder.seconds, recorder.failures.total()
     achieved = (recorder.requests - failures) / seconds if seconds else 0.0
     rows: dict[str, dict[str, float]] = {}
-    for name in sorted(recorder.rows, key=_place):
+    for name in sorted(recorder.rows, key=_row_order):
         histogram = recorder.rows[name]
         rows[name] = {
             "count": len(histogram),
@@ -40,7 +40,7 @@ def figures_of(recorder: Recorder, selection: Selection, *, host: str, users: in
         "texts_per_second": round(recorder.texts / seconds, 2) if seconds else 0.0,
         "asked_rate": asked_rate or None,
         "achieved_rate": round(achieved, 2),
-        "kept_up": achieved >= KEPT_UP * asked_rate if asked_rate else None,
+        "kept_up": achieved >= MIN_ACHIEVED_SHARE * asked_rate if asked_rate else None,
         "rows": rows,
     }
 
@@ -51,7 +51,7 @@ def is_success(figures: Figures) -> bool:
 
 
 def table_of(figures: Figures) -> str:
-    """The figures for people to read."""
+    """The figures as a table."""
     left_out = ", ".join(figures["locales_left_out"])
     lines = [
         f"{figures['host']}: {figures['users']} users, {figures['seconds']:.1f} s, texts in "
@@ -68,12 +68,12 @@ def table_of(figures: Figures) -> str:
 
 
 def table_of_steps(steps: Sequence[Figures]) -> str:
-    """A load that grew, a line a step: at which rate the service stops to follow, and what the client waits then."""
+    """The steps of a step load, one per line: rates and client latency, and whether the service kept up."""
     rows = []
     for step in steps:
-        waited = step["rows"].get(f"{SINGLE} {SINCE_DUE}") or step["rows"].get(f"{SINGLE} {CLIENT}")
+        latency = step["rows"].get(f"{SINGLE} {SINCE_DUE}") or step["rows"].get(f"{SINGLE} {CLIENT}")
         asked = "-" if step["asked_rate"] is None else f"{step['asked_rate']:.1f}"
-        times = [f"{waited[name]:.2f}" if waited else "-" for name in ("p50", "p99")]
+        times = [f"{latency[name]:.2f}" if latency else "-" for name in ("p50", "p99")]
         late = "" if step["kept_up"] in (True, None) else "not kept up"
         rows.append([f"{step['users']}", asked, f"{step['achieved_rate']:.1f}", f"{step['failures']}", *times, late])
     return Table(["users", "asked/s", "achieved/s", "failures", "p50 ms", "p99 ms", ""], rows).plain()
@@ -89,11 +89,11 @@ def _summary(figures: Figures) -> list[str]:
     share = figures["achieved_rate"] / asked
     lines.append(f"rate: asked {asked:.2f}/s, achieved {achieved}, {share:.1%} of it ({texts})")
     if not figures["kept_up"] and not figures["failures"]:
-        lines.append("The asked rate was not reached: more users are needed, or the service or this machine is full.")
+        lines.append("The asked rate was not reached: add users, or the service or this machine is saturated.")
     return lines
 
 
-def _place(name: str) -> tuple[bool, int, str]:
-    """Single before batch, and the phases in the order in which they pass."""
+def _row_order(name: str) -> tuple[bool, int, str]:
+    """Sort key: single before batch, then the phases in the order of time."""
     kind, _, row = name.partition(" ")
     return kind != SINGLE, ROWS.index(row) if row in ROWS else len(ROWS), name

@@ -1,4 +1,4 @@
-r"""Step load for locust: users, and with them the rate, grow in equal steps; each is reported by itself.
+r"""Step load for locust: users and rate grow in equal steps, and each step is reported separately.
 
 Usage, beside the locustfile::
 
@@ -22,13 +22,13 @@ from loadtest.load.options import positive, positive_int
 
 
 class StepLoad(LoadTestShape):
-    """So many steps of so many seconds each; then the test ends."""
+    """Steps of equal duration; the test ends after the last one."""
 
     use_common_options = True  # else locust ignores --users
 
     def tick(self) -> tuple[int, float] | None:
-        """The users of this moment, all of whom come at once; None in the end."""
-        assert self.runner is not None  # locust sets both before it asks
+        """The number of users now, and the spawn rate (all at once); None at the end."""
+        assert self.runner is not None  # locust sets both before the first call
         assert self.runner.environment.parsed_options is not None
         options = self.runner.environment.parsed_options
         users = options.num_users or options.steps
@@ -39,5 +39,5 @@ class StepLoad(LoadTestShape):
 @events.init_command_line_parser.add_listener
 def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive_int, default=4, metavar="STEPS", help="steps (default: 4)")
-    parser.add_argument("--step-seconds", type=positive, default=30.0, metavar="SECONDS", help="time of each step, in "
-                        "seconds (default: 30)")  # fmt: skip
+    about = "duration of each step, in seconds (default: 30)"
+    parser.add_argument("--step-seconds", type=positive, default=30.0, metavar="SECONDS", help=about)

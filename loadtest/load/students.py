@@ -1,4 +1,4 @@
-"""Which students are measured: folders, folders that hold some, and the shipped ones by name."""
+"""Flags that choose students: student folders, folders of students, and shipped students by name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from service.student.shipped import named_folder
 
 def add_student(parser: argparse.ArgumentParser) -> None:
     """Add the flag that names exactly one student."""
-    parser.add_argument("--student", type=named_folder, default=named_folder("s"), metavar="DIR", help="student "
-                        "folder, or a shipped student by name (default: s)")  # fmt: skip
+    about = "student folder, or a shipped student by name (default: s)"
+    parser.add_argument("--student", type=named_folder, default=named_folder("s"), metavar="DIR", help=about)
 
 
 def add_students(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add the flag that names students, of which ratios are taken to the first; required without a default."""
+    """Add the flag that names students; ratios are relative to the first. Required if there is no default."""
     shown = f" (default: {default})" if default else ""
     parser.add_argument(
         "--students",
@@ -26,21 +26,21 @@ def add_students(parser: argparse.ArgumentParser, default: str | None = None) ->
         default=[named_folder(default)] if default else None,
         required=default is None,
         metavar="DIR",
-        help=f"student folders, folders that hold some, or shipped students by name, such as xs{shown}",
+        help=f"student folders, folders of students, or shipped students by name, such as xs{shown}",
     )
 
 
 def manifests_of(folders: Sequence[Path]) -> dict[Path, Manifest]:
-    """The students of some folders: student folders, or folders that hold some.
+    """The manifests of students by folder; each path is a student folder or a folder of students.
 
     Raises:
-        StudentError: a folder is no student and holds none, or was given before.
+        StudentError: a folder is not a student and contains none, or occurs twice.
     """
-    found: dict[Path, Manifest] = {}
+    manifests: dict[Path, Manifest] = {}
     for folder in folders:
         inside = sorted(path.parent for path in folder.glob(f"*/{MANIFEST_FILE}"))
         for one in [folder] if (folder / MANIFEST_FILE).is_file() or not inside else inside:
-            if one.resolve() in found:
-                raise StudentError(f"{one}: was given before")
-            found[one.resolve()] = read_manifest(one)
-    return found
+            if one.resolve() in manifests:
+                raise StudentError(f"{one}: given twice")
+            manifests[one.resolve()] = read_manifest(one)
+    return manifests

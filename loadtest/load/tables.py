@@ -1,4 +1,4 @@
-"""Tables of figures, for a terminal and in Markdown."""
+"""Tables for a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 
 class Table(NamedTuple):
-    """A table of figures, or of texts. The first column names the row."""
+    """A table of figures or of texts. The first column names the row."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     is_text: bool = False
 
     def plain(self) -> str:
-        """For a terminal: figures to the right; names, and notes in columns without a heading, to the left."""
+        """For a terminal: figures right-aligned; row names and columns without a heading left-aligned."""
         columns = []
         for place, column in enumerate(zip(self.header, *self.rows, strict=True)):
             width = max(map(len, column))

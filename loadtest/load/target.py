@@ -1,4 +1,4 @@
-"""The service that is tested: started if need be, ready, and which texts it can be asked about."""
+"""The service under test: starting it, waiting until it is ready, and the texts for its locales."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ STOP_SECONDS = 30.0
 
 
 class TargetError(LoadTestError):
-    """There is nothing to test; the message is one sentence."""
+    """The service under test is not available; the message is one sentence."""
 
 
 class Server(NamedTuple):
-    """A server that was started: its process, and the seconds that it took to be ready."""
+    """A started server: its URL, process id and start time in seconds."""
 
     url: str
     process: int
@@ -41,7 +41,7 @@ class Server(NamedTuple):
 def running_service(
     students: Path | None, start_timeout: float, flags: Sequence[str] = (), cores: Collection[int] | None = None
 ) -> AbstractContextManager[Server]:
-    """``python -m service`` as `running_server`; `flags` are more of its settings."""
+    """Run ``python -m service`` as `running_server`, with further `flags`."""
     more = [*flags, *(["--students", str(students.resolve())] if students else [])]
     return running_server("the service", ["service", *more], start_timeout, cores)
 
@@ -50,17 +50,16 @@ def running_service(
 def running_server(
     name: str, module: Sequence[str], start_timeout: float, cores: Collection[int] | None = None
 ) -> Iterator[Server]:
-    """Start a server on a free port, and stop it with SIGTERM in the end. Yields it once it is ready.
+    """Start a server on a free port, yield it once it is ready, and stop it with SIGTERM at the end.
 
     Args:
-        name: what people call it, for errors.
-        module: the module behind ``python -m`` and its flags; it takes ``--host`` and ``--port``, and answers
-            ``/readyz``.
-        start_timeout: seconds for it to be ready.
-        cores: on which it runs with all its threads and processes; any if left out.
+        name: name of the server, for errors.
+        module: module for ``python -m`` and its flags; it must take ``--host`` and ``--port``, and serve ``/readyz``.
+        start_timeout: maximum time until it is ready, in seconds.
+        cores: cores of all its threads and processes (default: any).
 
     Raises:
-        TargetError: it stopped, or was not ready in time; says what it logged last.
+        TargetError: it stopped, or was not ready in time; the message contains its last log line.
     """
     url = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", *module, "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
@@ -79,13 +78,13 @@ def running_server(
 
 
 def usable_cores() -> list[int]:
-    """The cores that this process may use; empty where the system can't tie a process to a core."""
+    """The cores that this process may use; empty where the system has no CPU affinity."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
 @contextmanager
 def on_cores(cores: Collection[int] | None) -> Iterator[None]:
-    """Keep this thread, and each process that it starts meanwhile, to some cores; to no others than before if None."""
+    """Restrict this thread, and each process that it starts meanwhile, to some cores; None changes nothing."""
     if not cores:
         yield
         return
@@ -98,7 +97,7 @@ def on_cores(cores: Collection[int] | None) -> Iterator[None]:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that is free now; another process could take it before it is used."""
+    """A free port of the loopback interface; another process may take it before it is used."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -106,10 +105,10 @@ def free_port() -> int:
 
 
 def wait_until(missing: Callable[[], str | None], timeout: float, is_alive: Callable[[], bool] = lambda: True) -> None:
-    """Poll until `missing` gives None rather than what is missing.
+    """Poll until `missing` returns None instead of a problem.
 
     Raises:
-        TargetError: it did not within `timeout` seconds, or `is_alive` turned false.
+        TargetError: this took more than `timeout` seconds, or `is_alive` returned false.
     """
     deadline = time.monotonic() + timeout
     while (problem := missing()) is not None:
@@ -134,29 +133,29 @@ def wait_until_ready(host: str, timeout: float, is_alive: Callable[[], bool] = l
 
 
 def known_locales(host: str, model: str | None = None) -> list[str] | None:
-    """The locales that a loaded student knows, or None where the service does not say (``/v1/models``).
+    """The locales of a loaded student, from ``/v1/models``; None if the service does not report them.
 
     Raises:
-        TargetError: a student of that name is not loaded.
+        TargetError: no student of that name is loaded.
     """
     try:
         models: list[dict[str, Any]] = orjson.loads(fetch(f"{host}/v1/models", timeout=5).content)["models"]
-        chosen = [entry for entry in models if (entry["name"] == model if model else entry["default"])]
+        selected = [entry for entry in models if (entry["name"] == model if model else entry["default"])]
         names = [entry["name"] for entry in models]
-        locales = [str(locale) for locale in chosen[0]["locales"]] if chosen else None
+        locales = [str(locale) for locale in selected[0]["locales"]] if selected else None
     except (LoadError, ValueError, KeyError, TypeError):
         return None
-    if model and not chosen:
+    if model and not selected:
         raise TargetError(f"{host}: no student {model!r} is loaded; loaded: {', '.join(names)}")
     return locales
 
 
 def texts_for(options: Options, host: str) -> Selection:
-    """The texts to send to a service: in the locales asked for, or else in those that its student knows.
+    """The texts to send to a service, in the chosen locales or else in those of its student.
 
     Raises:
         TextsError: there are none.
-        TargetError: the student asked for is not loaded.
+        TargetError: the chosen student is not loaded.
     """
     texts = load_texts(options.texts_path, options.locale)
     return select(texts, options.locale_names, known_locales(host, options.model))
@@ -176,4 +175,4 @@ def _stop(name: str, process: subprocess.Popen[bytes]) -> None:
 def _last_line(output: IO[str]) -> str:
     output.seek(0)
     lines = [line.strip() for line in output if line.strip()]
-    return f"; it said: {lines[-1]}" if lines else ""
+    return f"; last output: {lines[-1]}" if lines else ""

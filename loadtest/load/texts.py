@@ -16,7 +16,7 @@ FIELDS = ("utt", "text")  # MASSIVE's name for the text, then the project's
 
 
 class TextsError(LoadTestError):
-    """There are no texts to send; the message is one sentence for the person who named them."""
+    """There are no texts to send; the message is one sentence."""
 
 
 class Text(NamedTuple):
@@ -42,36 +42,38 @@ def load_texts(path: Path | None = None, locale: str | None = None) -> list[Text
     """All texts of a file or folder.
 
     Args:
-        path: a ``.jsonl`` file with ``utt`` or ``text``, and ``locale``, in each row; any other file is one text a
-            line; a folder of ``.jsonl`` and ``.txt`` files. The project's sample if left out.
-        locale: of texts that come without their own.
+        path: a ``.jsonl`` file with ``utt`` or ``text``, and ``locale``, in each row; a text file with one text per
+            line; or a folder of ``.jsonl`` and ``.txt`` files (default: the packaged sample).
+        locale: locale of texts without one.
 
     Raises:
-        TextsError: nothing there, or something that can't be sent; names file and line.
+        TextsError: there are no texts, or one is invalid; names file and line.
     """
     source = path or SAMPLE
     if path is None and not source.is_dir():
-        raise TextsError(f"{source}: the sample texts are missing; name others with --texts")
+        raise TextsError(f"{source}: the sample texts are missing; choose others with --texts")
     texts = [text for file in _files(source) for text in _texts_of(file, locale)]
     if not texts:
-        raise TextsError(f"{source}: holds no texts")
+        raise TextsError(f"{source}: contains no texts")
     return texts
 
 
 def select(texts: Sequence[Text], asked: Collection[str] | None, known: Collection[str] | None) -> Selection:
-    """The texts in the locales that were asked for, else in those that the model knows, else all.
+    """The texts in the locales `asked` for, else in those that the model knows, else all.
 
     Raises:
         TextsError: there are no texts in a locale that was asked for, or in any that the model knows.
     """
-    there = {text.locale for text in texts}
-    if missing := sorted(set(asked or ()) - there):
-        raise TextsError(f"no texts in {', '.join(missing)}; there are texts in {', '.join(sorted(there))}")
-    wanted = asked if asked is not None else known if known is not None else there
+    available = {text.locale for text in texts}
+    if missing := sorted(set(asked or ()) - available):
+        raise TextsError(f"no texts in {', '.join(missing)}; there are texts in {', '.join(sorted(available))}")
+    wanted = asked if asked is not None else known if known is not None else available
     selected = [text for text in texts if text.locale in wanted]
     if not selected:
-        raise TextsError(f"no texts in {', '.join(sorted(wanted))}, which the model knows; name others with --texts")
-    return Selection(selected, sorted(there - set(wanted)))
+        raise TextsError(
+            f"no texts in {', '.join(sorted(wanted))}, the locales of the student; choose others with --texts"
+        )
+    return Selection(selected, sorted(available - set(wanted)))
 
 
 def _files(source: Path) -> list[Path]:
@@ -81,7 +83,7 @@ def _files(source: Path) -> list[Path]:
         raise TextsError(f"{source}: no such file or folder")
     files = sorted(file for file in source.iterdir() if file.suffix in TABULAR + PLAIN and file.is_file())
     if not files:
-        raise TextsError(f"{source}: holds no {' or '.join(TABULAR + PLAIN)} file")
+        raise TextsError(f"{source}: contains no {' or '.join(TABULAR + PLAIN)} file")
     return files
 
 
@@ -89,11 +91,11 @@ def _texts_of(file: Path, locale: str | None) -> Iterator[Text]:
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError:
-        raise TextsError(f"{file}: is not UTF-8") from None
+        raise TextsError(f"{file}: not UTF-8") from None
     except OSError as error:
         raise TextsError(f"{file}: can't be read: {error.strerror}") from None
     if file.suffix not in TABULAR and locale is None:
-        raise TextsError(f"{file}: holds plain texts, whose locale must be given with --locale")
+        raise TextsError(f"{file}: plain texts have no locale; set it with --locale")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -107,13 +109,13 @@ def _text_of_row(line: str, locale: str | None, where: str) -> Text:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise TextsError(f"{where}: is no JSON ({error.msg} at column {error.colno})") from None
+        raise TextsError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
     if not isinstance(row, dict):
         raise TextsError(f"{where}: should be a JSON object with {' or '.join(FIELDS)}, and locale")
     text = next((row[field] for field in FIELDS if field in row), None)
     if not isinstance(text, str) or not text.strip():
-        raise TextsError(f"{where}: has no text; it should stand in {' or '.join(FIELDS)}")
+        raise TextsError(f"{where}: has no text; expected in the field {' or '.join(FIELDS)}")
     language = row.get("locale") or locale
     if not isinstance(language, str):
-        raise TextsError(f"{where}: has no locale; add the field, or give --locale")
+        raise TextsError(f"{where}: has no locale; add the field, or set --locale")
     return Text(text, language)

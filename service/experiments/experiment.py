@@ -9,10 +9,10 @@ The file is TOML, and read again when it changes, so weights change without a re
     [arms.candidate]
     model = "xs"
     weight = 10
-    [shadow]                      # optional: a second student, whose answers are compared and not sent
+    [shadow]                      # optional: a second student, whose answers are compared but not sent
     model = "m"
     share = 0.1                   # of the texts answered, 0 to 1
-    [friction]                    # optional: what is a sign of dissatisfaction; here with the defaults
+    [friction]                    # optional: what counts as a sign of dissatisfaction; these are the defaults
     rephrase_seconds = 30         # a similar text of the session within this time is a rephrase
     similarity = 0.5              # minimum similarity of two texts (`friction.similarity`) for that
     confidence = 0.3              # an intent with a lower confidence is a sign
@@ -50,11 +50,11 @@ from service.watched_file import WatchedFile
 MAX_BYTES = 1 << 16
 MAX_WEIGHT = 1e6
 MAX_SECONDS = 86_400
-BITS = 53  # of a digest that make a number in [0, 1): a float holds as many exactly
+BITS = 53  # of a digest that make a number in [0, 1); a float represents that many exactly
 
 
 class ExperimentError(ValueError):
-    """An experiment file that can't be used; the message is one sentence, names file and field, and what is allowed."""
+    """An invalid experiment file; the message is one sentence that names file, field and what is allowed."""
 
 
 def _allowed(what: str) -> WrapValidator:
@@ -88,7 +88,7 @@ class _Strict(BaseModel):
 
 
 class Arm(_Strict):
-    """One side of an experiment: the student that answers, and its part of the clients in proportion to the others'."""
+    """An arm of an experiment: the student that answers, and its weight relative to the other arms."""
 
     model: Name
     weight: Weight
@@ -121,19 +121,21 @@ class Experiment(_Strict):
     @model_validator(mode="after")
     def _check_arms(self) -> Self:
         if not self.arms and self.shadow is None:
-            raise ValueError("holds neither arms nor a shadow; it should have a table [arms.NAME], [shadow], or both")
+            raise ValueError("has neither arms nor a shadow; it should have a table [arms.NAME], [shadow], or both")
         if NONE in self.arms or self.name == NONE:
-            raise ValueError(f"an experiment or arm should not be named {NONE!r}: metrics call so what is in no arm")
+            raise ValueError(
+                f"an experiment or arm should not be named {NONE!r}: it is the label of requests in no arm"
+            )
         if self.arms and not any(arm.weight for arm in self.arms.values()):
-            raise ValueError("arms: the weights are all 0; one of them should be larger")
+            raise ValueError("arms: the weights are all 0; one of them should be above 0")
         return self
 
     def arm_of(self, key: bytes) -> str | None:
-        """The name of the arm of a client, None without arms. Never raises, and takes a microsecond or two.
+        """The name of the arm of a client, None without arms. Never raises, and takes about a microsecond.
 
         The digest of experiment and key is a number in [0, 1). The arms divide this interval in the order of the file,
-        in proportion to their weights. So only clients between the old and the new border move when weight goes from
-        one arm to the next. An arm of weight 0 gets no clients. For `key` see `split_key`.
+        in proportion to their weights. So when weight moves from one arm to the next, only clients between the old and
+        the new border change arms. An arm of weight 0 gets no clients. For `key` see `split_key`.
         """
         if not self.arms:
             return None
@@ -144,33 +146,33 @@ class Experiment(_Strict):
 
     @cached_property
     def _split(self) -> tuple[bytes, list[str], list[float]]:
-        """What digests begin with, the names of the arms, and where each but the last ends."""
+        """The digests' prefix, the names of the arms, and the upper border of each but the last."""
         ends = list(accumulate(arm.weight for arm in self.arms.values()))
         return self.name.encode() + b"\0", list(self.arms), [end / ends[-1] for end in ends[:-1]]
 
 
-NOTHING = Experiment.model_construct()  # neither arms nor a shadow, which no file may hold
+NO_EXPERIMENT = Experiment.model_construct()  # neither arms nor a shadow, which is invalid in a file
 
 
 def split_key(client_key: bytes | None, request_id: str) -> bytes:
-    """What the arm depends on: the key of the client, or the request's id where it sends none or an empty one."""
+    """The key that determines the arm: the client's, or the request id if that is missing or empty."""
     return client_key or request_id.encode()
 
 
 class ExperimentFile(WatchedFile[Experiment]):
-    """The experiment of a file. If `patient`, it is `NOTHING` until the file can be used.
+    """The experiment of a file. If `patient`, it is `NO_EXPERIMENT` until the file is valid.
 
     Raises:
-        ExperimentError: the file can't be used, and it is not `patient`.
+        ExperimentError: the file is invalid, and `patient` is not set.
     """
 
     kind = "experiment file"
     error = ExperimentError
-    kept = "the experiment goes on as it was"
+    kept = "the experiment continues unchanged"
     max_bytes = MAX_BYTES
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, *, patient: bool = False) -> None:
-        super().__init__(path, clock, meanwhile=NOTHING if patient else None)
+        super().__init__(path, clock, meanwhile=NO_EXPERIMENT if patient else None)
 
     @staticmethod
     def parse(text: str, named: str) -> Experiment:
@@ -184,7 +186,7 @@ class ExperimentFile(WatchedFile[Experiment]):
         except ValidationError as error:
             raise ExperimentError(f"{named}{_problem(error)}") from None
         except ValueError:  # an integer of thousands of digits
-            raise ExperimentError(f"{named} holds a number that is too large") from None
+            raise ExperimentError(f"{named} has a number that is too large") from None
 
     @staticmethod
     def summary(content: Experiment) -> str:

@@ -1,20 +1,20 @@
-"""User dissatisfaction ("friction" in metrics), counted for the arms of an experiment without keeping a text.
+"""User dissatisfaction ("friction" in metrics), counted for the arms of an experiment without storing text.
 
 Students are compared online by automatic signs of dissatisfaction, as in FitzGerald et al., "Alexa Teacher Model" (KDD
-2022, arXiv:2206.07808). A turn, which is one text answered, has friction where
+2022, arXiv:2206.07808). A turn is one text answered. It has friction if
 
 - the student found it out of scope, or had a low confidence in its intent;
-- the same client sends a similar text soon after: a rephrase;
+- the same client soon sends a similar text: a rephrase;
 - the client reports, through feedback, that its user gave up.
 
-Each turn counts once, for its first sign. The turns of one user are correlated, so sessions are compared: of each
-finished one, its turns t and turns with friction f are added to sums of 1, t, f, tt, ff and tf. The variance of the
-friction rate needs no more, by the delta method with the session as unit (Deng, Knoblich and Lu, "Applying the Delta
-Method in Metric Analytics", KDD 2018, arXiv:1803.06336).
+Each turn counts once, for its first sign. The turns of one user are correlated, so sessions are compared: for each
+finished session with t turns, f of them with friction, the terms 1, t, f, tt, ff and tf are added to sums. From these
+follows the variance of the friction rate, by the delta method with the session as unit (Deng, Knoblich and Lu,
+"Applying the Delta Method in Metric Analytics", KDD 2018, arXiv:1803.06336).
 
-Of a text a sketch is kept: 512 bits, of which each of its character 3-grams sets one, by a hash that is secret to the
-process. Of clients' keys and request ids keyed digests are kept. Texts and keys can't be read from these; with the
-process's memory, which holds its secrets, a guess can be checked.
+A text is stored as a sketch: 512 bits, of which each of its character 3-grams sets one, by a hash with a secret of the
+process. Client keys and request ids are stored as keyed digests. Texts and keys can't be recovered from these; with
+access to the process's memory, which has the secrets, a guess can be checked.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from service.monitoring.metrics import NONE, Metrics, Tally
 
 MAX_SESSIONS = 50_000
 MAX_REQUESTS = 20_000
-REMEMBER_SECONDS = 900.0  # for which a turn is remembered by its request id
-MAX_CHARS = 256  # of a text in its sketch: more would fill it, and all long texts would be similar
+REMEMBER_SECONDS = 900.0  # how long a turn is stored by its request id
+MAX_CHARS = 256  # of a text in its sketch: with more, most bits would be set, and all long texts similar
 BITS = [1 << number for number in range(512)]  # a look-up is faster than a shift
 MOMENTS = ("sessions", "turns", "friction", "turns_squared", "friction_squared", "turns_friction")
 
@@ -45,7 +45,7 @@ Value = TypeVar("Value")
 
 
 class ArmLabels(NamedTuple):
-    """Labels of the metrics of a turn or its feedback: names of experiment, arm and student; "none" without one."""
+    """Labels of the metrics of a turn or its feedback: experiment, arm and student; "none" if there is none."""
 
     experiment: str = NONE
     arm: str = NONE
@@ -58,11 +58,11 @@ class Turn(NamedTuple):
     Attributes:
         labels: the experiment and arm that chose the student, and the student.
         rules: of the experiment.
-        request_id: by which feedback refers to it. Of several turns with the same id, feedback is on the last.
-        client_key: None or empty where the client sent none; then the turn belongs to no session.
-        text: as it was sent; not kept.
+        request_id: identifies the turn for feedback. If several turns have the same id, it is the last.
+        client_key: None or empty if the client sent none; then the turn belongs to no session.
+        text: as it was sent; not stored.
         confidence: of the best intent, 0 to 1; None without one.
-        in_scope: whether the student takes it for a request that it knows; None where that is not calibrated.
+        in_scope: the student's decision; None if it is not calibrated.
         seconds: from the request's arrival to the answer.
     """
 
@@ -77,7 +77,7 @@ class Turn(NamedTuple):
 
 
 class FeedbackResult(NamedTuple):
-    """What was done with feedback: where it counts, whether the turn is remembered, and whether it was repeated."""
+    """How feedback was counted: for which labels, whether the turn is remembered, and whether it is repeated."""
 
     labels: ArmLabels
     remembered: bool
@@ -85,7 +85,7 @@ class FeedbackResult(NamedTuple):
 
 
 class Sessions:
-    """The sessions and recent turns of one process; counts them in its metrics. To be used on the event loop.
+    """The sessions and recent turns of one process; counts them in its metrics. Not thread-safe.
 
     At most `max_sessions` are open and `max_requests` turns remembered for feedback; the oldest are dropped.
     """
@@ -134,8 +134,8 @@ class Sessions:
     def record_feedback(self, request_id: str, outcome: Outcome, fallback: ArmLabels) -> FeedbackResult:
         """Count feedback on a request; only the first one counts.
 
-        Where this process does not remember the turn, because it was in no arm, another process answered it, or it was
-        long ago, the feedback counts for `fallback`, and no friction is counted: the turn may have had a sign already.
+        If this process does not remember the turn, because it was in no arm, in another process, or long ago, the
+        feedback counts for `fallback`, and no friction is counted: the turn may have had a sign already.
         """
         self._metrics.flush()  # the turn may still be deferred
         now = self._clock()
@@ -161,7 +161,7 @@ class Sessions:
             self._metrics.session_moments.labels(labels.experiment, labels.arm, moment)
 
     def close_idle(self) -> None:
-        """Close the sessions that are over, and forget old turns. Call it regularly."""
+        """Close the sessions that have ended, and forget old turns. Call it regularly."""
         now = self._clock()
         while self._sessions:
             key, session = next(iter(self._sessions.items()))
@@ -186,7 +186,7 @@ class Sessions:
             silence = now - session.seen
             if silence < rules.rephrase_seconds and similarity(session.sketch, sketch) >= rules.similarity:
                 self._record_sign(session.last, "rephrase")
-            moved = session.last.labels[:2] != counted.labels[:2]  # the weights or the experiment have changed
+            moved = session.last.labels[:2] != counted.labels[:2]  # after a change of the weights or the experiment
             if moved or silence > rules.session_seconds:
                 self._close(key)
                 session = None
@@ -202,15 +202,15 @@ class Sessions:
 
     def _record_sign(self, turn: _Turn, sign: Sign) -> None:
         """Count friction, unless the turn had a sign before."""
-        if turn.wrong:
+        if turn.has_sign:
             return
-        turn.wrong = True
+        turn.has_sign = True
         self._metrics.friction.labels(*turn.labels, sign).inc()
         if turn.session is None:
             return
         turns, before = turn.session.turns, turn.session.friction
         turn.session.friction += 1
-        if turn.session.last is None:  # closed, and in the sums without this sign: correct them
+        if turn.session.last is None:  # closed: correct the sums, which lack this sign
             self._add(turn.labels, (0, 0, 1, 0, 2 * before + 1, turns))
 
     def _close(self, key: bytes) -> None:
@@ -230,19 +230,19 @@ class Sessions:
 
 @dataclass(slots=True, eq=False)
 class _Turn:
-    """What is remembered of a turn: its labels, its session, and whether it had a sign."""
+    """The stored part of a turn: its labels, its session, and whether it had a sign."""
 
     labels: ArmLabels
     session: _Session | None = None
-    wrong: bool = False
+    has_sign: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class _Session:
-    """The turns of one client in one arm, each soon after the one before. Closed once `last` is None.
+    """The turns of one client in one arm, without long pauses. Closed once `last` is None.
 
-    Its turns refer to it, for late feedback. It refers to the last one only while it is open, so that no cycle is left
-    for the garbage collector.
+    Its turns refer to it, for late feedback. It refers to the last one only while it is open, so that no reference
+    cycle is left for the garbage collector.
     """
 
     turns: int = 0
@@ -277,13 +277,13 @@ class _RecentItems(Generic[Value]):
 
 
 def grams_of(text: str) -> Iterator[str]:
-    """The character 3-grams of a text, with one space before and after it, without regard to case and white space."""
+    """The character 3-grams of a text, case-folded, with white space normalised and a space before and after it."""
     spaced = f" {' '.join(text[:MAX_CHARS].casefold().split())} "
     return map("".join, zip(spaced, spaced[1:], spaced[2:], strict=False))
 
 
 def sketch_of(text: str, salt: str) -> int:
-    """A text as 512 bits, of which each of its 3-grams sets one. Comparable for equal salts in one process."""
+    """A text as 512 bits, of which each of its 3-grams sets one. Sketches with equal salts in one process compare."""
     sketch = 0
     for gram in grams_of(text):
         sketch |= BITS[hash(salt + gram) % len(BITS)]
@@ -291,6 +291,6 @@ def sketch_of(text: str, salt: str) -> int:
 
 
 def similarity(one: int, other: int) -> float:
-    """Jaccard similarity of two sketches: common bits over all bits, 0 to 1; 0 where there are none."""
+    """Jaccard similarity of two sketches: common bits over all bits, 0 to 1; 0 if no bit is set."""
     either = (one | other).bit_count()
     return (one & other).bit_count() / either if either else 0.0

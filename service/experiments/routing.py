@@ -23,7 +23,7 @@ log = logging.getLogger("service")
 
 
 class Route(NamedTuple):
-    """The student that answers a request; where an experiment chose it, that, the arm, and the client's key."""
+    """The student that answers a request; if an experiment chose it, also experiment, arm and client key."""
 
     model: LoadedModel
     experiment: Experiment | None = None
@@ -34,12 +34,12 @@ class Route(NamedTuple):
 class Router:
     """Chooses the students of requests in one process, and records what happens in experiments.
 
-    Batches, domains and comparisons take no part in experiments: users don't wait for them and react.
+    Batches, ``/v1/domain`` and comparisons take no part in experiments: they are not turns of a user.
 
     Args:
         registry: of the students.
-        metrics: where to count.
-        file: of the experiment; without one, requests that name no model get the default student.
+        metrics: of the process.
+        file: the experiment file; without one, requests that name no model get the default student.
     """
 
     def __init__(self, registry: ModelRegistry, metrics: Metrics, file: ExperimentFile | None = None) -> None:
@@ -54,15 +54,15 @@ class Router:
     def route(self, context: RequestContext, body: NluRequest) -> Route:
         """Choose the student for a request. One that names no model may be part of an experiment.
 
-        Where any arm could not answer, because its student is not loaded or does not know the locale or the allowed
-        labels, the default one answers outside of the experiment: else the users of the arms would differ.
+        If any arm could not answer, because its student is not loaded or lacks the locale or the allowed labels, the
+        default student answers outside of the experiment: else the arms would have different kinds of users.
 
         Raises:
             UnknownModel, NotReady: as `ModelRegistry.choose`.
             InvalidRequest: the client's key is too long.
         """
         client_key = context.headers.get(b"x-client-key")
-        if client_key is not None and len(client_key) > MAX_CLIENT_KEY_BYTES:  # even while no experiment runs
+        if client_key is not None and len(client_key) > MAX_CLIENT_KEY_BYTES:  # also without an experiment
             raise InvalidRequest(problem=f"x-client-key: should have at most {MAX_CLIENT_KEY_BYTES} bytes")
         if self._file is not None and body.model is None:
             active = self._active_experiment(self._file)
@@ -97,7 +97,7 @@ class Router:
             self._shadow.submit(route.model, active.shadow, question, prediction)
 
     def record_failure(self, route: Route, error: Exception) -> None:
-        """Count a request of an arm that gets no answer."""
+        """Count a request of an arm that failed."""
         if route.experiment is not None and route.arm is not None:
             row = (error if isinstance(error, ServiceError) else InternalError).row
             labels = route.experiment.name, route.arm, route.model.name
@@ -113,7 +113,7 @@ class Router:
         return self._sessions.record_feedback(body.request_id, body.outcome, labels)
 
     def tick(self) -> None:
-        """Check the experiment file, and close the sessions that are over. Call it regularly."""
+        """Check the experiment file, and close the sessions that have ended. Call it regularly."""
         if self._file is not None and self._registry.models:
             self._active_experiment(self._file)
         if self._registry.draining:  # the metrics may still be scraped
@@ -126,7 +126,7 @@ class Router:
         self._shadow.close()
 
     def _active_experiment(self, file: ExperimentFile) -> _ActiveExperiment:
-        """The experiment as it can be run now; resolved again when the file or the students have changed."""
+        """The experiment with its loaded students; resolved again when the file or the students have changed."""
         experiment, models = file.current, self._registry.models
         active = self._active
         if active is None or active.experiment is not experiment or active.models is not models:
@@ -143,10 +143,10 @@ class Router:
 
 
 class _ActiveExperiment(NamedTuple):
-    """An experiment as far as it can be run with the students that are loaded.
+    """An experiment with the students that are loaded.
 
-    `arms` is empty where the student of one is not loaded. `locales`, `domains` and `intents` are those that all arms
-    know.
+    `arms` is empty if the student of any arm is not loaded. `locales`, `domains` and `intents` are those that all arms
+    have in common.
     """
 
     experiment: Experiment
@@ -160,30 +160,30 @@ class _ActiveExperiment(NamedTuple):
 
     @classmethod
     def of(cls, experiment: Experiment, registry: ModelRegistry) -> _ActiveExperiment:
-        """What can be run; warnings say what can't."""
-        by_name, wanted = registry.by_name, experiment.shadow
+        """Resolve the students' names; log a warning for each that is not loaded."""
+        by_name, shadow_spec = registry.by_name, experiment.shadow
         arms = {name: by_name.get(arm.model) for name, arm in experiment.arms.items() if arm.weight}
         missing = sorted({experiment.arms[name].model for name, model in arms.items() if model is None})
         if missing:
-            log.warning("experiment %s splits nothing: no student %s is loaded", experiment.name, ", ".join(missing))
-        shadow = by_name.get(wanted.model) if wanted else None
-        if wanted and shadow is None:
-            log.warning("experiment %s has no shadow: %s is not loaded", experiment.name, wanted.model)
-        found = {} if missing else {name: model for name, model in arms.items() if model is not None}
-        labels = [model.student.manifest.labels for model in found.values()]
+            log.warning("experiment %s is not split: student %s is not loaded", experiment.name, ", ".join(missing))
+        shadow = by_name.get(shadow_spec.model) if shadow_spec else None
+        if shadow_spec and shadow is None:
+            log.warning("experiment %s has no shadow: student %s is not loaded", experiment.name, shadow_spec.model)
+        loaded = {} if missing else {name: model for name, model in arms.items() if model is not None}
+        labels = [model.student.manifest.labels for model in loaded.values()]
         return cls(
             experiment=experiment,
             models=registry.models,
-            arms=found,
-            locales=_common([frozenset(model.locales) for model in found.values()]),
+            arms=loaded,
+            locales=_common([frozenset(model.locales) for model in loaded.values()]),
             domains=_common([frozenset(known.domain) for known in labels]),
             intents=_common([frozenset(known.intent) for known in labels]),
             shadow=shadow,
-            share=wanted.share if wanted else 0.0,
+            share=shadow_spec.share if shadow_spec else 0.0,
         )
 
     def accepts(self, body: NluRequest) -> bool:
-        """Whether each arm could answer a request."""
+        """Whether every arm could answer a request."""
         return (
             body.locale in self.locales
             and (body.allowed_domains is None or self.domains.issuperset(body.allowed_domains))

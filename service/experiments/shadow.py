@@ -1,14 +1,13 @@
-"""Shadow traffic: a second student also answers a share of the texts, after their replies; only agreement is kept.
+"""Shadow traffic: a second student also answers a share of the texts, after their replies; only agreement is counted.
 
-No request may wait longer because of a shadow. Submitted texts are collected for a while, then run when no student of
-the process has work. Such moments are frequent at half load and rare at full load, where texts are dropped: few may
-wait, and none for long.
+Shadow traffic must not delay requests. Submitted texts are collected for a while, then run when no student of the
+process has work. Such moments are frequent at half load and rare at full load, when texts are dropped: few may wait,
+and none for long.
 
-A request that arrives meanwhile may have to wait for the core, and finds the processor's caches swept. So texts are
-collected, since the first one of several sweeps them and the others cost little more; but after a fraction of a
-millisecond the thread yields to the event loop, and checks again before it continues. The run of a text is
-onnxruntime's, without the interpreter. The thread has no lower priority than the loop's: it could be denied the core
-while it holds the interpreter, and the loop would wait for both.
+A request that arrives meanwhile may wait for the core, and finds cold caches. So texts are run several at once: the
+first fills the caches, and the others cost little more. After a fraction of a millisecond the thread yields to the
+event loop, and checks again before it continues. During inference onnxruntime releases the interpreter lock (GIL). The
+thread's priority is not lowered: it could lose the core while it holds the GIL, and the event loop would wait for it.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from service.student.student import Prediction, Question
 
 MAX_WAITING = 64
 MAX_WAIT_SECONDS = 1.0
-COLLECT_SECONDS = 0.1  # from the first submitted text to the first check whether the process is idle
+COLLECT_SECONDS = 0.1  # from the first submitted text to the first check for an idle process
 CHECK_SECONDS = 0.02  # between two such checks
-SLICE_SECONDS = 0.3e-3  # after which the thread yields before it begins another text
+SLICE_SECONDS = 0.3e-3  # after which the thread yields before the next text
 YIELD_SECONDS = 50e-6
 FAULT_SECONDS = 1.0  # pause after a fault: each writes a line to the log
 AGREEMENT = ("different", "same")
@@ -39,8 +38,8 @@ AGREEMENT = ("different", "same")
 Same = dict[str, bool | None]
 
 
-class Waiting(NamedTuple):
-    """A text that waits for the shadow: what it is asked, and what the primary student answered."""
+class ShadowText(NamedTuple):
+    """A text that waits for the shadow, with the primary student's answer."""
 
     primary: str
     shadow: LoadedModel
@@ -50,12 +49,12 @@ class Waiting(NamedTuple):
 
 
 class ShadowRunner:
-    """The shadow traffic of one process. To be used on the event loop."""
+    """The shadow traffic of one process. Its methods must be called on the event loop."""
 
     def __init__(self, registry: ModelRegistry, metrics: Metrics) -> None:
         self._registry = registry
         self._metrics = metrics
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[ShadowText] = deque()
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._timer: asyncio.TimerHandle | None = None
         self._work: asyncio.Future[list[Same | None]] | None = None
@@ -74,9 +73,9 @@ class ShadowRunner:
                 self._metrics.shadow.labels(primary.name, shadow.name, task, agrees)
 
     def submit(self, primary: LoadedModel, shadow: LoadedModel, question: Question, prediction: Prediction) -> None:
-        """Let the shadow answer a text that was answered, if there is time for it.
+        """Let the shadow answer a text, too, if the process becomes idle in time.
 
-        Nothing is done or counted where the two are the same or have no head in common, the shadow does not know the
+        Nothing is run or counted if the two students are the same or have no head in common, the shadow lacks the
         locale, or labels were filtered.
         """
         filtered = question.domains is not None or question.intents is not None
@@ -88,13 +87,13 @@ class ShadowRunner:
         if len(self._waiting) >= MAX_WAITING:
             self._drop(shadow)
             return
-        asked = Question(question.text, locale)
-        self._waiting.append(Waiting(primary.name, shadow, asked, prediction, time.monotonic() + MAX_WAIT_SECONDS))
+        until = time.monotonic() + MAX_WAIT_SECONDS
+        self._waiting.append(ShadowText(primary.name, shadow, Question(question.text, locale), prediction, until))
         if self._timer is None and self._work is None:
             self._check_in(COLLECT_SECONDS)
 
     def close(self) -> None:
-        """Drop the texts that wait. A text that runs is not waited for."""
+        """Drop the waiting texts; does not wait for one that runs."""
         self._closed = True
         for pending in (self._timer, self._work):
             if pending is not None:
@@ -105,11 +104,11 @@ class ShadowRunner:
 
     def _check_in(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        # by way of `call_soon`, so that requests that have been read are started first
+        # through `call_soon`, so that requests that have been read start first
         self._timer = loop.call_later(seconds, loop.call_soon, self._tick)
 
     def _tick(self) -> None:
-        """Run the texts that wait, or check again later."""
+        """Run the waiting texts, or check again later."""
         self._timer = None
         now = time.monotonic()
         while self._waiting and self._waiting[0].until < now:
@@ -125,12 +124,12 @@ class ShadowRunner:
     def _is_idle(self) -> bool:
         return all(model.queue.is_idle for model in self._registry.models.values())
 
-    def _compare(self, group: Sequence[Waiting]) -> list[Same | None]:
-        """Where the students agree, text by text, while the process is idle; ends with None for one that fails.
+    def _compare(self, group: Sequence[ShadowText]) -> list[Same | None]:
+        """Compare the students, text by text, while the process is idle; the result ends with None if one fails.
 
         Runs in the thread.
         """
-        found: list[Same | None] = []
+        agreements: list[Same | None] = []
         try:
             ends = 0.0
             for waiting in group:
@@ -140,22 +139,22 @@ class ShadowRunner:
                         break
                     ends = time.perf_counter() + SLICE_SECONDS
                 answer = waiting.shadow.student.predict_each([waiting.question])[0]
-                found.append(agreement({"primary": waiting.prediction, "shadow": answer}))
-        except BaseException as fault:  # noqa: BLE001 - the libraries raise others than `Exception`
+                agreements.append(agreement({"primary": waiting.prediction, "shadow": answer}))
+        except BaseException as fault:  # noqa: BLE001 - the libraries raise more than `Exception`
             log_fault(fault, "(shadow)")
-            found.append(None)
-        return found
+            agreements.append(None)
+        return agreements
 
     def _finish(self, done: asyncio.Future[list[Same | None]]) -> None:
         self._work = None
         if done.cancelled():  # closed
             return
-        found = done.result()
-        for same in found:
+        agreements = done.result()
+        for same in agreements:
             waiting = self._waiting.popleft()
             if same is not None:
                 self._metrics.defer(self._count, waiting.primary, waiting.shadow.name, same)
-        if None in found:
+        if None in agreements:
             self._check_in(FAULT_SECONDS)
         elif self._waiting:
             self._check_in(CHECK_SECONDS)

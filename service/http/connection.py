@@ -1,9 +1,9 @@
-"""HTTP/1.1 on one connection: uvicorn's own protocol, reduced to what this service needs.
+"""HTTP/1.1 on one connection: uvicorn's protocol, reduced to what this service needs.
 
 Served by `uvicorn.Server` (``uvicorn.Config(http=Connection)``) and parsed by httptools. uvicorn's general protocol
-takes a good part of the time of a request, since a model run sweeps the processor's caches in between; this one is
-faster. It leaves out web sockets, streamed replies (each is sent whole, with its length) and access logs. It limits
-the size of a request's head and the time until it has arrived.
+takes a large part of a request's time, since inference evicts its code from the processor's caches; this one is faster.
+It has no web sockets, streamed replies (each is sent at once, with its length) or access logs. It limits the size of a
+request's head and the time in which it must arrive.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         app: the service's ASGI application, a `RequestMiddleware`.
         cycle: the request being answered, or the last one; None before the first.
-        is_full: the client reads more slowly than the service writes.
+        is_full: the write buffer is full, since the client reads more slowly than the service writes.
         is_stopping: no further request is accepted.
     """
 
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "scheme": "http",
-            "server": (transport.get_extra_info("sockname") or ("", 0))[:2],  # none if it has closed already
+            "server": (transport.get_extra_info("sockname") or ("", 0))[:2],  # None if it has closed already
             "client": (transport.get_extra_info("peername") or ("", 0))[:2],
             "root_path": "",
         }
@@ -117,20 +117,19 @@ class Connection(asyncio.Protocol):
             self._refuse(BadHttp())
         if not self._head_is_open:
             return
-        if self._head_timer is not None:  # all of these bytes belong to the head
+        if self._head_timer is not None:  # all of this data belongs to the head
             self._head_received += len(data)
             if self._head_received > MAX_HEAD_BYTES:
                 self._refuse(HeadTooLarge(limit=MAX_HEAD_BYTES))
-        else:
-            self._head_received = 0
-            self._head_timer = self._loop.call_later(HEAD_SECONDS, lambda: self._refuse(HeadTimeout()))
+        elif not self._is_paused:  # else the rest can't arrive before `resume_reading`
+            self._start_head_timer()
 
     def pause_writing(self) -> None:
-        """The client does not read."""
+        """The write buffer is full."""
         self.is_full = True
 
     def resume_writing(self) -> None:
-        """The client reads again, or has disconnected."""
+        """The write buffer has room again, or the client has disconnected."""
         self.is_full = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -159,7 +158,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is complete: start the request, or queue it behind the one that is being answered."""
-        if self._is_lingering or self._parser.should_upgrade():  # the latter is read again: `_decline_upgrade`
+        if self._is_lingering or self._parser.should_upgrade():  # the latter is parsed again: `_decline_upgrade`
             return
         self._end_head()
         version = self._parser.get_http_version()
@@ -214,7 +213,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(data)
 
     async def drain(self) -> bool:
-        """Wait until the client has read what was written. False if it disconnects, or reads nothing for too long."""
+        """Wait for room in the write buffer. False if the client disconnects, or reads nothing for too long."""
         try:
             async with asyncio.timeout(self._keep_alive_seconds):
                 while self.is_full:
@@ -225,13 +224,15 @@ class Connection(asyncio.Protocol):
         return not self._transport.is_closing()
 
     def resume_reading(self) -> None:
-        """Read on: the body received so far was taken."""
+        """Resume reading: the body received so far was consumed."""
         if self._is_paused and not self._transport.is_closing():
             self._is_paused = False
             self._transport.resume_reading()
+            if self._head_is_open:
+                self._start_head_timer()
 
     def finish(self, cycle: RequestResponseCycle) -> None:
-        """The reply was sent: go on with the next request, or close."""
+        """The reply was sent: start the next request, or close."""
         self._state.total_requests += 1
         if not cycle.keep_alive:
             self._linger()
@@ -246,11 +247,11 @@ class Connection(asyncio.Protocol):
             self.resume_reading()
 
     def is_last(self) -> bool:
-        """Whether nothing will be sent after the reply that is due now."""
+        """Whether the current reply is the last one on this connection."""
         return self.is_stopping and not self._pipeline and self._refusal is None
 
     def abort(self) -> None:
-        """Close at once: a reply could not be finished."""
+        """Close at once, because a reply could not be finished."""
         self._transport.abort()
 
     # Called by uvicorn
@@ -276,10 +277,14 @@ class Connection(asyncio.Protocol):
         if now < self._idle_until or not self._is_idle():
             due = max(self._idle_until, now + 1.0)
             self._idle_timer = self._loop.call_at(due, self._close_if_idle)
-        elif self._transport.get_write_buffer_size():  # the client does not even read its last reply
+        elif self._transport.get_write_buffer_size():  # the client has not read its last reply
             self._transport.abort()
         else:
             self._transport.close()
+
+    def _start_head_timer(self) -> None:
+        self._head_received = 0
+        self._head_timer = self._loop.call_later(HEAD_SECONDS, lambda: self._refuse(HeadTimeout()))
 
     def _end_head(self) -> None:
         self._head_is_open = False
@@ -293,7 +298,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Parse a request again without its upgrade header, for which the parser skips its body."""
+        """Parse a request again without its upgrade header, with which the parser would skip the body."""
         method, version = self._parser.get_method(), self._parser.get_http_version()
         if method == b"CONNECT":
             self._refuse(BadHttp())
@@ -305,14 +310,14 @@ class Connection(asyncio.Protocol):
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer what is no valid request, once the requests before it are answered; then close."""
+        """Answer an invalid request with an error, after the requests before it; then close."""
         self._end_head()
         self.app.metrics.count_error(error)
         self._refusal = error
         broken, self._incoming = self._incoming, None  # message framing is lost
         if broken is not None and broken in self._pipeline:
             self._pipeline.remove(broken)
-        elif broken is not None and broken.is_over:  # answered: another reply would be taken for the next request's
+        elif broken is not None and broken.is_over:  # answered: a second reply would seem that of its next request
             self._refusal = None
         elif broken is not None:
             broken.end()
@@ -328,7 +333,7 @@ class Connection(asyncio.Protocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Close once the rest of the request has been read: else the kernel resets and the client loses the reply."""
+        """Close after reading the rest of the request: else the kernel resets, and the client loses the reply."""
         self.is_stopping = self._is_lingering = True
         if (self._incoming is None and self._refusal is None) or self._transport.is_closing():
             self._transport.close()
@@ -359,21 +364,21 @@ class RequestResponseCycle:
         self._chunks: list[bytes] = []
         self._size = 0
         self._more = True
-        self._has_news = False
+        self._is_updated = False
         self._reader: asyncio.Future[None] | None = None
         self._head: list[bytes] = []
         self._parts: list[bytes] = []
 
     async def run(self) -> None:
-        """Run the application. If it does not finish its reply, close: half a reply must not look like a whole one."""
+        """Run the application. If it does not finish its reply, close: a partial reply must not look complete."""
         connection = self._connection
         try:
             await connection.app(self._scope, self.receive, self.send)
-        except Exception as error:  # noqa: BLE001 - the last resort: the application handles its own errors
+        except Exception as error:  # noqa: BLE001 - a last resort: the application handles its own errors
             log_fault(error, "(protocol)")
         finally:
             connection.tasks.discard(self.task)
-            self._scope = {}  # the application may have stored what refers back to this object
+            self._scope = {}  # the application may have stored references to this object in it
             if not self.is_over:
                 self.end()
                 connection.abort()
@@ -383,8 +388,8 @@ class RequestResponseCycle:
         if self._expects_continue:
             self._expects_continue = False
             self._connection.write(CONTINUE)
-        if not self._has_news and not self.is_over:
-            if self._more:  # else only the next request could come, and it can wait
+        if not self._is_updated and not self.is_over:
+            if self._more:  # else only the next request could arrive, and it can wait
                 self._connection.resume_reading()
             self._reader = asyncio.get_running_loop().create_future()
             try:
@@ -393,12 +398,12 @@ class RequestResponseCycle:
                 self._reader = None
         if self.is_over:
             return DISCONNECT
-        chunks, self._chunks, self._size, self._has_news = self._chunks, [], 0, False
+        chunks, self._chunks, self._size, self._is_updated = self._chunks, [], 0, False
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return {"type": "http.request", "body": body, "more_body": self._more}
 
     async def send(self, message: Message) -> None:
-        """Take the head or a part of the body of the reply; it is written once it is whole."""
+        """Take the head or a part of the body of the reply; it is written once it is complete."""
         if self.is_over:
             return
         if message["type"] == "http.response.start":
@@ -441,7 +446,7 @@ class RequestResponseCycle:
         self._wake()
 
     def _set_head(self, message: Message) -> None:
-        if self._expects_continue:  # "100 Continue" was not sent: the client may send the body or not
+        if self._expects_continue:  # without "100 Continue" it is unknown whether the client sends the body
             self.keep_alive = False
         head = self._connection.head_of(message["status"])
         for name, value in message["headers"]:
@@ -454,6 +459,6 @@ class RequestResponseCycle:
         self._head = head
 
     def _wake(self) -> None:
-        self._has_news = True
+        self._is_updated = True
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)

@@ -1,4 +1,4 @@
-"""What is known of one request, and what an endpoint replies."""
+"""The context of one request, and the reply of an endpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 class Reply(NamedTuple):
-    """The whole reply of an endpoint: body, headers besides those of every reply, and status."""
+    """The reply of an endpoint: body, headers beyond those of every reply, and status."""
 
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/json"),)
@@ -26,20 +26,20 @@ class Reply(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class RequestContext:
-    """One request. It holds data only: every layer reads it, so it calls into none.
+    """The data of one request, read by every layer.
 
     Attributes:
         method: GET, POST, ...
-        endpoint: its path if the service has it, else "other"; for metrics.
+        endpoint: its path if the service has that path, else "other"; for metrics.
         headers: by lower-case name; the last one of a repeated header.
         request_id: the client's ``x-request-id`` where it is well formed, else a generated one.
         receive: the ASGI callable for its body.
         began: `time.perf_counter()` at its arrival.
-        deadline: `time.perf_counter()` after which no work on it may start, if any.
+        deadline: the `time.perf_counter()` by which inference must start, if any.
         model: the student that answers, once chosen; for metrics.
-        timings: where its time went, once answered.
+        timings: the time of each phase, once answered.
         status: HTTP status, once the reply has been sent.
-        after_reply: called with this context once the reply was sent, if set.
+        after_reply: called with this context after the reply was sent, if set.
     """
 
     method: str
@@ -55,5 +55,5 @@ class RequestContext:
     after_reply: Callable[[RequestContext], None] | None = None
 
 
-# The parameter of endpoints. The middleware passes it; FastAPI only documents them and must not read it from the query.
+# The endpoints' parameter. The middleware passes it; FastAPI documents it, and must not look for it in the query.
 Context = Annotated[RequestContext, Depends(lambda: None)]

@@ -1,7 +1,7 @@
 """The outermost ASGI layer: request ids, API keys, dispatch to endpoints, and one shape for every error.
 
 Requests to the service's own endpoints go straight to them; those to FastAPI's pages (``/docs``) go to FastAPI. No
-exception passes: frameworks log the messages and values of exceptions, which may hold a user's text.
+exception leaves this layer: frameworks log messages and values of exceptions, which may contain a user's text.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ MAX_DEADLINE_MS = 3_600_000
 JSON = (b"content-type", b"application/json")
 CLOSE = (b"connection", b"close")
 
-_random = random.Random()  # seeded by the system; ids must be rare, not secret
+_random = random.Random()  # seeded by the system; ids must be unique, not secret
 
 
 class Endpoint(NamedTuple):
-    """What answers one method of one path: ``async def answer(context[, body])``, and the model of its body."""
+    """The handler of one method of one path: ``async def handler(context[, body])``, and the model of its body."""
 
-    answer: Callable[..., Awaitable[Reply]]
+    handler: Callable[..., Awaitable[Reply]]
     body: type[BaseModel] | None
 
 
 class Draining(Protocol):
-    """Knows whether the service is about to stop."""
+    """The part of the registry that says whether the service is stopping."""
 
     draining: bool
 
 
 @dataclass(eq=False)
 class RequestMiddleware:
-    """The service as an ASGI application; see the module.
+    """The service as an ASGI application; see the module's docstring.
 
     Attributes:
-        app: answers the paths in `documents`.
+        app: answers the paths in `documents`, FastAPI's pages.
         endpoints: of the service, by path and method.
     """
 
@@ -83,8 +83,8 @@ class RequestMiddleware:
         path = scope["path"]
         endpoint = path if path in self.endpoints or path in self.documents else OTHER
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id")
-        request_id = given.decode() if given is not None and REQUEST_ID.fullmatch(given) else _new_request_id()
+        sent = headers.get(b"x-request-id")
+        request_id = sent.decode() if sent is not None and REQUEST_ID.fullmatch(sent) else _new_request_id()
         context = RequestContext(scope["method"], endpoint, headers, request_id, receive)
         self.metrics.requests_in_flight += 1
         try:
@@ -92,31 +92,31 @@ class RequestMiddleware:
                 await self.app(scope, receive, self._add_headers(context, send))
             else:
                 await self._send(context, await self._reply(context, path), send)
-        except Exception as error:  # noqa: BLE001 - nothing may pass
+        except Exception as error:  # noqa: BLE001 - no exception may leave this layer
             log_fault(error, request_id)
         finally:
             self._finish(context)
 
     def refuse(self, error: ServiceError) -> Reply:
-        """The reply to bytes that are no HTTP request."""
+        """The reply to bytes that are not a valid HTTP request."""
         self.metrics.defer(self.metrics.count_request, NONE, OTHER, error.row.status, 0.0)
         request_id = _new_request_id()
         reply = _error_reply(error, request_id)
         return reply._replace(headers=(*reply.headers, (b"x-request-id", request_id.encode())))
 
     async def _reply(self, context: RequestContext, path: str) -> Reply | None:
-        """What the endpoint answers, or the error in its place; None where the client has disconnected."""
+        """The endpoint's reply, or that of its error; None if the client has disconnected."""
         try:
             endpoint = self._endpoint(context, path)
             if endpoint.body is None:
-                return await endpoint.answer(context)
+                return await endpoint.handler(context)
             settings = self.settings
             context.deadline = _deadline(context, settings.deadline_ms)
             body = await read_body(
                 context.receive, context.headers, endpoint.body, settings.max_body_bytes, settings.body_seconds
             )
-            return await endpoint.answer(context, body)
-        except Exception as error:  # noqa: BLE001 - nothing may pass
+            return await endpoint.handler(context, body)
+        except Exception as error:  # noqa: BLE001 - no exception may leave this layer
             context.timings = None
             if not isinstance(error, ServiceError):
                 log_fault(error, context.request_id)
@@ -146,7 +146,7 @@ class RequestMiddleware:
         await send({"type": "http.response.body", "body": reply.body})
 
     def _add_headers(self, context: RequestContext, send: Send) -> Send:
-        """Send what FastAPI answers, with the headers of every reply."""
+        """Add the headers of every reply to FastAPI's replies."""
 
         async def add(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -160,12 +160,12 @@ class RequestMiddleware:
         headers = [(b"x-request-id", context.request_id.encode())]
         if context.timings is not None:
             headers.append((b"server-timing", _server_timing(context.timings)))
-        if self.lifecycle.draining:  # the client should open another connection, to another instance
+        if self.lifecycle.draining:  # the client's next connection should go to another instance
             headers.append(CLOSE)
         return headers
 
     def _finish(self, context: RequestContext) -> None:
-        """Do what was deferred until after the reply."""
+        """Run the work that was deferred until after the reply."""
         self.metrics.requests_in_flight -= 1
         seconds = context.timings.total if context.timings is not None else time.perf_counter() - context.began
         status = context.status or errors.ClientLeft.row.status
@@ -182,12 +182,12 @@ def _new_request_id() -> str:
 
 def _deadline(context: RequestContext, default_ms: int | None) -> float | None:
     """The deadline that ``x-deadline-ms`` sets, else the default; see `RequestContext.deadline`."""
-    given = context.headers.get(b"x-deadline-ms")
+    value = context.headers.get(b"x-deadline-ms")
     milliseconds = default_ms
-    if given is not None:
-        if not (given.isdigit() and len(given) <= 7 and 1 <= int(given) <= MAX_DEADLINE_MS):
+    if value is not None:
+        if not (value.isdigit() and len(value) <= 7 and 1 <= int(value) <= MAX_DEADLINE_MS):
             raise errors.InvalidRequest(problem=f"x-deadline-ms: should be a whole number from 1 to {MAX_DEADLINE_MS}")
-        milliseconds = int(given)
+        milliseconds = int(value)
     return None if milliseconds is None else context.began + milliseconds / 1000
 
 

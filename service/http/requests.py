@@ -1,4 +1,4 @@
-"""What clients send: bodies are read under limits of size and time, and parsed by the model of their endpoint."""
+"""Request bodies: read within limits of size and time, and parsed by the model of their endpoint."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Outcome = Literal["accepted", "corrected", "abandoned"]
 Body = TypeVar("Body", bound=BaseModel)
 
 MAX_TOP_K = 20
-MAX_REPEATED_NAME = 32  # characters of a field's name that a message repeats
+MAX_REPEATED_NAME = 32  # maximum length of a field's name that a message repeats
 MAX_ITEMS = 4096  # upper bound of `Settings.max_batch`; parsing stops there, since it blocks all other requests
 MAX_ALLOWED_LABELS = 1000
 MAX_COMPARED = 16
-MAX_PROBLEMS = 64  # of a body that are listed: a hundred thousand would take half a second
+MAX_PROBLEMS = 64  # beyond these, problems of a body are not listed: a hundred thousand would take half a second
 
 REQUEST_EXAMPLE: JsonDict = {"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}
 
@@ -36,7 +36,7 @@ async def read_body(
         BodyTooLarge: as soon as its declared or received size exceeds `max_bytes`.
         BodyTimeout: it took longer than `seconds`.
         ClientLeft: the connection closed before its end.
-        InvalidRequest: it is no JSON or does not fit `model`; the message names the field and what is allowed there.
+        InvalidRequest: it is not JSON or does not fit `model`; the message names the field and what is allowed.
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > max_bytes:
@@ -56,10 +56,10 @@ async def read_body(
 
 
 def poll(receive: Receive) -> Message | None:
-    """The next ASGI message if there is one already, else None; never waits."""
+    """The next ASGI message if there is one, else None; never waits."""
     step = receive()
     try:
-        step.send(None)  # type: ignore[attr-defined]  # typed as awaitable, in fact a coroutine
+        step.send(None)  # type: ignore[attr-defined]  # typed as awaitable, but a coroutine
     except StopIteration as done:
         message: Message = done.value
         return message
@@ -94,9 +94,9 @@ def _parse(raw: bytes, model: type[Body]) -> Body:
 
 
 def _parse_again(raw: bytes, model: type[Body], problem: str) -> Body:
-    """Parse with the standard library what pydantic's parser refuses as a whole.
+    """Parse a body that pydantic's parser refuses as a whole with the standard library.
 
-    It accepts an escaped lone surrogate; the model then names the field that holds it, and in a batch only that item
+    That accepts an escaped lone surrogate; the model then names the field that has it, and in a batch only that item
     fails.
     """
     try:
@@ -110,12 +110,12 @@ def _parse_again(raw: bytes, model: type[Body], problem: str) -> Body:
 
 
 def describe(error: ValidationError, model: type[BaseModel], whole: str = "body") -> str:
-    """The first problem of a body that does not fit `model`: the field and what is allowed, without any value sent.
+    """The first problem of a body that does not fit `model`: the field and what is allowed, without any value of it.
 
-    `whole` names a problem that lies in no single field.
+    `whole` stands for the field if the problem is not in a single field.
     """
     if error.error_count() > MAX_PROBLEMS:
-        return f"{whole}: does not fit in more than {MAX_PROBLEMS} places; allowed: {', '.join(model.model_fields)}"
+        return f"{whole}: has more than {MAX_PROBLEMS} problems; allowed fields: {', '.join(model.model_fields)}"
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     kind, where = first["type"], ".".join(str(part) for part in first["loc"]) or whole
     if kind == "json_invalid":
@@ -123,19 +123,19 @@ def describe(error: ValidationError, model: type[BaseModel], whole: str = "body"
     if kind in ("model_type", "model_attributes_type"):
         return f"{where}: should be a JSON object"
     if kind == "extra_forbidden":
-        return f"{_repeatable(where)}: no such field; allowed: {', '.join(model.model_fields)}"
+        return f"{_name_or_placeholder(where)}: no such field; allowed: {', '.join(model.model_fields)}"
     if kind == "missing":
         return f"{where}: is required"
     return f"{where}: {first['msg'].removeprefix('Input ').removeprefix('String ')}"
 
 
-def _repeatable(name: str) -> str:
-    """A field's name as the client sent it, if it looks like a name; anything else could be text of a user."""
+def _name_or_placeholder(name: str) -> str:
+    """A field's name if it looks like a name; anything else could be a user's text."""
     return name if name.isidentifier() and name.isascii() and len(name) <= MAX_REPEATED_NAME else "(unnamed)"
 
 
 def _readable(text: str) -> str:
-    """Refuse texts that a tokenizer can't read or that are blank."""
+    """Refuse texts that are blank or that a tokenizer can't read."""
     if not text or text.isspace():
         raise PydanticCustomError("blank", "must hold at least one character that is not white space")
     if "\0" in text:
@@ -156,28 +156,28 @@ AllowedLabels = Annotated[
     Field(
         min_length=1,
         max_length=MAX_ALLOWED_LABELS,
-        description="names that may be answered; `kept` in the reply says how much of the probability they had. "
-        "All if left out",
+        description="names that the answer is limited to; `kept` in the reply is their share of the probability. "
+        "Default: all",
     ),
 ]
 
 
 class TextRequest(_Strict):
-    """A text in a locale."""
+    """A text and its locale."""
 
     text: Annotated[
         str,
         AfterValidator(_readable),
         Field(
-            description="what the user said or typed; not only white space",
+            description="the user's request, spoken or typed; not only white space",
             examples=["weck mich am freitag um neun uhr auf"],
             json_schema_extra={"minLength": 1},
         ),
     ]
-    locale: Annotated[str, Field(description="BCP-47 tag that the student knows", examples=["de-DE"])]
+    locale: Annotated[str, Field(description="BCP-47 tag of a locale of the student", examples=["de-DE"])]
     top_k: Annotated[
         int | None,
-        Field(ge=1, le=MAX_TOP_K, description="how many domains and intents `ranking` lists; none if left out"),
+        Field(ge=1, le=MAX_TOP_K, description="number of domains and intents in `ranking`; without it, no ranking"),
     ] = None
 
 
@@ -191,7 +191,7 @@ class NluItem(TextRequest):
 ModelName = Annotated[
     str | None,
     Field(
-        description="name or alias of a loaded student; if left out, the one of the experiment's arm, else `default`",
+        description="name or alias of a loaded student; default: that of the experiment's arm, else `default`",
         examples=["s"],
     ),
 ]
@@ -212,7 +212,7 @@ class DomainRequest(TextRequest):
 
     allowed_domains: AllowedLabels = None
     model: Annotated[
-        str | None, Field(description="name or alias of a loaded student; if left out, `domain`, else `default`")
+        str | None, Field(description="name or alias of a loaded student; default: `domain`, else `default`")
     ] = None
 
 
@@ -223,9 +223,7 @@ class CompareRequest(TextRequest):
 
     models: Annotated[
         list[str] | None,
-        Field(
-            min_length=1, max_length=MAX_COMPARED, description="names or aliases of loaded students; all if left out"
-        ),
+        Field(min_length=1, max_length=MAX_COMPARED, description="names or aliases of loaded students; default: all"),
     ] = None
 
 
@@ -236,20 +234,19 @@ class FeedbackRequest(_Strict):
         json_schema_extra={"examples": [{"request_id": "9f86d081884c7d65", "outcome": "accepted"}]}
     )
 
-    request_id: Annotated[
-        str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="of the answer that this is about", examples=["9f86"])
-    ]
+    request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="of the answer", examples=["9f86"])]
     outcome: Annotated[
         Outcome,
-        Field(description="the user went on with the answer, changed it, or gave up"),
+        Field(description="the user accepted the answer, corrected it, or gave up"),
     ]
     arm: Annotated[
-        str | None, Field(description="of the answer, if it had one: counted there where the answer is not remembered")
+        str | None,
+        Field(description="of the answer, if any: counted there if this process does not remember the answer"),
     ] = None
 
 
 def _item_or_error(value: Any) -> NluItem | InvalidRequest:
-    """An item of a batch, or what is wrong with it, so that the others are answered."""
+    """An item of a batch, or its error, so that the others are answered."""
     try:
         return NluItem.model_validate(value)
     except ValidationError as error:
@@ -257,7 +254,7 @@ def _item_or_error(value: Any) -> NluItem | InvalidRequest:
 
 
 class BatchRequest(_Strict):
-    """Body of ``POST /v1/nlu/batch``. An item that can't be answered gets an error in its place."""
+    """Body of ``POST /v1/nlu/batch``. An item that can't be answered has an error in its place."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"items": [REQUEST_EXAMPLE]}]})
 
@@ -266,5 +263,5 @@ class BatchRequest(_Strict):
         Field(min_length=1, max_length=MAX_ITEMS, description="texts, answered in this order"),
     ]
     model: Annotated[
-        str | None, Field(description="name or alias of a loaded student; `default` if left out", examples=["s"])
+        str | None, Field(description="name or alias of a loaded student; default: `default`", examples=["s"])
     ] = None

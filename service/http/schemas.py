@@ -1,4 +1,4 @@
-"""What clients receive, as models with examples; OpenAPI is made from them.
+"""Replies, as models with examples; OpenAPI is made from them.
 
 `endpoints` builds replies as plain dicts, which is faster; a test checks them against these models.
 """
@@ -45,18 +45,18 @@ class Label(_Reply):
     """A domain or an intent."""
 
     name: str
-    confidence: Annotated[float, Field(ge=0, le=1, description="probability; calibrated where the student is")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="probability; calibrated if the student is")]
 
 
 class Slot(_Reply):
-    """A slot: `value` is `text[start:end]`, counted in code points of the text as it was sent."""
+    """A slot: `value` is `text[start:end]`, counted in code points of the original text."""
 
     name: str
     value: str
     start: Annotated[int, Field(ge=0)]
     end: Annotated[int, Field(ge=1)]
     confidence: Annotated[
-        float, Field(ge=0, le=1, description="made up of those of its words as the student's calibration says")
+        float, Field(ge=0, le=1, description="combined from those of its words by the student's calibration")
     ]
 
 
@@ -69,9 +69,9 @@ class ModelIdentity(_Reply):
 
 
 class PhaseTimes(_Reply):
-    """Milliseconds from the request's arrival to the decoded answer; the ``Server-Timing`` header says the same."""
+    """Milliseconds from the request's arrival to the decoded answer; also in the ``Server-Timing`` header."""
 
-    queue: Annotated[float, Field(description="until work began: the body read, parsed and checked")]
+    queue: Annotated[float, Field(description="waiting, and reading and parsing the request")]
     tokenize: float
     inference: float
     decode: float
@@ -79,7 +79,7 @@ class PhaseTimes(_Reply):
 
 
 class Ranking(_Reply):
-    """The `top_k` best of each head, best first; null for a head that the student doesn't have."""
+    """The `top_k` most probable labels of each head, best first; null for a head that the student lacks."""
 
     domain: list[Label] | None
     intent: list[Label] | None
@@ -87,19 +87,19 @@ class Ranking(_Reply):
 
 InScope = Annotated[
     bool | None,
-    Field(description="whether the text is a request that the student may know; null where it is not calibrated"),
+    Field(description="whether the text is a kind of request that the student was trained on; null if not calibrated"),
 ]
 
 
 class Kept(_Reply):
-    """The share of probability that the allowed labels had among all; null for a head that was not filtered."""
+    """The allowed labels' share of the probability of all labels; null for a head that was not filtered."""
 
     domain: Annotated[float, Field(ge=0, le=1)] | None
     intent: Annotated[float, Field(ge=0, le=1)] | None
 
 
 class NluReply(_Reply):
-    """Answer to one text. `domain`, `intent` or `slots` is null where the student has no such head."""
+    """Answer to one text. `domain`, `intent` or `slots` is null if the student lacks that head."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [REPLY_EXAMPLE]})
 
@@ -107,20 +107,18 @@ class NluReply(_Reply):
     intent: Label | None
     slots: list[Slot] | None
     in_scope: InScope
-    locale: Annotated[str, Field(description="the locale in which the text was read")]
+    locale: Annotated[str, Field(description="the locale in which the text was answered")]
     fallback_from: Annotated[
-        str | None, Field(description="the locale asked for, only where another stood in for it by configuration")
+        str | None, Field(description="the requested locale, only if `--locale-fallback` replaced it")
     ] = None
-    truncated: Annotated[bool, Field(description="the text is longer than the student reads; its end was not seen")]
-    cached: Annotated[bool, Field(description="the answer comes from the cache; its phases took no time")]
+    truncated: Annotated[bool, Field(description="the text exceeds the student's `max_length`; the rest was ignored")]
+    cached: Annotated[bool, Field(description="the answer comes from the answer cache; its phases took no time")]
     model: ModelIdentity
     request_id: str
     timings_ms: PhaseTimes
-    ranking: Annotated[Ranking | None, Field(description="only where `top_k` was given")] = None
-    kept: Annotated[Kept | None, Field(description="only where labels were filtered: confidences are among these")] = (
-        None
-    )
-    arm: Annotated[str | None, Field(description="the arm of the experiment that chose the student, if one did")] = None
+    ranking: Annotated[Ranking | None, Field(description="only if `top_k` was sent")] = None
+    kept: Annotated[Kept | None, Field(description="only if labels were filtered; confidences are among these")] = None
+    arm: Annotated[str | None, Field(description="the experiment's arm that chose the student, if any")] = None
 
 
 class DomainReply(_Reply):
@@ -137,12 +135,12 @@ class DomainReply(_Reply):
     model: ModelIdentity
     request_id: str
     timings_ms: PhaseTimes
-    ranking: Annotated[list[Label] | None, Field(description="only where `top_k` was given")] = None
-    kept: Annotated[float | None, Field(ge=0, le=1, description="only where domains were filtered")] = None
+    ranking: Annotated[list[Label] | None, Field(description="only if `top_k` was sent")] = None
+    kept: Annotated[float | None, Field(ge=0, le=1, description="only if domains were filtered")] = None
 
 
 class ErrorDetail(_Reply):
-    """What went wrong. It never repeats the text of a request."""
+    """An error. It never contains the text of a request."""
 
     code: str
     message: str
@@ -150,7 +148,7 @@ class ErrorDetail(_Reply):
 
 
 class ErrorReply(_Reply):
-    """The one shape of every error."""
+    """The body of every error."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [ERROR_EXAMPLE]})
 
@@ -166,16 +164,16 @@ class BatchReply(_Reply):
 
 
 class Agreement(_Reply):
-    """Whether all students that answered and have the head agree; null where fewer than two do."""
+    """Whether all students that answered and have the head agree; null if fewer than two do."""
 
     domain: bool | None
     intent: bool | None
     slots: bool | None
-    exact: Annotated[bool | None, Field(description="in all of these")]
+    exact: Annotated[bool | None, Field(description="in all of these tasks")]
 
 
 class Differences(_Reply):
-    """The answers where not all students agree, by name. Of slots, those that not all have found."""
+    """The answers in tasks where the students differ, by student. For slots: those that not all students found."""
 
     domain: dict[str, str] | None = None
     intent: dict[str, str] | None = None
@@ -183,7 +181,7 @@ class Differences(_Reply):
 
 
 class CompareReply(_Reply):
-    """The answers of several students to one text, by name; an error for one that can't answer."""
+    """The answers of several students to one text, by student; an error for one that can't answer."""
 
     results: dict[str, NluReply | ErrorReply]
     agreement: Agreement
@@ -192,30 +190,30 @@ class CompareReply(_Reply):
 
 
 class FeedbackReply(_Reply):
-    """What became of feedback."""
+    """How feedback was counted."""
 
     request_id: str
     outcome: Outcome
-    arm: Annotated[str | None, Field(description="for which it was counted; null outside of an experiment")]
-    counted: Annotated[bool, Field(description="false: there was feedback on this request before")]
+    arm: Annotated[str | None, Field(description="arm for which it was counted; null outside of an experiment")]
+    counted: Annotated[bool, Field(description="false if there was feedback on this request before")]
     remembered: Annotated[
         bool,
-        Field(description="false: in no arm, long ago, or answered by another process; counted for the `arm` sent"),
+        Field(description="whether the process remembers the answer; if not, the feedback counts for the `arm` sent"),
     ]
 
 
 class ModelSummary(_Reply):
-    """A loaded student and what its manifest says of it."""
+    """A loaded student, as described by its manifest."""
 
     name: str
-    default: Annotated[bool, Field(description="answers when a request names no model")]
-    aliases: Annotated[list[str], Field(description="further names that it answers to")]
+    default: Annotated[bool, Field(description="answers requests that name no model")]
+    aliases: Annotated[list[str], Field(description="other names of the student")]
     size: str
     precision: str
     digest: str
     heads: list[str]
     locales: list[str]
-    max_length: Annotated[int, Field(description="tokens read of a text")]
+    max_length: Annotated[int, Field(description="maximum number of tokens of a text; the rest is ignored")]
     calibrated: bool
     parameters: int
     domains: list[str]
@@ -224,26 +222,26 @@ class ModelSummary(_Reply):
     accuracy: dict[str, Any]
     latency: dict[str, Any]
     parity: dict[str, Any]
-    calibration: Annotated[dict[str, Any] | None, Field(description="temperatures, scope, and what was measured")]
+    calibration: Annotated[dict[str, Any] | None, Field(description="temperatures, scope thresholds, and measurements")]
 
 
 class ModelsReply(_Reply):
-    """What is loaded, and what was refused and why."""
+    """The loaded students, and why folders were refused."""
 
     models: list[ModelSummary]
     refused: list[str]
 
 
 class Reloaded(_Reply):
-    """What a reload did with a student: loaded (new or changed), unchanged, kept (its new version is bad), dropped."""
+    """The result of a reload for a student: loaded (new or changed), unchanged, kept (new version invalid), dropped."""
 
     name: str
-    digest: Annotated[str | None, Field(description="of what serves now; null where nothing does")]
+    digest: Annotated[str | None, Field(description="of the version that serves now; null if none does")]
     change: Literal["loaded", "unchanged", "kept", "dropped"]
 
 
 class ReloadReply(_Reply):
-    """What a reload did."""
+    """The result of a reload."""
 
     students: list[Reloaded]
     refused: list[str]
@@ -251,6 +249,6 @@ class ReloadReply(_Reply):
 
 
 class HealthReply(_Reply):
-    """A yes from a health check."""
+    """A passed health check."""
 
     status: str

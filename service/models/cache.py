@@ -1,7 +1,7 @@
 """The answer cache: assistants get the same sentences again and again.
 
-No text is kept. A key is a digest, salted for each process. A cached answer holds the positions of its slots, not their
-values; these are cut from the text that is asked again.
+No text is stored. A key is a digest, salted for each process. A cached answer has the positions of its slots, not their
+values; these are taken from the repeated text.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class AnswerCache:
 
     @staticmethod
     def key(question: Question) -> bytes:
-        """All that an answer of this student depends on, as 16 bytes."""
+        """A digest of everything that this student's answer depends on."""
         return hashlib.blake2b(repr(question).encode(), digest_size=16, key=_SALT).digest()
 
     def get(self, key: bytes, text: str) -> Prediction | None:
-        """The answer remembered for a key; `text` is the text that the key was made of."""
+        """The cached answer for a key; `text` is the text of the key's question."""
         answer = self._answers.get(key)
         if answer is None:
             return None
@@ -39,7 +39,7 @@ class AnswerCache:
         return _with_values_of(text, answer)
 
     def put(self, key: bytes, answer: Prediction) -> None:
-        """Remember an answer."""
+        """Cache an answer."""
         self._answers[key] = _with_values_of("", answer)
         if len(self._answers) > self._entries:
             self._answers.popitem(last=False)

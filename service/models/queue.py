@@ -1,11 +1,12 @@
-"""A student in service, and the queue in front of it: admission, deadlines, order of arrival, event loop or thread.
+"""A loaded student and its queue: admission, deadlines, order of arrival, event loop or thread.
 
-A student runs on the event loop where it can: a thread lowers its rate. Beside a faster one, a slow student runs in a
-thread (onnxruntime releases the interpreter meanwhile), so that it does not delay the other's texts.
+A student runs on the event loop if possible: a thread lowers its rate. Beside a faster one, a slow student runs in a
+thread (onnxruntime releases the GIL meanwhile), so that it does not delay the other's texts.
 
-Texts that wait are answered in groups, each text by a run of its own (see `Student.predict_each`). A run sweeps the
+Waiting texts are answered in groups, each text by a run of its own (see `Student.predict_each`). A run fills the
 processor's caches, so tokenising five texts, running five and decoding five is faster than five times all three. A
-group is what has arrived meanwhile; it is never waited for, and small enough not to delay health checks and refusals.
+group is what has arrived so far; the queue never waits for more, and a group is small enough not to delay health checks
+and refusals.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from service.monitoring.student_metrics import StudentMetrics
 from service.monitoring.timings import Timings
 from service.student.student import Prediction, Question, Student
 
-Outcome = Prediction | Exception
+PredictionOrError = Prediction | Exception
 
 MAX_SHARED_LOOP_SECONDS = 0.5e-3  # a slower student runs in a thread if a faster one is served beside it
-MAX_LOOP_SECONDS = 5e-3  # a slower student runs in a thread in any case: health checks wait for the loop
-LONG_TEXT = 256  # characters; each so many count as one more text of a group
+MAX_LOOP_SECONDS = 5e-3  # a slower student always runs in a thread: health checks wait for the loop
+LONG_TEXT = 256  # characters; for each as many, a text counts as one more of a group
 GROUP_SECONDS = 10e-3
 
 
 class Answer(NamedTuple):
-    """The answer to one text: what the student was asked, what it said, whether that was remembered, and the time."""
+    """The answer to one text: question, prediction, whether it comes from the cache, and the timings."""
 
     question: Question
     prediction: Prediction
@@ -48,13 +49,13 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """A student in service.
+    """A loaded student, with its queue, metrics and cache.
 
     Attributes:
         name: that of its manifest.
-        locales: those that clients may ask for, each with the student's own that answers it.
-        cache: of its answers, if they are remembered.
-        max_text_chars: the length of the longest text that it answers, in code points.
+        locales: the locales that requests may have, each with the student's locale that is used for it.
+        cache: of its answers, if it is on.
+        max_text_chars: maximum length of a text, in code points.
         folder: where it was loaded from.
         fingerprint: of the files in that folder.
     """
@@ -70,7 +71,7 @@ class LoadedModel:
     fingerprint: object
 
     async def answer(self, context: RequestContext, item: TextRequest, began: float | None = None) -> Answer:
-        """The answer to one text. `began` is when it was asked for, if not at the request's arrival.
+        """The answer to one text. `began` is the start of its time, by default the request's arrival.
 
         Raises:
             ServiceError: as `ModelQueue.admit` and `answer_admitted`.
@@ -79,7 +80,7 @@ class LoadedModel:
             return await self.answer_admitted(context, item, began)
 
     async def answer_admitted(self, context: RequestContext, item: TextRequest, began: float | None = None) -> Answer:
-        """As `answer`, for a text that has its permit.
+        """The same as `answer`, for a text that has its permit.
 
         Raises:
             ServiceError: as `question_of` and `ModelQueue.predict`.
@@ -101,10 +102,10 @@ class LoadedModel:
         return Answer(question, prediction, cached, Timings(queue, tokenize, inference, decode, total))
 
     def question_of(self, item: TextRequest) -> Question:
-        """What the student is asked: the text, its locale, and the labels that may be answered.
+        """The question for the student: the text, the student's locale, and the allowed labels.
 
         Raises:
-            TextTooLarge, UnknownLocale, MissingHead, InvalidRequest: it can't be asked that.
+            TextTooLarge, UnknownLocale, MissingHead, InvalidRequest: the student can't answer it.
         """
         if len(item.text) > self.max_text_chars:
             raise errors.TextTooLarge(count=len(item.text), limit=self.max_text_chars)
@@ -119,7 +120,7 @@ class LoadedModel:
         return Question(item.text, locale, item.top_k or 1, domains, intents)
 
     def require_head(self, head: str, field: str) -> None:
-        """Raise MissingHead unless the student has a head; `field` is what asks for it."""
+        """Raise MissingHead unless the student has a head; `field` is the request's field that needs it."""
         heads = self.student.manifest.labels.heads
         if head not in heads:
             raise errors.MissingHead(field=field, model=self.name, head=head, heads=", ".join(heads))
@@ -129,13 +130,11 @@ class LoadedModel:
         try:
             return self.student.numbers_of(head, names)
         except KeyError:
-            problem = (
-                f"{field}: holds a name that student {self.name} does not know; GET /v1/models lists those it does"
-            )
+            problem = f"{field}: has a name that student {self.name} does not know; GET /v1/models lists the known ones"
             raise errors.InvalidRequest(problem=problem) from None
 
 
-class Waiting(NamedTuple):
+class QueuedText(NamedTuple):
     """A text in the queue."""
 
     context: RequestContext
@@ -159,7 +158,7 @@ class ModelQueue:
         self._student = student
         self._permits = permits
         self._group = max(1, int(GROUP_SECONDS / seconds_per_text))
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[QueuedText] = deque()
         self._busy = False
         self._thread: ThreadPoolExecutor | None = None
 
@@ -170,19 +169,19 @@ class ModelQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether no text waits or runs. May be asked in any thread."""
+        """Whether no text waits or runs. Thread-safe."""
         return self.free == self._permits and not self._busy
 
-    def run_in_thread(self, wanted: bool) -> None:
+    def run_in_thread(self, enabled: bool) -> None:
         """Run texts in a thread, or else on the event loop, from the next group on."""
-        if wanted != self.in_thread:
-            self._thread = ThreadPoolExecutor(1, "student") if wanted else None
+        if enabled != self.in_thread:
+            self._thread = ThreadPoolExecutor(1, "student") if enabled else None
 
     def admit(self, items: int) -> Permits:
-        """Permits for some texts.
+        """Take permits for some texts.
 
         Raises:
-            Overloaded: there are not as many left; says when to try again.
+            Overloaded: too few are left; the error says when to retry.
         """
         if items > self.free:
             seconds = max(1, math.ceil((self._permits - self.free) * self.seconds_per_text))
@@ -191,11 +190,11 @@ class ModelQueue:
         return Permits(self, items)
 
     async def predict(self, context: RequestContext, question: Question) -> Prediction:
-        """The student's answer to a text, once its turn has come.
+        """The student's answer to a text.
 
         Raises:
-            DeadlinePassed: the deadline passed before that; no work was done.
-            ClientLeft: the client disconnected before that; no work was done.
+            DeadlinePassed: the deadline passed while the text waited; no work was done.
+            ClientLeft: the client disconnected while the text waited; no work was done.
         """
         loop = asyncio.get_running_loop()
         if not self._busy and self._thread is None:  # nothing waits
@@ -203,7 +202,7 @@ class ModelQueue:
             loop.call_soon(self._serve)
             _check(context)
             return self._student.predict_each([question])[0]
-        waiting = Waiting(context, question, loop.create_future())
+        waiting = QueuedText(context, question, loop.create_future())
         self._waiting.append(waiting)
         if not self._busy:
             self._busy = True
@@ -211,7 +210,7 @@ class ModelQueue:
         return await waiting.answer
 
     def _serve(self) -> None:
-        """Answer the first texts of the queue; if there are more, come again once sockets have been served."""
+        """Answer the next group; if there are more texts, again after the event loop has served sockets."""
         group = self._next_group()
         if not group:
             self._busy = False
@@ -225,11 +224,11 @@ class ModelQueue:
             work = loop.run_in_executor(self._thread, self._outcomes, questions)
             work.add_done_callback(lambda done: self._finish(group, done))
 
-    def _finish(self, group: Sequence[Waiting], done: asyncio.Future[list[Outcome]]) -> None:
+    def _finish(self, group: Sequence[QueuedText], done: asyncio.Future[list[PredictionOrError]]) -> None:
         _settle(group, done.result())
         self._serve()
 
-    def _outcomes(self, questions: Sequence[Question]) -> list[Outcome]:
+    def _outcomes(self, questions: Sequence[Question]) -> list[PredictionOrError]:
         """An answer or an error for each text; one that fails does not affect the others of its group."""
         try:
             return [*self._student.predict_each(questions)]
@@ -238,9 +237,9 @@ class ModelQueue:
                 return [error]
             return [self._outcomes([question])[0] for question in questions]
 
-    def _next_group(self) -> list[Waiting]:
+    def _next_group(self) -> list[QueuedText]:
         """The next texts to answer. Drops requests that have expired or whose client has disconnected."""
-        group: list[Waiting] = []
+        group: list[QueuedText] = []
         room = self._group
         while self._waiting and room > 0:
             waiting = self._waiting.popleft()
@@ -255,7 +254,7 @@ class ModelQueue:
 
 
 class Permits:
-    """Permits of a queue; those not given back one by one are given back at the end of the ``with`` block."""
+    """Permits of a queue; the rest is given back at the end of the ``with`` block."""
 
     __slots__ = ("_items", "_queue")
 
@@ -264,7 +263,7 @@ class Permits:
         self._items = items
 
     def give_back(self, items: int) -> None:
-        """Give back permits that are not needed any more."""
+        """Give back some permits early."""
         self._items -= items
         self._queue.free += items
 
@@ -276,7 +275,7 @@ class Permits:
 
 
 def assign_threads(queues: Collection[ModelQueue]) -> None:
-    """Decide for queues that are served together which of them run in threads."""
+    """Decide which of the queues of one process run in threads."""
     fastest = min((queue.seconds_per_text for queue in queues), default=0.0)
     for queue in queues:
         seconds = queue.seconds_per_text
@@ -290,7 +289,7 @@ def _check(context: RequestContext, *, waited: bool = False) -> None:
         raise errors.ClientLeft
 
 
-def _settle(group: Sequence[Waiting], outcomes: Sequence[Outcome]) -> None:
+def _settle(group: Sequence[QueuedText], outcomes: Sequence[PredictionOrError]) -> None:
     for waiting, outcome in zip(group, outcomes, strict=True):
         if waiting.answer.done():  # its request was cancelled
             continue

@@ -1,4 +1,4 @@
-"""The loaded students: which there are, which are refused and why, which one answers, and how they are replaced."""
+"""The registry of loaded students: loading, refusals, names and aliases, readiness, replacement."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger("service")
 
 
 class ModelSet(NamedTuple):
-    """Students that serve together, folders that are refused with the reason, and what was done with each student."""
+    """Students that serve together, the reasons of refused folders, and the change of each student."""
 
     models: dict[str, LoadedModel]
     refused: dict[Path, str]
@@ -37,37 +37,37 @@ class ModelSet(NamedTuple):
 
     @property
     def outcome(self) -> Json:
-        """What a reload did, for JSON."""
+        """The result of a reload, for JSON."""
         digests = {name: model.student.manifest.digest for name, model in self.models.items()}
         students = [{"name": name, "digest": digests.get(name), "change": how} for name, how in self.changes.items()]
         return {"students": students, "refused": list(self.refused.values())}
 
 
 def find_folders(root: Path) -> list[Path]:
-    """The student folders that `root` stands for: itself, or its sub-folders in order of name.
+    """The student folders of `root`: itself, or its sub-folders in order of name.
 
-    Names that begin with "." or "_" are passed over: half-written folders and caches.
+    Names that begin with "." or "_" are ignored: half-written folders and caches.
 
     Raises:
-        StudentError: there is no such folder, or nothing in it.
+        StudentError: the folder does not exist or is empty.
     """
     if not root.is_dir():
         raise StudentError(f"{root}: no such folder; a students folder holds one student folder per sub-folder")
     if (root / MANIFEST_FILE).exists():
         return [root]
-    found = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
-    if not found:
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._")
+    if not folders:
         raise StudentError(f"{root}: no student in this folder; export one there first")
-    return found
+    return folders
 
 
 class ModelRegistry:
     """The students of one process: ``registry.adopt(registry.prepare())`` loads them.
 
-    `prepare` takes seconds, and may run in a thread while others serve; `adopt` belongs on the event loop.
+    `prepare` takes seconds, and may run in a thread while others serve; `adopt` must run on the event loop.
 
     Attributes:
-        models: the students in service, by the name in their manifest; replaced by `adopt`.
+        models: the students that serve, by the name in their manifest; replaced by `adopt`.
         by_name: the same by each name and alias, "default" included.
         draining: the service is about to stop.
 
@@ -89,16 +89,16 @@ class ModelRegistry:
 
     @property
     def refused(self) -> list[str]:
-        """Why folders are not served."""
+        """The reasons why folders are refused."""
         return list(self._refused.values())
 
     def prepare(self) -> ModelSet:
         """Load, check, warm up and self-test every folder that is new or changed.
 
-        One that can't be served is refused, and the student that came from there before, if any, is kept.
+        An invalid one is refused, and the student loaded from it before, if any, is kept.
         """
         serving = {model.folder: model for model in self.models.values()}
-        made = ModelSet({}, {}, {})
+        prepared = ModelSet({}, {}, {})
         try:
             folders = find_folders(self._settings.students)
         except StudentError as error:  # on a reload only
@@ -109,34 +109,34 @@ class ModelRegistry:
             before = serving.get(folder)
             try:
                 model = self._open(folder, before)
-                if model.name in made.models:
-                    raise StudentError(f"{folder}: another folder holds a student named {model.name!r} too")
+                if model.name in prepared.models:
+                    raise StudentError(f"{folder}: another folder has a student named {model.name!r}, too")
                 change = "unchanged" if model is before else "loaded"
             except StudentError as error:
                 log.error("student refused: %s", error)
-                made.refused[folder] = str(error)
-                if before is None or before.name in made.models:
+                prepared.refused[folder] = str(error)
+                if before is None or before.name in prepared.models:
                     continue
                 model, change = before, "kept"
-            made.models[model.name] = model
-            made.changes[model.name] = change
-        made.changes.update(dict.fromkeys(self.models.keys() - made.models.keys(), "dropped"))
-        return made
+            prepared.models[model.name] = model
+            prepared.changes[model.name] = change
+        prepared.changes.update(dict.fromkeys(self.models.keys() - prepared.models.keys(), "dropped"))
+        return prepared
 
-    def adopt(self, made: ModelSet) -> Json:
-        """Let these students serve from now on; those of before finish the texts that they have begun.
+    def adopt(self, prepared: ModelSet) -> Json:
+        """Serve these students from now on; replaced ones finish the texts that are running.
 
-        Returns what was done with each student, for JSON.
+        Returns the change of each student, for JSON.
         """
-        self._missing = set(made.refused) if self._loading else self._missing & set(made.refused)
-        replaced = [old for name, old in self.models.items() if made.models.get(name) is not old]
-        self.models, self._refused = dict(sorted(made.models.items())), made.refused
+        self._missing = set(prepared.refused) if self._loading else self._missing & set(prepared.refused)
+        replaced = [old for name, old in self.models.items() if prepared.models.get(name) is not old]
+        self.models, self._refused = dict(sorted(prepared.models.items())), prepared.refused
         self._resolve_aliases()
         assign_threads([model.queue for model in self.models.values()])
         for model in replaced:
-            model.metrics.is_loaded(False)
+            model.metrics.set_loaded(False)
         for model in self.models.values():
-            model.metrics.is_loaded(True)
+            model.metrics.set_loaded(True)
             log.info(
                 "serving %s: %.2f ms a text, %s",
                 *(model.name, model.queue.seconds_per_text * 1000),
@@ -145,16 +145,16 @@ class ModelRegistry:
         self._loading = False
         del replaced
         gc.collect()
-        gc.freeze()  # what is loaded stays; the collector need not walk it under load
-        gc.set_threshold(GC_THRESHOLD)  # requests leave no cycles; counting references frees what they allocate
-        return made.outcome
+        gc.freeze()  # loaded students stay; the collector need not visit them under load
+        gc.set_threshold(GC_THRESHOLD)  # requests leave no reference cycles
+        return prepared.outcome
 
     def choose(self, name: str | None) -> LoadedModel:
-        """The student of that name or alias, or the default one.
+        """The student with that name or alias, or the default one.
 
         Raises:
-            UnknownModel: none of that name is loaded.
-            NotReady: nothing is loaded yet, or the default student could not be.
+            UnknownModel: no student with that name is loaded.
+            NotReady: no student is loaded yet, or the default student was refused.
         """
         chosen = self.by_name.get(DEFAULT if name is None else name)
         if chosen is not None:
@@ -165,7 +165,7 @@ class ModelRegistry:
         raise UnknownModel(loaded=", ".join(loaded) or "none")
 
     def choose_for_domains(self) -> LoadedModel:
-        """The student that answers with domains alone: that of the alias "domain" if there is one, else the default.
+        """The student for ``/v1/domain``: that with the alias "domain" if there is one, else the default.
 
         Raises:
             NotReady: as `choose`.
@@ -173,13 +173,13 @@ class ModelRegistry:
         return self.by_name.get(DOMAIN) or self.choose(None)
 
     def aliases_of(self, name: str) -> list[str]:
-        """The further names of a student."""
+        """The aliases of a student."""
         return sorted(alias for alias, model in self.by_name.items() if model.name == name and alias != name)
 
     def reasons_not_ready(self) -> list[str]:
-        """Why the service must get no traffic; empty when every expected student is loaded, warm and tested.
+        """Why the service is not ready; empty once every expected student is loaded, warm and tested.
 
-        A folder that becomes bad, or is added and bad, while others serve is no reason: what served before serves on.
+        A folder that becomes invalid after the start, or is added later, is not a reason: the others still serve.
         """
         if self.draining:
             return ["draining: the service is about to stop"]
@@ -196,7 +196,7 @@ class ModelRegistry:
         return reasons
 
     def fingerprint(self) -> dict[Path, Fingerprint]:
-        """What the students folder looks like; it differs once something in it was changed."""
+        """A fingerprint of the students folder, which differs after any change in it."""
         try:
             return {folder: _fingerprint(folder) for folder in find_folders(self._settings.students)}
         except (StudentError, OSError):
@@ -209,16 +209,16 @@ class ModelRegistry:
         student, seconds = _open_student(folder)
         manifest, settings = student.manifest, self._settings
         if manifest.name == DEFAULT:
-            raise StudentError(f"{folder}: no student can be named {DEFAULT!r}: it stands for the default student")
+            raise StudentError(f"{folder}: a student can't be named {DEFAULT!r}, the alias of the default student")
         known = {locale: locale for locale in manifest.locales}
-        others = {asked: known[other] for asked, other in settings.locale_fallback.items() if other in known}
+        fallbacks = {each: known[used] for each, used in settings.locale_fallback.items() if used in known}
         log.info("student loaded: %s (%s, %s) from %s", manifest.name, manifest.precision, manifest.digest, folder)
         return LoadedModel(
             name=manifest.name,
             student=student,
             queue=ModelQueue(student, settings.permits, seconds),
             metrics=StudentMetrics(self._metrics, manifest),
-            locales=others | known,
+            locales=fallbacks | known,
             cache=AnswerCache(settings.cache_entries) if settings.cache_entries else None,
             max_text_chars=settings.max_text_chars,
             folder=folder,
@@ -226,7 +226,7 @@ class ModelRegistry:
         )
 
     def _resolve_aliases(self) -> None:
-        """Set `by_name`, and find aliases of no student. Like folders, they are expected from the start or never."""
+        """Set `by_name`, and find aliases of missing students: those at the start make the service not ready."""
         models, aliases = self.models, self._settings.aliases
         self.by_name = {**{alias: models[name] for alias, name in aliases.items() if name in models}, **models}
         if DEFAULT not in aliases and models:
@@ -234,18 +234,20 @@ class ModelRegistry:
         unmet = {alias: name for alias, name in aliases.items() if name not in models}
         self._unmet = unmet if self._loading else {alias: unmet[alias] for alias in self._unmet if alias in unmet}
         for alias in aliases.keys() & models.keys():
-            log.warning("the alias %r is also the name of a student, which answers to it", alias)
+            log.warning("the alias %r is ignored: it is also the name of a student", alias)
 
 
 def _open_student(folder: Path) -> tuple[Student, float]:
-    """A student, warm, and the seconds that it takes for a text of typical length."""
+    """Load and warm up a student, and measure its seconds for a text of typical length."""
     try:
         student = Student.load(folder)
         student.warm_up()
-        return student, min(_seconds_of(student, TYPICAL_TOKENS) for _ in range(9))  # other workers start, too
+        return student, min(
+            _seconds_of(student, TYPICAL_TOKENS) for _ in range(9)
+        )  # the minimum: other workers start at the same time
     except StudentError:
         raise
-    except Exception as error:  # a graph may pass every check and still fail to run
+    except Exception as error:  # a graph may pass every check and fail when run
         raise StudentError(f"{folder}: fails when run: {type(error).__name__}: {error}") from error
 
 
@@ -260,4 +262,4 @@ def _fingerprint(folder: Path) -> Fingerprint:
         files = [(file.name, file.stat()) for file in folder.iterdir()]
     except OSError as error:
         raise StudentError(f"{folder}: cannot be read: {error.strerror}") from error
-    return tuple(sorted((name, found.st_mtime_ns, found.st_size, found.st_ino) for name, found in files))
+    return tuple(sorted((name, status.st_mtime_ns, status.st_size, status.st_ino) for name, status in files))

@@ -1,4 +1,4 @@
-"""Replace students while others answer: on request, or when their folder changes."""
+"""Reload students without a restart: on request, or when their folder changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger("service")
 class Reloader:
     """Loads the students of one process, one reload at a time.
 
-    New students are loaded, warmed and tested in a thread. They replace the old ones on the event loop, between texts.
+    New students are loaded and tested in a thread. They replace the old ones on the event loop, between texts.
     """
 
     def __init__(self, registry: ModelRegistry, metrics: Metrics) -> None:
@@ -31,11 +31,13 @@ class Reloader:
     async def load(self) -> Json:
         """Load the students for the first time."""
         async with self._one_at_a_time:
-            self._seen = await asyncio.to_thread(self._registry.fingerprint)  # changes are those from now on
+            self._seen = await asyncio.to_thread(
+                self._registry.fingerprint
+            )  # first, so that a change while loading is noticed
             return self._registry.adopt(await asyncio.to_thread(self._registry.prepare))
 
     async def reload(self) -> Json:
-        """Load what is new or changed; students whose new version is bad serve on. Returns what was done with each."""
+        """Load new and changed students; one whose new version is invalid stays. Returns the change of each."""
         outcome = await self.load()
         self._metrics.reloads.labels("refused" if outcome["refused"] else "done").inc()
         changes = ", ".join(f"{student['name']} {student['change']}" for student in outcome["students"])
@@ -50,5 +52,5 @@ class Reloader:
                 continue
             try:
                 await self.reload()
-            except Exception as error:  # noqa: BLE001 - go on watching
+            except Exception as error:  # noqa: BLE001 - keep watching
                 log_fault(error, "(watch)")

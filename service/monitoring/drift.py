@@ -1,14 +1,14 @@
-"""Drift: how far recent answers differ from those that a student gave on the labelled texts of its export.
+"""Drift: how far recent answers differ from the student's answers on the labelled texts of its export.
 
-In each locale of which the manifest holds a profile, a window over the last `WINDOW` answers is compared with it: their
-domains, and the student's confidence. The measure is the population stability index of credit scoring,
-``sum((p - q) * ln(p / q))``, which is Jeffreys' divergence of the two distributions. By convention a value
-below 0.1 means no shift, and one above 0.25 a clear one.
+For each locale with a profile in the manifest, the last `WINDOW` answers are compared with it: their domains, and the
+student's confidence. The measure is the population stability index of credit scoring,
+``sum((p - q) * ln(p / q))``, which is Jeffreys' divergence of the two distributions. By convention, a
+value below 0.1 means no shift, and one above 0.25 a clear shift.
 
-Without any drift it is about ``(bins - 1) * (1 / answers + 1 / texts)`` by chance (Yurdakul, "Statistical Properties of
-Population Stability Index", 2018). So bins are few, and there is no value until this is below `MAX_NOISE`.
+Without drift it is about ``(bins - 1) * (1 / answers + 1 / texts)`` by chance (Yurdakul, "Statistical Properties of
+Population Stability Index", 2018). So there are few bins, and no value until this is below `MAX_NOISE`.
 
-No text is kept, only the numbers of bins.
+No text is stored, only the numbers of bins.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ from service.student.manifest import PROFILE_BINS, Manifest
 
 WINDOW = 2000
 MIN_ANSWERS = 300
-MAX_NOISE = 0.1  # expected index of a sample without drift, above which no value is given
-MIN_SHARE = 0.05  # of the profile in each merged bin of confidences but the lowest
+MAX_NOISE = 0.1  # maximum expected index without drift; above it there is no value
+MIN_SHARE = 0.05  # of the profile in each merged bin of confidences except the lowest
 
 
 def confidence_bin(confidence: float) -> int:
-    """Which of the `PROFILE_BINS` equal bins of 0 to 1 a confidence lies in; a border belongs to the bin above it."""
+    """The bin of a confidence, of `PROFILE_BINS` equal bins of 0 to 1; a border belongs to the bin above it."""
     return min(int(confidence * PROFILE_BINS), PROFILE_BINS - 1)
 
 
 def stability_index(shares: Sequence[float], texts: int, counts: Sequence[int]) -> float:
     """The population stability index of counts against the shares that the same bins have in the profile.
 
-    Both are mixed with the uniform distribution, as if each bin of the smaller sample held one half more. So the index
-    is finite where a bin is empty, zero for equal distributions, and not raised by unequal sample sizes.
+    Both are mixed with the uniform distribution, as if each bin of the smaller sample had one half more. So the index
+    is finite if a bin is empty, zero for equal distributions, and not increased by unequal sample sizes.
 
     Args:
-        shares: of each bin, with sum 1.
-        texts: that the shares are of.
-        counts: of each bin, not all of them 0.
+        shares: share of each bin in the profile, with sum 1.
+        texts: number of texts of the profile.
+        counts: number of answers in each bin, not all of them 0.
     """
     answers = sum(counts)
     halves = len(counts) / 2
@@ -50,76 +50,76 @@ def stability_index(shares: Sequence[float], texts: int, counts: Sequence[int]) 
     index = 0.0
     for share, count in zip(shares, counts, strict=True):
         expected = kept * share + uniform
-        found = kept * count / answers + uniform
-        index += (found - expected) * math.log(found / expected)
+        observed = kept * count / answers + uniform
+        index += (observed - expected) * math.log(observed / expected)
     return index
 
 
 def answers_needed(bins: int, texts: int) -> int | None:
-    """How many answers it takes until chance makes less than `MAX_NOISE`.
+    """The number of answers for which the expected index without drift is below `MAX_NOISE`.
 
-    None if more than the window holds, or if there is only one bin, which can't differ.
+    None if it exceeds the window, or if there is only one bin, which can't differ.
     """
-    room = MAX_NOISE / (bins - 1) - 1 / texts if bins > 1 else 0.0
-    if room < 1 / WINDOW:
+    inverse = MAX_NOISE / (bins - 1) - 1 / texts if bins > 1 else 0.0
+    if inverse < 1 / WINDOW:
         return None
-    return max(MIN_ANSWERS, math.ceil(1 / room))
+    return max(MIN_ANSWERS, math.ceil(1 / inverse))
 
 
-def parts_of_confidence(shares: Sequence[float]) -> list[int]:
-    """For each bin of a profile, the merged bin that it belongs to.
+def merge_confidence_bins(shares: Sequence[float]) -> list[int]:
+    """The number of the merged bin of each bin of a profile.
 
-    From the highest confidence downwards neighbours are merged until they hold `MIN_SHARE` of the profile; the last
-    merged bin is the rest. Most confidences are high, so most of twenty equal bins would hold only noise.
+    From the highest confidence downwards, neighbours are merged until they have `MIN_SHARE` of the profile; the last
+    merged bin is the rest. Most confidences are high, so most of twenty equal bins would have only noise.
     """
-    parts = []
-    part, held = 0, 0.0
+    merged = []
+    number, total = 0, 0.0
     for share in reversed(shares):
-        if held >= MIN_SHARE:
-            part, held = part + 1, 0.0
-        parts.append(part)
-        held += share
-    return parts[::-1]
+        if total >= MIN_SHARE:
+            number, total = number + 1, 0.0
+        merged.append(number)
+        total += share
+    return merged[::-1]
 
 
 class Window:
     """The bins of the last `WINDOW` answers, and the shares that these bins have in the profile.
 
     Args:
-        shares: of each bin in the profile; they need not sum to 1.
+        shares: share of each bin in the profile; the sum need not be 1.
         texts: number of texts of the profile.
-        parts: for each bin, the number of the merged bin that it belongs to; by default none are merged.
+        merged: number of the merged bin of each bin; by default no bins are merged.
     """
 
-    def __init__(self, shares: Sequence[float], texts: int, parts: Sequence[int] | None = None) -> None:
-        self._parts = range(len(shares)) if parts is None else parts
+    def __init__(self, shares: Sequence[float], texts: int, merged: Sequence[int] | None = None) -> None:
+        self._merged = range(len(shares)) if merged is None else merged
         self._texts = texts
-        self._shares = [0.0] * (max(self._parts) + 1)
-        whole = math.fsum(shares)
-        for part, share in zip(self._parts, shares, strict=True):
-            self._shares[part] += share / whole
+        self._shares = [0.0] * (max(self._merged) + 1)
+        total = math.fsum(shares)
+        for number, share in zip(self._merged, shares, strict=True):
+            self._shares[number] += share / total
         self._counts = [0] * len(self._shares)
         self._needed = answers_needed(len(self._shares), texts)
         self._last: deque[int] = deque(maxlen=WINDOW)
 
     def add(self, number: int) -> None:
         """Record an answer by the number of its bin."""
-        part = self._parts[number]
+        merged = self._merged[number]
         if len(self._last) == WINDOW:
             self._counts[self._last[0]] -= 1
-        self._last.append(part)
-        self._counts[part] += 1
+        self._last.append(merged)
+        self._counts[merged] += 1
 
     @property
     def index(self) -> float | None:
-        """The index of the answers in the window; None while there are too few, or too few in the profile."""
+        """The index of the answers in the window; None if they are too few, or the profile's texts are."""
         if self._needed is None or len(self._last) < self._needed:
             return None
         return stability_index(self._shares, self._texts, self._counts)
 
 
 class Drift:
-    """The windows of one student, and their gauges; call `publish` regularly, and `withdraw` when it is replaced."""
+    """The windows of one student, and their gauges. Call `publish` regularly, and `withdraw` when it is replaced."""
 
     def __init__(self, gauge: Gauge, manifest: Manifest) -> None:
         self._gauge = gauge
@@ -129,7 +129,7 @@ class Drift:
         self._windows: dict[tuple[str, str], Window] = {}
 
     def window_of_domains(self, locale: str) -> Window | None:
-        """A new window of the domains answered in a locale, by their numbers; None without a profile."""
+        """A new window of the domains answered in a locale; None without a profile."""
         profile = self._profiles.get(locale)
         shares = [profile.domains.get(name, 0.0) for name in self._domains] if profile else []
         if profile is None or not any(shares):
@@ -138,11 +138,11 @@ class Drift:
         return window
 
     def window_of_confidence(self, locale: str) -> Window | None:
-        """A new window of the confidences in a locale, by their `confidence_bin`; None without a profile."""
+        """A new window of the confidences in a locale; None without a profile."""
         profile = self._profiles.get(locale)
         if profile is None or not any(profile.confidence):
             return None
-        window = Window(profile.confidence, profile.texts, parts_of_confidence(profile.confidence))
+        window = Window(profile.confidence, profile.texts, merge_confidence_bins(profile.confidence))
         self._windows[locale, "confidence"] = window
         return window
 
@@ -153,7 +153,7 @@ class Drift:
                 self._gauge.labels(self._name, locale, of).set(index)
 
     def withdraw(self) -> None:
-        """Set the gauges to zero: where several processes count, a series can't be removed."""
+        """Set the gauges to zero: with several processes, a series can't be removed."""
         for (locale, of), window in self._windows.items():
             if window.index is not None:
                 self._gauge.labels(self._name, locale, of).set(0)

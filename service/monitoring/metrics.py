@@ -1,10 +1,10 @@
 """Every metric of the service.
 
-One registry per application: two in one process, as in tests, don't share counters. Label values are names that the
-server knows (students, locales, routes), never anything that a client sent.
+Each application has its own registry: two in one process, as in tests, don't share counters. Label values are names
+that the server knows (students, locales, routes), never data from a client.
 
-Where several processes serve, the variable `SHARED_FOLDER` names a folder in which each of them counts, in files under
-its name. Whichever is asked adds them up: counters of the dead and the living, gauges of the living.
+With several processes, the environment variable `SHARED_FOLDER` names a folder in which each of them counts, in files
+under its name. A scrape of any process adds them up: counters of all processes, gauges of the running ones.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # unused time stamps
 
 
 def count_as(process: str) -> None:
-    """Count in the shared folder under this name, and go on where a dead process of the same name stopped.
+    """Count in the shared folder under this name, and continue the counters of a dead process of the same name.
 
-    Call it before the first metric is made. By default files are named by process id, and would accumulate.
+    Call it before the first metric is created. Files are named by process id by default, and would accumulate.
     """
     values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 
@@ -60,7 +60,7 @@ class WorkerDeaths:
         self._deaths = _worker_deaths(None)
 
     def count(self, process: str) -> None:
-        """Record the death of a worker and drop its gauges; its counters keep counting."""
+        """Record the death of a worker and drop its gauges; its counters stay."""
         self._deaths.inc()
         mark_process_dead(process)  # type: ignore[no-untyped-call]
 
@@ -70,7 +70,7 @@ def _worker_deaths(registry: CollectorRegistry | None) -> Counter:
 
 
 class Tally:
-    """Sums up what will be added to counters and histograms: their locks and look-ups cost more than the addition."""
+    """Collects increments of counters and histograms: the locks of these cost more than the addition."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[Counter, float] = defaultdict(float)
@@ -90,8 +90,8 @@ class Tally:
             counter.inc(amount)
         for histogram, observed in self._values.items():
             # as `Histogram.observe`, for several values at once
-            found = collections.Counter(bisect_left(histogram._upper_bounds, value) for value in observed)
-            for bucket, number in found.items():
+            buckets = collections.Counter(bisect_left(histogram._upper_bounds, value) for value in observed)
+            for bucket, number in buckets.items():
                 histogram._buckets[bucket].inc(number)
             histogram._sum.inc(sum(observed))
 
@@ -131,13 +131,15 @@ class Metrics:
             "nlu_rejected", "Requests or batch items answered with an error, by reason.", ["reason"]
         )
         self.batch_size = histogram("nlu_batch_size", "Items of a batch request.", ["model"], buckets=BATCH_BUCKETS)
-        self.cache = counter("nlu_cache", "Answers sought among the remembered ones.", ["model", "outcome"])
+        self.cache = counter("nlu_cache", "Look-ups in the answer cache, by outcome.", ["model", "outcome"])
 
     def _add_process_metrics(self) -> None:
         gauge = partial(Gauge, registry=self.registry)
-        self.in_flight = gauge("nlu_in_flight", "Requests being worked on.", multiprocess_mode="livesum")
-        self.ready = gauge("nlu_ready", "1 where every process may get traffic.", multiprocess_mode="livemin")
-        self.workers = gauge("nlu_workers", "Processes that serve.", multiprocess_mode="livesum")
+        self.in_flight = gauge(
+            "nlu_in_flight", "Requests that have arrived and are not answered.", multiprocess_mode="livesum"
+        )
+        self.ready = gauge("nlu_ready", "1 if every process is ready.", multiprocess_mode="livemin")
+        self.workers = gauge("nlu_workers", "Worker processes.", multiprocess_mode="livesum")
         self.workers.set(1)
         self.worker_deaths = _worker_deaths(self.registry)
         self.model_info = gauge(
@@ -149,7 +151,7 @@ class Metrics:
         self.reloads = Counter(
             "nlu_reloads", "Reloads of the students folder, by outcome.", ["outcome"], registry=self.registry
         )
-        for outcome in ("done", "refused"):  # start at zero, so that the first one is seen as an increase
+        for outcome in ("done", "refused"):  # start at zero, so that Prometheus sees the first one as an increase
             self.reloads.labels(outcome)
 
     def _add_text_metrics(self) -> None:
@@ -157,21 +159,21 @@ class Metrics:
         place = ["model", "locale"]
         self.predictions = counter("nlu_predictions", "Texts answered, by domain.", [*place, "domain"])
         self.intents = counter("nlu_intents", "Texts answered, by intent.", [*place, "intent"])
-        self.truncated = counter("nlu_truncated", "Texts longer than the student reads.", place)
+        self.truncated = counter("nlu_truncated", "Texts longer than the student's maximum length.", place)
         self.unknown_tokens = counter("nlu_unknown_tokens", "Tokens that the tokenizer does not know.", place)
-        self.out_of_scope = counter("nlu_out_of_scope", "Texts that are no request for the student.", place)
+        self.out_of_scope = counter("nlu_out_of_scope", "Texts out of scope.", place)
         self.confidence = histogram(
             "nlu_confidence",
-            "Confidence of the best label, where all labels were allowed.",
+            "Confidence of the best label, if all labels were allowed.",
             [*place, "task"],
             buckets=CONFIDENCE_BUCKETS,
         )
         self.tokens = histogram(
-            "nlu_text_pieces", "Length of a text in tokens, as the student reads it.", place, buckets=TOKENS_BUCKETS
+            "nlu_text_pieces", "Length of a text in tokens, after truncation.", place, buckets=TOKENS_BUCKETS
         )
         self.drift = Gauge(
             "nlu_drift_psi",
-            "Population stability index of recent traffic against the dev profile, in the process where it is worst.",
+            "Population stability index of recent traffic against the dev profile; the maximum over processes.",
             [*place, "of"],
             registry=self.registry,
             multiprocess_mode="livemax",
@@ -189,28 +191,26 @@ class Metrics:
             registry=self.registry,
         )
         self.friction = counter("nlu_friction", "Turns with a sign of user dissatisfaction, by sign.", [*arm, "sign"])
-        self.turn_errors = counter(
-            "nlu_turn_errors", "Requests of an arm that got no answer, by reason.", [*arm, "reason"]
-        )
-        self.feedback = counter("nlu_feedback", "Feedback of clients on their requests.", [*arm, "outcome"])
+        self.turn_errors = counter("nlu_turn_errors", "Requests of an arm that failed, by reason.", [*arm, "reason"])
+        self.feedback = counter("nlu_feedback", "Feedback of clients, by outcome.", [*arm, "outcome"])
         self.session_moments = counter(
             "nlu_session_moments",
-            "Sums over finished sessions of their number, their turns t, turns with friction f, and t*t, f*f, t*f.",
+            "Sums over finished sessions of 1, turns t, turns with friction f, and t*t, f*f, t*f.",
             ["experiment", "arm", "moment"],
         )
         self.shadow = counter(
             "nlu_shadow",
-            "Texts also answered by a second student, by whether both gave the same answer.",
+            "Texts also answered by a shadow, by agreement with the primary student.",
             ["primary", "shadow", "task", "agreement"],
         )
         self.shadow_dropped = counter(
-            "nlu_shadow_dropped", "Texts chosen for a shadow that had no time for them.", ["shadow"]
+            "nlu_shadow_dropped", "Texts for a shadow dropped because the process was busy.", ["shadow"]
         )
 
     def defer(self, record: Callable[..., None], *arguments: Any) -> None:
         """Call `record` with a `Tally` and these arguments later, together with others.
 
-        A model run sweeps the processor's caches, so counting after each one costs far more than counting many at once.
+        Inference fills the processor's caches, so counting after each run costs far more than counting many at once.
         """
         self._deferred.append((record, arguments))
         if len(self._deferred) >= MAX_DEFERRED:
@@ -230,7 +230,7 @@ class Metrics:
                 _try(update)
 
     def start_updating(self, update: Callable[[], None]) -> None:
-        """Call `update` every few seconds from now on, after deferred updates. Repeated calls have no effect."""
+        """Call `update` every `UPDATE_SECONDS` from now on, after deferred updates. Repeated calls have no effect."""
         if update not in self._updates:
             self._updates.append(update)
 
@@ -240,7 +240,7 @@ class Metrics:
             self._updates.remove(update)
 
     def count_request(self, tally: Tally, model: str, endpoint: str, code: int, seconds: float) -> None:
-        """Record a finished request. Each argument but `seconds` comes from a small known set."""
+        """Record a finished request. All arguments except `seconds` are from small known sets."""
         children = self._finished.get((model, endpoint, code))
         if children is None:
             counter = self.requests.labels(model, endpoint, str(code))
@@ -265,5 +265,5 @@ class Metrics:
 def _try(work: Callable[..., None], *arguments: Any) -> None:
     try:
         work(*arguments)
-    except Exception as error:  # noqa: BLE001 - the caller of `flush` is not to blame
+    except Exception as error:  # noqa: BLE001 - it must not affect the caller of `flush`
         log_fault(error, "(metrics)")

@@ -17,7 +17,7 @@ from service.student.student import Prediction
 
 
 class StudentMetrics:
-    """The metrics of one student, with label children looked up once, since a look-up costs more than counting."""
+    """The metrics of one student. Children of labels are cached, since a look-up costs more than counting."""
 
     def __init__(self, metrics: Metrics, manifest: Manifest) -> None:
         name = manifest.name
@@ -30,8 +30,8 @@ class StudentMetrics:
         self._info = metrics.model_info.labels(name, manifest.precision, manifest.digest, manifest.size)
         self.batch_size = metrics.batch_size.labels(name)
 
-    def is_loaded(self, loaded: bool) -> None:
-        """Record that the student serves, or that it no longer does."""
+    def set_loaded(self, loaded: bool) -> None:
+        """Record that the student serves, or no longer serves."""
         self._info.set(int(loaded))
         if loaded:
             self._metrics.start_updating(self._drift.publish)
@@ -43,19 +43,19 @@ class StudentMetrics:
         """Record a look-up in the answer cache."""
         self._look_ups[hit].inc()
 
-    def count(self, tally: Tally, locale: str, prediction: Prediction, timings: Timings, remembered: bool) -> None:
-        """Record one answered text. A remembered answer has no phases of its own."""
-        if not remembered:
+    def count(self, tally: Tally, locale: str, prediction: Prediction, timings: Timings, cached: bool) -> None:
+        """Record one answered text. A cached answer has no phases."""
+        if not cached:
             for phase, seconds in zip(self._phases, timings, strict=False):
                 tally.observe(phase, seconds)
-        found = self._locales.get(locale)
-        if found is None:
-            found = self._locales[locale] = _LocaleMetrics(self._metrics, self._manifest, self._drift, locale)
-        found.count(tally, prediction)
+        metrics = self._locales.get(locale)
+        if metrics is None:
+            metrics = self._locales[locale] = _LocaleMetrics(self._metrics, self._manifest, self._drift, locale)
+        metrics.count(tally, prediction)
 
 
 class _LocaleMetrics:
-    """The metrics of one student in one locale. Made when the locale is first asked for: there may be many."""
+    """The metrics of one student in one locale, created at its first use: there may be many locales."""
 
     __slots__ = ("_domain", "_intent", "_out_of_scope", "_tokens", "_truncated", "_unknown", "_without_domain")
 
@@ -65,12 +65,12 @@ class _LocaleMetrics:
         self._truncated = metrics.truncated.labels(*place)
         self._unknown = metrics.unknown_tokens.labels(*place)
         scope = manifest.calibration.scope if manifest.calibration else None
-        judged = scope is not None and locale in scope.thresholds
-        self._out_of_scope = metrics.out_of_scope.labels(*place) if judged else None  # a count of 0 would be wrong
+        has_threshold = scope is not None and locale in scope.thresholds
+        self._out_of_scope = metrics.out_of_scope.labels(*place) if has_threshold else None  # 0 would be wrong
         domains, intents = manifest.labels.domain, manifest.labels.intent
         self._without_domain = None if domains else metrics.predictions.labels(*place, NONE)
         self._domain = self._intent = None
-        confidence_window = drift.window_of_confidence(locale)  # of intents if there are any, as in the profile
+        confidence_window = drift.window_of_confidence(locale)  # of intents if the student has any, as in the profile
         if domains:
             confidence, label_window = metrics.confidence.labels(*place, "domain"), drift.window_of_domains(locale)
             counter = partial(metrics.predictions.labels, *place)
@@ -102,7 +102,7 @@ class _LocaleMetrics:
 
 @dataclass(slots=True, eq=False)
 class _LabelMetrics:
-    """The metrics of the best label of one head, and the windows in which its drift is measured, if it is."""
+    """The metrics of the best label of one head, and its windows for drift, if any."""
 
     names: Sequence[str]
     counter: Callable[[str], Counter]
@@ -112,7 +112,7 @@ class _LabelMetrics:
     known: dict[str, tuple[Counter, int]] = field(default_factory=dict)
 
     def count(self, tally: Tally, best: Ranked, *, filtered: bool) -> None:
-        """Record a label. The confidence of a filtered one is too high, and it says little of the traffic."""
+        """Record a label. A filtered one counts neither in confidence, which is too high, nor in drift."""
         name, confidence = best
         known = self.known.get(name)
         if known is None:

@@ -1,4 +1,4 @@
-"""Where the time of a request went."""
+"""The time of each phase of a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Timings(NamedTuple):
-    """Seconds that one request spent in each phase; measured once, used for metrics, reply and header alike.
+    """Seconds of each phase of a request; measured once, used for metrics, reply and header.
 
     `total` runs from the request's arrival to the decoded answer. `queue` is the part of it without work on the text:
     reading and parsing the request, and waiting.
@@ -22,12 +22,12 @@ class Timings(NamedTuple):
 
     @classmethod
     def of_batch(cls, items: Sequence[Timings]) -> Timings | None:
-        """The phases of a batch: waiting until its first text, work summed, the last text's end. None for no text."""
+        """The timings of a batch: queue of the first text, sums of the work, total of the last. None without texts."""
         return cls(items[0].queue, *_work(items), items[-1].total) if items else None
 
     @classmethod
     def of_several(cls, answers: Sequence[Timings], arrived: float) -> Timings:
-        """The phases of answers by several students: work summed, and all else since the request's arrival."""
+        """The timings of answers by several students: sums of the work, and the rest since arrival as queue."""
         total = time.perf_counter() - arrived
         work = _work(answers)
         return cls(max(0.0, total - sum(work)), *work, total)

@@ -1,9 +1,9 @@
 """Optional tracing: a span for each request and one for each of its phases, sent by OpenTelemetry over OTLP/HTTP.
 
-The spans are made once a request is over, from durations that the service measures anyway. They hold names that the
-server knows, numbers and the request id; **never the text of a request, nor anything that was read out of it**.
+The spans are created when a request has ended, from durations that the service measures anyway. They have names that
+the server knows, numbers and the request id; **never the text of a request, or data derived from it**.
 
-OpenTelemetry is imported by `Tracer.start` only, because the base install has no SDK.
+Only `Tracer.start` imports OpenTelemetry, because the base install has no SDK.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 SERVICE = "distilled-nlu"
 PHASES = ("queue", "tokenize", "inference", "decode")
 METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
-OTHER_METHOD = "_OTHER"  # stands for unknown methods in OpenTelemetry's semantic conventions
-MAX_TRACEPARENT = 512  # bytes; the propagator would log longer ones
-# the only supported values of variables that the SDK would otherwise ignore silently
+OTHER_METHOD = "_OTHER"  # for unknown methods, by OpenTelemetry's semantic conventions
+MAX_TRACEPARENT = 512  # bytes; the propagator would log a longer one
+# the only supported values of variables that the SDK would ignore silently
 SUPPORTED = {
     "OTEL_TRACES_EXPORTER": "otlp",
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
@@ -34,11 +34,11 @@ SUPPORTED = {
 
 
 class TracingError(Exception):
-    """Tracing was asked for and can't start; the message is one sentence for the person who asked."""
+    """Tracing can't start; the message is one sentence."""
 
 
 class FinishedRequest(Protocol):
-    """What is read of a request; see `RequestContext`."""
+    """The attributes of a request that spans need; see `RequestContext`."""
 
     method: str
     endpoint: str
@@ -51,9 +51,9 @@ class FinishedRequest(Protocol):
 
 
 class Tracer:
-    """Makes and sends the spans of one process.
+    """Creates and sends the spans of one process.
 
-    It does not set OpenTelemetry's global provider: FastAPI would then trace raw paths and messages of exceptions.
+    It does not set OpenTelemetry's global provider, with which FastAPI would trace raw paths and exception messages.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -70,12 +70,12 @@ class Tracer:
 
     @classmethod
     def start(cls, processor: SpanProcessor | None = None) -> Tracer:
-        """Start tracing as the standard ``OTEL_*`` variables say; call it in the process that serves.
+        """Start tracing, configured by the standard ``OTEL_*`` variables; call it in the process that serves.
 
-        By default `processor` sends spans in batches, in a thread. If the collector can't be reached they are dropped.
+        The default `processor` sends spans in batches, in a thread. If the collector is unreachable, they are dropped.
 
         Raises:
-            TracingError: the packages are missing, or a variable asks for something that is not supported.
+            TracingError: the packages are missing, or the value of a variable is not supported.
         """
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -88,21 +88,21 @@ class Tracer:
             ) from None
         _refuse_unsupported()
         try:
-            named = OTELResourceDetector().detect().attributes.get("service.name")
-            provider = TracerProvider(resource=Resource.create({"service.name": named or SERVICE}))
+            name = OTELResourceDetector().detect().attributes.get("service.name")
+            provider = TracerProvider(resource=Resource.create({"service.name": name or SERVICE}))
             provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
-        except (ValueError, RuntimeError) as error:  # the SDK's refusals of what a variable says
+        except (ValueError, RuntimeError) as error:  # the SDK refuses the value of a variable
             raise TracingError(f"tracing cannot start: {error}") from None
         return cls(provider)
 
     def record(self, request: FinishedRequest) -> None:
-        """Make the spans of a request that ends now; never raises, and sends nothing itself.
+        """Create the spans of a request that ends now. Never raises, and sends nothing itself.
 
-        The child spans are laid end to end from the request's arrival. Those of a batch are sums over its texts, and
+        The child spans follow each other from the request's arrival. Those of a batch are sums over its texts, and
         those of a cached answer may be empty. Of the headers only ``traceparent`` is read.
         """
         end = time.time_ns()
-        # not by an offset taken at the start of the process, which would be wrong after the clock was set
+        # not by an offset from the start of the process, which would be wrong after the clock is set
         begin = end - round((time.perf_counter() - request.began) * 1e9)
         method = request.method if request.method in METHODS else OTHER_METHOD
         attributes: dict[str, str | int] = {
@@ -111,7 +111,7 @@ class Tracer:
             "nlu.request_id": request.request_id,
         }
         name = "HTTP" if method == OTHER_METHOD else method
-        if request.endpoint.startswith("/"):  # not the label for unknown paths
+        if request.endpoint.startswith("/"):  # not "other", the label for unknown paths
             attributes["http.route"] = request.endpoint
             name = f"{name} {request.endpoint}"
         if request.status:  # 0 where the client disconnected before the reply
@@ -128,7 +128,7 @@ class Tracer:
         span.end(end)
 
     def shutdown(self, seconds: float = 5.0) -> None:
-        """Send what is left; blocks, but no longer than `seconds`: the SDK itself would wait half a minute."""
+        """Send the remaining spans. Blocks for at most `seconds`: the SDK itself would wait half a minute."""
         waiting = threading.Thread(target=self._provider.shutdown, daemon=True)
         waiting.start()
         waiting.join(seconds)
@@ -140,15 +140,15 @@ class Tracer:
             begin = end
 
     def _parent(self, headers: Mapping[bytes, bytes]) -> Context:
-        """The parent of a valid W3C ``traceparent``, if any. ``tracestate`` is ignored: it may hold anything."""
-        given = headers.get(b"traceparent")
-        if given is None or len(given) > MAX_TRACEPARENT:
+        """The parent by a valid W3C ``traceparent``, if any. ``tracestate`` is ignored: it may contain anything."""
+        value = headers.get(b"traceparent")
+        if value is None or len(value) > MAX_TRACEPARENT:
             return self._no_parent
-        return self._propagator.extract({"traceparent": given.decode("latin-1")}, self._no_parent)
+        return self._propagator.extract({"traceparent": value.decode("latin-1")}, self._no_parent)
 
 
 def _refuse_unsupported() -> None:
     for variable, supported in SUPPORTED.items():
         value = os.environ.get(variable, "").strip()
         if value not in ("", supported):
-            raise TracingError(f"{variable}={value} is not supported: it must be {supported}, or left out")
+            raise TracingError(f"{variable}={value} is not supported: it must be {supported} or unset")

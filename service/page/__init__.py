@@ -1,4 +1,4 @@
-"""The web page: one file, served with headers under which only its own script and style may run."""
+"""The web page: one file, served with headers that allow only its own script and style."""
 
 from __future__ import annotations
 

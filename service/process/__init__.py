@@ -1,4 +1,4 @@
-"""Processes: the supervisor, its workers, and how many of them there should be.
+"""Processes: the supervisor, its workers, and their number.
 
-Imports the whole application; nothing but `service.__main__` imports it.
+Imports the whole application; only `service.__main__` imports it.
 """

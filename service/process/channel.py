@@ -16,19 +16,19 @@ MAX_LINE_BYTES = 1 << 22
 
 Json = dict[str, Any]
 Reload = Callable[[], Awaitable[Json]]
-Greet = Callable[[Sequence["Report"]], None]
+Announce = Callable[[Sequence["Report"]], None]
 
 
 class StartError(Exception):
-    """The service can't start; the message is one sentence for the person who started it."""
+    """The service can't start; the message is one sentence."""
 
 
 class ReloadError(Exception):
-    """A process could not reload; the message is the kind of error, its own log has the rest."""
+    """A process could not reload; the message is the error's type, and its log has the details."""
 
 
 class Report(TypedDict):
-    """What a worker serves once its students are loaded, and why it isn't ready, if it isn't."""
+    """The students that a worker has loaded, and the reasons why it is not ready, if any."""
 
     students: list[str]
     reasons: list[str]
@@ -37,9 +37,9 @@ class Report(TypedDict):
 class Channel:
     """One end of the channel: JSON objects, one a line.
 
-    Either end asks the other to reload with ``{"reload": 7}`` and is answered ``{"reloaded": 7, "outcome": {...}}``, or
-    ``{"reloaded": 7, "failed": "OSError"}``: a worker asks for all workers, the supervisor for that worker alone. A
-    worker also sends ``{"loaded": Report}`` when its students are loaded, or ``{"refused": "sentence"}`` if it can't
+    Either end requests a reload with ``{"reload": 7}``; the reply is ``{"reloaded": 7, "outcome": {...}}`` or
+    ``{"reloaded": 7, "failed": "OSError"}``. A worker requests it of all workers, the supervisor of that worker alone.
+    A worker also sends ``{"loaded": Report}`` when its students are loaded, or ``{"refused": "reason"}`` if it can't
     start.
     """
 
@@ -47,7 +47,7 @@ class Channel:
         self._reader = reader
         self._writer = writer
         self._numbers = itertools.count()
-        self._asked: dict[int, asyncio.Future[Json]] = {}
+        self._pending: dict[int, asyncio.Future[Json]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
@@ -56,27 +56,27 @@ class Channel:
         """Take over one end of a socket pair."""
         return cls(*await asyncio.open_unix_connection(sock=end, limit=MAX_LINE_BYTES))
 
-    def tell(self, **message: object) -> None:
-        """Send a message; it is lost if the other end has closed."""
+    def send(self, **message: object) -> None:
+        """Send a message. It is lost if the other end has closed."""
         self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def reload(self) -> Json:
-        """Ask the other end to reload and wait for the outcome.
+        """Request a reload of the other end and wait for the outcome.
 
         Raises:
-            ReloadError: it can't.
-            ConnectionError: it has closed, or closes before it answers.
+            ReloadError: the reload failed.
+            ConnectionError: the other end has closed, or closes before its reply.
         """
         if self._is_closed:
             raise ConnectionResetError
         number = next(self._numbers)
-        answer = self._asked[number] = asyncio.get_running_loop().create_future()
-        self.tell(reload=number)
+        answer = self._pending[number] = asyncio.get_running_loop().create_future()
+        self.send(reload=number)
         outcome: Json = await answer
         return outcome
 
-    async def converse(self, reload: Reload, receive: Callable[[Json], None] = lambda _: None) -> None:
-        """Until the other end closes: reload when asked to, take answers, and pass other messages to `receive`."""
+    async def listen(self, reload: Reload, receive: Callable[[Json], None] = lambda _: None) -> None:
+        """Handle messages until the other end closes: run reloads, take replies, pass the rest to `receive`."""
         while line := await self._read():
             message = json.loads(line)
             if "reload" in message:
@@ -98,7 +98,7 @@ class Channel:
             await self._writer.wait_closed()
 
     async def _read(self) -> bytes:
-        """The next line; nothing at the end, even if a death cut a line short."""
+        """The next line; empty at the end, also if the other end died within a line."""
         try:
             line = await self._reader.readline()
         except ConnectionError:
@@ -107,21 +107,21 @@ class Channel:
 
     async def _answer(self, number: int, reload: Reload) -> None:
         try:
-            self.tell(reloaded=number, outcome=await reload())
-        except Exception as error:  # noqa: BLE001 - the other end waits for an answer
+            self.send(reloaded=number, outcome=await reload())
+        except Exception as error:  # noqa: BLE001 - the other end waits for a reply
             log_fault(error, "(reload)")
-            self.tell(reloaded=number, failed=type(error).__name__)
+            self.send(reloaded=number, failed=type(error).__name__)
 
     def _cancel_all(self) -> None:
         self._is_closed = True
-        for number in list(self._asked):
+        for number in list(self._pending):
             self._settle(number, ConnectionResetError())
 
     def _settle(self, number: int, answer: Json | Exception) -> None:
-        asked = self._asked.pop(number)
-        if asked.done():  # cancelled
+        pending = self._pending.pop(number)
+        if pending.done():  # cancelled
             return
         if isinstance(answer, Exception):
-            asked.set_exception(answer)
+            pending.set_exception(answer)
         else:
-            asked.set_result(answer)
+            pending.set_result(answer)

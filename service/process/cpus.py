@@ -1,6 +1,6 @@
 """The number of worker processes: one for each core that this process may use, by affinity and its cgroups' quota.
 
-A container that may use two cores still sees all of the machine's. Sized by those, it would be throttled.
+A container that may use two cores sees all cores of the machine. With one process for each, it would be throttled.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ ROOT = Path("/")
 
 
 class Workers(NamedTuple):
-    """A number of processes, and why it is that, for the log."""
+    """A number of processes, and the reason for it, for the log."""
 
     number: int
     reason: str
 
 
-def choose_workers(asked: int | Literal["auto"], affinity: int | None = None, root: Path = ROOT) -> Workers:
-    """As many workers as were asked for or, for "auto", as there are cores: the quota is rounded down, at least 1.
+def choose_workers(configured: int | Literal["auto"], affinity: int | None = None, root: Path = ROOT) -> Workers:
+    """The configured number of workers or, for "auto", the number of cores: the quota is rounded down, at least 1.
 
-    `affinity` is the number of cores by affinity, looked up if left out; `root` is where ``/proc`` and ``/sys`` are.
+    `affinity` is the number of cores by affinity, by default that of this process; `root` has ``/proc`` and ``/sys``.
     """
-    if asked != "auto":
-        return Workers(asked, "as set")
+    if configured != "auto":
+        return Workers(configured, "as set")
     cores = usable_cores() if affinity is None else affinity
     quota = cpu_quota(root)
     if quota is None:
@@ -35,7 +35,7 @@ def choose_workers(asked: int | Literal["auto"], affinity: int | None = None, ro
 
 
 def usable_cores() -> int:
-    """Cores that the scheduler may put this process on; cpusets count."""
+    """The number of cores that this process may run on, by affinity and cpusets."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -58,7 +58,7 @@ def _quota_of(folder: Path) -> float | None:
 
 
 def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """This process's cgroup and its parents, as far as visible, in each hierarchy that may limit CPU time."""
+    """This process's cgroup and its visible parents, in each hierarchy that may limit CPU time."""
     own: dict[str, str] = {}  # controller -> path of the cgroup; version 2 has one hierarchy, under ""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -77,7 +77,7 @@ def _cgroup_folders(root: Path) -> Iterator[Path]:
 
 
 def _upwards(mounted: Path, top: PurePosixPath, path: PurePosixPath) -> Iterator[Path]:
-    """The folders of a cgroup and its parents where the cgroup `top` is mounted; `mounted` alone if it isn't below."""
+    """The folders of a cgroup and its parents below the mounted cgroup `top`; only `mounted` if it is not below."""
     if path.is_relative_to(top) and ".." not in path.parts:
         below = path.relative_to(top)
         yield from (mounted / folder for folder in (below, *below.parents))

@@ -1,4 +1,4 @@
-"""A process that serves: alone, or as one of several under a supervisor (``python -m service.process.worker TASK``)."""
+"""A serving process: alone, or one of several under a supervisor (``python -m service.process.worker TASK``)."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from service.http.middleware import RequestMiddleware
 from service.models.registry import ModelRegistry
 from service.monitoring.metrics import SHARED_FOLDER, count_as
 from service.monitoring.tracing import TracingError
-from service.process.channel import Channel, Greet, Json, Report, StartError
+from service.process.channel import Announce, Channel, Json, Report, StartError
 from service.settings import Settings
 from service.student.manifest import StudentError
 
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of common proxies, which answer 502 when a connection closes on reuse
-FIRST_REQUEST_SECONDS = 1.0  # once the service stops, the time in which a new connection may still send a request
+FIRST_REQUEST_SECONDS = 1.0  # after the stop began, time for a new connection to send its request
 TICK_SECONDS = 0.01
 REFUSED = 1
 
@@ -40,10 +40,10 @@ REFUSED = 1
 class Server(uvicorn.Server):
     """uvicorn's server with another start and stop.
 
-    SIGTERM: not ready any more, but answering for `Settings.drain_delay` seconds, until load balancers have noticed.
-    Then the socket closes and requests in flight are finished, for `Settings.drain_seconds` at most. SIGINT or a second
-    SIGTERM ends the delay, a second SIGINT drops the requests in flight. A server whose students are still loading
-    stops at once; a `patient` one doesn't listen until they are loaded, since others serve meanwhile.
+    After SIGTERM the server is not ready, but answers for `Settings.drain_delay` seconds, until load balancers have
+    noticed. Then the socket closes, and requests in flight have at most `Settings.drain_seconds` to finish. SIGINT or a
+    second SIGTERM ends the delay; a second SIGINT drops the requests in flight. A server whose students are still
+    loading stops at once; a `patient` one doesn't listen until they are loaded, since other workers serve meanwhile.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nothing here asks for the client's address
+            proxy_headers=False,  # the client's address is not used
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=settings.drain_seconds,
         )
@@ -68,12 +68,12 @@ class Server(uvicorn.Server):
         self._supervised = supervised
         self._patient = patient
         self._interrupted = False
-        self._known: set[Any] = set()  # connections from before the stop
+        self._old_connections: set[Any] = set()  # from before the stop
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve on bound sockets until stopped."""
         await super().serve(sockets)
-        if not self._loaded.is_set():  # a thread still loads students, and can't be stopped
+        if not self._loaded.is_set():  # a thread that loads students can't be stopped
             os._exit(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -90,7 +90,7 @@ class Server(uvicorn.Server):
         """Stop listening without losing a connection, then finish what is in flight."""
         for connection in self._stop_listening(sockets or []):
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-        for _ in range(2):  # iterations of the loop, in which requests that have arrived are read
+        for _ in range(2):  # iterations of the event loop, in which it reads requests that have arrived
             await asyncio.sleep(0)
         deadline = time.monotonic() + FIRST_REQUEST_SECONDS
         while self._expects_requests() and not self.force_exit and time.monotonic() < deadline:
@@ -99,16 +99,16 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle signals in the event loop, and don't raise them again afterwards: a stop is exit code 0."""
+        """Handle signals in the event loop, and don't raise them again afterwards: the exit code is 0."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Start to stop, or stop faster."""
+        """Begin to stop, or stop faster."""
         begun, self._registry.draining = self._registry.draining, True
         if not begun:
-            self._known = set(self.server_state.connections)
+            self._old_connections = set(self.server_state.connections)
         if not self._loaded.is_set():
             self.should_exit = self.force_exit = True
         elif sig == signal.SIGINT:
@@ -116,18 +116,18 @@ class Server(uvicorn.Server):
             self.should_exit = self._interrupted = True
         elif not begun:
             asyncio.get_running_loop().call_later(self._delay, setattr, self, "should_exit", True)
-        elif not self._supervised:  # else the supervisor may pass on a SIGTERM that every process got
+        elif not self._supervised:  # a supervisor may pass on a SIGTERM that every process received
             self.should_exit = True
 
-    async def serve_and_tell(self, listener: socket.socket, tell: Callable[[Report], None]) -> None:
-        """Serve until stopped. `tell` is called with what is served, once the students are loaded."""
+    async def serve_and_report(self, listener: socket.socket, report: Callable[[Report], None]) -> None:
+        """Serve until stopped. `report` is called once the students are loaded."""
 
-        async def report() -> None:
+        async def wait_and_report() -> None:
             await self._listening.wait()
             await self._loaded.wait()
-            tell(Report(students=list(self._registry.models), reasons=self._registry.reasons_not_ready()))
+            report(Report(students=list(self._registry.models), reasons=self._registry.reasons_not_ready()))
 
-        reporting = asyncio.create_task(report())
+        reporting = asyncio.create_task(wait_and_report())
         await self.serve([listener])
         reporting.cancel()
 
@@ -135,36 +135,36 @@ class Server(uvicorn.Server):
         return Connection(self.config, self.server_state, self.lifespan.state)
 
     def _stop_listening(self, sockets: Sequence[socket.socket]) -> list[socket.socket]:
-        """Close the sockets. Returns the connections that waited to be accepted, which the kernel would have reset."""
-        held = [listener.dup() for listener in sockets if self.servers]
+        """Close the sockets. Returns the connections that wait to be accepted, which the kernel would reset."""
+        copies = [listener.dup() for listener in sockets if self.servers]
         for server in self.servers:
             server.close()
         waiting = []
-        for listener in held:  # without giving control to the event loop in between
+        for listener in copies:  # without yielding to the event loop in between
             with listener, suppress(OSError):
                 while True:
                     waiting.append(listener.accept()[0])
         return waiting
 
     def _expects_requests(self) -> bool:
-        """Whether the first request of a connection made since the stop began has not arrived."""
-        new: set[Any] = self.server_state.connections - self._known
+        """Whether a connection made after the stop began has not sent its first request."""
+        new: set[Any] = self.server_state.connections - self._old_connections
         return any(connection.cycle is None for connection in new)
 
 
-def serve_alone(settings: Settings, listener: socket.socket, greet: Greet) -> None:
-    """Serve in this process until SIGTERM or SIGINT; `greet` is called with what is served once students are loaded.
+def serve_alone(settings: Settings, listener: socket.socket, announce: Announce) -> None:
+    """Serve in this process until SIGTERM or SIGINT; `announce` is called once the students are loaded.
 
     Raises:
-        StartError: there are no students to serve, or the file or package of a setting can't be used.
+        StartError: there are no students, a setting's file is invalid, or its package is missing.
     """
     app = _create_app(settings)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Server(app, settings).serve_and_tell(listener, lambda report: greet([report])))
+        runner.run(Server(app, settings).serve_and_report(listener, lambda report: announce([report])))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve as one of several until the supervisor says stop, or dies. Returns the exit code."""
+    """Serve as one of several workers until the supervisor stops this one, or dies. Returns the exit code."""
     task = json.loads((sys.argv[1:] if argv is None else argv)[0])
     settings = Settings(**task["settings"])
     logging.basicConfig(
@@ -181,7 +181,7 @@ async def _work(settings: Settings, task: Json) -> int:
         app = _create_app(settings, patient=task["patient"])
         listener = _join(task["family"], tuple(task["address"]))
     except (StartError, OSError) as error:
-        channel.tell(refused=str(error))
+        channel.send(refused=str(error))
         await channel.close()
         return REFUSED
     reload_alone = app.state.reload
@@ -193,11 +193,11 @@ async def _work(settings: Settings, task: Json) -> int:
 
     app.state.reload = channel.reload
     server = Server(app, settings, supervised=True, patient=task["patient"])
-    conversation = asyncio.create_task(channel.converse(reload))
-    conversation.add_done_callback(lambda _: server.handle_exit(signal.SIGTERM))
-    await server.serve_and_tell(listener, lambda report: channel.tell(loaded=report))
+    listening = asyncio.create_task(channel.listen(reload))
+    listening.add_done_callback(lambda _: server.handle_exit(signal.SIGTERM))
+    await server.serve_and_report(listener, lambda report: channel.send(loaded=report))
     app.metrics.flush()  # other workers may continue to report this one's metrics
-    if conversation.done():  # the supervisor has died and can't clean up
+    if listening.done():  # the supervisor has died and can't clean up
         shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
     return 0
 
@@ -210,7 +210,7 @@ def _create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewa
 
 
 def _join(family: int, address: tuple[Any, ...]) -> socket.socket:
-    """A socket of this process's own at an address that others listen at too."""
+    """This process's own socket at an address that other workers listen at, too."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         listener.setsockopt(socket.SOL_SOCKET, option, 1)

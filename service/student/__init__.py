@@ -1,4 +1,4 @@
-"""The student folder and what answers from it; usable without HTTP.
+"""The student folder and inference from it, usable without HTTP.
 
-Imports numpy, onnxruntime, tokenizers and pydantic, and nothing else of the project.
+Imports numpy, onnxruntime, tokenizers and pydantic, and no other package of the project.
 """

@@ -1,6 +1,6 @@
-"""How a student's logits are read in a locale: temperatures, and whether a text is in scope.
+"""Apply a student's calibration: temperatures by locale, and the decision whether a text is in scope.
 
-Fitted at export (`manifest.Calibration`). The export uses the functions here, so that it measures what is served.
+The parameters are fitted at export (`manifest.Calibration`). The export measures with the functions of this module.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MIN_CONFIDENCE = 1e-12  # lower bound of a confidence of which the logarithm is 
 
 
 class LocaleCalibration(NamedTuple):
-    """The factor of each head's logits in one locale, and the lowest score that is in scope (None: not judged)."""
+    """The factor of each head's logits in one locale, and the lowest score that is in scope (None: no scope)."""
 
     domain: float = 1.0
     intent: float = 1.0
@@ -29,7 +29,7 @@ COMBINE: Final[Mapping[str, Callable[[Iterable[float]], float]]] = {"minimum": m
 
 
 def by_locale(calibration: Calibration | None) -> dict[str, LocaleCalibration]:
-    """The locales that something was fitted for; all others are `UNCALIBRATED`."""
+    """The calibration of each fitted locale; all other locales are `UNCALIBRATED`."""
     if calibration is None:
         return {}
     thresholds = calibration.scope.thresholds if calibration.scope else {}
@@ -37,14 +37,14 @@ def by_locale(calibration: Calibration | None) -> dict[str, LocaleCalibration]:
     for head, temperatures in calibration.temperatures.items():
         for locale, temperature in temperatures.items():
             scales.setdefault(locale, {})[head] = 1 / temperature
-    return {locale: LocaleCalibration(**found, threshold=thresholds.get(locale)) for locale, found in scales.items()}
+    return {locale: LocaleCalibration(**heads, threshold=thresholds.get(locale)) for locale, heads in scales.items()}
 
 
 def scope_score(method: str, logits: FloatArray, scale: float, confidence: float) -> float:
-    """The score of a text by a method of `Scope` that reads logits [labels]; higher is more like a request.
+    """The score of a text from its logits [labels], by "max_softmax" or "energy" of `Scope`; higher is more in scope.
 
-    `confidence` is that of the best label of ``softmax(logits * scale)``, from which both methods start: the energy is
-    the best label's logit minus the logarithm of its confidence.
+    `confidence` is that of the best label of ``softmax(logits * scale)``. The energy is the scaled logit of the best
+    label minus the logarithm of its confidence.
     """
     if method == "max_softmax":
         return confidence
@@ -54,13 +54,13 @@ def scope_score(method: str, logits: FloatArray, scale: float, confidence: float
 def is_in_scope(
     scope: Scope, calibration: LocaleCalibration, logits: Mapping[str, Any], confidence: float
 ) -> bool | None:
-    """Whether a text is a request that the student may know; None in a locale without a threshold.
+    """Whether a text is in scope; None in a locale without a threshold.
 
     Args:
-        scope: method and head.
-        calibration: that of the text's locale.
+        scope: the method and its head.
+        calibration: the calibration of the text's locale.
         logits: the graph's outputs, as `Predictor.logits` returns them.
-        confidence: of the best label of the scope's head, before any filter.
+        confidence: confidence of the best label of the scope's head, before any filter.
     """
     if calibration.threshold is None:
         return None

@@ -40,7 +40,7 @@ def softmax(logits: FloatArray) -> FloatArray:
 def best(logits: FloatArray, names: Sequence[str], scale: float = 1.0) -> Ranked:
     """The most probable label of logits [labels] with its probability in ``softmax(logits * scale)``.
 
-    As `rank`, but cheaper.
+    Equal to the first result of `rank`, but cheaper.
     """
     top = int(logits.argmax())
     return Ranked(names[top], 1.0 / float(np.add.reduce(np.exp((logits - logits[top]) * scale))))
@@ -55,9 +55,9 @@ def rank(logits: FloatArray, names: Sequence[str], scale: float, top_k: int) -> 
 
 
 def spans_of_tags(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Slot spans as (name, first word, word after the last) from one BIO tag a word.
+    """Slot spans as (name, first word, word after the last) from one BIO tag per word.
 
-    An "I-x" that continues no "x" begins a new span, as conlleval reads it.
+    An "I-x" that does not continue an "x" begins a new span, as in conlleval.
     """
     spans: list[tuple[str, int, int]] = []
     name, begin = "", 0
@@ -83,10 +83,10 @@ def decode_slots(
     Args:
         text: the raw text.
         words: (start, end) of each word in `text`.
-        logits: [words, tags], read at each word's first piece.
+        logits: [words, tags], read at each word's first token.
         tags: tag names in the order of the logits.
-        scale: what the logits are multiplied by for confidences.
-        combine: a slot's confidence from those of its words.
+        scale: factor of the logits for confidences.
+        combine: computes a slot's confidence from those of its words.
 
     Returns:
         Spans in order of `start`, not overlapping.
@@ -94,15 +94,15 @@ def decode_slots(
     chosen = logits.argmax(axis=-1).tolist()
     if not any(chosen):  # tag 0 is O
         return []
-    found = []
+    spans = []
     last_end = 0
     for name, first, after in spans_of_tags([tags[i] for i in chosen]):
         start, end = max(words[first][0], last_end), words[after - 1][1]
-        while start < end and text[start].isspace():  # behind a character whose other word ended the last span
+        while start < end and text[start].isspace():  # the last span ended within this word's first character
             start += 1
-        if start >= end:  # two words made from one raw character, such as a fraction sign
+        if start >= end:  # two words from one raw character, such as a fraction sign
             continue
-        sure = combine(best(logits[word], tags, scale).confidence for word in range(first, after))
-        found.append(Span(name, text[start:end], start, end, sure))
+        confidence = combine(best(logits[word], tags, scale).confidence for word in range(first, after))
+        spans.append(Span(name, text[start:end], start, end, confidence))
         last_end = end
-    return found
+    return spans

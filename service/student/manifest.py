@@ -3,13 +3,14 @@
 A student folder holds::
 
     <name>/model.onnx       the graph that is served
-          /tokenizer.json   a `tokenizers` file, normaliser included
+          /tokenizer.json   a `tokenizers` file with its normaliser
           /manifest.json    this module's `Manifest`
           /MODEL_CARD.md    for people
 
-`model.onnx` takes ``input_ids`` (int64, ``[1, pieces]``) and answers, for the heads that it has, ``domain_logits``
-``[1, domains]``, ``intent_logits`` ``[1, intents]`` and ``slot_logits`` ``[1, pieces, tags]`` (float32). Where scope is
-judged by distance, ``distance`` ``[1]`` is the text's squared Mahalanobis distance to the nearest class.
+`model.onnx` takes ``input_ids`` (int64, ``[1, tokens]``) and returns, for the heads that it has, ``domain_logits``
+``[1, domains]``, ``intent_logits`` ``[1, intents]`` and ``slot_logits`` ``[1, tokens, tags]`` (float32). If the scope
+method is ``class_means``, it also returns ``distance`` ``[1]``: the text's squared Mahalanobis distance to the nearest
+class.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class StudentError(Exception):
-    """A student folder that can't be served; the message names the folder and what is wrong with it."""
+    """A student folder can't be served; the message names the folder and the reason."""
 
 
 class _Frozen(BaseModel):
@@ -43,7 +44,7 @@ class _Frozen(BaseModel):
 
 
 class Labels(_Frozen):
-    """Label names in the order of the logits. A head that the student doesn't have is empty.
+    """Label names in the order of the logits; empty for a head that the student does not have.
 
     `slots` are BIO tags ("O", "B-date", "I-date", ...), with "O" first.
     """
@@ -57,12 +58,12 @@ class Labels(_Frozen):
         for head in ("domain", "intent", "slots"):
             names = getattr(self, head)
             if len(set(names)) != len(names):
-                raise ValueError(f"labels.{head} holds a name twice")
+                raise ValueError(f"labels.{head} contains a name twice")
         if self.slots and self.slots[0] != OUTSIDE:
             raise ValueError(f"labels.slots must begin with {OUTSIDE!r}")
         for tag in self.slots[1:]:
             if tag[:2] not in ("B-", "I-"):
-                raise ValueError(f"labels.slots: {tag!r} is no BIO tag ('O', 'B-name' or 'I-name')")
+                raise ValueError(f"labels.slots: {tag!r} is not a BIO tag; allowed: 'O', 'B-NAME', 'I-NAME'")
         return self
 
     @property
@@ -72,7 +73,7 @@ class Labels(_Frozen):
 
 
 class Architecture(_Frozen):
-    """Shape of the encoder. `parameters` counts all weights, `non_embedding_parameters` leaves out look-up tables."""
+    """Shape of the encoder. `parameters` counts all weights, `non_embedding_parameters` excludes look-up tables."""
 
     layers: int
     hidden: int
@@ -85,7 +86,7 @@ class Architecture(_Frozen):
 
 
 class SessionOptions(_Frozen):
-    """How onnxruntime must open the graph to run as it was measured and checked at export."""
+    """Session options of onnxruntime with which the graph was measured and checked at export."""
 
     intra_op_num_threads: int = 1
     disabled_optimizers: tuple[str, ...] = ()
@@ -108,7 +109,7 @@ class FileEntry(_Frozen):
 
     @classmethod
     def of(cls, file: Path) -> Self:
-        """Those of a file as it is now."""
+        """Digest and size of a file on disk."""
         return cls(sha256=sha256_of(file), bytes=file.stat().st_size)
 
 
@@ -122,7 +123,7 @@ class GoldenSlot(_Frozen):
 
 
 class Golden(_Frozen):
-    """A sentence and the answer that this file gave on the exporting machine; checked again at every start."""
+    """A sentence and the student's answer on the exporting machine; checked when the student is loaded."""
 
     text: str
     locale: str
@@ -132,11 +133,11 @@ class Golden(_Frozen):
 
 
 class Scope(_Frozen):
-    """How a text that is no request for this student is told from one that is: its score lies below a threshold.
+    """How out-of-scope text is detected: its score lies below the threshold of its locale.
 
-    Scores, of the logits of `head` divided by their temperature: ``max_softmax`` the confidence of the best label
-    (Hendrycks and Gimpel 2017); ``energy`` the logarithm of the sum of their exponentials (Liu et al. 2020). And
-    ``class_means`` the negative of the graph's output ``distance`` (Lee et al. 2018).
+    The score by method: ``max_softmax`` is the confidence of the best label (Hendrycks and Gimpel 2017), ``energy`` the
+    logarithm of the sum of the exponentials of the logits (Liu et al. 2020), both of `head` after temperature scaling.
+    ``class_means`` is the negative of the graph's output ``distance`` (Lee et al. 2018).
     """
 
     method: Literal["max_softmax", "energy", "class_means"]
@@ -146,10 +147,10 @@ class Scope(_Frozen):
 
 
 class Profile(_Frozen):
-    """What the student said of the labelled texts of a locale: what drift is measured from.
+    """The student's predictions on the labelled texts of a locale: the reference for drift.
 
     `domains` are shares of the texts by predicted domain, `confidence` the shares of `PROFILE_BINS` equal bins of the
-    confidence of the best intent (of the best domain, if it has no intents).
+    confidence of the best intent (of the best domain, if the student has no intents).
     """
 
     texts: Annotated[int, Field(ge=1)]
@@ -158,11 +159,11 @@ class Profile(_Frozen):
 
 
 class Calibration(_Frozen):
-    """What makes confidences mean something, fitted at export on labelled text that the student was not trained on.
+    """Temperature scaling and scope detection, fitted at export on labelled text outside the training data.
 
-    Softmax of logits divided by a temperature (Guo et al. 2017), one for each head and locale. `slot_confidence` says
-    how the words of a slot make up its confidence. `measured` is for people: calibration errors before and after, and
-    how well each method of `Scope` tells requests from other text.
+    A confidence is the softmax of logits divided by a temperature (Guo et al. 2017), one for each head and locale.
+    `slot_confidence` is how the confidences of a slot's words are combined. `measured` is informative: calibration
+    errors before and after fitting, and how well each method of `Scope` separates requests from out-of-scope text.
     """
 
     data: str
@@ -175,7 +176,7 @@ class Calibration(_Frozen):
 
 
 class Manifest(_Frozen):
-    """Everything that is known about a student. Written by the export, trusted by nobody until checked."""
+    """The description of a student. The export writes it; `read_manifest` checks it against the folder."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -200,7 +201,7 @@ class Manifest(_Frozen):
             raise ValueError("a student needs at least one head: domain, intent or slots")
         for required in (MODEL_FILE, TOKENIZER_FILE):
             if required not in self.files:
-                raise ValueError(f"files names no {required}")
+                raise ValueError(f"files has no entry for {required}")
         for name in self.files:
             if Path(name).name != name:
                 raise ValueError(f"files: {name!r} is not a plain file name")
@@ -214,7 +215,7 @@ class Manifest(_Frozen):
         tables: list[tuple[str, Iterable[str], Iterable[str]]] = [
             ("temperatures", self.calibration.temperatures, self.labels.heads),
             ("profile", self.calibration.profile, self.locales),
-            *((f"temperatures.{head}", given, self.locales) for head, given in self.calibration.temperatures.items()),
+            *((f"temperatures.{head}", found, self.locales) for head, found in self.calibration.temperatures.items()),
         ]
         if scope is not None:
             tables += [("scope.head", [scope.head], self.labels.heads), ("scope", scope.thresholds, self.locales)]
@@ -225,7 +226,7 @@ class Manifest(_Frozen):
 
     @property
     def digest(self) -> str:
-        """Short identity of what is served: the first 12 hex digits of the graph's sha256."""
+        """Short identifier of the graph: the first 12 hex digits of its sha256."""
         return self.files[MODEL_FILE].sha256[:12]
 
 
@@ -236,10 +237,10 @@ def sha256_of(path: Path) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check the manifest of a student folder, and the digest of each file that it names.
+    """Read the manifest of a student folder, and check it and the digest of each file in it.
 
     Raises:
-        StudentError: no such folder, a file missing, a field wrong, or a digest that does not match.
+        StudentError: the folder or a file is missing, a field is invalid, or a digest does not match.
     """
     path = folder / MANIFEST_FILE
     try:

@@ -1,4 +1,4 @@
-"""Reads a graph: text in, domain, intent and slots out. The service, the export and the evaluation all read it so."""
+"""Inference with a student's graph: text in, domain, intent and slots out; for service, export and evaluation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from service.student.decoding import FloatArray, Ranked, Span, best, decode_slot
 from service.student.manifest import Calibration, Golden, GoldenSlot, Labels, SessionOptions
 from service.student.tokenization import Encoded, TextEncoder
 
-Given = TypeVar("Given")
+Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 DISTANCE_OUTPUT = "distance"
 OUTPUT_OF_HEAD = {"domain": "domain_logits", "intent": "intent_logits", "slots": "slot_logits"}
 
 
 class Question(NamedTuple):
-    """A text, and how it is to be answered.
+    """A text and the options of its prediction.
 
-    `locale` is the one whose calibration is applied: one of the student's own. `domains` and `intents` are the numbers
-    of the labels that may be answered (`Predictor.numbers_of`); all where None.
+    `locale`, one of the student's, selects the calibration. `domains` and `intents` are the numbers of the allowed
+    labels (`Predictor.numbers_of`); None allows all.
     """
 
     text: str
@@ -36,13 +36,12 @@ class Question(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What a student says of one text. A head that it doesn't have is None.
+    """The prediction for one text; a head that the student does not have is None.
 
-    `domain` and `intent` are ranked, best first, as many as were asked for. `pieces` is the text's length as read, and
-    `unknown` how many of them the tokenizer does not know. `in_scope` is None without a calibration.
-    `kept_domains` and `kept_intents` are the shares of probability that the allowed labels had among all; None where
-    all were allowed.
-    `phases` are seconds spent in tokenize, inference and decode.
+    `domain` and `intent` are the `top_k` labels, best first. `pieces` is the number of tokens read, `unknown` the
+    number of unknown ones. `in_scope` is None without a fitted scope. `kept_domains` and `kept_intents` are the
+    probability mass of the allowed labels; None if all are allowed. `phases` are the seconds of tokenize, inference
+    and decode.
     """
 
     domain: list[Ranked] | None
@@ -58,7 +57,7 @@ class Prediction(NamedTuple):
 
 
 def open_session(model: Path, options: SessionOptions) -> ort.InferenceSession:
-    """An onnxruntime CPU session with one thread that doesn't spin, opened as the manifest asks."""
+    """Open an onnxruntime CPU session with the manifest's options, without spinning."""
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = options.intra_op_num_threads
     session_options.inter_op_num_threads = 1
@@ -73,10 +72,10 @@ def open_session(model: Path, options: SessionOptions) -> ort.InferenceSession:
 
 
 class Predictor:
-    """A graph with its labels, tokenizer and calibration. `predict` may be called from several threads at once.
+    """A graph with its labels, tokenizer and calibration; threads may share it.
 
-    Without a calibration, confidences are the softmax of plain logits. `further` names outputs that `logits` is to
-    return as well.
+    Without a calibration, confidences are the softmax of the raw logits. `further` names additional graph outputs that
+    `logits` returns.
     """
 
     def __init__(
@@ -101,14 +100,14 @@ class Predictor:
         self._outputs = [OUTPUT_OF_HEAD.get(name, name) for name in self._results]
 
     def predict(self, text: str, top_k: int = 1, locale: str | None = None) -> Prediction:
-        """Answer one text. Any str is answered; a blank one from its special pieces alone."""
+        """Predict one text. Every str has a prediction; that of a blank one comes from the special tokens alone."""
         return self.predict_each([Question(text, locale, top_k)])[0]
 
     def predict_each(self, questions: Sequence[Question]) -> list[Prediction]:
-        """Answer several texts, step by step together but each by a run of its own.
+        """Predict several texts, each in a graph run of its own.
 
-        A real batch would be faster still, but a dynamically quantised graph takes one activation scale for a whole
-        batch: answers would move with their neighbours.
+        Batched runs would be faster, but a dynamically quantised graph has one activation scale per batch, so a
+        prediction would depend on the other texts in its batch.
         """
         encoded = [_timed(self.encoder.encode, question.text) for question in questions]
         logits = [_timed(self.logits, found) for found, _ in encoded]
@@ -118,26 +117,26 @@ class Predictor:
         ]
 
     def logits(self, encoded: Encoded) -> dict[str, Any]:
-        """Outputs of the graph, those it has: domain [1, D], intent [1, I], slots [1, pieces, tags], distance [1]."""
+        """The graph's outputs: domain [1, D], intent [1, I], slots [1, tokens, tags], distance [1], if it has them."""
         results = self._session.run(self._outputs, {"input_ids": np.array([encoded.ids], dtype=np.int64)})
         return dict(zip(self._results, results, strict=True))
 
     def numbers_of(self, head: str, names: Collection[str]) -> tuple[int, ...]:
-        """The numbers of labels for a `Question`, in their order.
+        """The sorted numbers of labels, for a `Question`.
 
         Raises:
-            KeyError: the head has no such label.
+            KeyError: the head does not have one of the labels.
         """
         known = self._numbers[head]
         return tuple(sorted({known[name] for name in names}))
 
     def warm_up(self) -> None:
-        """Run every length once, so that no request pays for the runtime's first sight of a shape."""
+        """Run every length once: the runtime is slower the first time that it meets an input shape."""
         for length in range(1, self.encoder.max_length + 1):
             self.run_length(length)
 
     def run_length(self, pieces: int) -> None:
-        """Run the graph once on a text of so many pieces, for warming up and timing."""
+        """Run the graph once on a text of `pieces` tokens, for warm-up and timing."""
         self.logits(Encoded([0] * pieces, [], [], False, 0))
 
     def _decode(
@@ -153,13 +152,13 @@ class Predictor:
             intent = _ranked(logits["intent"][0], labels.intent, calibration.intent, question.top_k)
         if self._scope is not None and (judged := intent if self._scope.head == "intent" else domain):
             in_scope = is_in_scope(self._scope, calibration, logits, judged[0].confidence)
-        of_domains = of_intents = None
+        kept_domains = kept_intents = None
         if question.domains is not None:
-            domain, of_domains = _ranked_among(
+            domain, kept_domains = _ranked_among(
                 question.domains, logits["domain"][0], labels.domain, calibration.domain, question.top_k
             )
         if question.intents is not None:
-            intent, of_intents = _ranked_among(
+            intent, kept_intents = _ranked_among(
                 question.intents, logits["intent"][0], labels.intent, calibration.intent, question.top_k
             )
         if "slots" in logits:
@@ -176,14 +175,14 @@ class Predictor:
             encoded.unknown,
             len(encoded.ids),
             in_scope,
-            of_domains,
-            of_intents,
+            kept_domains,
+            kept_intents,
             phases,
         )
 
 
 def golden_answer(predictor: Predictor, text: str, locale: str) -> Golden:
-    """The answer to a text in the form of a golden sentence."""
+    """The prediction for a text, as a golden sentence."""
     answer = predictor.predict(text, locale=locale)
     return Golden(
         text=text,
@@ -194,9 +193,9 @@ def golden_answer(predictor: Predictor, text: str, locale: str) -> Golden:
     )
 
 
-def _timed(work: Callable[[Given], Result], given: Given) -> tuple[Result, float]:
+def _timed(function: Callable[[Argument], Result], argument: Argument) -> tuple[Result, float]:
     began = time.perf_counter()
-    return work(given), time.perf_counter() - began
+    return function(argument), time.perf_counter() - began
 
 
 def _ranked(logits: FloatArray, names: Sequence[str], scale: float, top_k: int) -> list[Ranked]:
@@ -206,6 +205,6 @@ def _ranked(logits: FloatArray, names: Sequence[str], scale: float, top_k: int) 
 def _ranked_among(
     numbers: Sequence[int], logits: FloatArray, names: Sequence[str], scale: float, top_k: int
 ) -> tuple[list[Ranked], float]:
-    """The best of some labels, as if there were no others, and the share of probability that they had among all."""
+    """The ranking among some labels only, and their probability mass among all labels."""
     kept = min(1.0, float(softmax(logits * scale).take(numbers).sum()))
     return rank(logits.take(numbers), [names[number] for number in numbers], scale, top_k), kept

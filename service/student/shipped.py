@@ -1,4 +1,4 @@
-"""The students that come with the package, and how a student is named."""
+"""The students that ship with the package, and how a name or path is resolved to a student folder."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ SHIPPED_STUDENTS = Path(__file__).parents[1] / "students"
 
 
 def shipped_students() -> list[str]:
-    """The names of the students that come with the package, in alphabetical order."""
+    """The names of the students that ship with the package, in alphabetical order."""
     return sorted(manifest.parent.name for manifest in SHIPPED_STUDENTS.glob(f"*/{MANIFEST_FILE}"))
 
 
 def named_folder(student: str | Path) -> Path:
-    """The folder that a name or a path stands for; it may not exist.
+    """The folder of a shipped student's name or of a path; it may not exist.
 
-    A string that is the name of a shipped student is that student; write ``./s`` for a folder of the same name.
+    Write ``./s`` for a folder that has the same name as a shipped student.
     """
     return SHIPPED_STUDENTS / student if isinstance(student, str) and student in shipped_students() else Path(student)
 
 
 def student_folder(student: str | Path) -> Path:
-    """The folder of a student that is named as for `named_folder`.
+    """The existing folder of a shipped student's name or of a path; see `named_folder`.
 
     Raises:
-        StudentError: there is neither such a shipped student nor such a folder.
+        StudentError: there is no shipped student and no folder of that name.
     """
     folder = named_folder(student)
     if not folder.is_dir():

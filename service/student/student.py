@@ -1,4 +1,4 @@
-"""A student loaded from its folder: a manifest, a `Predictor`, and the checks that the folder is what it says."""
+"""A student loaded from its folder: a `Predictor` with its manifest, checked when it is loaded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["DISTANCE_OUTPUT", "OUTPUT_OF_HEAD", "Prediction", "Question", "Stude
 
 
 class Student(Predictor):
-    """A predictor with its manifest. `identity` names it in replies: name, precision and digest."""
+    """A predictor with its manifest. `identity` is what replies say of it: name, precision and digest."""
 
     def __init__(self, manifest: Manifest, encoder: TextEncoder, session: ort.InferenceSession) -> None:
         super().__init__(manifest.labels, encoder, session, manifest.calibration)
@@ -34,7 +34,7 @@ class Student(Predictor):
         """Load a student folder and check it: digests, schema, graph signature and golden answers.
 
         Raises:
-            StudentError: the folder can't be served; the message names it and says why.
+            StudentError: a check fails; the message names the folder and the reason.
         """
         manifest = read_manifest(folder)
         try:
@@ -54,7 +54,7 @@ class Student(Predictor):
         shapes = {o.name: o.shape for o in self._session.get_outputs()}
         for name, output in zip(self._results, self._outputs, strict=True):
             if output not in shapes:
-                purpose = "to judge scope by" if output == DISTANCE_OUTPUT else f"for the head {name!r}"
+                purpose = "for the scope" if output == DISTANCE_OUTPUT else f"for the head {name!r}"
                 raise StudentError(f"{folder}: {MODEL_FILE} has no output {output!r} {purpose}")
         for head in self.labels.heads:
             output = OUTPUT_OF_HEAD[head]
@@ -65,7 +65,7 @@ class Student(Predictor):
                 )
 
     def _check_golden(self, folder: Path) -> None:
-        """Raise StudentError where a golden answer differs: the file is damaged or this CPU computes it wrongly."""
+        """Raise StudentError if a golden answer differs: the file is damaged or this CPU computes other results."""
         for golden in self.manifest.golden:
             found = golden_answer(self, golden.text, golden.locale)
             if found != golden:

@@ -1,7 +1,7 @@
-"""Text to pieces and words, with offsets in code points of the raw text.
+"""Text to tokens and words, with offsets in code points of the raw text.
 
-`tokenizer.json` alone decides what a word is: its pre-tokenizer's splits are the words that carry slot tags, so
-training, evaluation and serving can't disagree.
+The pre-tokenizer of `tokenizer.json` splits a text into the words that carry slot tags. Training, evaluation and
+serving all use these words.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 UNKNOWN = "[UNK]"
-# The normaliser and word split that `training.tokenizer` makes. They look at each word between spaces by itself, so the
-# pieces of a text are those of its words; of others that is not known, and they always read the whole text.
+# Digest of the normaliser and pre-tokenizer that `training.tokenizer` makes. They treat each word between spaces by
+# itself, so the tokens of a text are those of its words. With any other tokenizer, no word is cached.
 WORD_BY_WORD = "079a300e0f45"
 PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")  # words of letters, single spaces
-MAX_WORDS = 20_000  # that are remembered
+MAX_CACHED_WORDS = 20_000
 MAX_WORD_LENGTH = 64
-MAX_CHARACTERS_PER_PIECE = 16  # on the average of a text; what follows is cut off
+MAX_CHARACTERS_PER_PIECE = 16  # average over a text; the rest is truncated
 
 
 class Encoded(NamedTuple):
     """One tokenised text.
 
     Attributes:
-        ids: piece ids with special pieces, at most `max_length` of them.
-        first_pieces: for each word, the position in `ids` of its first piece.
+        ids: token ids with special tokens, at most `max_length` of them.
+        first_pieces: for each word, the position in `ids` of its first token.
         words: for each word, its (start, end) in the raw text: code points, end exclusive, never empty.
-        truncated: whether pieces were cut off at `max_length`.
-        unknown: how many of `ids` are the unknown piece.
+        truncated: whether tokens were cut off at `max_length`.
+        unknown: how many of `ids` are the unknown token.
     """
 
     ids: list[int]
@@ -42,18 +42,19 @@ class Encoded(NamedTuple):
     unknown: int
 
 
-class Pieces(NamedTuple):
-    """The pieces of one word; none where it is not one word to the tokenizer."""
+class WordTokens(NamedTuple):
+    """The tokens of one word; none if the tokenizer splits it into several words."""
 
     ids: list[int]
     unknown: int
 
 
 class TextEncoder:
-    """A tokenizer configured once (no padding or truncation of its own) and never again, so threads may share it.
+    """A tokenizer that is configured once (no padding, no truncation), so that threads may share it.
 
-    Of plain texts (words of letters, single spaces) the pieces of each word are remembered: assistants hear few words
-    that are new, and looking one up costs a fraction of tokenising it. The answer is the same.
+    `word_cache` holds the tokens of words from plain texts (words of letters, single spaces). Requests repeat most
+    words, and a look-up is much cheaper than tokenising. The result is the same. None if the tokenizer does not treat
+    each word by itself.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
@@ -64,11 +65,11 @@ class TextEncoder:
         self._max_characters = MAX_CHARACTERS_PER_PIECE * max_length
         self.unknown_id: int | None = tokenizer.token_to_id(UNKNOWN)
         self._front: list[int] = tokenizer.encode("").ids
-        self._remembered: dict[str, Pieces] | None = {} if pipeline_of(tokenizer) == WORD_BY_WORD else None
+        self.word_cache: dict[str, WordTokens] | None = {} if pipeline_of(tokenizer) == WORD_BY_WORD else None
 
     @classmethod
     def from_file(cls, path: Path, max_length: int) -> TextEncoder:
-        """Load a `tokenizer.json`. Raises ValueError, naming the file, when it is none."""
+        """Load a `tokenizer.json`. Raises ValueError, naming the file, if it is not a tokenizer file."""
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the Rust side raises bare Exception
@@ -76,18 +77,18 @@ class TextEncoder:
         return cls(tokenizer, max_length)
 
     def encode(self, text: str) -> Encoded:
-        """Tokenise one text. Never fails on a valid str: an empty or blank one gives the special pieces only."""
-        if self._remembered is not None and len(text) <= self._max_characters and PLAIN.fullmatch(text):
-            encoded = self._join_words(text, self._remembered)
+        """Tokenise one text. An empty or blank text gives the special tokens only."""
+        if self.word_cache is not None and len(text) <= self._max_characters and PLAIN.fullmatch(text):
+            encoded = self._join_words(text, self.word_cache)
             if encoded is not None:
                 return encoded
         return self.encode_whole(text)
 
     def encode_whole(self, text: str) -> Encoded:
-        """Tokenise one text as `encode`, without use of what is remembered.
+        """Tokenise one text without the word cache.
 
-        Of a text that is much longer than the student reads, only the beginning is looked at: some take a quarter of a
-        second as a whole.
+        If a text is much longer than `max_length` tokens, only its beginning is tokenised: a whole long text can take a
+        quarter of a second.
         """
         cut = len(text) > self._max_characters
         encoding = self.tokenizer.encode(text[: self._max_characters] if cut else text)
@@ -111,7 +112,7 @@ class TextEncoder:
         if len(ids) > limit:
             ids = ids[:limit]
         kept = [i for i, (start, end) in enumerate(words) if not text[start:end].isspace() and end > start]
-        if len(kept) != len(words):  # a piece that stands for white space alone carries no word
+        if len(kept) != len(words):  # tokens of white space alone are not words
             first_pieces = [first_pieces[i] for i in kept]
             words = [words[i] for i in kept]
         words = [_strip(text, start, end) for start, end in words]
@@ -119,19 +120,19 @@ class TextEncoder:
             ids, first_pieces, words, truncated, ids.count(self.unknown_id) if self.unknown_id is not None else 0
         )
 
-    def _join_words(self, text: str, remembered: dict[str, Pieces]) -> Encoded | None:
-        """A plain text from the pieces of its words; None where they don't make it up or are too many."""
+    def _join_words(self, text: str, cache: dict[str, WordTokens]) -> Encoded | None:
+        """Encode a plain text from the tokens of its words; None if a word can't be cached or the text is too long."""
         ids = [*self._front]
         first_pieces: list[int] = []
         words: list[tuple[int, int]] = []
         start = unknown = 0
         for word in text.split(" "):
-            pieces = remembered.get(word) or (len(word) <= MAX_WORD_LENGTH and self._remember(word, remembered))
-            if not pieces or not pieces.ids:
+            tokens = cache.get(word) or (len(word) <= MAX_WORD_LENGTH and self._cache_word(word, cache))
+            if not tokens or not tokens.ids:
                 return None
             first_pieces.append(len(ids))
-            ids += pieces.ids
-            unknown += pieces.unknown
+            ids += tokens.ids
+            unknown += tokens.unknown
             end = start + len(word)
             words.append((start, end))
             start = end + 1
@@ -139,24 +140,24 @@ class TextEncoder:
             return None
         return Encoded(ids, first_pieces, words, False, unknown)
 
-    def _remember(self, word: str, remembered: dict[str, Pieces]) -> Pieces:
+    def _cache_word(self, word: str, cache: dict[str, WordTokens]) -> WordTokens:
         alone = self.encode_whole(word)
         front = len(self._front)
         whole = not alone.truncated and alone.words == [(0, len(word))] and alone.first_pieces == [front]
-        if len(remembered) >= MAX_WORDS:
-            remembered.clear()
-        pieces = remembered[word] = Pieces(alone.ids[front:] if whole else [], alone.unknown)
-        return pieces
+        if len(cache) >= MAX_CACHED_WORDS:
+            cache.clear()
+        tokens = cache[word] = WordTokens(alone.ids[front:] if whole else [], alone.unknown)
+        return tokens
 
 
 def pipeline_of(tokenizer: Tokenizer) -> str:
-    """Which normaliser and word split a tokenizer has, as 12 hex digits."""
+    """Digest of a tokenizer's normaliser and pre-tokenizer, as 12 hex digits."""
     content = json.loads(tokenizer.to_str())
     parts = json.dumps([content["normalizer"], content["pre_tokenizer"]], sort_keys=True)
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
 def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without white space at its edges (a piece's offsets include the space before its word)."""
+    """The span without white space at its edges (a token's offsets include the space before its word)."""
     word = text[start:end]
     return end - len(word.lstrip()), start + len(word.rstrip())

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import export_recipes as recipes
-from benchmarks.export_recipes import FP32, RECIPE
+from benchmarks import export_variants
+from benchmarks.export_variants import FP32, RECIPE
 from training.data import datasets
 
 
-def test_every_choice_is_a_row_of_one_run(
+def test_each_variant_is_a_row(
     checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipes, "ROUNDS", 2)
-    monkeypatch.setattr(recipes, "CALLS", 2)
+    monkeypatch.setattr(export_variants, "ROUNDS", 2)
+    monkeypatch.setattr(export_variants, "CALLS", 2)
 
     assert recipes.main(["--ckpt", str(checkpoint)]) == 0
 
@@ -33,7 +34,7 @@ def test_every_choice_is_a_row_of_one_run(
         "trimmed to de-DE (time, size)",
     }
     assert found["scored"] == len(datasets.load(str(datasets.SAMPLE), ["de-DE"]).part("dev"))
-    assert f"of {found['pieces']:.1f} pieces" in table[-2]
+    assert f"of {found['pieces']:.1f} tokens" in table[-2]
 
 
 def test_an_encoder_without_heads_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

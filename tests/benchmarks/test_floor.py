@@ -16,7 +16,7 @@ import pytest
 from benchmarks.floor import main
 from benchmarks.floor_report import (
     REST,
-    Round,
+    FloorRound,
     figures_of_processes,
     figures_of_profile,
     figures_of_rounds,
@@ -32,13 +32,13 @@ from service.student.student import Student
 from tests.loadtest.conftest import running
 from tests.service.conftest import write_student
 
-QUICK = ("--seconds", "0.3", "--rounds", "1")
+QUICK = ("--seconds", "0.1", "--rounds", "1")
 TWO_CORES = len(usable_cores()) > 1
 FOUND = {"size": "s", "fraction_of_floor": 0.8, "ratio_to_plain_fastapi": 1.2, "p50_at_one_to_raw": 1.7}
 
 
 class Output(NamedTuple):
-    """What the command said."""
+    """The command's exit code and output."""
 
     code: int
     table: str
@@ -63,8 +63,8 @@ def measured(per_second: float, latency: float = 0.001, cpu_share: float = 0.1) 
     return Measured(1.0, array("d", [latency] * round(per_second)), Counter(), cpu_share)
 
 
-def round_of(raw: tuple[float, float], service: float, plain: float, latency: float) -> Round:
-    return Round(raw, measured(service), measured(plain), measured(10, latency), measured(10, 2 * latency))
+def round_of(raw: tuple[float, float], service: float, plain: float, latency: float) -> FloorRound:
+    return FloorRound(raw, measured(service), measured(plain), measured(10, latency), measured(10, 2 * latency))
 
 
 def test_ratios_come_from_figures_of_the_same_run(output: Output) -> None:
@@ -141,8 +141,8 @@ def test_wrong_replies_are_one_sentence(folder: Path, tmp_path: Path, capsys: py
     code = main(["--students", str(folder), "--texts", str(tmp_path / "long.txt"), "--locale", "de-DE", *QUICK])
 
     assert code == 2
-    assert "error: the service gave wrong replies, such as" in (said := capsys.readouterr().err)
-    assert "HTTP 413 (text_too_large)" in said
+    assert "error: the service: invalid replies" in (error := capsys.readouterr().err)
+    assert "HTTP 413 (text_too_large)" in error
 
 
 def test_bad_students_are_refused_before_anything_starts(
@@ -152,7 +152,7 @@ def test_bad_students_are_refused_before_anything_starts(
     assert "nowhere: not a student folder" in capsys.readouterr().err
 
     assert main(["--students", str(folder), str(folder)]) == 2
-    assert "tiny: was given before" in capsys.readouterr().err
+    assert "tiny: given twice" in capsys.readouterr().err
 
     assert serve_plain(["--student", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: not a student folder" in capsys.readouterr().err

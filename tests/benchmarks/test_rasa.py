@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.peer_servers.environments import python_of
 from benchmarks.peer_servers.processes import PROC
-from benchmarks.peer_servers.rasa_project import WIRE, training_data
-from benchmarks.rasa import MARKS, main
+from benchmarks.peer_servers.rasa_project import WIRE, Project, training_data
+from benchmarks.rasa import MARKS, draw_utterances, main
 from tests.service.conftest import write_student
 from training.data import datasets
 from training.data.utterances import Slot, Utterance
@@ -22,9 +22,9 @@ from training.evaluation.scoring import Answer
 pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="needs Linux's /proc")
 
 INSTALLED = "PEER_ENVIRONMENTS"  # a folder with environments that --install made
-QUICK = ("--locale", "de-DE", "--rounds", "2", "--seconds", "0.2")
+QUICK = ("--locale", "de-DE", "--rounds", "1", "--seconds", "0.05")
 
-# Learns the training utterances by heart; of anything else it is not sure
+# Memorises the training utterances; answers anything else with the fallback intent
 STAND_IN = """
 import json, sys, tarfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -67,7 +67,7 @@ ThreadingHTTPServer((flags["--interface"], int(flags["--port"])), Handler).serve
 
 
 class Place(NamedTuple):
-    """What the command needs: data, a student, the folder of environments, and one for Rasa's project."""
+    """The inputs of the command: data, a student, the folder of environments, and the folder of Rasa's project."""
 
     sample: Path
     student: Path
@@ -123,43 +123,37 @@ def test_rasa_and_student_are_measured_side_by_side(place: Place, capsys: pytest
     assert "\nold\n" not in report
 
 
-def test_folders_may_be_relative(
+def test_a_model_is_used_again_with_relative_folders_and_not_for_other_settings(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    project = Project(place.project, python_of(place.environments, "rasa"), "de-DE")
+    project.train(datasets.load(str(place.sample), ["de-DE"]).part("train"), [], "3.6.21")
+    trained = project.model.stat().st_mtime_ns
     monkeypatch.chdir(place.project.parent)
     relative = [path.relative_to(place.project.parent) for path in (place.environments, place.project, place.student)]
     names = ("--environments", "--project", "--students")
-
     more = [part for name, path in zip(names, relative, strict=True) for part in (name, str(path))]
+
     assert main(["--data", str(place.sample.absolute()), *QUICK, *more]) == 0
 
-    assert figures_of(capsys)["found"].keys() == {"Rasa", "student tiny"}
-
-
-def test_a_model_is_used_again_and_not_for_other_settings(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(place.flags()) == 0
-    dev = figures_of(capsys)["found"]["Rasa"]["intent_accuracy"][0]
-    assert 0 < dev < 100  # not sure of any: the intent that is likeliest after that
-    model = place.project / "models" / "nlu.tar.gz"
-    made = model.stat().st_mtime_ns
-
-    assert main(place.flags()) == 0
-    assert model.stat().st_mtime_ns == made
-    capsys.readouterr()
+    found = figures_of(capsys)["found"]
+    assert found.keys() == {"Rasa", "student tiny"}
+    assert 0 < found["Rasa"]["intent_accuracy"][0] < 100  # the most likely intent after the fallback
+    assert project.model.stat().st_mtime_ns == trained
 
     assert main(place.flags("--epochs", "5")) == 2
-    assert "holds a model of another epochs; choose another --project" in capsys.readouterr().err
+    assert "contains a model with other epochs; choose another --project" in capsys.readouterr().err
 
 
 def test_what_stops_it_is_one_sentence(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(place.flags("--epochs", "13")) == 2
-    assert capsys.readouterr().err.endswith("error: Rasa's training failed with exit code 1; it said why above\n")
+    assert capsys.readouterr().err.endswith("error: Rasa's training failed with exit code 1; see its output above\n")
     assert not (place.project / "made.json").exists()
 
     assert main(place.flags("--locale", "en-US")) == 2
-    assert "tiny: does not know en-US" in capsys.readouterr().err
+    assert "tiny: does not support en-US" in capsys.readouterr().err
 
     assert main([*place.flags(), "--environments", str(tmp_path / "none")]) == 2
     assert "Rasa is not installed; --install --python PATH" in capsys.readouterr().err
@@ -169,19 +163,18 @@ def test_what_stops_it_is_one_sentence(
     assert "error: " in capsys.readouterr().err
 
 
-def test_students_can_learn_from_the_utterances_that_were_drawn(
-    place: Place, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(place.flags("--utterances", "100")) == 0
-    assert figures_of(capsys)["utterances"] == {"train": 100, "dev": 33}
+def test_drawn_utterances_are_written_for_students(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    everything = datasets.load(str(place.sample), ["de-DE"]).part("train")
+    project = Project(place.project, python_of(place.environments, "rasa"), "de-DE")
+
+    project.train(*draw_utterances(everything, 100), "3.6.21")
 
     drawn = datasets.load(str(place.project / "utterances.jsonl"))
-    everything = datasets.load(str(place.sample), ["de-DE"]).part("train")
     assert (len(drawn.part("train")), len(drawn.part("dev"))) == (100, len(everything) - 100)
     assert {u.text for u in drawn.utterances} == {u.text for u in everything}
 
     assert main(place.flags("--utterances", "999")) == 2
-    assert f"--utterances 999: there are {len(everything)} to train on" in capsys.readouterr().err
+    assert f"--utterances 999: the data has only {len(everything)} training utterances" in capsys.readouterr().err
 
 
 def test_texts_go_to_rasa_with_offsets() -> None:

@@ -40,8 +40,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("evalute", "error: no command 'evalute'; did you mean evaluate?"),
-        ("xyzzy", "error: no command 'xyzzy'; allowed: serve, ask, "),
+        ("evalute", "error: unknown command 'evalute'; did you mean evaluate?"),
+        ("xyzzy", "error: unknown command 'xyzzy'; allowed: serve, ask, "),
     ],
 )
 def test_a_wrong_command_is_one_sentence(typed: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from export import calibration
 from export.calibration import (
-    Answers,
     Combination,
+    Outcomes,
     cross_fitted_error,
     expected_calibration_error,
     fit_confidences,
@@ -32,16 +32,16 @@ from training.data import datasets
 LABELS = Labels(domain=("a", "b"), intent=("a_x", "a_y", "b_z"), slots=("O", "B-t", "I-t"))
 
 
-def drawn(count: int, labels: int = 5, sharpness: float = 2.0, seed: int = 0) -> Answers:
+def drawn(count: int, labels: int = 5, sharpness: float = 2.0, seed: int = 0) -> Outcomes:
     """Logits, and targets that are drawn from their softmax: perfectly calibrated."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(scale=sharpness, size=(count, labels))
     targets = (softmax(logits).cumsum(axis=-1) > rng.random((count, 1))).argmax(axis=-1)
-    return Answers.of_labels(logits.astype(np.float32), targets)
+    return Outcomes.of_labels(logits.astype(np.float32), targets)
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 2.5])
-def test_the_temperature_of_overconfident_and_timid_logits_is_found(temperature: float) -> None:
+def test_the_temperature_of_over_and_underconfident_logits_is_found(temperature: float) -> None:
     true = drawn(20_000)
 
     fitted = fit_temperature(replace(true, logits=true.logits * temperature))
@@ -52,7 +52,7 @@ def test_the_temperature_of_overconfident_and_timid_logits_is_found(temperature:
 def test_a_temperature_stays_within_bounds_where_all_answers_are_right() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2] * 20]
 
-    assert fit_temperature(Answers.of_labels(logits, logits.argmax(axis=-1))) == pytest.approx(0.1, rel=0.01)
+    assert fit_temperature(Outcomes.of_labels(logits, logits.argmax(axis=-1))) == pytest.approx(0.1, rel=0.01)
 
 
 def test_calibration_error_is_the_gap_of_confidence_and_accuracy() -> None:
@@ -62,14 +62,14 @@ def test_calibration_error_is_the_gap_of_confidence_and_accuracy() -> None:
     assert expected_calibration_error(np.array([1.0, 0.0]), np.array([True, False])) == 0
 
 
-def test_calibration_error_of_a_calibrated_source_is_nearly_nothing() -> None:
+def test_calibration_error_of_calibrated_predictions_is_nearly_zero() -> None:
     answers = drawn(50_000)
 
     assert expected_calibration_error(answers.confidences(1.0), answers.right) < 0.01
     assert expected_calibration_error(answers.confidences(0.4), answers.right) > 0.1
 
 
-def test_the_error_after_fitting_is_small_and_no_less_than_chance_gives() -> None:
+def test_the_cross_fitted_error_is_small() -> None:
     true = drawn(20_000)
 
     assert cross_fitted_error(replace(true, logits=true.logits * 3)) < 0.02
@@ -86,18 +86,18 @@ def test_a_temperature_never_changes_the_ranking(values: list[float], temperatur
     assert softmax(divided)[logits.argmax()] == softmax(divided).max()
 
 
-def slots_of(right_by: Combination, count: int = 4000) -> Answers:
-    """Slots of one to three words, right as often as a combination of their confidences says."""
+def slots_of(right_by: Combination, count: int = 4000) -> Outcomes:
+    """Slots of one to three words, right with the probability of their combined confidence."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 4, size=count)
     words = rng.normal(scale=2.0, size=(lengths.sum(), 4)).astype(np.float32)
     begins = np.cumsum(lengths) - lengths
-    sure = Answers(words, begins, np.zeros(count, bool), combination=right_by).confidences(1.0)
-    return Answers(words * 2, begins, rng.random(count) < sure)
+    sure = Outcomes(words, begins, np.zeros(count, bool), combination=right_by).confidences(1.0)
+    return Outcomes(words * 2, begins, rng.random(count) < sure)
 
 
 @pytest.mark.parametrize("combination", ["minimum", "product"])
-def test_the_combination_and_temperature_that_slots_were_made_by_are_found(combination: Combination) -> None:
+def test_the_true_combination_and_temperature_of_slots_are_found(combination: Combination) -> None:
     temperatures, found, measured = fit_confidences({"slots": {"de-DE": slots_of(combination)}})
 
     errors = measured["expected_calibration_error"]["slots"]["de-DE"]
@@ -107,7 +107,7 @@ def test_the_combination_and_temperature_that_slots_were_made_by_are_found(combi
     assert set(measured["slot_confidence"]) == {"minimum", "product"}
 
 
-def test_some_of_the_slots_keep_their_words() -> None:
+def test_a_subset_of_slots_keeps_their_words() -> None:
     answers = replace(slots_of("product", 10), combination="product")
     chosen = np.arange(10) % 3 == 1
 
@@ -119,7 +119,7 @@ def test_a_locale_with_few_labels_keeps_temperature_one_and_is_named(caplog: pyt
 
     errors = measured["expected_calibration_error"]
     assert list(temperatures["domain"]) == ["de-DE"]
-    assert "domain: temperature 1, fewer than 50 labels: fr-FR (49)" in caplog.text
+    assert "domain: temperature stays 1 with fewer than 50 labels: fr-FR (49)" in caplog.text
     assert mean_errors(errors)["domain"] == errors["domain"]["de-DE"]
 
 
@@ -164,7 +164,7 @@ def test_slots_are_observed_as_the_service_decodes_them(student_folder: Path, sa
     assert COMBINE.keys() == calibration.COMBINATIONS.keys()
 
 
-def test_labels_that_the_student_does_not_know_are_no_answers(student_folder: Path, sample: Path) -> None:
+def test_unknown_labels_have_no_outcome(student_folder: Path, sample: Path) -> None:
     student = Student.load(student_folder)
     dev = datasets.load(str(sample), ["de-DE"]).part("dev")
     changed = [replace(u, domain="unheard of" if i % 2 else u.domain, intent=None) for i, u in enumerate(dev)]
@@ -172,10 +172,10 @@ def test_labels_that_the_student_does_not_know_are_no_answers(student_folder: Pa
     found = observe(student, ExportData("sample", "dev", changed, changed, [], [], {}, []))
 
     assert len(found.requests["de-DE"]["domain"]) == len(dev)
-    answers = found.answers["domain"]["de-DE"]
-    assert answers.right.tolist() == [
+    outcomes = found.outcomes["domain"]["de-DE"]
+    assert outcomes.right.tolist() == [
         student.predict(u.text).domain[0].name == u.domain
         for u in changed
         if u.domain != "unheard of"  # type: ignore[index]
     ]
-    assert len(found.answers["intent"]["de-DE"].right) == 0
+    assert len(found.outcomes["intent"]["de-DE"].right) == 0

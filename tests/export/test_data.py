@@ -13,7 +13,7 @@ from training.text.corpus import CorpusError
 LOCALES = ["de-DE", "en-US"]
 
 
-def test_own_sentences_stand_for_each_locale_of_the_sample() -> None:
+def test_the_sample_has_out_of_scope_text_for_each_of_its_locales() -> None:
     outside = read_out_of_scope([], ["de-DE", "fr-FR", "it-IT", "es-ES", "en-US", "pt-PT"])
 
     assert list(outside) == ["de-DE", "fr-FR", "it-IT", "es-ES", "en-US"]
@@ -22,7 +22,7 @@ def test_own_sentences_stand_for_each_locale_of_the_sample() -> None:
         assert all(text == text.lower() and text[-1].isalpha() for text in sources["sample"])
 
 
-def test_sentences_are_read_in_spoken_form_and_few(tmp_path: Path) -> None:
+def test_sentences_are_normalised_and_limited(tmp_path: Path) -> None:
     lines = [
         "Zu kurz.",
         "— Er sagte: «L’album -- ist da»!",
@@ -42,7 +42,7 @@ def test_sentences_are_read_in_spoken_form_and_few(tmp_path: Path) -> None:
     assert outside == read_out_of_scope([f"de-DE={tmp_path}/novels.txt,{tmp_path}/many.txt.gz"], LOCALES)
 
 
-def test_of_clinc150_the_sentences_out_of_scope_are_read(tmp_path: Path) -> None:
+def test_the_out_of_scope_lists_of_clinc150_are_read(tmp_path: Path) -> None:
     content = {"train": [["wake me up at nine", "alarm"]], "oos_test": [["how do trees breathe", "oos"]]}
     (tmp_path / "data_full.json").write_text(json.dumps(content))
     with gzip.open(tmp_path / "data_full.json.gz", "wt") as stream:
@@ -63,12 +63,12 @@ def test_of_clinc150_the_sentences_out_of_scope_are_read(tmp_path: Path) -> None
         ("de-DE=", "names no file"),
         ("de-DE={folder}/a.txt,{folder}/a.txt", "named twice"),
         ("de-DE={folder}/short.txt", "no sentence of 3 to 15 words"),
-        ("de-DE={folder}/a.json", "no data_full.json"),
-        ("de-DE={folder}/list.json", "no data_full.json"),
+        ("de-DE={folder}/a.json", "is not a data_full.json"),
+        ("de-DE={folder}/list.json", "is not a data_full.json"),
         ("de-DE={folder}/none.txt", "no text there"),
     ],
 )
-def test_text_that_cannot_be_used_is_refused(tmp_path: Path, flag: str, message: str) -> None:
+def test_unusable_text_is_refused(tmp_path: Path, flag: str, message: str) -> None:
     (tmp_path / "a.txt").write_text("das ist ein satz")
     (tmp_path / "short.txt").write_text("kurz")
     (tmp_path / "a.json").write_text("{")

@@ -50,7 +50,7 @@ def test_kernels_are_fused_only_for_a_clear_win_at_every_length(
     assert opened == [SESSION, FUSED]
 
 
-def test_the_kernels_that_were_chosen_are_recorded_and_served(
+def test_the_chosen_kernels_are_recorded_and_served(
     checkpoint: Path, student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = read_manifest(student_folder)
@@ -84,7 +84,7 @@ def test_weights_for_any_cpu_leave_room_for_the_sum_of_two_products(
     assert "7-bit weights" in read_manifest(student_folder).graph.quantisation
 
 
-def test_a_cpu_with_vnni_or_of_another_kind_cuts_no_sums_off() -> None:
+def test_a_cpu_with_vnni_or_of_another_architecture_does_not_saturate() -> None:
     flags = Path("/proc/cpuinfo")
     known = flags.is_file() and "vnni" in flags.read_text()
     if not known and platform.machine() in ("x86_64", "AMD64"):
@@ -93,12 +93,12 @@ def test_a_cpu_with_vnni_or_of_another_kind_cuts_no_sums_off() -> None:
     assert not saturates()
 
 
-def test_int8_for_vnni_is_not_made_where_it_cannot_be_measured(
+def test_int8_for_vnni_is_refused_on_a_cpu_that_saturates(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pipeline, "saturates", lambda: True)
 
     assert onnx.main(["--ckpt", str(checkpoint), "--out", str(tmp_path / "s"), "--cpu", "vnni"]) == 2
 
-    assert "--cpu vnni: this CPU cuts off the sums" in capsys.readouterr().err
+    assert "--cpu vnni: this CPU saturates the sums" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

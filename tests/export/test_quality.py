@@ -12,7 +12,7 @@ from training.evaluation.scoring import Answer
 from training.models.checkpoint import load_checkpoint
 
 
-def test_what_is_no_number_is_no_parity(checkpoint: Path, student_folder: Path) -> None:
+def test_nan_fails_the_parity_check(checkpoint: Path, student_folder: Path) -> None:
     model, student = load_checkpoint(checkpoint).model, Student.load(student_folder)
     utterances = datasets.load(str(datasets.SAMPLE), ["de-DE"]).part("dev")
     assert 0 < logit_difference(model, student, utterances)["de-DE"] < 5

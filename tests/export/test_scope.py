@@ -29,7 +29,7 @@ def test_auroc_is_the_share_of_pairs_in_the_right_order(inside: np.ndarray, outs
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=300).map(np.array), st.floats(0.001, 0.999))
-def test_a_threshold_rejects_no_more_than_it_may(values: np.ndarray, rate: float) -> None:
+def test_a_threshold_rejects_at_most_the_given_share(values: np.ndarray, rate: float) -> None:
     assert (values < threshold_of(values, rate)).mean() <= rate
 
 
@@ -65,16 +65,16 @@ def test_distance_is_mahalanobis_with_one_covariance_for_all_classes() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_the_directions_of_least_variation_tell_foreign_text_better_than_all_others() -> None:
+def test_the_directions_of_least_variance_separate_best() -> None:
     features, classes = clusters(3000, 0)
     inside, outside = clusters(500, 1)[0], clusters(500, 2, offset=0.3)[0]
 
-    def told(directions: int) -> float:
+    def auroc_of(directions: int) -> float:
         means = ClassMeans.fit(features, classes, directions)
         return auroc(-means.distances(inside), -means.distances(outside))
 
-    assert told(4) > 0.9
-    assert told(4) >= told(6)
+    assert auroc_of(4) > 0.9
+    assert auroc_of(4) >= auroc_of(6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -104,7 +104,7 @@ def test_the_graph_computes_the_distance(tmp_path: Path, precision: str) -> None
 
 
 def observed(offset: float = 0.5, requests: int = 400, **changes: object) -> Observations:
-    """Requests in three clusters; foreign text lies beside them, and gets logits that tell it a little."""
+    """Requests in three clusters; out-of-scope text lies beside them and has slightly lower logits."""
     rng = np.random.default_rng(0)
 
     def texts(count: int, seed: int, foreign: bool) -> dict[str, np.ndarray]:
@@ -113,7 +113,7 @@ def observed(offset: float = 0.5, requests: int = 400, **changes: object) -> Obs
         return {"intent": logits.astype(np.float32), FEATURES: features}
 
     fields: dict[str, object] = {
-        "answers": {},
+        "outcomes": {},
         "requests": {"de-DE": texts(requests, 1, False), "en-US": texts(30, 2, False)},
         "typed": {"de-DE": texts(requests, 1, False), "en-US": texts(30, 2, False)},
         "out_of_scope": {"de-DE": {"novels": texts(300, 3, True)}},
@@ -122,7 +122,7 @@ def observed(offset: float = 0.5, requests: int = 400, **changes: object) -> Obs
     return Observations(**{**fields, **changes})  # type: ignore[arg-type]
 
 
-def test_the_method_that_tells_best_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_method_of_highest_auroc_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
     scope, class_means, measured = fit_scope(LABELS, observed(), TEMPERATURES, 0.02)
 
     assert scope is not None
@@ -153,7 +153,7 @@ def test_without_training_texts_class_means_are_left_out(caplog: pytest.LogCaptu
     assert "no training texts" in caplog.text
 
 
-def test_without_foreign_text_there_is_a_threshold_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_without_out_of_scope_text_there_is_still_a_threshold(caplog: pytest.LogCaptureFixture) -> None:
     scope, _, measured = fit_scope(LABELS, observed(out_of_scope={}), TEMPERATURES, 0.05)
 
     assert scope is not None
@@ -163,9 +163,9 @@ def test_without_foreign_text_there_is_a_threshold_all_the_same(caplog: pytest.L
     assert "to compare methods on" in caplog.text
 
 
-def test_with_few_requests_scope_is_not_judged() -> None:
+def test_with_few_requests_there_is_no_scope() -> None:
     assert fit_scope(LABELS, observed(requests=49), TEMPERATURES, 0.02) == (None, None, {})
 
 
-def test_without_a_head_for_texts_scope_is_not_judged() -> None:
+def test_with_slots_only_there_is_no_scope() -> None:
     assert fit_scope(Labels(slots=("O",)), observed(), {}, 0.02) == (None, None, {})

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from export import onnx, trimming
 from export.folder import ExportError
 from export.graph import SESSION, export_fp32
-from export.trimming import chosen_locales, compare, needed, trim, with_pieces, with_rows
+from export.trimming import chosen_locales, compare, needed, trim, with_rows, with_tokens
 from service.student.manifest import Labels
 from service.student.predictor import open_session
 from service.student.student import Student
@@ -28,7 +28,7 @@ SAMPLE = datasets.SAMPLE
 GERMAN, FRENCH = ([u.text for u in datasets.load(str(SAMPLE), [locale]).utterances] for locale in ("de-DE", "fr-FR"))
 WHOLE = TextEncoder(train_tokenizer([*GERMAN, *FRENCH], 700), 64)
 KEPT = needed(WHOLE.tokenizer, GERMAN[: len(GERMAN) // 2])
-TRIMMED = TextEncoder(with_pieces(WHOLE.tokenizer, KEPT), 64)
+TRIMMED = TextEncoder(with_tokens(WHOLE.tokenizer, KEPT), 64)
 
 words = st.sampled_from(sorted({word for text in [*GERMAN, *FRENCH] for word in text.split()}))
 texts = st.one_of(
@@ -40,7 +40,7 @@ texts = st.one_of(
 
 @given(texts)
 @settings(max_examples=400, deadline=None)
-def test_a_text_whose_pieces_are_kept_is_cut_as_before_and_any_other_into_the_same_words(text: str) -> None:
+def test_a_text_whose_tokens_are_kept_is_unchanged_and_any_other_keeps_its_words(text: str) -> None:
     whole, trimmed = WHOLE.encode_whole(text), TRIMMED.encode_whole(text)
 
     if set(WHOLE.tokenizer.encode(text).ids) <= set(KEPT):
@@ -51,12 +51,12 @@ def test_a_text_whose_pieces_are_kept_is_cut_as_before_and_any_other_into_the_sa
         assert trimmed.unknown == whole.unknown
 
 
-def test_some_texts_are_cut_otherwise_or_there_would_be_nothing_to_save() -> None:
+def test_the_trimmed_vocabulary_is_smaller_and_needs_more_tokens_for_other_text() -> None:
     assert len(KEPT) < 0.8 * WHOLE.tokenizer.get_vocab_size()
     assert any(len(TRIMMED.encode(text).ids) > len(WHOLE.encode(text).ids) for text in FRENCH)
 
 
-def test_special_pieces_keep_their_meaning_wherever_they_stand() -> None:
+def test_special_tokens_keep_their_meaning_at_any_id() -> None:
     content = json.loads(WHOLE.tokenizer.to_str())
     vocabulary = content["model"]["vocab"]
     moved = [*vocabulary[4:], *reversed(vocabulary[:4])]
@@ -69,14 +69,14 @@ def test_special_pieces_keep_their_meaning_wherever_they_stand() -> None:
     tokenizer = Tokenizer.from_str(json.dumps(content))
 
     kept = needed(tokenizer, ["weck mich"])
-    trimmed = with_pieces(tokenizer, kept)
+    trimmed = with_tokens(tokenizer, kept)
 
     assert [kept[number] for number in special_ids(trimmed)[:4]] == list(special_ids(tokenizer)[:4])
     assert all(trimmed.token_to_id(piece) is not None for piece in SPECIAL_PIECES)
     assert [kept[n] for n in trimmed.encode("weck mich ж").ids] == tokenizer.encode("weck mich ж").ids
 
 
-def test_rows_go_with_their_pieces_and_the_masked_head_goes() -> None:
+def test_embeddings_follow_their_tokens_and_the_masked_head_is_dropped() -> None:
     config = StudentConfig.of_size("xs", Labels(domain=("a",)), vocab_size=9, masked=True)
     model = StudentModel(config)
 
@@ -90,9 +90,7 @@ def test_rows_go_with_their_pieces_and_the_masked_head_goes() -> None:
     assert model.config.vocab_size == 9
 
 
-def test_a_real_student_answers_bit_for_bit_as_before_where_the_pieces_are_kept(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_logits_are_bit_identical_where_the_tokens_are_kept(checkpoint: Path, tmp_path: Path) -> None:
     whole = load_checkpoint(checkpoint)
     trimmed = trim(whole, GERMAN[:120], ["de-DE"])
     graphs = []
@@ -125,7 +123,9 @@ def test_the_comparison_counts_what_changed(checkpoint: Path, monkeypatch: pytes
     assert found["same_pieces"]["de-DE"] < 10
     assert found["pieces"] == len(trimmed.kept) < found["pieces_before"] == whole.encoder.tokenizer.get_vocab_size()
     monkeypatch.setattr(trimming, "MIN_SAME_ANSWERS", 99.0)
-    with pytest.raises(ExportError, match=r"texts of de-DE are answered as before; allowed: 99\. .*--trim-text"):
+    with pytest.raises(
+        ExportError, match=r"of the answers in de-DE are unchanged; allowed: at least 99 %.*--trim-text"
+    ):
         compare(whole, trimmed, utterances)
 
 
@@ -146,10 +146,10 @@ def test_a_trimmed_student_is_exported_and_served(
     assert student.encoder.tokenizer.get_vocab_size() == found["pieces"]
     assert student.manifest.locales == ("de-DE",)
     card = (out / "MODEL_CARD.md").read_text()
-    assert f"need, {found['pieces']} of {found['pieces_before']}, from a student of de-DE." in card
+    assert f"to {found['pieces']} of {found['pieces_before']} tokens of a student of de-DE." in card
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1])["trimming"] == found
-    assert "pieces kept" in captured.err
+    assert "tokens kept" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_trimmed_student_is_exported_and_served(
         (["--locales", "de-DE", "--trim-text", "none.txt"], "none.txt"),
     ],
 )
-def test_flags_that_cannot_be_are_refused(
+def test_invalid_flags_are_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     try:
@@ -173,7 +173,7 @@ def test_flags_that_cannot_be_are_refused(
     assert not (tmp_path / "s").exists()
 
 
-def test_locales_stand_in_the_students_order() -> None:
+def test_locales_keep_the_students_order() -> None:
     assert chosen_locales("fr-FR, de-DE", ["de-DE", "en-US", "fr-FR"]) == ["de-DE", "fr-FR"]
     assert chosen_locales(None, ["de-DE", "en-US"]) == ["de-DE", "en-US"]
 

@@ -1,4 +1,4 @@
-"""A small server that answers in the contract's shape, or wrongly in a way that a test chooses."""
+"""A stand-in server that answers in the service's format, or wrongly in a way that a test chooses."""
 
 from __future__ import annotations
 

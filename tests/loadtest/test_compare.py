@@ -33,18 +33,18 @@ from training.data.utterances import Slot, Utterance
 from training.evaluation.paired import compare, mcnemar
 from training.evaluation.scoring import Answer, Scorecard
 
-QUICK = ("--rounds", "1", "--seconds", "0.2")
+QUICK = ("--rounds", "1", "--seconds", "0.05")
 LOCALES = ("de-DE", "it-IT")
 SENTENCES = (
     ("weck mich am freitag", "alarm", "alarm_set", [("date", "freitag")]),
     ("spiel musik", "music", "music_play", []),
     ("wetter in berlin", "weather", "weather_query", [("place_name", "berlin")]),
-    ("was ist das", "weather", "weather_query", []),  # a tiny student can't know
+    ("was ist das", "weather", "weather_query", []),  # answered wrongly by the tiny student
 )
 
 
 class Output(NamedTuple):
-    """What the command said and wrote."""
+    """The command's exit code, output and report."""
 
     code: int
     said: str
@@ -116,7 +116,7 @@ def test_costs_are_measured(output: Output) -> None:
         assert cost["phases"].keys() == {"queue", "tokenize", "inference", "decode", "total"}
         assert 0 < cost["phases"]["total"]["p50_ms"] < cost["p50_ms"]
         assert cost["throughput_per_second"] > 0
-        assert cost["start_seconds"] > 0.05
+        assert cost["start_seconds"] > 0
         assert cost["disk_mb"] > 0
         assert cost["memory_mb"] is None or 10 < cost["memory_mb"] < 1000
         assert (cost["sustained_per_second"] or 0) < cost["throughput_per_second"]
@@ -169,13 +169,13 @@ def test_the_page_needs_nothing_else(output: Output) -> None:
     assert not re.search(r"""(src|href)=["'](?!#)""", page)
 
 
-def test_the_command_is_shown_without_where_things_lie() -> None:
+def test_the_command_is_shown_without_absolute_paths() -> None:
     shown = command_of(["--data", "/home/someone/massive", "--out", "report", "--require", "p99_ms<=3"])
 
     assert shown == "python -m loadtest.compare --data massive --out report --require 'p99_ms<=3'"
 
 
-def test_the_published_report_is_what_its_figures_say_and_the_readme_what_it_says() -> None:
+def test_the_published_report_and_the_readme_agree_with_report_json() -> None:
     folder = ROOT / "docs" / "students"
     report, text = json.loads((folder / "report.json").read_text()), (folder / "report.md").read_text()
     digests = {name: read_manifest(SHIPPED_STUDENTS / name).digest for name in report["students"]}
@@ -188,23 +188,21 @@ def test_the_published_report_is_what_its_figures_say_and_the_readme_what_it_say
     assert report["recommendation"] in " ".join(readme.split())
 
 
-def test_a_report_to_be_published_holds_no_texts(versions: list[Path], data: Path, tmp_path: Path) -> None:
-    output = run(versions, data, tmp_path / "report", "--no-texts", "--locales", "de-DE")
+def test_a_published_report_holds_no_texts_and_a_missed_requirement_is_exit_code_1(
+    versions: list[Path], data: Path, tmp_path: Path
+) -> None:
+    required = ("--require", "exact_match@it-IT>=99", "--locales", "it-IT")
 
+    output = run(versions, data, tmp_path / "report", "--no-texts", *required)
+
+    assert output.code == 1
+    assert "No student meets exact_match@it-IT>=99. old/tiny: exact_match@it-IT is 75, should be >= 99;" in output.said
+    assert output.report["utterances"] == {"it-IT": 4}
     assert output.report["comparisons"][0]["changed"] == 2
     written = {file.name: file.read_bytes().decode(errors="replace") for file in output.folder.iterdir()}
     assert written.keys() >= {"report.md", "report.json", "report.html", "front.svg"}
     assert not [name for name in written if name.startswith("changed")]
     assert not [name for name, content in written.items() if "spiel musik" in content]
-
-
-def test_no_student_that_fits_is_exit_code_1(versions: list[Path], data: Path, tmp_path: Path) -> None:
-    output = run(versions[:1], data, tmp_path / "report", "--require", "exact_match@it-IT>=99", "--locales", "it-IT")
-
-    assert output.code == 1
-    assert "No student has exact_match@it-IT>=99. tiny: exact_match@it-IT is 75, should be >= 99." in output.said
-    assert output.report["utterances"] == {"it-IT": 4}
-    assert "Only tiny was measured" in output.said
 
 
 @pytest.mark.parametrize(
@@ -213,10 +211,10 @@ def test_no_student_that_fits_is_exit_code_1(versions: list[Path], data: Path, t
         (["--require", "speed>=3"], "'speed' should be one of domain_accuracy"),
         (["--require", "exact_match=57"], "should be a figure, >= or <=, and a number, such as exact_match>=57"),
         (["--require", "p99_ms@de-DE<=3"], "'p99_ms' should be one of"),
-        (["--require", "exact_match>=1.2.3"], "'1.2.3' is no number"),
-        (["--locales", "de-DE,xx-XX"], "xx-XX is not among de-DE, it-IT"),
+        (["--require", "exact_match>=1.2.3"], "'1.2.3' is not a number"),
+        (["--locales", "de-DE,xx-XX"], "not all students support xx-XX; allowed: de-DE, it-IT"),
         (["--partition", "test"], "test"),
-        (["--require", "exact_match@fr-FR>=1"], "fr-FR is not scored; scored are de-DE, it-IT"),
+        (["--require", "exact_match@fr-FR>=1"], "fr-FR is not scored; allowed: de-DE, it-IT"),
     ],
 )
 def test_bad_input_is_refused_before_anything_starts(
@@ -232,13 +230,13 @@ def test_bad_input_is_refused_before_anything_starts(
 def test_students_are_found_in_folders_and_told_apart(versions: list[Path], tmp_path: Path) -> None:
     root = versions[0].parent.parent
     assert [subject.name for subject in subjects_of([root / "old", root / "new"])] == ["old/tiny", "new/tiny"]
-    with pytest.raises(StudentError, match="was given before"):
+    with pytest.raises(StudentError, match="given twice"):
         subjects_of([root / "old", versions[0]])
     with pytest.raises(StudentError, match="not a student folder"):
         subjects_of([tmp_path])
 
 
-def test_a_report_that_would_have_no_place_is_refused_at_once(
+def test_a_file_as_report_folder_is_refused_at_once(
     versions: list[Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -312,6 +310,8 @@ def test_the_recommendation_is_the_smallest_that_is_not_shown_to_be_worse() -> N
     assert "s is smaller, and not shown to be worse (-0.2 [-1.0, +0.6] points): take s." in said
     assert "xs takes 0.25 of l's time and 0.15 of its disk, for -10.0 [-12.0, -8.0] points" in said
     assert "Another is both faster and as accurate as bad." in said
+    alone = recommendation({"students": {"s": students["s"]}, "judged_by": "exact_match"})
+    assert alone == "Only s was measured; name others to compare it with."
 
 
 def test_ratios_are_taken_within_rounds() -> None:

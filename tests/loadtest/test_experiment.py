@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from loadtest.experiment import figures_of, main, verdict_of
 from loadtest.experiments.arms import LABELS, ArmCounts, arms_of, parse
-from loadtest.experiments.users import ArmAnswer, Played, Population, play_session
+from loadtest.experiments.users import ArmAnswer, Population, SimulationResult, simulate_session
 from loadtest.experiments.verdict import Moments, Plan, compare, holm, more_sessions, p_value_of
 from loadtest.load.texts import Text, load_texts
 from service.experiments.experiment import Experiment, split_key
@@ -41,11 +41,11 @@ def moments_of(turns: Any, friction: Any) -> Moments:
     return Moments(len(t), *(float(found.sum()) for found in (t, f, t * t, f * f, t * f)))
 
 
-def simulate(dice: np.random.Generator, replicates: int, sessions: int, rate: float) -> list[Moments]:
+def simulate(rng: np.random.Generator, replicates: int, sessions: int, rate: float) -> list[Moments]:
     """Arms of users who differ: each turn of one goes wrong by a chance of that user's own."""
     shape = (replicates, sessions)
-    t = dice.geometric(1 / 4, shape)
-    f = dice.binomial(t, dice.beta(4 * rate, 4 * (1 - rate), shape))
+    t = rng.geometric(1 / 4, shape)
+    f = rng.binomial(t, rng.beta(4 * rate, 4 * (1 - rate), shape))
     sums = [found.sum(axis=1, dtype=float).tolist() for found in (t, f, t * t, f * f, t * f)]
     return [Moments(sessions, *found) for found in zip(*sums, strict=True)]
 
@@ -80,8 +80,8 @@ def test_with_sessions_of_one_turn_it_is_that_of_a_share() -> None:
 
 @pytest.mark.parametrize(("sessions", "rate"), [(50, 0.1), (400, 0.1), (200, 0.3)])
 def test_false_alarms_are_as_rare_as_promised_though_turns_would_raise_more(sessions: int, rate: float) -> None:
-    dice = np.random.default_rng(sessions)
-    pairs = list(zip(*(simulate(dice, 2000, sessions, rate) for _ in range(2)), strict=True))
+    rng = np.random.default_rng(sessions)
+    pairs = list(zip(*(simulate(rng, 2000, sessions, rate) for _ in range(2)), strict=True))
 
     alarms = sum(compare(one, [other], Plan())[0].is_shown for one, other in pairs)
     by_turns = 0
@@ -94,8 +94,8 @@ def test_false_alarms_are_as_rare_as_promised_though_turns_would_raise_more(sess
 
 
 def test_intervals_cover_the_true_difference_as_often_as_promised() -> None:
-    dice = np.random.default_rng(1)
-    pairs = zip(simulate(dice, 2000, 300, 0.1), simulate(dice, 2000, 300, 0.16), strict=True)
+    rng = np.random.default_rng(1)
+    pairs = zip(simulate(rng, 2000, 300, 0.1), simulate(rng, 2000, 300, 0.16), strict=True)
 
     found = [compare(one, [other], Plan())[0].interval for one, other in pairs]
 
@@ -104,21 +104,21 @@ def test_intervals_cover_the_true_difference_as_often_as_promised() -> None:
 
 @pytest.mark.parametrize(("power", "effect"), [(0.8, 0.02), (0.9, 0.03)])
 def test_the_sessions_asked_for_have_the_power_promised(power: float, effect: float) -> None:
-    dice = np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     plan = Plan(power=power, effect=effect)
-    known = [simulate(dice, 1, 200_000, rate)[0] for rate in (0.1, 0.1 + effect)]
+    known = [simulate(rng, 1, 200_000, rate)[0] for rate in (0.1, 0.1 + effect)]
     pilot = [Moments(**{name: value / 2000 for name, value in vars(moments).items()}) for moments in known]
     sessions = 100 + more_sessions(*pilot, plan)
 
-    arms = zip(simulate(dice, 800, sessions, 0.1), simulate(dice, 800, sessions, 0.1 + effect), strict=True)
+    arms = zip(simulate(rng, 800, sessions, 0.1), simulate(rng, 800, sessions, 0.1 + effect), strict=True)
     shown = sum(compare(one, [other], plan)[0].is_shown for one, other in arms)
 
     assert is_near_share(shown, 800, power)
 
 
 def test_several_arms_raise_no_more_false_alarms_than_one() -> None:
-    dice = np.random.default_rng(3)
-    arms = list(zip(*(simulate(dice, 2000, 100, 0.15) for _ in range(4)), strict=True))
+    rng = np.random.default_rng(3)
+    arms = list(zip(*(simulate(rng, 2000, 100, 0.15) for _ in range(4)), strict=True))
 
     found = [compare(baseline, others, Plan()) for baseline, *others in arms]
 
@@ -185,7 +185,7 @@ def test_no_friction_at_all_is_no_difference() -> None:
 
 
 class Counting:
-    """A service in this process: it splits and counts users' turns as the real one does, and answers nothing."""
+    """A service in this process: it splits and counts users' turns as the real one does, without answers."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -223,22 +223,22 @@ def split(name: str) -> Experiment:
     return Experiment.model_validate({"name": name, "arms": arms})
 
 
-def simulate_service(seed: int, users: int = 160, **friction: float) -> tuple[str, Played]:
-    """The metrics of a service after a population was let loose on it, and what the population did."""
-    service, played = Counting(split(f"round-{seed}")), Played()
+def simulate_service(seed: int, users: int = 160, **friction: float) -> tuple[str, SimulationResult]:
+    """The metrics of a service after a simulation, and the result of the simulation."""
+    service, played = Counting(split(f"round-{seed}")), SimulationResult()
     population = Population(TEXTS, friction, turns=3, seed=seed)
     for number in range(users):
-        play_session(population, number, service, played)
+        simulate_session(population, number, service, played)
     return service.exposition(), played
 
 
-def compare_service(seed: int, users: int = 160, **friction: float) -> tuple[dict[str, Any], Played]:
+def compare_service(seed: int, users: int = 160, **friction: float) -> tuple[dict[str, Any], SimulationResult]:
     exposition, played = simulate_service(seed, users, **friction)
     name = f"round-{seed}"
     return figures_of(name, arms_of(parse(exposition, "a test"), name), None, Plan()), played
 
 
-def test_the_service_sees_just_the_friction_that_users_felt() -> None:
+def test_the_service_counts_exactly_the_friction_of_the_users() -> None:
     figures, played = compare_service(7, users=400, control=0.1, candidate=0.3)
 
     done = played.figures()
@@ -353,15 +353,15 @@ def test_what_was_counted_before_is_taken_off(run: Run, tmp_path: Path) -> None:
     assert figures["comparisons"][0]["difference_points"] == pytest.approx(-100 * 3 / 900, abs=1e-3)
     assert run("--metrics", str(before), "--since", str(now))[:2] == (
         2,
-        "error: less is counted than in the earlier metrics: the service was restarted since they were saved\n",
+        "error: a count is lower than in the --since file: the service was restarted since it was saved\n",
     )
 
 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--prometheus", "http://127.0.0.1:9", "--since", "x"), "--since: goes with --host or --metrics"),
-        (("--metrics", "x", "--range", "1d"), "--range: goes with --prometheus"),
+        (("--prometheus", "http://127.0.0.1:9", "--since", "x"), "--since: only allowed with --host or --metrics"),
+        (("--metrics", "x", "--range", "1d"), "--range: only allowed with --prometheus"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
@@ -379,8 +379,8 @@ def test_a_prometheus_server_is_asked(run: Run, serve_routes: Callable[..., str]
         asked = re.fullmatch(r"sum by \(([\w, ]+)\) \(increase\((\w+)\[7d\]\)\)", queries[-1])
         assert asked
         sums: Counter[tuple[str, ...]] = Counter()
-        for family in text_string_to_metric_families(exposition):
-            for sample in family.samples:
+        for processes in text_string_to_metric_families(exposition):
+            for sample in processes.samples:
                 if sample.name == asked[2]:
                     sums[tuple(sample.labels[name] for name in asked[1].split(", "))] += sample.value
         rows = [
@@ -402,7 +402,7 @@ def test_what_a_prometheus_server_refuses_is_said(run: Run, serve_routes: Callab
     server = serve_routes(Route("/api/v1/query", refuse), Route("/other/api/v1/query", lambda _: JSONResponse([1])))
 
     assert run("--prometheus", server)[:2] == (2, f"error: {server}/api/v1/query answers 400 (no such thing)\n")
-    assert run("--prometheus", f"{server}/other")[1].endswith("does not answer as a Prometheus server does\n")
+    assert run("--prometheus", f"{server}/other")[1].endswith("the reply is not that of a Prometheus server\n")
 
 
 def test_too_little_is_not_judged(run: Run, tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_too_little_is_not_judged(run: Run, tmp_path: Path) -> None:
 
     _, table, figures = run("--metrics", str(path))
 
-    assert "too little was seen to judge candidate against control: it takes 50 finished sessions in each arm" in table
+    assert "not enough data to compare candidate with control: needs 50 finished sessions in each arm" in table
     assert not figures["comparisons"][0]["is_shown"]
 
 
@@ -461,7 +461,7 @@ def test_a_single_arm_is_shown_and_clients_without_keys_are_noted(run: Run, tmp_
     _, table, figures = run("--metrics", str(path))
 
     assert "there is no other arm to compare only with" in table
-    assert "clients need to send x-client-key" in table
+    assert "clients must send x-client-key" in table
     assert figures["comparisons"] == []
     assert figures["arms"]["only"]["friction_points"] is None
 
@@ -470,9 +470,11 @@ def test_one_of_several_experiments_must_be_chosen(run: Run, tmp_path: Path) -> 
     path = tmp_path / "metrics"
     path.write_text(build(a={"sessions": 9, "wrong": 1}, b={"sessions": 9, "wrong": 1, "experiment": "y"}))
 
-    assert run("--metrics", str(path))[1].endswith("tells of several experiments; choose with --experiment: x, y\n")
+    assert run("--metrics", str(path))[1].endswith(
+        "several experiments in these metrics; choose with --experiment: x, y\n"
+    )
     assert run("--metrics", str(path), "--experiment", "z")[1].endswith(
-        "tells of no experiment 'z'; choose with --experiment: x, y\n"
+        "no experiment 'z'; choose with --experiment: x, y\n"
     )
     assert run("--metrics", str(path), "--experiment", "y")[2]["arms"].keys() == {"b"}
 
@@ -480,17 +482,17 @@ def test_one_of_several_experiments_must_be_chosen(run: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "tells of no experiment; one begins with --experiment-file and the first text"),
+        (b"", "no experiment in these metrics; start the service with --experiment-file"),
         (
             b'nlu_feedback_total{experiment="none",arm="none",model="s",outcome="accepted"} 1\n',
-            "tells of no experiment",
+            "no experiment in these metrics",
         ),
         (b"<html>\n", "is not in the Prometheus text format"),
         (b'nlu_turns_total{arm="a"} 1\n', "is not in the Prometheus text format"),
         (b"\xff", "is not UTF-8"),
     ],
 )
-def test_a_file_that_tells_nothing_is_one_sentence(run: Run, tmp_path: Path, content: bytes, problem: str) -> None:
+def test_a_file_without_an_experiment_is_one_sentence(run: Run, tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "metrics"
     path.write_bytes(content)
 
@@ -528,8 +530,8 @@ def test_latencies_are_read_off_the_buckets() -> None:
     assert ArmCounts().latency(0.5) is None
 
 
-def test_the_help_warns_of_looking_again_and_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_warns_of_peeking(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
 
-    assert "looks again and again" in " ".join(capsys.readouterr().out.split())
+    assert "repeated looks until a difference shows" in " ".join(capsys.readouterr().out.split())

@@ -9,7 +9,7 @@ def test_a_quick_reply_is_waited_out() -> None:
     pace = Pace(first_due=100.0)
 
     assert pace.next(now=100.25, period=1.0) == 0.75
-    assert pace.owed == 0.0
+    assert pace.lateness == 0.0
 
 
 def test_a_late_wake_up_does_not_shift_the_schedule() -> None:
@@ -19,12 +19,12 @@ def test_a_late_wake_up_does_not_shift_the_schedule() -> None:
     assert pace.next(now=101.5, period=1.0) == 0.5
 
 
-def test_a_stall_is_owed_by_each_request_that_it_held_up() -> None:
+def test_a_stall_makes_each_delayed_request_late() -> None:
     pace = Pace(first_due=100.0)
-    owed = []
+    lateness = []
     for now in (103.5, 103.5, 103.5, 103.5):  # the first reply took 3.5 s, the others no time
         wait = pace.next(now, period=1.0)
-        owed.append(pace.owed)
+        lateness.append(pace.lateness)
 
-    assert owed == [2.5, 1.5, 0.5, 0.0]
+    assert lateness == [2.5, 1.5, 0.5, 0.0]
     assert wait == 0.5

@@ -20,7 +20,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from loadtest.experiment import main as compare_arms
-from loadtest.experiments.users import ALIKE, UNLIKE, Ask, GiveUp, Population, PopulationError, Step, likeness, rewrite
+from loadtest.experiments.users import (
+    MAX_OTHER_SIMILARITY,
+    MIN_REPHRASE_SIMILARITY,
+    Ask,
+    GiveUp,
+    Population,
+    PopulationError,
+    Step,
+    rewrite,
+    trigram_similarity,
+)
 from loadtest.load.texts import Text, load_texts
 from loadtest.population import main
 from service.experiments.friction import similarity, sketch_of
@@ -38,7 +48,7 @@ def users(seed: int = 0, turns: float = 4.0, texts: list[Text] = TEXTS) -> Popul
 
 
 def play(population: Population, number: int, arm: str | None = "control") -> list[Step]:
-    """All that a user does whose every answer comes from one arm."""
+    """The steps of a user whose answers all come from one arm."""
     session = population.session(number)
     steps = [next(session)]
     for _ in range(10_000):
@@ -78,7 +88,7 @@ def test_sessions_have_so_many_turns_in_the_mean(turns: float) -> None:
 
 
 @pytest.mark.parametrize("arm", FRICTION)
-def test_so_many_turns_go_wrong_as_the_arm_says(arm: str) -> None:
+def test_the_share_of_friction_is_that_of_the_arm(arm: str) -> None:
     played = [play(users(), number, arm) for number in range(2500)]
 
     shares = [(friction(steps), len(asked(steps))) for steps in played]
@@ -99,16 +109,16 @@ def test_a_user_speaks_one_language_and_says_the_same_or_something_else() -> Non
         assert len({step.text.locale for step in steps}) == 1
         assert not steps[0].again
         for before, step in itertools.pairwise(steps):
-            alike = likeness(before.text.text, step.text.text)
-            assert alike >= ALIKE if step.again else alike < UNLIKE
+            alike = trigram_similarity(before.text.text, step.text.text)
+            assert alike >= MIN_REPHRASE_SIMILARITY if step.again else alike < MAX_OTHER_SIMILARITY
 
 
 @pytest.mark.parametrize("salt", ["0123456789abcdef", "another"])
 def test_the_services_sketches_tell_a_rewrite_from_another_goal(salt: str) -> None:
-    dice = random.Random(4)
+    rng = random.Random(4)
     changed = 0
     for text, locale in TEXTS:
-        other = rewrite(dice, text, locale)
+        other = rewrite(rng, text, locale)
         changed += other != text
         assert similarity(sketch_of(text, salt), sketch_of(other, salt)) >= 0.5
     assert changed > 0.9 * len(TEXTS)
@@ -123,10 +133,10 @@ def test_words_that_do_not_bear_a_change_are_said_again() -> None:
     assert {rewrite(random.Random(seed), "ja", "xx-XX") for seed in range(20)} == {"ja"}
 
 
-def test_an_arm_without_a_chance_and_texts_that_are_alike_are_refused() -> None:
-    with pytest.raises(PopulationError, match="arm 'third' answered, for which --friction gives no chance"):
+def test_an_arm_without_a_probability_and_similar_texts_are_refused() -> None:
+    with pytest.raises(PopulationError, match="--friction: no probability for arm 'third'"):
         play(users(), 0, "third")
-    with pytest.raises(PopulationError, match="the texts in de-DE are too much alike"):
+    with pytest.raises(PopulationError, match="the texts in de-DE are too similar to each other"):
         play(users(texts=[Text("mach das licht aus", "de-DE")]), 0)
 
 
@@ -134,13 +144,13 @@ def test_an_arm_without_a_chance_and_texts_that_are_alike_are_refused() -> None:
 
 
 class Stand:
-    """A stand-in service: splits clients in two, keeps what it was told."""
+    """A stand-in service that splits clients by arm and counts turns and feedback."""
 
     def __init__(self, arms: tuple[str | None, ...] = ("control", "candidate"), failing: str | None = None) -> None:
         self.arms = arms
         self.failing = failing
         self.turns: Counter[str | None] = Counter()
-        self.told: Counter[str | None] = Counter()
+        self.feedbacks: Counter[str | None] = Counter()
         self.answered: dict[str, tuple[str, str | None]] = {}
         self.connections: dict[str, set[Any]] = {}
 
@@ -161,7 +171,7 @@ class Stand:
         key, arm = self.answered[body["request_id"]]
         assert request.headers["x-client-key"] == key
         assert body["outcome"] == "abandoned"
-        self.told[arm] += 1
+        self.feedbacks[arm] += 1
         return JSONResponse({}, status_code=404 if self.failing == "feedback" else 200)
 
     @property
@@ -206,7 +216,7 @@ def test_the_service_gets_what_the_command_says(
     assert figures["failures"] == 0
     arms = figures["arms"]
     assert {arm: found["turns"] for arm, found in arms.items()} == stand.turns
-    assert {arm: found["gave_up"] for arm, found in arms.items()} == stand.told
+    assert {arm: found["gave_up"] for arm, found in arms.items()} == stand.feedbacks
     assert sum(found["sessions"] for found in arms.values()) == len(stand.connections) == 60
     assert arms["candidate"]["friction_points"] > arms["control"]["friction_points"]
     assert all(len(used) == 1 for used in stand.connections.values())  # each user kept to one connection
@@ -239,7 +249,7 @@ def test_a_service_without_an_experiment_is_one_sentence(
 
     assert run(capsys, host)[:2] == (
         2,
-        f"error: {host} names no arm in its replies: was it started with --experiment-file?\n",
+        f"error: {host}: no reply names an arm; start the service with --experiment-file\n",
     )
 
 
@@ -248,7 +258,7 @@ def test_an_arm_of_which_nothing_was_said_is_one_sentence(
 ) -> None:
     code, error, _ = run(capsys, serve(arms=("third",))[0])
 
-    assert (code, error) == (2, "error: arm 'third' answered, for which --friction gives no chance\n")
+    assert (code, error) == (2, "error: --friction: no probability for arm 'third', which answered\n")
 
 
 def test_a_service_that_is_not_there_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,25 +288,25 @@ weight = 1
 model = "xs"
 weight = 1
 [friction]
-rephrase_seconds = 5
-session_seconds = 5
+rephrase_seconds = 3
+session_seconds = 3
 confidence = 0
 """
 
 
-def test_the_real_service_sees_the_friction_that_users_felt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_real_service_counts_the_friction_of_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, root = tmp_path / "experiment.toml", tmp_path / "students"
     file.write_text(EXPERIMENT)
     for name in ("s", "xs"):
         write_student(root / name, name=name)
     with Server("--students", str(root), "--workers", "2", "--experiment-file", str(file)) as server:
         host = f"http://127.0.0.1:{server.port}"
-        code, _, figures = run(capsys, host, "--clients", "200")
+        code, _, figures = run(capsys, host, "--clients", "140")
         deadline = time.monotonic() + 20
         while True:
             assert compare_arms(["--host", host]) == 0
             seen = json.loads(capsys.readouterr().out.splitlines()[-1])
-            if sum(arm["sessions"] for arm in seen["arms"].values()) == 200 or time.monotonic() > deadline:
+            if sum(arm["sessions"] for arm in seen["arms"].values()) == 140 or time.monotonic() > deadline:
                 break
 
     assert (code, figures["failure_reasons"]) == (0, {})

@@ -29,10 +29,10 @@ def test_valid_answers(answer: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        (None, "no JSON object"),
+        (None, "not a JSON object"),
         ({}, "neither domain nor intent"),
         ({"domain": {"name": ""}, "intent": "x"}, "neither domain nor intent"),
-        (GOOD | {"slots": "x"}, "slots are no list"),
+        (GOOD | {"slots": "x"}, "slots are not a list"),
         (with_slot(start=4), "slot value differs"),
         (with_slot(value="x"), "slot value differs"),
         (with_slot(end=99), "slot value differs"),
@@ -67,7 +67,7 @@ def test_status_comes_first_and_names_the_code() -> None:
 
     assert problem_of_reply([TEXT], False, 503, error) == "HTTP 503 (not_ready)"
     assert problem_of_reply([TEXT], False, 502, b"<html>") == "HTTP 502"
-    assert problem_of_reply([TEXT], False, 200, b"<html>") == "reply is no JSON"
+    assert problem_of_reply([TEXT], False, 200, b"<html>") == "reply is not JSON"
     assert problem_of_reply([TEXT], False, 200, json.dumps(GOOD).encode()) is None
     assert problem_of_reply([TEXT], True, 200, json.dumps({"results": [GOOD]}).encode()) is None
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import loadtest.shadow
-from loadtest.experiments.shadow_report import Round, figures_of_rounds, has_reached, interval_of, table_of
+from loadtest.experiments.shadow_report import ShadowRound, figures_of_rounds, has_reached, interval_of, table_of
 from loadtest.load.closed_loop import Measured
 from loadtest.load.open_loop import Scheduled
 from loadtest.load.target import on_cores, usable_cores
@@ -27,7 +27,7 @@ needs_two_cores = pytest.mark.skipif(len(usable_cores()) == 1, reason="needs two
 
 
 class Output(NamedTuple):
-    """What the command said."""
+    """The command's exit code and output."""
 
     code: int
     table: str
@@ -61,7 +61,7 @@ def measured(latency: float, late: float | None = None) -> Measured:
 def test_moderate_load_and_saturation_are_measured_without_and_with_the_shadow(output: Output) -> None:
     moderate, saturation = output.figures["loads"]["moderate"], output.figures["loads"]["saturation"]
 
-    assert 0 < moderate["per_second"] < 300  # asked for 200; a busy machine may not make as many
+    assert 0 < moderate["per_second"] < 300  # of 200 requested
     assert saturation["per_second"] > 0
     assert moderate["done"] > 0
     for load in (moderate, saturation):
@@ -87,7 +87,7 @@ def test_student_that_is_not_there_is_one_sentence(students: Path, capsys: pytes
 
 
 @needs_two_cores
-def test_shadow_that_gets_nothing_to_do_is_no_measurement(
+def test_a_shadow_without_texts_is_an_error(
     students: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loadtest.shadow, "CAPACITY_SECONDS", 0.2)
@@ -96,7 +96,7 @@ def test_shadow_that_gets_nothing_to_do_is_no_measurement(
     code = main(["--students", str(students), *BOTH, "--share", "0", *QUICK])
 
     assert code == 2
-    assert "gave the shadow nothing to do" in capsys.readouterr().err
+    assert "the shadow got no texts" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not usable_cores(), reason="needs a system that can tie a process to a core")
@@ -110,9 +110,9 @@ def test_one_core_is_not_enough(students: Path, capsys: pytest.CaptureFixture[st
 def test_ratios_are_taken_within_rounds_and_then_their_median() -> None:
     """A machine that is half as fast in one round changes times, not ratios."""
     rounds = [
-        Round(measured(0.001), measured(0.0011), 5, 1),
-        Round(measured(0.002), measured(0.0022), 5, 0),
-        Round(measured(0.001), measured(0.0030), 5, 0),
+        ShadowRound(measured(0.001), measured(0.0011), 5, 1),
+        ShadowRound(measured(0.002), measured(0.0022), 5, 0),
+        ShadowRound(measured(0.001), measured(0.0030), 5, 0),
     ]
 
     figures = figures_of_rounds(rounds)
@@ -133,12 +133,13 @@ def test_interval_narrows_with_rounds() -> None:
 
 @pytest.mark.parametrize(("on", "reached", "said"), [(0.00104, True, "reached"), (0.00106, False, "MISSED")])
 def test_target_holds_at_each_load(on: float, reached: bool, said: str) -> None:
-    fine = figures_of_rounds([Round(measured(0.001), measured(0.001), 1, 0)])
-    other = figures_of_rounds([Round(measured(0.001, late=0.001), measured(on, late=0.001), 1, 0)])
-    figures = {"primary": "s", "shadow": "xs", "share": 0.1, "measured": {"rounds": 1, "seconds": 1.0}, "target": 1.05,
-               "loads": {"moderate": fine, "saturation": other}}  # fmt: skip
+    fine = figures_of_rounds([ShadowRound(measured(0.001), measured(0.001), 1, 0)])
+    other = figures_of_rounds([ShadowRound(measured(0.001, late=0.001), measured(on, late=0.001), 1, 0)])
+    names = {"primary": "s", "shadow": "xs", "share": 0.1, "target": 1.05}
+    loads = {"moderate": fine, "saturation": other}
+    figures = names | {"measured": {"rounds": 1, "seconds": 1.0}, "loads": loads}
 
     assert has_reached(figures) is reached
     table = table_of(figures)
     assert f"target <= 1.05: {said}" in table.splitlines()[-2]
-    assert "NOISY: other work held up the load generator by 1000 µs" in table
+    assert "NOISY: other work delayed the load generator by 1000 µs" in table

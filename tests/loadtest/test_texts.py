@@ -52,12 +52,12 @@ def test_a_row_keeps_its_own_locale(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", r"a\.jsonl:1: is no JSON"),
+        ("{", r"a\.jsonl:1: not JSON"),
         ("3", r"a\.jsonl:1: should be a JSON object"),
         ('{"locale": "de-DE"}', r"a\.jsonl:1: has no text"),
         ('{"text": 3, "locale": "de-DE"}', r"a\.jsonl:1: has no text"),
         ('{"text": "hallo"}', r"a\.jsonl:1: has no locale.*--locale"),
-        ("", r"a\.jsonl: holds no texts"),
+        ("", r"a\.jsonl: contains no texts"),
     ],
 )
 def test_unusable_rows_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
@@ -80,14 +80,14 @@ def test_other_encodings_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("größe".encode("latin-1"))
 
-    with pytest.raises(TextsError, match="is not UTF-8"):
+    with pytest.raises(TextsError, match="not UTF-8"):
         load_texts(path, "de-DE")
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TextsError, match="nowhere: no such file or folder"):
         load_texts(tmp_path / "nowhere")
-    with pytest.raises(TextsError, match=r"holds no \.jsonl"):
+    with pytest.raises(TextsError, match=r"contains no \.jsonl"):
         load_texts(tmp_path)
 
 
@@ -110,5 +110,5 @@ def test_locales_asked_for_go_before_those_known(
 def test_locales_without_texts_are_refused() -> None:
     with pytest.raises(TextsError, match="no texts in xx-XX; there are texts in de-DE, fr-FR"):
         select(TEXTS, ["xx-XX", "de-DE"], None)
-    with pytest.raises(TextsError, match="no texts in ja-JP, which the model knows"):
+    with pytest.raises(TextsError, match="no texts in ja-JP, the locales of the student"):
         select(TEXTS, None, ["ja-JP"])

@@ -1,4 +1,4 @@
-"""A real Chromium with the page of a service in it, used by keys alone and read by scripts."""
+"""A real Chromium with the web page of a service, used by keyboard and read by scripts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --no-proxy-server --window-size=1100,1000"
 )
-MOST_STOPS = 30  # of the tab key on the way around the page
+MAX_STOPS = 30  # of the tab key on one round of the page
 
 CARDS = """
 const width = (element) => element?.getBoundingClientRect().width ?? 0;
@@ -47,7 +47,7 @@ return [...document.querySelectorAll(".student")].map((card) => {
     })),
     facts: all(".facts li", (line) => ({
       task: one(".task", line).textContent,
-      said: one(".said", line).firstChild.textContent,
+      value: one(".value", line).firstChild.textContent,
       odd: one(".badge", line)?.textContent,
       share: one(".number", line)?.textContent,
       filled: width(one(".fill", line)),
@@ -98,14 +98,14 @@ class Sentence(NamedTuple):
 
 
 class Browser:
-    """A browser and the page that it shows."""
+    """A browser with the page."""
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self._driver = driver
 
-    def open(self, server: Server, **asked: str) -> None:
+    def open(self, server: Server, **request: str) -> None:
         """Open the page of a service, with a request in its address, and wait until it shows an answer or a notice."""
-        self._driver.get(f"http://127.0.0.1:{server.port}/?{urlencode(asked)}")
+        self._driver.get(f"http://127.0.0.1:{server.port}/?{urlencode(request)}")
         self.wait(lambda: self.text("identity") or self.text("notice"))
 
     def run(self, script: str, *arguments: object) -> Any:
@@ -116,8 +116,8 @@ class Browser:
         """Wait until a condition holds."""
         WebDriverWait(self._driver, PATIENCE, poll_frequency=0.02).until(lambda _: condition())
 
-    def look(self, scheme: str = "light", phone: bool = False) -> None:
-        """Have a colour scheme, and the screen of a desktop or a phone."""
+    def emulate(self, scheme: str = "light", phone: bool = False) -> None:
+        """Emulate a colour scheme, and the screen of a desktop or a phone."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
         width, height = (360, 740) if phone else (1100, 1000)
@@ -140,24 +140,24 @@ class Browser:
         ActionChains(self._driver).key_down(modifier).send_keys(key).key_up(modifier).perform()
 
     def focus(self) -> tuple[str, bool]:
-        """Which element has the focus, by its id, and whether one sees that."""
+        """The id of the element with the focus, and whether the focus is visible."""
         script = "const found = document.activeElement; return [found.id, getComputedStyle(found).outlineStyle]"
         name, outline = self.run(script)
         return name, outline != "none"
 
     def label(self, name: str) -> str:
-        """What a screen reader calls an element, by its id."""
+        """The accessible name of an element, by its id."""
         return self._driver.find_element(By.ID, name).accessible_name
 
     def tab_to(self, name: str) -> None:
-        """Go to an element with the tab key, and see where the focus is at every stop on the way."""
-        for _ in range(MOST_STOPS):
+        """Move to an element with the tab key; the focus must be visible at every stop."""
+        for _ in range(MAX_STOPS):
             self.press(Keys.TAB)
-            found, seen = self.focus()
-            assert seen, f"nobody sees that {found or 'an element'} has the focus"
-            if found == name:
+            focused, visible = self.focus()
+            assert visible, f"the focus of {focused or 'an element'} is not visible"
+            if focused == name:
                 return
-        raise AssertionError(f"the tab key does not lead to {name}")
+        raise AssertionError(f"the tab key does not reach {name}")
 
     def type(self, text: str) -> None:
         """Replace the text of the field that has the focus."""
@@ -165,9 +165,9 @@ class Browser:
         self.press(text)
 
     def cards(self) -> list[dict[str, Any]]:
-        """What the comparison shows of each student; widths are in pixels."""
-        found: list[dict[str, Any]] = self.run(CARDS)
-        return found
+        """The students' cards of the comparison; widths are in pixels."""
+        cards: list[dict[str, Any]] = self.run(CARDS)
+        return cards
 
     def wait_for_cards(self, text: str) -> list[dict[str, Any]]:
         """Wait until the students are compared on this text."""
@@ -175,11 +175,11 @@ class Browser:
         return self.cards()
 
     def contrasts(self) -> list[tuple[str, float]]:
-        """Each text in sight with its contrast to what lies behind it, as WCAG defines it."""
+        """Each visible text with its contrast to its background, as defined by WCAG."""
         return [(text, contrast) for text, contrast in self.run(CONTRASTS)]
 
-    def complaints(self) -> list[str]:
-        """What the browser's console has said in warning since it was last asked."""
+    def warnings(self) -> list[str]:
+        """The warnings and errors in the browser's console since the last call."""
         log = self._driver.get_log("browser")
         return [entry["message"] for entry in log if entry["level"] in ("WARNING", "SEVERE")]
 
@@ -195,7 +195,5 @@ def running_browser(profile: Path) -> Iterator[Browser]:
     for flag in (*FLAGS.split(), f"--user-data-dir={profile}"):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with webdriver.Chrome(
-        options, Service(executable_path=driver)
-    ) as chrome:  # its path is given: nothing is downloaded
+    with webdriver.Chrome(options, Service(executable_path=driver)) as chrome:  # with its path, nothing is downloaded
         yield Browser(chrome)

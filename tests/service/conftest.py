@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,12 @@ from tokenizers.normalizers import Sequence as Normalizers
 from tokenizers.pre_tokenizers import Metaspace, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.processors import TemplateProcessing
+from uvicorn.server import ServerState
 
 from service.app import create_app
+from service.http.connection import Connection
 from service.http.middleware import RequestMiddleware
+from service.process import worker
 from service.settings import Settings
 from service.student.manifest import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Manifest, SessionOptions, sha256_of
 from service.student.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Student, golden_answer, open_session
@@ -219,8 +224,21 @@ def student(students: Path) -> Student:
     return Student.load(students / "s")
 
 
+@dataclass
+class Clock:
+    """A clock that tests set."""
+
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Client:
-    """A blocking client of an application that runs in this process, on an event loop of its own thread."""
+    """A blocking client of an application that runs in this process, on an event loop in a thread.
+
+    Coroutines run by `call` may send requests with `http`.
+    """
 
     def __init__(self, app: RequestMiddleware) -> None:
         self.app = app
@@ -232,13 +250,13 @@ class Client:
         lifespan = self.app.app.router.lifespan_context(self.app.app)
         self._exits.enter_context(portal.wrap_async_context_manager(lifespan))
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        self._http = httpx.AsyncClient(transport=transport, base_url="http://test")
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
         portal.call(self.app.state.loaded.wait)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop the application."""
-        self._portal.call(self._http.aclose)
+        self._portal.call(self.http.aclose)
         self._exits.close()
 
     def get(self, path: str, **options: Any) -> httpx.Response:
@@ -251,12 +269,29 @@ class Client:
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request."""
-        response: httpx.Response = self.call(partial(self._http.request, method, path, **options))
+        response: httpx.Response = self.call(partial(self.http.request, method, path, **options))
         return response
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a coroutine function on the application's event loop."""
         return self._portal.call(function, *arguments)
+
+    @contextmanager
+    def listening(self) -> Iterator[int]:
+        """Serve the application on a free port, too."""
+        config = worker.Server(self.app, self.app.settings).config
+
+        async def listen() -> asyncio.Server:
+            loop = asyncio.get_running_loop()
+            return await loop.create_server(lambda: Connection(config, ServerState()), "127.0.0.1", 0)
+
+        async def close() -> None:
+            server.close()
+            await server.wait_closed()
+
+        server: asyncio.Server = self.call(listen)
+        yield server.sockets[0].getsockname()[1]
+        self.call(close)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples in ``/metrics`` that have this name and these labels."""

@@ -1,4 +1,4 @@
-"""A service in a process of its own, what the system says of that process, and a load that costs little to make."""
+"""A service in a process of its own, measurements of that process, and a load generator that costs little."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from loadtest.load.target import on_cores, usable_cores
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
-TICK_SECONDS = 0.001  # of the schedule: the load sends what has fallen due, then looks at its sockets
+TICK_SECONDS = 0.001  # of the schedule: the load sends the requests that are due, then serves its sockets
 
 Result = TypeVar("Result")
 
@@ -47,7 +47,7 @@ class Reply(NamedTuple):
 
 
 class Server:
-    """``python -m service`` with one worker on a free port, from its first answer until the end of the ``with`` block.
+    """``python -m service`` with one worker on a free port, killed at the end of the ``with`` block.
 
     Usage::
 
@@ -60,7 +60,7 @@ class Server:
         flags = ["--workers", "1", "--drain-delay", "0", "--port", "0", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("NLU_")}
         self._exits = ExitStack()
-        # a file: nobody reads along, and a pipe that is full would stop the service
+        # a file, since a full pipe would stop the service
         self._log = self._exits.enter_context(tempfile.NamedTemporaryFile("w+"))  # noqa: SIM115
         with on_cores(cores):
             self.process = subprocess.Popen(
@@ -74,22 +74,27 @@ class Server:
         self._exits.callback(self._end)
 
     def __enter__(self) -> Self:
-        """Wait for the service to say that its students are loaded."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if found := re.match(r"Address: .*:(\d+)$", line):
-                self.port = int(found[1])
-                return self
-        said = self.log()
-        self._exits.close()
-        raise AssertionError(f"the service did not start: {said}")
+        """Wait until the students are loaded."""
+        with ExitStack() as on_error:
+            on_error.push(self.__exit__)
+            self.announcement()
+            on_error.pop_all()
+        return self
 
     def __exit__(self, *_: object) -> None:
         """Kill the process if it still runs."""
         self._exits.close()
 
+    def announcement(self) -> list[str]:
+        """The lines that the service prints once its students are loaded."""
+        assert self.process.stdout is not None
+        lines = [self.process.stdout.readline().rstrip() for _ in range(5)]
+        assert lines[-1], f"the service did not start: {self.log()}"
+        self.port = int(lines[1].rpartition(":")[2])
+        return lines
+
     def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
-        """Send a request on a connection of its own. Bytes go as they are, anything else as JSON."""
+        """Send a request on a new connection. A body of bytes is sent unchanged, any other as JSON."""
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
             connection.request(method, path, content, dict(headers or {}))
@@ -105,46 +110,54 @@ class Server:
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the samples that have this name and these labels."""
         wanted = labels.items()
-        return sum(value for (found, given), value in self.metrics().items() if found == name and wanted <= given)
+        return sum(value for (sample, has), value in self.metrics().items() if sample == name and wanted <= has)
 
     def sockets(self) -> int:
-        """Sockets that the service holds open, listening ones included."""
+        """The number of the service's open sockets, listening ones included."""
         return sum(
-            name.startswith("socket:") for pid in self._family() for name in _links(Path(f"/proc/{pid}/fd").iterdir())
+            name.startswith("socket:") for pid in self._pids() for name in _links(Path(f"/proc/{pid}/fd").iterdir())
         )
 
     def threads(self) -> int:
-        """Threads of the service."""
-        return sum(int(_status(pid, "Threads")) for pid in self._family())
+        """The number of the service's threads."""
+        return sum(int(_status(pid, "Threads")) for pid in self._pids())
 
     def resident(self) -> int:
-        """Bytes of memory that the service holds."""
-        return sum(int(_status(pid, "VmRSS")) * 1024 for pid in self._family())
+        """The service's resident memory, in bytes."""
+        return sum(int(_status(pid, "VmRSS")) * 1024 for pid in self._pids())
 
-    def hindered(self) -> float:
-        """Seconds for which the service has waited, ready to run, while other work had its core."""
-        return sum(_hindered(task) for pid in self._family() for task in Path(f"/proc/{pid}/task").iterdir())
+    def core_wait(self) -> float:
+        """Seconds for which the service's threads, ready to run, have waited for a core."""
+        return sum(_core_wait(task) for pid in self._pids() for task in Path(f"/proc/{pid}/task").iterdir())
 
     def log(self) -> str:
-        """What the service has written to standard error."""
+        """The service's standard error so far."""
         return Path(self._log.name).read_text()
 
-    def stop(self) -> int:
-        """Ask the process to stop; returns its exit code."""
-        self.process.send_signal(signal.SIGTERM)
+    def children(self) -> set[int]:
+        """The ids of its worker processes, until it has reaped them."""
+        return set(_children(self.process.pid))
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal to stop; returns the exit code."""
+        self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
-    def _family(self) -> list[int]:
-        """The process and those that it has started."""
-        found = [self.process.pid]
-        for pid in found:  # grows meanwhile
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                found += map(int, (task / "children").read_text().split())
-        return found
+    def _pids(self) -> list[int]:
+        """The process and its descendants."""
+        pids = [self.process.pid]
+        for pid in pids:  # grows in the loop
+            pids += _children(pid)
+        return pids
 
     def _end(self) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+def _children(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        yield from map(int, (task / "children").read_text().split())
 
 
 def _links(paths: Iterator[Path]) -> Iterator[str]:
@@ -156,22 +169,30 @@ def _links(paths: Iterator[Path]) -> Iterator[str]:
 
 
 def _status(pid: int, name: str) -> str:
-    found = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert match is not None
+    return match[1]
 
 
-def _hindered(task: Path) -> float:
+def _core_wait(task: Path) -> float:
     return int((task / "schedstat").read_text().split()[1]) / 1e9
 
 
-def hindered() -> float:
-    """As `Server.hindered`, for this thread."""
-    return _hindered(Path(f"/proc/self/task/{get_native_id()}"))
+def core_wait() -> float:
+    """As `Server.core_wait`, for this thread."""
+    return _core_wait(Path(f"/proc/self/task/{get_native_id()}"))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def two_cores() -> tuple[int, int]:
-    """A core for the service and another for the load. Skips the test where there is only one."""
+    """A core for the load and another for the service. Skips the test if there is only one."""
     cores = usable_cores()
     if len(cores) < 2:
         pytest.skip("needs two cores: one for the service, one for the load")
@@ -179,19 +200,19 @@ def two_cores() -> tuple[int, int]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value below which so many percent of the values lie."""
+    """The percentile of some values."""
     return float(np.percentile(np.asarray(values), percent))
 
 
-class Taken(NamedTuple):
-    """What a load found. Times are in seconds.
+class LoadResult(NamedTuple):
+    """The measurements of a load. Times are in seconds.
 
     Attributes:
-        seconds: how long requests were sent.
-        sent: requests; each was answered.
+        seconds: time in which requests were sent.
+        sent: number of requests; each was answered.
         moments: by status, when each request was due, from the start of the load.
         latencies: by status, from when each request was due to its complete reply, in the order of `moments`.
-        unasked: replies with 429 that did not say when to come again.
+        without_retry_after: number of replies with 429 that lack the header.
         lateness: of each request, from when it was due to when it was sent.
     """
 
@@ -199,17 +220,17 @@ class Taken(NamedTuple):
     sent: int
     moments: dict[int, array[float]]
     latencies: dict[int, array[float]]
-    unasked: int
+    without_retry_after: int
     lateness: array[float]
 
     @property
     def per_second(self) -> float:
-        """Good answers a second."""
+        """Successful answers a second."""
         return len(self.latencies[200]) / self.seconds
 
 
 class Load:
-    """Connections that are kept open, and the requests that are sent on them.
+    """A load on connections that stay open.
 
     Usage::
 
@@ -223,7 +244,7 @@ class Load:
         self._requests = [_request(body) for body in bodies]
         self._count = connections
         self._connections: list[_Connection] = []
-        self._idle: deque[_Connection] = deque()  # used in turn, so that none is idle for so long that it is closed
+        self._idle: deque[_Connection] = deque()  # used in turn, so that none is closed for being idle
         self._due: deque[float] = deque()  # requests for which no connection is free
         self._closed = False
         self._begin()
@@ -242,7 +263,7 @@ class Load:
             connection.transport.close()
         await asyncio.gather(*(connection.closed.wait() for connection in self._connections))
 
-    async def closed(self, seconds: float) -> Taken:
+    async def closed(self, seconds: float) -> LoadResult:
         """Send the next request on each connection once its last reply is complete."""
         self._begin()
         self._closed = True
@@ -253,16 +274,16 @@ class Load:
         self._closed = False
         return await self._end()
 
-    async def open(self, per_second: float, seconds: float, each_second: Callable[[], None] | None = None) -> Taken:
-        """Send requests by a schedule, whatever has become of those before.
+    async def open(self, rate: float, seconds: float, each_second: Callable[[], None] | None = None) -> LoadResult:
+        """Send requests at a constant rate, independent of the replies.
 
-        A request for which no connection is free waits here, and counts from when it was due. `each_second` is called
-        about once a second.
+        A request for which no connection is free waits here; its latency counts from when it was due. `each_second` is
+        called about once a second.
         """
         self._begin()
         called = 0
         while (now := time.perf_counter() - self._began) < seconds:
-            while (due := self._sent / per_second) <= now:
+            while (due := self._sent / rate) <= now:
                 self._sent += 1
                 if self._idle:
                     self._send(self._idle.popleft(), self._began + due)
@@ -277,33 +298,34 @@ class Load:
     def _begin(self) -> None:
         self._idle = deque(self._connections)
         self._sent = 0
-        self._unasked = 0
+        self._without_retry_after = 0
         self._moments: dict[int, array[float]] = {200: array("d")}
         self._latencies: dict[int, array[float]] = {200: array("d")}
         self._lateness = array("d")
         self._finished = asyncio.Event()
         self._began = time.perf_counter()
 
-    async def _end(self) -> Taken:
+    async def _end(self) -> LoadResult:
         seconds = time.perf_counter() - self._began
         async with asyncio.timeout(PATIENCE):
             while len(self._idle) < len(self._connections):
                 self._finished.clear()
                 await self._finished.wait()
         assert not any(connection.closed.is_set() for connection in self._connections)
-        return Taken(seconds, len(self._lateness), self._moments, self._latencies, self._unasked, self._lateness)
+        sent, without = len(self._lateness), self._without_retry_after
+        return LoadResult(seconds, sent, self._moments, self._latencies, without, self._lateness)
 
     def _send(self, connection: _Connection, due: float) -> None:
         self._lateness.append(time.perf_counter() - due)
         connection.send(self._requests[len(self._lateness) % len(self._requests)], due)
 
-    def _answered(self, connection: _Connection, status: int, comes_again: bool) -> None:
+    def _answered(self, connection: _Connection, status: int, has_retry_after: bool) -> None:
         now = time.perf_counter()
         if status not in self._latencies:
             self._moments[status], self._latencies[status] = array("d"), array("d")
         self._moments[status].append(connection.due - self._began)
         self._latencies[status].append(now - connection.due)
-        self._unasked += status == 429 and not comes_again
+        self._without_retry_after += status == 429 and not has_retry_after
         if self._closed:
             self._send(connection, now)
         elif self._due:
@@ -322,16 +344,16 @@ class _Connection(asyncio.Protocol):
         self.due = 0.0
         self.closed = asyncio.Event()
         self._answered = answered
-        self._comes_again = False
+        self._has_retry_after = False
         self._parser = httptools.HttpResponseParser(self)
 
     def send(self, request: bytes, due: float) -> None:
         self.due = due
-        self._comes_again = False
+        self._has_retry_after = False
         self.transport.write(request)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's own is no subclass
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
@@ -341,17 +363,17 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header of the reply (called by the parser)."""
-        self._comes_again |= name == b"retry-after" and value.isdigit()
+        self._has_retry_after |= name == b"retry-after" and value.isdigit()
 
     def on_message_complete(self) -> None:
         """The reply is complete (called by the parser)."""
-        self._answered(self, self._parser.get_status_code(), self._comes_again)
+        self._answered(self, self._parser.get_status_code(), self._has_retry_after)
 
 
 def run(work: Awaitable[Result]) -> Result:
-    """Run a load to its end, undisturbed by the collector."""
+    """Run a load to its end, without garbage collection."""
     gc.collect()
-    gc.disable()  # a collection in the midst would stop all connections at once
+    gc.disable()  # a collection would stop all connections at once
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(cast(Any, work))

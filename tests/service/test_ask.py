@@ -33,7 +33,7 @@ def test_folder_is_asked(students: Path, capsys: pytest.CaptureFixture[str]) -> 
     ("flags", "sentence"),
     [
         (["--student", "xxs", "--locale", "de-DE"], "error: xxs: "),
-        (["--student", "xs", "--locale", "de"], "error: --locale 'de'; this student knows de-DE, "),
+        (["--student", "xs", "--locale", "de"], "error: --locale 'de' is unknown to the student; known: de-DE, "),
     ],
 )
 def test_what_can_not_be_asked_is_one_sentence(

@@ -1,4 +1,4 @@
-"""The web page as people use it, in a real browser that talks to a real service."""
+"""The web page in a real browser with a real service."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.service.conftest import write_student
 from tests.service.server import Server
 
 AGREED = Sentence("weck mich am freitag um neun uhr auf", "de-DE")
-# The shipped students find other slots in it
+# the shipped students find different slots in it
 DISPUTED = Sentence("remind me about the second season of dark at half past", "en-US")
 LONG_WORD = "donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichen"
-LEAST_CONTRAST = 4.5  # WCAG 2.2, level AA
+MIN_CONTRAST = 4.5  # WCAG 2.2, level AA
 KEY = "a-key-of-this-test-alone"
 
 
@@ -32,23 +32,23 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Browser) -> Iterator[Browser]:
-    """The browser, which must have nothing to complain of when the test is over."""
-    chromium.look()
+    """The browser, whose console must have no warnings after the test."""
+    chromium.emulate()
     yield chromium
-    assert chromium.complaints() == []
+    assert chromium.warnings() == []
 
 
 @pytest.fixture(scope="module")
 def server(chromium: Browser) -> Iterator[Server]:
-    """A service with the shipped students; not started where there is no browser."""
+    """A service with the shipped students; not started without a browser."""
     with Server("--students", str(SHIPPED_STUDENTS)) as server:
         yield server
 
 
 def compare(server: Server, sentence: Sentence) -> dict[str, Any]:
-    """What the service says of a sentence."""
-    found: dict[str, Any] = json.loads(server.ask("POST", "/v1/compare", sentence._asdict()).content)
-    return found
+    """The service's comparison of a sentence."""
+    comparison: dict[str, Any] = json.loads(server.ask("POST", "/v1/compare", sentence._asdict()).content)
+    return comparison
 
 
 def percent(confidence: float) -> str:
@@ -65,21 +65,21 @@ def test_students_are_compared_with_the_keyboard_alone(browser: Browser, server:
     browser.press(Keys.SPACE)
 
     cards = browser.wait_for_cards(AGREED.text)
-    assert browser.text("agreement") == "Both say the same."
+    assert browser.text("agreement") == "Both agree."
     assert browser.text("tasks").split() == ["✓", "domain", "✓", "intent", "✓", "slots"]
     for card, (name, answer) in zip(cards, compare(server, AGREED)["results"].items(), strict=True):
         domain, intent, *slots = card["facts"]
         assert card["name"] == name
         assert card["badges"] == [answer["model"]["precision"], "in scope"]
-        assert (domain["said"], domain["share"]) == (answer["domain"]["name"], percent(answer["domain"]["confidence"]))
-        assert (intent["said"], intent["share"]) == (answer["intent"]["name"], percent(answer["intent"]["confidence"]))
+        assert (domain["value"], domain["share"]) == (answer["domain"]["name"], percent(answer["domain"]["confidence"]))
+        assert (intent["value"], intent["share"]) == (answer["intent"]["name"], percent(answer["intent"]["confidence"]))
         expected = [(slot["name"], slot["value"], percent(slot["confidence"])) for slot in answer["slots"]]
-        assert [(slot["task"], slot["said"], slot["share"]) for slot in slots] == expected
-        assert [(mark["slot"], mark["value"]) for mark in card["marks"]] == [found[:2] for found in expected]
+        assert [(slot["task"], slot["value"], slot["share"]) for slot in slots] == expected
+        assert [(mark["slot"], mark["value"]) for mark in card["marks"]] == [slot[:2] for slot in expected]
         assert all(fact["filled"] > 0 and not fact["odd"] for fact in card["facts"])
 
 
-def test_enter_asks_again(browser: Browser, server: Server) -> None:
+def test_enter_repeats_the_request(browser: Browser, server: Server) -> None:
     browser.open(server, **AGREED._asdict())
     before = browser.text("identity")
 
@@ -90,7 +90,7 @@ def test_enter_asks_again(browser: Browser, server: Server) -> None:
     assert browser.run("return document.getElementById('text').value") == AGREED.text
 
 
-def test_comparing_ends_where_it_began(browser: Browser, server: Server) -> None:
+def test_comparison_can_be_turned_off(browser: Browser, server: Server) -> None:
     browser.open(server, **AGREED._asdict(), compare="all")
     assert browser.text("domain") == ""
 
@@ -125,9 +125,9 @@ def test_bars_show_times_on_one_scale(browser: Browser, server: Server) -> None:
     assert browser.text("times-head").split() == ["student", "queue", "tokenize", "inference", "decode", "total"]
 
 
-def test_what_differs_or_is_missing_is_marked_in_words(browser: Browser, server: Server) -> None:
-    said = compare(server, DISPUTED)
-    assert said["agreement"] == {"domain": True, "intent": True, "slots": False, "exact": False}
+def test_differing_and_missing_slots_are_marked(browser: Browser, server: Server) -> None:
+    comparison = compare(server, DISPUTED)
+    assert comparison["agreement"] == {"domain": True, "intent": True, "slots": False, "exact": False}
 
     browser.open(server, **DISPUTED._asdict(), compare="all")
 
@@ -135,46 +135,46 @@ def test_what_differs_or_is_missing_is_marked_in_words(browser: Browser, server:
     assert "≠ slots" in browser.text("tasks")
     cards = browser.cards()
     for card, other in zip(cards, reversed(cards), strict=True):
-        found = said["results"][card["name"]]["slots"]
-        odd = said["differences"]["slots"][card["name"]]
+        found = comparison["results"][card["name"]]["slots"]
+        odd = comparison["differences"]["slots"][card["name"]]
         gaps = [
             slot
-            for slot in said["differences"]["slots"][other["name"]]
+            for slot in comparison["differences"]["slots"][other["name"]]
             if not any(mine["start"] < slot["end"] and slot["start"] < mine["end"] for mine in found)
         ]
         assert odd
         assert gaps
         expected = [(slot["name"], slot["value"], "≠ differs" if slot in odd else None) for slot in found]
         expected += [(slot["name"], slot["value"], "≠ missing") for slot in gaps]
-        assert [(fact["task"], fact["said"], fact["odd"]) for fact in card["facts"][2:]] == expected
+        assert [(fact["task"], fact["value"], fact["odd"]) for fact in card["facts"][2:]] == expected
         assert [mark["line"] for mark in card["marks"]] == ["dashed" if slot in odd else "none" for slot in found]
 
 
 def test_the_page_fits_a_phone(browser: Browser, server: Server) -> None:
-    browser.look(phone=True)
+    browser.emulate(phone=True)
 
     browser.open(server, text=f"{DISPUTED.text} {LONG_WORD}", locale=DISPUTED.locale, compare="all")
 
     assert browser.run("return [innerWidth, document.documentElement.scrollWidth]") == [360, 360]
     assert len({card["top"] for card in browser.cards()}) == 2
-    browser.look()
+    browser.emulate()
     assert len({card["top"] for card in browser.cards()}) == 1
 
 
-def test_text_is_easy_to_read_in_light_and_dark(browser: Browser, server: Server) -> None:
+def test_contrast_is_high_enough_in_light_and_dark(browser: Browser, server: Server) -> None:
     grounds = set()
     for scheme in ("light", "dark"):
-        browser.look(scheme)
+        browser.emulate(scheme)
         for view in ({}, {"compare": "all"}):
             browser.open(server, **DISPUTED._asdict(), **view)
             contrasts = browser.contrasts()
             assert {"calendar_set", "half past"} <= {text for text, _ in contrasts}
-            assert [(text, found) for text, found in contrasts if found < LEAST_CONTRAST] == []
+            assert [(text, found) for text, found in contrasts if found < MIN_CONTRAST] == []
             grounds.add(browser.run("return getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
 
 
-def test_students_without_an_answer_say_why_and_a_service_that_is_gone_is_told(
+def test_errors_of_students_and_an_unreachable_service_are_shown(
     browser: Browser, students: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(students, tmp_path / "students")  # `german` knows no Italian
@@ -183,12 +183,12 @@ def test_students_without_an_answer_say_why_and_a_service_that_is_gone_is_told(
         browser.open(server, text="che tempo fa domani a roma", locale="it-IT", compare="all")
 
         assert browser.label("compare") == "Compare all 3 side by side"
-        assert browser.text("agreement") == "2 of 3 students could answer. Both say the same."
+        assert browser.text("agreement") == "2 of 3 students could answer. Both agree."
         cards = {card["name"]: card for card in browser.cards()}
         assert cards["german"]["problem"].startswith("Not answered: ")
         assert "de-DE" in cards["german"]["problem"]
-        assert [fact["said"] for fact in cards["gate"]["facts"]] == ["weather", *["not answered by this student"] * 2]
-        assert [fact["said"] for fact in cards["s"]["facts"]] == ["weather", "weather_query", "domani", "roma"]
+        assert [fact["value"] for fact in cards["gate"]["facts"]] == ["weather", *["not answered by this student"] * 2]
+        assert [fact["value"] for fact in cards["s"]["facts"]] == ["weather", "weather_query", "domani", "roma"]
 
         server.stop()
         browser.tab_to("text")
@@ -197,17 +197,17 @@ def test_students_without_an_answer_say_why_and_a_service_that_is_gone_is_told(
 
     assert browser.run("return document.getElementById('notice').getAttribute('role')") == "status"
     assert browser.text("students") == browser.text("agreement") == ""
-    assert all("ERR_CONNECTION" in complaint for complaint in browser.complaints())
+    assert all("ERR_CONNECTION" in warning for warning in browser.warnings())
 
 
-def test_a_key_is_asked_for_and_one_student_alone_is_not_compared(
+def test_page_asks_for_a_key_and_does_not_compare_a_single_student(
     browser: Browser, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "keys").write_text(KEY)
     with Server("--students", str(folder.parent), "--api-keys-file", str(tmp_path / "keys")) as server:
         browser.open(server, **AGREED._asdict(), compare="all")
-        assert browser.text("notice") == "This service wants an API key."
-        assert all("401" in complaint for complaint in browser.complaints())
+        assert browser.text("notice") == "This service needs an API key."
+        assert all("401" in warning for warning in browser.warnings())
 
         browser.tab_to("key")
         browser.type(KEY)
@@ -216,10 +216,10 @@ def test_a_key_is_asked_for_and_one_student_alone_is_not_compared(
         assert browser.text("several") == browser.text("agreement") == browser.text("notice") == ""
 
 
-def test_only_what_the_page_brings_along_may_run(browser: Browser, server: Server) -> None:
+def test_only_the_page_itself_may_run_scripts_and_styles(browser: Browser, server: Server) -> None:
     browser.open(server)
 
     browser.run("document.body.setAttribute('style', 'color: red')")
 
-    (complaint,) = browser.complaints()
-    assert "Content Security Policy" in complaint
+    (warning,) = browser.warnings()
+    assert "Content Security Policy" in warning

@@ -67,7 +67,7 @@ def test_each_setting_is_explained_in_help(name: str) -> None:
             ["--aliases", "a/b=s"],
             "--aliases=a/b=s is not allowed: it should be pairs of names such as default=s,fast=xs",
         ),
-        (["--aliases", "a=s,a=xs"], "--aliases=a=s,a=xs is not allowed: it should not name anything twice"),
+        (["--aliases", "a=s,a=xs"], "--aliases=a=s,a=xs is not allowed: it should not have the same name twice"),
         (["--max-body-bytes", "2000"], "max_text_chars (20000) must not exceed max_body_bytes (2000)"),
     ],
 )

@@ -25,6 +25,7 @@ from service.experiments.experiment import (
     split_key,
 )
 from service.watched_file import CHECK_SECONDS
+from tests.service.conftest import Clock
 
 ROOT = Path(__file__).parents[3]
 FULL = """
@@ -49,16 +50,6 @@ CLIENTS = [f"client-{number}".encode() for number in range(4000)]
 FROZEN = "bbbaaababaababbabbbaababbabababa"  # arms of the first clients; a change would move everyone's clients
 ALLOWED_NAME = "should be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def read(folder: Path, content: str | bytes) -> Experiment:
@@ -105,7 +96,7 @@ def test_a_single_arm_gets_everyone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", ": holds neither arms nor a shadow; it should have a table [arms.NAME], [shadow], or both"),
+        ("", ": has neither arms nor a shadow; it should have a table [arms.NAME], [shadow], or both"),
         ("name = ", " is not TOML: Invalid value (at end of document)"),
         (b"name = '\xff'", " is not UTF-8"),
         ("#" * (MAX_BYTES + 1), f" is larger than {MAX_BYTES} bytes"),
@@ -129,7 +120,7 @@ def test_a_single_arm_gets_everyone(tmp_path: Path) -> None:
         ('[arms.a]\nmodel = "s"\nweight = inf', ": arms.a.weight should be a number from 0 to 1000000"),
         ('[arms.a]\nmodel = "s"\nweight = true', ": arms.a.weight should be a number from 0 to 1000000"),
         ('[arms.a]\nmodel = "s"\nweight = "1"', ": arms.a.weight should be a number from 0 to 1000000"),
-        ('[arms.a]\nmodel = "s"\nweight = 0', ": arms: the weights are all 0; one of them should be larger"),
+        ('[arms.a]\nmodel = "s"\nweight = 0', ": arms: the weights are all 0; one of them should be above 0"),
         ('[shadow]\nmodel = "m"\nshare = 1.1', ": shadow.share should be a number from 0 to 1"),
         ('[shadow]\nmodel = "m"', ": shadow.share is missing"),
         (SHADOW + "[friction]\nsimilarity = 2", ": friction.similarity should be a number from 0 to 1"),
@@ -262,6 +253,7 @@ def test_the_key_is_the_clients_or_else_the_requests() -> None:
     assert split_key(None, "4f2a") == split_key(b"", "4f2a") == b"4f2a"
 
 
+@pytest.mark.slow
 def test_an_arm_costs_microseconds() -> None:
     experiment = split(control=90, candidate=10)
 
@@ -295,7 +287,7 @@ def test_weights_move_without_a_restart_and_a_bad_file_changes_nothing(
     assert caplog.messages[0].endswith(
         "was read again, experiment xs-for-s, arms: control s 80, candidate xs 20; shadow: m 0.1"
     )
-    assert caplog.messages[1].endswith("; the experiment goes on as it was")
+    assert caplog.messages[1].endswith("; the experiment continues unchanged")
 
 
 def test_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
@@ -309,13 +301,13 @@ def test_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
 def test_patient_one_begins_without_an_experiment_until_the_file_is_mended(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file, now = tmp_path / "experiment.toml", [0.0]
+    file, clock = tmp_path / "experiment.toml", Clock()
     file.write_text("[arms")
-    patient = ExperimentFile(file, lambda: now[0], patient=True)
+    patient = ExperimentFile(file, clock, patient=True)
 
     assert (patient.current.arms, patient.current.shadow) == ({}, None)
     assert "is not TOML" in caplog.text
 
     file.write_text("[shadow]\nmodel = 's'\nshare = 0.5\n")
-    now[0] += CHECK_SECONDS
+    clock.now += CHECK_SECONDS
     assert patient.current.shadow is not None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 import itertools
-import pickle
 import timeit
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,19 +29,10 @@ from service.experiments.friction import (
     sketch_of,
 )
 from service.monitoring.metrics import Metrics, Tally
+from tests.service.conftest import Clock
 
 LIGHT, LIGHT_AGAIN, WEATHER = "mach das licht aus", "mach bitte das licht aus", "wie wird morgen das wetter"
 SALT = "0123456789abcdef"
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def experiment_of(name: str = "test", **rules: float) -> Experiment:
@@ -54,7 +45,7 @@ CONTROL = ArmLabels("test", "control", "s")
 NOWHERE = ArmLabels()
 
 
-class Bench:
+class SessionsBench:
     """Sessions with metrics and a clock of their own, and turns with a default for everything."""
 
     def __init__(self, **limits: int) -> None:
@@ -97,11 +88,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench() -> SessionsBench:
+    return SessionsBench()
 
 
-def test_a_turn_counts_for_its_arm_and_model(bench: Bench) -> None:
+def test_a_turn_counts_for_its_arm_and_model(bench: SessionsBench) -> None:
     bench.say(key=None)
     bench.say(arm="candidate", seconds=0.5)
 
@@ -128,13 +119,15 @@ def test_a_turn_counts_for_its_arm_and_model(bench: Bench) -> None:
         ({"confidence": None, "in_scope": None}, {}),
     ],
 )
-def test_an_unsure_answer_is_a_sign_at_once(bench: Bench, answer: dict[str, Any], signs: dict[str, int]) -> None:
+def test_an_unsure_answer_is_a_sign_at_once(
+    bench: SessionsBench, answer: dict[str, Any], signs: dict[str, int]
+) -> None:
     bench.say(key=None, **answer)
 
     assert bench.signs() == signs
 
 
-def test_saying_it_again_is_a_sign_for_the_turn_before(bench: Bench) -> None:
+def test_saying_it_again_is_a_sign_for_the_turn_before(bench: SessionsBench) -> None:
     bench.say(LIGHT)
     bench.clock.now += 29.9
     bench.say(LIGHT_AGAIN)
@@ -145,7 +138,7 @@ def test_saying_it_again_is_a_sign_for_the_turn_before(bench: Bench) -> None:
     assert bench.moments() == (1, 3, 1, 9, 1, 3)
 
 
-def test_something_else_something_later_or_someone_else_is_none(bench: Bench) -> None:
+def test_something_else_something_later_or_someone_else_is_none(bench: SessionsBench) -> None:
     bench.say(LIGHT)
     bench.say(WEATHER)
     bench.say(LIGHT)
@@ -160,7 +153,7 @@ def test_something_else_something_later_or_someone_else_is_none(bench: Bench) ->
     assert len(bench.sessions) == 2
 
 
-def test_the_rules_are_the_experiments(bench: Bench) -> None:
+def test_the_rules_are_the_experiments(bench: SessionsBench) -> None:
     strict = experiment_of(similarity=0.99, confidence=0.95, rephrase_seconds=5, session_seconds=10)
     bench.say(LIGHT, experiment=strict, confidence=0.96)
     bench.say(LIGHT_AGAIN, experiment=strict, confidence=0.96)
@@ -173,7 +166,7 @@ def test_the_rules_are_the_experiments(bench: Bench) -> None:
     assert bench.moments() == (1, 3, 1, 9, 1, 3)
 
 
-def test_a_turn_counts_once_whatever_is_wrong_with_it(bench: Bench) -> None:
+def test_a_turn_counts_once_whatever_is_wrong_with_it(bench: SessionsBench) -> None:
     bench.say(LIGHT, in_scope=False, confidence=0.1)
     told = bench.say(LIGHT)  # which makes the turn before a rephrased one, too
     bench.tell(told)
@@ -182,7 +175,7 @@ def test_a_turn_counts_once_whatever_is_wrong_with_it(bench: Bench) -> None:
     assert bench.signs() == {"out_of_scope": 1, "abandoned": 1}
 
 
-def test_a_session_ends_after_silence(bench: Bench) -> None:
+def test_a_session_ends_after_silence(bench: SessionsBench) -> None:
     bench.say()
     bench.clock.now += 300
     bench.sessions.close_idle()
@@ -200,7 +193,7 @@ def test_a_session_ends_after_silence(bench: Bench) -> None:
     assert bench.moments() == (2, 3, 0, 5, 0, 0)
 
 
-def test_a_client_that_changes_its_arm_begins_a_new_session(bench: Bench) -> None:
+def test_a_client_that_changes_its_arm_begins_a_new_session(bench: SessionsBench) -> None:
     bench.say(LIGHT)
     bench.say(LIGHT_AGAIN, arm="candidate")  # and still tells that the turn before went wrong
     bench.say(WEATHER, arm="candidate", experiment=experiment_of("next"))
@@ -213,7 +206,7 @@ def test_a_client_that_changes_its_arm_begins_a_new_session(bench: Bench) -> Non
 
 
 def test_the_oldest_session_closes_for_a_new_one() -> None:
-    bench = Bench(max_sessions=2)
+    bench = SessionsBench(max_sessions=2)
     for key in (b"a", b"b", b"a", b"c"):
         bench.say(key=key)
 
@@ -223,7 +216,7 @@ def test_the_oldest_session_closes_for_a_new_one() -> None:
     assert bench.moments() == (3, 4, 1, 6, 1, 2)  # a said the same again
 
 
-def test_feedback_counts_for_the_turn_that_is_remembered(bench: Bench) -> None:
+def test_feedback_counts_for_the_turn_that_is_remembered(bench: SessionsBench) -> None:
     asked = bench.say(arm="candidate")
 
     noted = bench.tell(asked, "accepted", CONTROL)
@@ -235,7 +228,7 @@ def test_feedback_counts_for_the_turn_that_is_remembered(bench: Bench) -> None:
     assert bench.signs("candidate") == {}
 
 
-def test_the_first_word_counts(bench: Bench) -> None:
+def test_the_first_word_counts(bench: SessionsBench) -> None:
     asked = bench.say()
 
     assert not bench.tell(asked, "corrected").repeated
@@ -244,7 +237,7 @@ def test_the_first_word_counts(bench: Bench) -> None:
     assert bench.signs() == {}
 
 
-def test_giving_up_is_a_sign_even_after_the_session(bench: Bench) -> None:
+def test_giving_up_is_a_sign_even_after_the_session(bench: SessionsBench) -> None:
     first, second = bench.say(LIGHT), bench.say(WEATHER)
     bench.tell(first)
     bench.sessions.close_all()
@@ -256,7 +249,7 @@ def test_giving_up_is_a_sign_even_after_the_session(bench: Bench) -> None:
     assert bench.moments() == (1, 2, 2, 4, 4, 4)
 
 
-def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: Bench) -> None:
+def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: SessionsBench) -> None:
     turn = Turn(CONTROL, EXPERIMENT.friction, "late", None, LIGHT, 0.9, True, 0.001)
     bench.metrics.defer(bench.sessions.count, turn)
 
@@ -264,7 +257,7 @@ def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: Bench) -> Non
     assert bench.signs() == {"abandoned": 1}
 
 
-def test_sessions_of_deferred_turns_are_closed_in_the_end(bench: Bench) -> None:
+def test_sessions_of_deferred_turns_are_closed_in_the_end(bench: SessionsBench) -> None:
     bench.metrics.defer(bench.sessions.count, Turn(CONTROL, EXPERIMENT.friction, "x", b"me", LIGHT, 0.9, True, 0.001))
     bench.sessions.close_all()
 
@@ -272,14 +265,14 @@ def test_sessions_of_deferred_turns_are_closed_in_the_end(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("place", [ArmLabels("test", "control", "s"), ArmLabels()])
-def test_feedback_on_a_turn_of_another_process_counts_where_the_client_says(bench: Bench, place: ArmLabels) -> None:
+def test_feedback_on_a_turn_of_another_process_counts_for_its_arm(bench: SessionsBench, place: ArmLabels) -> None:
     assert bench.tell("elsewhere", elsewhere=place) == FeedbackResult(place, remembered=False, repeated=False)
     assert bench.tell("elsewhere", elsewhere=place) == FeedbackResult(place, remembered=False, repeated=True)
     assert bench.samples("nlu_feedback_total") == [({**place._asdict(), "outcome": "abandoned"}, 1)]
     assert bench.signs("control") == bench.signs("candidate") == {}
 
 
-def test_series_of_an_expected_arm_begin_with_zero(bench: Bench) -> None:
+def test_series_of_an_expected_arm_begin_with_zero(bench: SessionsBench) -> None:
     bench.sessions.start_series(CONTROL)
 
     for name in ("turns", "friction", "feedback", "session_moments"):
@@ -290,7 +283,7 @@ def test_series_of_an_expected_arm_begin_with_zero(bench: Bench) -> None:
 
 
 def test_turns_are_forgotten_by_number_and_by_time() -> None:
-    bench = Bench(max_requests=2)
+    bench = SessionsBench(max_requests=2)
     first, second, third = bench.say(), bench.say(), bench.say()
     assert [bench.tell(asked).remembered for asked in (first, second, third)] == [False, True, True]
 
@@ -332,6 +325,7 @@ def test_a_sketch_is_about_the_grams_it_is_made_of(text: str, other: str) -> Non
     assert sketch_of(f"\t{text.upper()} ", SALT) == sketch_of(f" {text.upper()}", SALT)
 
 
+@pytest.mark.slow
 def test_a_sketch_costs_microseconds() -> None:
     text = "mach bitte das licht in der küche aus, x"
 
@@ -340,43 +334,49 @@ def test_a_sketch_costs_microseconds() -> None:
     assert seconds < 100e-6  # of a machine that is busy; idle it takes less than ten
 
 
-def test_neither_text_nor_key_nor_request_id_is_kept(bench: Bench) -> None:
+def test_neither_text_nor_key_nor_request_id_is_kept(bench: SessionsBench) -> None:
     marker, key = "geheimnis vom zahnarzt", b"client-of-anna-0815"
     asked = bench.say(marker, key=key, request_id="id-0123456789abcdef")
     bench.say(f"{marker} bitte", key=key)
     bench.tell(asked)
     bench.tell("elsewhere-0815")
 
-    state = {name: value for name, value in vars(bench.sessions).items() if name not in ("_metrics", "_clock")}
-    kept = [*_strings_reachable_from(list(state.values())), bench.metrics.exposition()]
+    stored = [*_strings_reachable_from(bench.sessions), bench.metrics.exposition()]
     for secret in (marker, "zahnarzt", key.decode(), asked, "elsewhere-0815"):
-        assert not any(secret.encode() in found for found in kept)
-    sessions = [value for value in state.values() if isinstance(value, dict)]
-    assert marker.encode() not in pickle.dumps([list(found) for found in sessions])
-    assert len(kept) > 4
+        assert not any(secret.encode() in each for each in stored)
+    assert len(_digests(bench)) == 6  # of a session, two turns, feedback on two requests, and the secret
 
 
-def test_two_processes_share_no_digest(bench: Bench) -> None:
-    other = Bench()
+def test_two_processes_share_no_digest(bench: SessionsBench) -> None:
+    other = SessionsBench()
     bench.say(request_id="same")
     other.say(request_id="same")
 
-    digests = [
-        set(_strings_reachable_from([made.sessions._sessions, made.sessions._answered])) for made in (bench, other)
-    ]
-    assert not {found for found in digests[0] & digests[1] if len(found) == 16}
+    assert _digests(bench)
+    assert not set(_digests(bench)) & set(_digests(other))
 
 
-def _strings_reachable_from(roots: list[object]) -> Iterator[bytes]:
-    waiting, seen = roots, set()
+def _digests(bench: SessionsBench) -> list[bytes]:
+    """The digests that the sessions store, and the secret of the process."""
+    return [each for each in _reachable_from(bench.sessions) if isinstance(each, bytes) and len(each) == 16]
+
+
+def _strings_reachable_from(root: object) -> Iterator[bytes]:
+    for each in _reachable_from(root):
+        if isinstance(each, (str, bytes)):
+            yield each if isinstance(each, bytes) else each.encode(errors="surrogatepass")
+
+
+def _reachable_from(root: object) -> Iterator[object]:
+    """Everything that an object refers to, without code and metrics."""
+    waiting, seen = [root], set()
     while waiting:
-        found = waiting.pop()
-        if id(found) in seen or isinstance(found, type) or type(found).__module__.startswith("prometheus_client"):
-            continue
-        seen.add(id(found))
-        if isinstance(found, (str, bytes)):
-            yield found if isinstance(found, bytes) else found.encode(errors="surrogatepass")
-        waiting.extend(gc.get_referents(found))
+        each = waiting.pop()
+        code = isinstance(each, type | ModuleType) or callable(each) or type(each).__module__.startswith("prometheus")
+        if id(each) not in seen and not code:
+            seen.add(id(each))
+            yield each
+            waiting.extend(gc.get_referents(each))
 
 
 # What a straightforward reader of a log would count.
@@ -444,7 +444,7 @@ events = st.lists(st.one_of(says, says, tells, waits, st.just(("close idle",))),
 @settings(max_examples=200)
 @given(events=events)
 def test_moments_and_signs_are_those_of_a_recount(events: list[tuple[Any, ...]]) -> None:
-    bench, recount = Bench(), Recount()
+    bench, recount = SessionsBench(), Recount()
     asked: list[tuple[str, float]] = []
     told: set[int] = set()
     for kind, *details in events:
@@ -477,20 +477,14 @@ def test_moments_and_signs_are_those_of_a_recount(events: list[tuple[Any, ...]])
     most=st.integers(1, 5),
 )
 def test_memory_is_bounded_whatever_comes(turns: list[tuple[bytes, str, float]], most: int) -> None:
-    bench = Bench(max_sessions=most, max_requests=most)
+    bench = SessionsBench(max_sessions=most, max_requests=most)
     for key, text, silence in turns:
         bench.clock.now += silence
         bench.tell(bench.say(text, key=key))
         bench.tell(f"elsewhere {text}")
-        entries = sum(len(list(_entries(part))) for part in vars(bench.sessions).values())
-        assert entries <= 4 * most + 1
+        assert len(bench.sessions) <= most
+    assert len(_digests(bench)) <= 3 * most + 1  # of sessions, turns and feedback, and the secret
     bench.sessions.close_all()
 
     assert len(bench.sessions) == 0
     assert bench.moments()[1] == sum(bool(key) for key, *_ in turns)
-
-
-def _entries(part: Any) -> Iterator[object]:
-    """What a part of the sessions holds for each client or request; the children of metrics, one here, count, too."""
-    held = getattr(part, "_entries", part)
-    yield from held if isinstance(held, dict) else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ from service.app import create_app
 from service.experiments.experiment import ExperimentError
 from service.http.schemas import FeedbackReply, NluReply
 from service.settings import Settings
-from service.watched_file import CHECK_SECONDS
 from tests.service.conftest import Client, write_student
+from tests.service.server import until
 
 TEXT = "weck mich am freitag um neun uhr auf"
 BODY = {"text": TEXT, "locale": "de-DE"}
@@ -33,7 +32,6 @@ SHADOW = """
 model = "german"
 share = 1.0
 """
-PATIENCE = 20.0
 
 StartTrial = Callable[..., Client]
 
@@ -70,12 +68,6 @@ def tell(client: Client, request_id: str, outcome: str = "accepted", **more: str
     assert response.status_code == 200, response.text
     FeedbackReply.model_validate(response.json())
     return response.json()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
 
 
 def test_clients_stay_in_their_arms(trial: StartTrial) -> None:
@@ -122,16 +114,14 @@ def test_request_that_one_arm_can_not_answer_takes_no_part(trial: StartTrial, mo
 
 
 def test_weights_change_without_a_restart(trial: StartTrial, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.watched_file.CHECK_SECONDS", 0.0)
     client = trial(control=1, weight=0)
     assert ask(client, "me")["arm"] == "control"
 
     write(file, control=0, weight=1)
-    client.app.state.router._file._due = 0.0  # as if CHECK_SECONDS had passed
-    assert CHECK_SECONDS > 0
     assert ask(client, "me")["arm"] == "candidate"
 
     file.write_text("[arms]")
-    client.app.state.router._file._due = 0.0
     assert ask(client, "me")["arm"] == "candidate"
 
 
@@ -214,7 +204,7 @@ def test_experiment_that_can_not_run_is_told_of(trial: StartTrial, caplog: pytes
     client = trial(candidate="huge")
 
     assert "arm" not in ask(client)
-    assert "experiment trial splits nothing: no student huge is loaded" in caplog.text
+    assert "experiment trial is not split: student huge is not loaded" in caplog.text
 
 
 def test_arm_without_weight_needs_no_student(trial: StartTrial) -> None:
@@ -248,7 +238,7 @@ def test_shadow_agrees_or_not_without_the_client_knowing(trial: StartTrial) -> N
 
     replies = [ask(client) for _ in range(5)]
     labels = {"primary": "s", "shadow": "german", "agreement": "same"}
-    wait_until(lambda: client.metric("nlu_shadow_total", task="exact", **labels) == 5)
+    until(lambda: client.metric("nlu_shadow_total", task="exact", **labels) == 5)
 
     assert {reply["model"]["name"] for reply in replies} == {"s"}
     assert [client.metric("nlu_shadow_total", task=task, **labels) for task in ("domain", "intent", "slots")] == [5] * 3
@@ -262,4 +252,4 @@ def test_sessions_are_counted_when_the_service_begins_to_stop(trial: StartTrial)
 
     client.app.state.registry.draining = True
 
-    wait_until(lambda: client.metric("nlu_session_moments_total", moment="sessions") == 2)
+    until(lambda: client.metric("nlu_session_moments_total", moment="sessions") == 2)

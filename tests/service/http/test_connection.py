@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 
+from service.student.student import Student
 from tests.service.server import PATIENCE, Server
 
 BODY = b'{"text":"wetter","locale":"de-DE"}'
@@ -114,6 +118,29 @@ def test_head_is_bounded(wire: Wire, part: bytes) -> None:
 
     assert (status, headers["connection"]) == (431, "close")
     assert json.loads(content)["error"]["code"] == "head_too_large"
+
+
+def test_head_is_not_timed_while_the_service_does_not_read(make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.http.connection.HEAD_SECONDS", 0.0)
+    running, may_continue, predict_each = Event(), Event(), Student.predict_each
+
+    def wait_and_predict(student: Student, questions: Any) -> Any:
+        running.set()
+        may_continue.wait(PATIENCE)
+        return predict_each(student, questions)
+
+    client = make_client()
+    monkeypatch.setattr(Student, "predict_each", wait_and_predict)
+    client.app.state.registry.models["s"].queue.run_in_thread(True)
+
+    with client.listening() as port, Wire(port) as wire:
+        wire.send(post() * 2 + post()[:20])
+        assert running.wait(PATIENCE)
+        client.call(asyncio.sleep, 0)  # time for a timer to fire
+        wire.send(post()[20:])
+        may_continue.set()
+
+        assert [wire.reply()[0] for _ in range(3)] == [200] * 3
 
 
 @pytest.mark.parametrize(("version", "header"), [(b"1.1", b"connection: close"), (b"1.0", b"x: y")])

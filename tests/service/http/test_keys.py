@@ -13,20 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.http.keys import MAX_BYTES, MIN_KEY_LENGTH, ApiKeys, KeysError
+from tests.service.conftest import Clock
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-class Clock:
-    """Seconds that pass when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -103,17 +94,17 @@ def test_several_keys_are_valid_at_once_among_comments_and_line_endings_of_any_k
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", " holds no key"),
-        (b"\n# nothing\n\r\n", " holds no key"),
+        (b"", " has no key"),
+        (b"\n# nothing\n\r\n", " has no key"),
         (b"secret-caf\xe9-0123456789", " is not UTF-8"),
-        (b"# kurz\nsecret\n", ", line 2: a key needs at least 16 characters"),
-        (b"secret 0123456789 01234", ", line 1: a key may hold only visible ASCII characters, no white space"),
-        (b"\nsecret-0123456789-01234 \n", ", line 2: a key may hold only visible ASCII"),
-        (b"secret-0123456789 # of anna\n", ", line 1: a key may hold only visible ASCII"),
-        (b"secret-0123456789\x0bsecret-0123456789", ", line 1: a key may hold only visible ASCII"),
-        (b"secret-0123456789\rsecret-0123456789\n", ", line 1: a key may hold only visible ASCII"),
-        (b"secret-0123456789\0", ", line 1: a key may hold only visible ASCII"),
-        ("secret-größe-0123456789".encode(), ", line 1: a key may hold only visible ASCII"),
+        (b"# kurz\nsecret\n", ", line 2: a key must have at least 16 characters"),
+        (b"secret 0123456789 01234", ", line 1: a key may have only visible ASCII characters, no white space"),
+        (b"\nsecret-0123456789-01234 \n", ", line 2: a key may have only visible ASCII"),
+        (b"secret-0123456789 # of anna\n", ", line 1: a key may have only visible ASCII"),
+        (b"secret-0123456789\x0bsecret-0123456789", ", line 1: a key may have only visible ASCII"),
+        (b"secret-0123456789\rsecret-0123456789\n", ", line 1: a key may have only visible ASCII"),
+        (b"secret-0123456789\0", ", line 1: a key may have only visible ASCII"),
+        ("secret-größe-0123456789".encode(), ", line 1: a key may have only visible ASCII"),
         (b"#" * (MAX_BYTES + 1), f" is larger than {MAX_BYTES} bytes"),
     ],
 )
@@ -214,7 +205,7 @@ def test_a_bad_new_file_keeps_the_keys_and_is_logged_once(
         assert keys.admits(bearer(FIRST))
 
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
-    assert "line 1: a key needs at least 16 characters; the API keys that were valid before" in caplog.messages[0]
+    assert "line 1: a key must have at least 16 characters; the API keys that were valid before" in caplog.messages[0]
     assert "No such file" in caplog.messages[1]
     assert "short" not in caplog.text.replace(str(file), "")
 
@@ -256,7 +247,7 @@ def test_no_key_shows_or_stays_in_memory(keys: ApiKeys) -> None:
 
 
 def _strings_reachable_from(keys: ApiKeys) -> Iterator[str]:
-    waiting, seen = [getattr(keys, name) for name in ApiKeys.__slots__], set()
+    waiting, seen = gc.get_referents(keys), set()
     while waiting:
         found = waiting.pop()
         if id(found) in seen or callable(found):

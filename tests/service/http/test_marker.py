@@ -22,15 +22,12 @@ import httpx
 import pytest
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from uvicorn.server import ServerState
 
 from service.errors import TABLE
-from service.http.connection import Connection
 from service.monitoring.tracing import Tracer
-from service.process import worker
 from service.student.student import Student
 from tests.service.conftest import write_student
-from tests.service.server import PATIENCE, Server
+from tests.service.server import PATIENCE, Server, until
 
 WORDS = ("geheimnis", "xylophon")  # no hexadecimal digits, no part of any name here
 MARKER = " ".join(WORDS)
@@ -125,15 +122,8 @@ class Service:
 
     def exchange(self, *raw: bytes) -> list[Answer]:
         """Send bytes, each on a connection of its own; what comes back until the service closes it."""
-        config = worker.Server(self.client.app, self.client.app.settings).config
-
-        async def listen() -> asyncio.Server:
-            loop = asyncio.get_running_loop()
-            return await loop.create_server(lambda: Connection(config, ServerState()), "127.0.0.1", 0)
-
-        server: asyncio.Server = self.client.call(listen)
-        replies = [_exchange(server.sockets[0].getsockname()[1], each) for each in raw]
-        self.client.call(_close, server)
+        with self.client.listening() as port:
+            replies = [_exchange(port, each) for each in raw]
         return [Answer(int(reply[9:12]), reply.decode()) for reply in replies]
 
     def said(self) -> str:
@@ -293,8 +283,9 @@ class Provoke:
             return service, service.post(BODY) + service.post({"items": [BODY]}, path=BATCH)
 
     def deadline_passed(self) -> tuple[Service, list[Answer]]:
-        service = self.start()
-        self.patch.setattr("service.http.middleware._deadline", lambda *_: 0.0)
+        service = self.start(deadline_ms=1)
+        perf_counter = time.perf_counter
+        self.patch.setattr(time, "perf_counter", lambda: perf_counter() + 1)
         return service, service.post(BODY)
 
     def not_ready(self) -> tuple[Service, list[Answer]]:
@@ -367,9 +358,7 @@ def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) 
     answers = service.post({**BODY, "text": text}, {**BODY, "text": f"{text} bitte"}, headers=headers)
     answers += service.post({"request_id": "mine", "outcome": "abandoned"}, path="/v1/feedback", headers=headers)
     answers += service.post({**BODY, "text": text}, path="/v1/compare") + service.post(BODY, path="/v1/domain")
-    deadline = time.monotonic() + PATIENCE
-    while service.client.metric("nlu_shadow_total") == 0:
-        assert time.monotonic() < deadline
+    until(lambda: service.client.metric("nlu_shadow_total") > 0)
 
     said = service.said()
     assert {answer.status for answer in answers} == {200}
@@ -422,11 +411,6 @@ def test_no_broken_http_is_repeated_either(students: Path) -> None:
     assert {reply[9:12] for reply in replies} >= {b"200", b"400", b"404", b"408"}
     assert not any(found_in(reply.decode()) for reply in replies)
     assert found_in(metrics + said) == []
-
-
-async def _close(server: asyncio.Server) -> None:
-    server.close()
-    await server.wait_closed()
 
 
 def _exchange(port: int, raw: bytes) -> bytes:

@@ -309,7 +309,7 @@ def test_no_student_is_named_default(tmp_path: Path) -> None:
     write_student(tmp_path / "other", "default")
     write_student(tmp_path / "s")
     with Client(create_app(Settings(students=tmp_path))) as client:
-        assert "no student can be named 'default'" in client.get("/v1/models").json()["refused"][0]
+        assert "a student can't be named 'default'" in client.get("/v1/models").json()["refused"][0]
 
 
 def test_student_without_the_distance_that_it_needs_is_refused(tmp_path: Path, edit: Any) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -121,7 +121,7 @@ def test_sockets_are_looked_at_between_groups(watched: Watched) -> None:
 
     looks = run(watched, scenario)
 
-    assert all(after - before <= 1 for before, after in pairwise(looks))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(looks))
 
 
 def test_slow_student_does_not_hold_up_the_loop(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,8 +217,8 @@ def test_cancelled_request_leaves_its_place(watched: Watched, seconds: float) ->
 
 
 def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
-    texts = [f"{word} am {day} um {number}" for number in range(84) for word in ("wetter", "musik", "weck")
-             for day in ("freitag", "morgen", "neun", "x")]  # fmt: skip
+    words = itertools.product(("wetter", "musik", "weck"), ("freitag", "morgen", "neun", "x"), range(84))
+    texts = [f"{word} am {day} um {number}" for word, day, number in words]
 
     async def scenario(queue: ModelQueue) -> Any:
         async def ask(text: str) -> Any:

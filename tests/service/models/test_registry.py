@@ -113,7 +113,7 @@ def test_two_students_of_one_name_are_refused_by_folder(students: Path, tmp_path
     registry = load(tmp_path)
 
     assert list(registry.models) == ["s"]
-    assert "second: another folder holds a student named 's' too" in registry.refused[0]
+    assert "second: another folder has a student named 's', too" in registry.refused[0]
 
 
 def _no_manifest(folder: Path, _: Any) -> None:

@@ -175,16 +175,16 @@ def test_watcher_survives_a_bad_version(serve: Any, folder: Path, edit: Any, mon
 def test_fifty_reloads_under_load_fail_nobody_and_do_not_grow(serve: Any, folder: Path) -> None:
     client = serve()
 
-    async def ask_for_ever(stop: asyncio.Event, statuses: list[int]) -> None:
+    async def ask_until(stop: asyncio.Event, statuses: list[int]) -> None:
         while not stop.is_set():
-            statuses.append((await client._http.post("/v1/nlu", json=BODY, headers=KEY)).status_code)
+            statuses.append((await client.http.post("/v1/nlu", json=BODY, headers=KEY)).status_code)
 
     async def reload_fifty_times() -> tuple[list[int], list[str], list[int]]:
         stop, statuses, changes, sizes = asyncio.Event(), [], [], []
-        asking = [asyncio.create_task(ask_for_ever(stop, statuses)) for _ in range(4)]
+        asking = [asyncio.create_task(ask_until(stop, statuses)) for _ in range(4)]
         for number in range(50):
             os.utime(folder / "manifest.json", ns=(number, number))  # looks new, so that it is loaded again
-            outcome = (await client._http.post("/v1/models/reload", headers=KEY)).json()
+            outcome = (await client.http.post("/v1/models/reload", headers=KEY)).json()
             changes.append(outcome["students"][0]["change"])
             sizes.append(_resident_bytes())
         stop.set()

@@ -21,7 +21,7 @@ from service.monitoring.drift import (
     Window,
     answers_needed,
     confidence_bin,
-    parts_of_confidence,
+    merge_confidence_bins,
     stability_index,
 )
 from service.monitoring.metrics import UPDATE_SECONDS, Metrics
@@ -30,7 +30,7 @@ from service.monitoring.timings import Timings
 from service.student.decoding import Ranked
 from service.student.manifest import PROFILE_BINS, Manifest, read_manifest
 from service.student.student import Prediction
-from tests.service.conftest import DOMAINS, INTENTS
+from tests.service.conftest import DOMAINS, INTENTS, Clock
 
 TEXTS = 2000
 SHARES = [0.25, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01, 0.01]
@@ -162,10 +162,10 @@ def test_a_small_profile_tells_nothing() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=PROFILE_BINS, max_size=PROFILE_BINS).filter(lambda found: sum(found) > 0))
-def test_parts_of_confidence_hold_enough(weights: list[float]) -> None:
+def test_merge_confidence_bins_hold_enough(weights: list[float]) -> None:
     shares = [weight / sum(weights) for weight in weights]
 
-    parts = parts_of_confidence(shares)
+    parts = merge_confidence_bins(shares)
 
     assert parts == sorted(parts, reverse=True)
     assert set(parts) == set(range(parts[0] + 1))
@@ -174,7 +174,7 @@ def test_parts_of_confidence_hold_enough(weights: list[float]) -> None:
 
 
 def test_unsure_answers_are_told_apart_however_sure_the_profile() -> None:
-    parts = parts_of_confidence([0.0] * (PROFILE_BINS - 1) + [1.0])
+    parts = merge_confidence_bins([0.0] * (PROFILE_BINS - 1) + [1.0])
 
     assert parts[0] != parts[-1]
 
@@ -182,16 +182,6 @@ def test_unsure_answers_are_told_apart_however_sure_the_profile() -> None:
 @pytest.mark.parametrize(("confidence", "number"), [(0.0, 0), (0.049, 0), (0.05, 1), (0.999, 19), (1.0, 19)])
 def test_confidence_bin(confidence: float, number: int) -> None:
     assert confidence_bin(confidence) == number
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Traffic:
@@ -206,7 +196,7 @@ class Traffic:
     def load(self) -> StudentMetrics:
         """Begin with new meters, as after a reload."""
         self.meters = StudentMetrics(self.metrics, self.manifest)
-        self.meters.is_loaded(True)
+        self.meters.set_loaded(True)
         return self.meters
 
     def count(self, answers: int, domains: Sequence[float] = (0.5, 0.3, 0.2), sure: float = 0.97, **more: Any) -> None:
@@ -296,7 +286,7 @@ def test_a_replaced_student_begins_anew(traffic: Traffic) -> None:
     assert (traffic.drift("domain") or 0) > 0.25
     old = traffic.meters
 
-    old.is_loaded(False)
+    old.set_loaded(False)
     traffic.load()
     assert traffic.drift("domain") == 0
 
@@ -305,7 +295,7 @@ def test_a_replaced_student_begins_anew(traffic: Traffic) -> None:
 
 
 def test_what_a_replaced_student_still_answers_does_not_show(traffic: Traffic) -> None:
-    traffic.meters.is_loaded(False)
+    traffic.meters.set_loaded(False)
 
     traffic.count(MIN_ANSWERS, domains=(0.2, 0.2, 0.6))
 
@@ -314,7 +304,7 @@ def test_what_a_replaced_student_still_answers_does_not_show(traffic: Traffic) -
 
 def test_a_reload_that_changes_nothing_goes_on(traffic: Traffic) -> None:
     traffic.count(MIN_ANSWERS)
-    traffic.meters.is_loaded(True)
+    traffic.meters.set_loaded(True)
 
     assert traffic.drift("domain") is not None
 
@@ -338,7 +328,7 @@ def test_confidence_is_the_domains_where_there_are_no_intents(folder: Path, edit
     assert traffic.drift("confidence") == pytest.approx(0)
 
 
-def test_service_tells_of_drift(folder: Path, edit: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_is_reported(folder: Path, edit: Any, make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.monitoring.metrics.UPDATE_SECONDS", 0.0)
     edit(folder, "calibration", calibration())
     client = make_client(folder)

@@ -1,4 +1,4 @@
-"""Metrics of two real workers: whichever is asked, the answer is that of all."""
+"""Metrics of two workers: a scrape of either has the sums of both."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
-from prometheus_client.parser import text_string_to_metric_families
 
 from service.monitoring.metrics import SHARED_FOLDER
-from tests.service.process.test_main import Server, until
+from tests.service.server import Server, until
 
 BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
 REQUESTS = 60
@@ -22,31 +21,22 @@ REQUESTS = 60
 @pytest.fixture
 def server(students: Path) -> Iterator[Server]:
     """A service with two workers."""
-    server = Server("--students", str(students), "--workers", "2")
-    server.greeting()
-    yield server
-    server.close()
-
-
-def metric(server: Server, name: str, **labels: str) -> float:
-    """The sum of the samples in ``/metrics`` that have this name and these labels."""
-    families = text_string_to_metric_families(server.ask("GET", "/metrics")[1].decode())
-    samples = (sample for family in families for sample in family.samples if sample.name == name)
-    return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+    with Server("--students", str(students), "--workers", "2") as server:
+        yield server
 
 
 def send(server: Server) -> None:
     """Send requests on as many connections, several at once, and wait until they are counted."""
     before = answered(server)
     with ThreadPoolExecutor(4) as pool:
-        codes = pool.map(lambda _: server.ask("POST", "/v1/nlu", BODY)[0], range(REQUESTS))
+        codes = pool.map(lambda _: server.ask("POST", "/v1/nlu", BODY).status, range(REQUESTS))
         assert set(codes) == {200}
     until(lambda: answered(server) == before + REQUESTS)
 
 
 def answered(server: Server) -> float:
-    """How many of the requests are counted."""
-    return metric(server, "nlu_requests_total", endpoint="/v1/nlu", code="200")
+    """The number of requests counted."""
+    return server.metric("nlu_requests_total", endpoint="/v1/nlu", code="200")
 
 
 def folder_of(server: Server) -> Path:
@@ -56,43 +46,43 @@ def folder_of(server: Server) -> Path:
 
 
 def counted_by(server: Server, worker: str) -> float:
-    """How many requests one worker has counted, from its own file."""
+    """The number of requests that one worker has counted, from its file."""
     file = folder_of(server) / f"counter_{worker}.db"
     values = MmapedDict.read_all_values_from_file(file)  # type: ignore[no-untyped-call]
     return sum(float(value) for key, value, *_ in values if "nlu_requests_total" in key and '"/v1/nlu"' in key)
 
 
-def test_counts_add_up_whichever_worker_is_asked(server: Server) -> None:
+def test_every_worker_reports_the_sums(server: Server) -> None:
     send(server)
 
     assert {answered(server) for _ in range(10)} == {REQUESTS}
     counts = [counted_by(server, worker) for worker in ("worker0", "worker1")]
     assert min(counts) > 0
     assert sum(counts) == REQUESTS
-    assert metric(server, "nlu_request_seconds_count", endpoint="/v1/nlu") == REQUESTS
-    assert metric(server, "nlu_phase_seconds_bucket", phase="decode", le="+Inf") == REQUESTS
-    assert metric(server, "nlu_model_info", model="german") == 1
-    until(lambda: metric(server, "nlu_in_flight") == 1)
-    assert metric(server, "nlu_workers") == 2
-    assert metric(server, "nlu_worker_deaths_total") == 0
+    assert server.metric("nlu_request_seconds_count", endpoint="/v1/nlu") == REQUESTS
+    assert server.metric("nlu_phase_seconds_bucket", phase="decode", le="+Inf") == REQUESTS
+    assert server.metric("nlu_model_info", model="german") == 1
+    until(lambda: server.metric("nlu_in_flight") == 1)
+    assert server.metric("nlu_workers") == 2
+    assert server.metric("nlu_worker_deaths_total") == 0
 
 
-def test_death_is_counted_survived_and_made_good(server: Server) -> None:
+def test_dead_worker_is_counted_and_replaced(server: Server) -> None:
     send(server)
     workers = server.children()
     victim = min(workers)
 
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in server.children())
-    send(server)  # while the other worker is alone, and its new colleague starts
+    send(server)  # while the other worker serves alone, and a new one starts
 
-    until(lambda: metric(server, "nlu_worker_deaths_total") == 1)
-    until(lambda: metric(server, "nlu_workers") == 2)
+    until(lambda: server.metric("nlu_worker_deaths_total") == 1)
+    until(lambda: server.metric("nlu_workers") == 2)
     assert workers & server.children()
     send(server)
     assert answered(server) == 3 * REQUESTS
-    assert metric(server, "nlu_model_info", model="s") == 1
-    until(lambda: metric(server, "nlu_in_flight") == 1)
+    assert server.metric("nlu_model_info", model="s") == 1
+    until(lambda: server.metric("nlu_in_flight") == 1)
     assert server.stop() == 0
 
 

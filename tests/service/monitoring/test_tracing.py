@@ -339,12 +339,12 @@ def test_missing_packages_are_one_sentence(monkeypatch: pytest.MonkeyPatch, miss
         (
             "OTEL_TRACES_EXPORTER",
             "zipkin",
-            "OTEL_TRACES_EXPORTER=zipkin is not supported: it must be otlp, or left out",
+            "OTEL_TRACES_EXPORTER=zipkin is not supported: it must be otlp or unset",
         ),
         (
             "OTEL_EXPORTER_OTLP_PROTOCOL",
             "grpc",
-            "OTEL_EXPORTER_OTLP_PROTOCOL=grpc is not supported: it must be http/protobuf, or left out",
+            "OTEL_EXPORTER_OTLP_PROTOCOL=grpc is not supported: it must be http/protobuf or unset",
         ),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "tracing cannot start: max_queue_size must be a positive integer."),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -130,33 +129,33 @@ def test_rolling_restart_behind_a_proxy_loses_no_request(start: Any, workers: st
     old, new = start("--workers", workers), start("--workers", workers)
     replies: list[int] = []
 
-    async def roll_out() -> tuple[Upstream, Upstream, float]:
+    async def roll_out() -> tuple[Upstream, Upstream, int]:
         proxy = Proxy()
         stop = asyncio.Event()
 
-        async def ask_for_ever() -> None:
+        async def ask_until_stopped() -> None:
             while not stop.is_set():
                 replies.append((await proxy.forward(REQUEST))[0])
 
         first = proxy.add(old)
         await until(lambda: first.ready)
-        asking = [asyncio.create_task(ask_for_ever()) for _ in range(CLIENTS)]
+        asking = [asyncio.create_task(ask_until_stopped()) for _ in range(CLIENTS)]
         second = proxy.add(new)
         await until(lambda: first.answered > 200 and second.answered > 200)
         old.process.send_signal(signal.SIGTERM)
-        signalled = time.monotonic()
+        at_signal = first.answered
         await until(lambda: old.process.poll() is not None)
-        took = time.monotonic() - signalled
+        while_draining = first.answered - at_signal
         before = second.answered
         await until(lambda: second.answered > before + 200)
         stop.set()
         await asyncio.gather(*asking)
         await proxy.close()
-        return first, second, took
+        return first, second, while_draining
 
-    first, second, took = asyncio.run(roll_out())
+    first, second, while_draining = asyncio.run(roll_out())
 
     assert set(replies) == {200}
     assert len(replies) == first.answered + second.answered
     assert old.process.returncode == 0
-    assert took >= 0.5  # it served on until balancers had noticed
+    assert while_draining > 0  # it answered until the proxy had noticed

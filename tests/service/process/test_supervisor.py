@@ -1,4 +1,4 @@
-"""The supervisor, with small scripts for workers: they talk as real ones do, but start at once and fail at will."""
+"""The supervisor, with scripts as workers: they send real messages, but start fast and fail on demand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from service.process import supervisor as module
 from service.process.channel import Channel, Report, StartError
-from service.process.supervisor import Supervisor, merged, pause_after
+from service.process.supervisor import Supervisor, merge_outcomes, pause_after
 from service.settings import Settings
 
 PATIENCE = 20.0
@@ -56,11 +56,11 @@ def answer(message):
 note("started")
 """
 STOPS = """
-def leave(number, _):
+def stop(number, _):
     note(signal.Signals(number).name)
     sys.exit(0)
-signal.signal(signal.SIGINT, leave)
-signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
 """
 
 
@@ -68,22 +68,22 @@ Play = Callable[..., "Scene"]
 
 
 class Scene:
-    """A supervisor of two scripted workers, in the test's own event loop; stopped in the end."""
+    """A supervisor of two scripted workers, in the test's event loop; stopped at the end."""
 
     def __init__(self, command: Sequence[str], notes: Path, bound: socket.socket) -> None:
         self.notes = notes
         self.address = bound.getsockname()
         self.stopped = False
-        self.greeted: list[Sequence[Report]] = []
-        self.buried: list[str] = []
+        self.announced: list[Sequence[Report]] = []
+        self.died: list[str] = []
         settings = Settings(students=notes, drain_delay=0, drain_seconds=1)
-        self.supervisor = Supervisor(command, settings, 2, bound, self.greeted.append)
+        self.supervisor = Supervisor(command, settings, 2, bound, self.announced.append)
 
     def play(self, act: Callable[[Scene], Coroutine[Any, Any, None]]) -> int:
-        """Run the supervisor and, beside it, what a test does; return its exit code."""
+        """Run the supervisor and a test's coroutine concurrently; return the supervisor's exit code."""
 
         async def both() -> int:
-            running = asyncio.create_task(self.supervisor.run(self.buried.append))
+            running = asyncio.create_task(self.supervisor.run(self.died.append))
             acting = asyncio.create_task(act(self))
             await asyncio.wait({running, acting}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done() and not self.stopped:
@@ -95,7 +95,7 @@ class Scene:
         return asyncio.run(both())
 
     def stop(self, number: int) -> None:
-        """Have the supervisor told to stop."""
+        """Stop the supervisor."""
         self.stopped = True
         self.supervisor.stop(number)
 
@@ -107,18 +107,18 @@ class Scene:
             await asyncio.sleep(0.005)
 
     async def until_all_serve(self) -> None:
-        """Wait for the greeting."""
-        await self.until(lambda: bool(self.greeted))
+        """Wait for the announcement."""
+        await self.until(lambda: bool(self.announced))
 
     def noted(self, worker: int) -> list[str]:
-        """What a worker's processes have noted."""
+        """The notes of a worker's processes."""
         file = self.notes / f"worker{worker}"
         return file.read_text().split("\n")[:-1] if file.exists() else []
 
 
 @pytest.fixture
 def play(tmp_path: Path) -> Iterator[Play]:
-    """Set a scene with a script for its workers, or another command."""
+    """Create a scene with a script for its workers, or another command."""
 
     def build(script: str, *command: str) -> Scene:
         return Scene(command or [sys.executable, "-S", "-c", PRELUDE + script], tmp_path, bound)
@@ -133,17 +133,17 @@ async def nothing(scene: Scene) -> None:
     await asyncio.Event().wait()
 
 
-def test_greets_once_when_every_worker_serves(play: Play) -> None:
+def test_announces_once_when_every_worker_serves(play: Play) -> None:
     scene = play("serve()")
 
     assert scene.play(Scene.until_all_serve) == 0
 
-    students = [report["students"] for report in scene.greeted[0]]
-    assert (students, len(scene.greeted)) == ([["s", "worker0"], ["s", "worker1"]], 1)
-    assert scene.buried == []
+    students = [report["students"] for report in scene.announced[0]]
+    assert (students, len(scene.announced)) == ([["s", "worker0"], ["s", "worker1"]], 1)
+    assert scene.died == []
 
 
-def test_workers_are_told_where_to_listen(play: Play) -> None:
+def test_workers_get_the_address_to_listen_on(play: Play) -> None:
     scene = play("note(task['family']), note(task['address']), note(task['patient']), serve()")
 
     scene.play(Scene.until_all_serve)
@@ -164,15 +164,15 @@ serve()
 
     async def act(scene: Scene) -> None:
         await scene.until_all_serve()
-        scene.supervisor.workers[1].channel.tell(reload=0)  # type: ignore[union-attr]
+        scene.supervisor.workers[1].channel.send(reload=0)  # type: ignore[union-attr]
         await scene.until(lambda: scene.supervisor.workers[1].report is None)
         await scene.until(lambda: scene.supervisor.workers[1].report is not None)
 
     assert scene.play(act) == 0
     assert scene.noted(1) == ["started", "False", "started", "True"]
     assert scene.noted(0) == ["started", "False"]
-    assert scene.buried == ["worker1"]
-    assert len(scene.greeted) == 1
+    assert scene.died == ["worker1"]
+    assert len(scene.announced) == 1
     assert ("service", logging.ERROR, "worker1 died: exit code 3") in caplog.record_tuples
 
 
@@ -189,7 +189,7 @@ def test_killed_worker_is_named_with_its_signal(play: Play, caplog: pytest.LogCa
 def test_workers_that_never_start_end_the_service(play: Play) -> None:
     scene = play("sys.exit(5)")
 
-    with pytest.raises(StartError, match="each died 3 times, at last by exit code 5; the log"):
+    with pytest.raises(StartError, match="each died 3 times, the last with exit code 5; see the log"):
         scene.play(nothing)
 
     assert len(scene.noted(0)) >= 3
@@ -203,7 +203,7 @@ def test_command_that_cannot_run_ends_the_service(play: Play) -> None:
         scene.play(nothing)
 
 
-def test_refusal_is_the_reason_and_is_not_tried_again(play: Play) -> None:
+def test_refusal_is_the_reason_and_is_not_retried(play: Play) -> None:
     scene = play("tell(refused='nowhere: no such folder') if task['name'] == 'worker0' else stay()")
 
     with pytest.raises(StartError, match="nowhere: no such folder"):
@@ -212,7 +212,7 @@ def test_refusal_is_the_reason_and_is_not_tried_again(play: Play) -> None:
     assert scene.noted(0) == ["started"]
 
 
-def test_reload_asks_everyone_and_answers_the_asker(play: Play) -> None:
+def test_reload_reaches_every_worker_and_the_caller_gets_the_outcome(play: Play) -> None:
     scene = play(
         """
 def answer(message):
@@ -300,10 +300,10 @@ def test_stop_is_passed_on(play: Play, number: signal.Signals) -> None:
 
     assert scene.play(act) == 0
     assert scene.noted(0) == scene.noted(1) == ["started", number.name]
-    assert scene.buried == []
+    assert scene.died == []
 
 
-def test_second_sigterm_hurries_and_a_third_changes_nothing(play: Play) -> None:
+def test_second_sigterm_is_passed_on_as_sigint_and_a_third_is_ignored(play: Play) -> None:
     scene = play(
         "signal.signal(signal.SIGINT, lambda *_: note('SIGINT'))" + STOPS.replace("sys.exit(0)", "") + "serve()"
     )
@@ -332,7 +332,7 @@ def test_worker_that_still_starts_is_not_interrupted_but_terminated(play: Play) 
 
 
 def test_worker_that_does_not_stop_is_killed(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STOP_MARGIN", -0.9)  # of a second that requests get
+    monkeypatch.setattr(module, "STOP_MARGIN", -0.9)  # less than the second that requests get
     scene = play("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nserve()")
 
     assert scene.play(Scene.until_all_serve) == 1
@@ -348,25 +348,25 @@ def test_pause_grows_and_is_bounded(failures: int) -> None:
 def test_outcomes_are_merged() -> None:
     one, other = {"students": [1], "refused": ["a"]}, {"students": [2], "refused": ["b", "a"]}
 
-    assert merged([one, other], ["c"]) == {"students": [1], "refused": ["a", "b", "c"], "workers": 2}
+    assert merge_outcomes([one, other], ["c"]) == {"students": [1], "refused": ["a", "b", "c"], "workers": 2}
 
 
-def test_question_is_not_waited_for_once_the_other_end_has_gone() -> None:
-    async def ask() -> None:
+def test_reload_does_not_wait_for_an_end_that_has_closed() -> None:
+    async def reload() -> None:
         ours, theirs = socket.socketpair()
         channel = await Channel.open(ours)
-        asking = asyncio.create_task(channel.reload())
-        conversing = asyncio.create_task(channel.converse(channel.reload))
+        reloading = asyncio.create_task(channel.reload())
+        listening = asyncio.create_task(channel.listen(channel.reload))
         await asyncio.sleep(0)
         theirs.sendall(b'{"reloaded": 0, "outc')
         theirs.close()
-        await conversing
-        for question in (asking, channel.reload()):
+        await listening
+        for pending in (reloading, channel.reload()):
             with pytest.raises(ConnectionError):
-                await question
+                await pending
         await channel.close()
 
-    asyncio.run(ask())
+    asyncio.run(reload())
 
 
 def test_supervisor_loads_no_student_library() -> None:

@@ -1,4 +1,4 @@
-"""A calibrated student: temperatures, slot confidence and scope, as its manifest has them."""
+"""A calibrated student applies the temperatures, slot confidence and scope of its manifest."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def manifest_of(folder: Path) -> Manifest:
     return Manifest.model_validate(json.loads((folder / MANIFEST_FILE).read_text()))
 
 
-def test_a_student_without_calibration_is_read_plainly(folder: Path) -> None:
+def test_a_student_without_calibration_has_no_scope(folder: Path) -> None:
     assert by_locale(manifest_of(folder).calibration) == {}
     assert Student.load(folder).predict(REQUEST, locale="de-DE").in_scope is None
 
 
-def test_a_locale_is_read_with_its_own_temperatures(folder: Path, edit: Edit) -> None:
+def test_each_locale_has_its_own_temperatures(folder: Path, edit: Edit) -> None:
     edit(folder, "calibration", fitted(scope=scope("energy", 1.5)))
 
     found = by_locale(manifest_of(folder).calibration)
@@ -67,7 +67,7 @@ def test_temperatures_change_confidences_and_no_label(folder: Path, edit: Edit) 
     assert calibrated.in_scope is None
 
 
-def test_the_confidence_of_a_slot_is_made_up_as_the_manifest_says(folder: Path, edit: Edit) -> None:
+def test_the_manifest_sets_how_slot_confidence_is_combined(folder: Path, edit: Edit) -> None:
     found = {}
     for how in ("minimum", "product"):
         edit(folder, "calibration", fitted(slot_confidence=how))
@@ -76,7 +76,7 @@ def test_the_confidence_of_a_slot_is_made_up_as_the_manifest_says(folder: Path, 
         found[how] = {slot.name: slot.confidence for slot in slots}
 
     assert found["product"]["date"] == found["minimum"]["date"]
-    assert found["product"]["time"] == pytest.approx(found["minimum"]["time"] ** 2)  # "neun" as sure as "uhr"
+    assert found["product"]["time"] == pytest.approx(found["minimum"]["time"] ** 2)  # two words
 
 
 @pytest.mark.parametrize("method", ["max_softmax", "energy"])
@@ -93,7 +93,7 @@ def test_scope_is_judged_by_the_threshold_of_the_locale(folder: Path, edit: Edit
     assert student.predict(OTHER).in_scope is None
 
 
-def test_a_filter_has_no_say_in_scope(folder: Path, edit: Edit) -> None:
+def test_a_label_filter_does_not_change_scope(folder: Path, edit: Edit) -> None:
     edit(folder, "calibration", fitted(scope=scope("max_softmax", 0.9)))
     student = Student.load(folder)
     only = student.numbers_of("intent", ["weather_query"])
@@ -105,7 +105,7 @@ def test_a_filter_has_no_say_in_scope(folder: Path, edit: Edit) -> None:
     assert filtered.intent[0].confidence == 1
 
 
-def test_scope_by_distance_is_read_off_the_graph(folder: Path, edit: Edit, replace_graph: Replace) -> None:
+def test_scope_by_distance_uses_an_output_of_the_graph(folder: Path, edit: Edit, replace_graph: Replace) -> None:
     edit(folder, "calibration", fitted(scope=scope("class_means", -1.5)))
     with pytest.raises(StudentError, match="no output 'distance'"):
         Student.load(folder)

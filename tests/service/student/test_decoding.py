@@ -1,4 +1,4 @@
-"""From logits and tags to labels and spans."""
+"""Logits and tags to labels and spans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAYOUTS = st.lists(st.tuples(st.integers(0, 2), st.sampled_from("ab"), st.intege
 
 
 @given(layout=LAYOUTS)
-def test_spans_survive_the_way_to_bio_and_back(layout: list[tuple[int, str, int]]) -> None:
+def test_spans_survive_conversion_to_bio_and_back(layout: list[tuple[int, str, int]]) -> None:
     tags: list[str] = []
     spans = []
     for gap, name, length in layout:
@@ -27,7 +27,7 @@ def test_spans_survive_the_way_to_bio_and_back(layout: list[tuple[int, str, int]
 
 
 @given(tags=st.lists(st.sampled_from(TAGS)))
-def test_any_tags_give_ordered_spans_that_cover_what_is_not_o(tags: list[str]) -> None:
+def test_spans_are_ordered_and_cover_all_words_outside_o(tags: list[str]) -> None:
     spans = spans_of_tags(tags)
 
     covered = [word for _, first, after in spans for word in range(first, after)]
@@ -43,7 +43,7 @@ def test_any_tags_give_ordered_spans_that_cover_what_is_not_o(tags: list[str]) -
         ([], []),
     ],
 )
-def test_irregular_tags_read_as_conlleval_reads_them(tags: list[str], spans: list[tuple[str, int, int]]) -> None:
+def test_irregular_tags_are_decoded_as_in_conlleval(tags: list[str], spans: list[tuple[str, int, int]]) -> None:
     assert spans_of_tags(tags) == spans
 
 
@@ -57,7 +57,7 @@ def test_rank_orders_and_cuts() -> None:
     assert ranked == [Ranked("b", 0.5), Ranked("a", 0.25)]
 
 
-def test_slot_is_as_sure_as_its_least_sure_word() -> None:
+def test_slot_confidence_is_the_minimum_over_its_words() -> None:
     logits = np.array([[0, 5, 0, 0, 0], [0, 0, 1, 0, 0]], np.float32)
 
     (span,) = decode_slots("am freitag", [(0, 2), (3, 10)], logits, TAGS)

@@ -1,4 +1,4 @@
-"""The student folder's manifest: what it must say, and that nothing about it is taken on trust."""
+"""The manifest of a student folder: its schema, and the checks of files and digests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from service.student.manifest import StudentError, read_manifest
 
 
-def test_reads_a_good_folder(folder: Path) -> None:
+def test_valid_folder_is_read(folder: Path) -> None:
     manifest = read_manifest(folder)
 
     assert manifest.name == "s"
@@ -44,14 +44,14 @@ def test_changed_file_is_named(folder: Path, name: str) -> None:
         ("locales", [], "locales"),
         ("golden", [], "golden"),
         ("max_length", 1, "max_length"),
-        ("labels.domain", ["a", "a"], "labels.domain holds a name twice"),
+        ("labels.domain", ["a", "a"], "labels.domain contains a name twice"),
         ("labels.slots", ["B-date"], "labels.slots must begin with 'O'"),
-        ("labels.slots", ["O", "date"], "'date' is no BIO tag"),
-        ("files", {}, "files names no model.onnx"),
+        ("labels.slots", ["O", "date"], "'date' is not a BIO tag"),
+        ("files", {}, "files has no entry for model.onnx"),
         ("files.../x", {"sha256": "0" * 64, "bytes": 1}, "is not a plain file name"),
     ],
 )
-def test_field_that_does_not_fit_is_named(folder: Path, edit: Any, path: str, value: Any, named: str) -> None:
+def test_invalid_field_is_named(folder: Path, edit: Any, path: str, value: Any, named: str) -> None:
     edit(folder, path, value) if path != "files.../x" else _add_file(folder, "../x", value, edit)
 
     with pytest.raises(StudentError) as caught:
@@ -62,7 +62,7 @@ def test_field_that_does_not_fit_is_named(folder: Path, edit: Any, path: str, va
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
-def test_manifest_that_is_no_object_is_refused(folder: Path, content: str) -> None:
+def test_manifest_that_is_not_a_json_object_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content, encoding="latin-1")
 
     with pytest.raises(StudentError, match=r"manifest\.json does not fit schema version 1"):

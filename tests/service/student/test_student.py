@@ -1,4 +1,4 @@
-"""A loaded student: its checks at the start and the offsets of its answers."""
+"""A loaded student: the checks when it is loaded, and the offsets of its slots."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_values_are_cut_from_the_raw_text(student: Student, text: str, values: l
     assert [slot.value for slot in student.predict(text).slots or ()] == values
 
 
-def test_threads_get_the_same_answers(student: Student) -> None:
+def test_concurrent_threads_get_the_same_answers(student: Student) -> None:
     texts = ["weck mich am freitag um neun uhr auf", "wetter in berlin mitte", "🙂" * 500] * 40
     alone = [student.predict(text, 3)[:-1] for text in texts]
 
@@ -76,7 +76,7 @@ def test_threads_get_the_same_answers(student: Student) -> None:
     assert together == alone
 
 
-def test_head_that_is_missing_is_not_answered(folder: Path, edit: Any) -> None:
+def test_missing_head_has_no_prediction(folder: Path, edit: Any) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     edit(folder, "labels", {"domain": manifest["labels"]["domain"]})
     edit(folder, "golden", [{"text": "wetter", "locale": "de-DE", "domain": "weather"}])
@@ -107,14 +107,14 @@ def test_manifest_that_the_graph_contradicts_is_refused(
     assert reason in str(caught.value)
 
 
-def test_other_graph_is_refused(folder: Path, replace_graph: Any, graph_of_other_width: bytes) -> None:
+def test_graph_of_other_width_is_refused(folder: Path, replace_graph: Any, graph_of_other_width: bytes) -> None:
     replace_graph(folder, graph_of_other_width)
 
     with pytest.raises(StudentError, match="'domain_logits' has 4 columns"):
         Student.load(folder)
 
 
-def test_file_that_is_no_graph_is_refused(folder: Path, replace_graph: Any) -> None:
+def test_file_that_is_not_a_graph_is_refused(folder: Path, replace_graph: Any) -> None:
     replace_graph(folder, b"no graph")
 
     with pytest.raises(StudentError, match=f"{folder.name}: cannot open"):

@@ -1,4 +1,4 @@
-"""Words and their offsets."""
+"""Words and their offsets in the raw text."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def test_long_text_is_cut_at_max_length(student: Student) -> None:
     assert max(encoded.first_pieces) < len(encoded.ids)
 
 
-def test_of_a_text_far_too_long_only_the_beginning_is_looked_at(student: Student) -> None:
+def test_only_the_beginning_of_a_far_too_long_text_is_tokenised(student: Student) -> None:
     encoded = student.encoder.encode("wetter " + " " * 5_000 + "berlin")
 
     assert encoded.truncated
     assert encoded.words == [(0, 6)]
 
 
-def test_unknown_pieces_are_counted(student: Student) -> None:
+def test_unknown_tokens_are_counted(student: Student) -> None:
     assert student.encoder.encode("wetter").unknown == 0
     assert student.encoder.encode("wetter 你").unknown == 1
 
 
-def test_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
+def test_file_that_is_not_a_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
 
     with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer file"):

@@ -1,4 +1,4 @@
-"""Remembered words: a text made up of them is tokenised exactly as if nothing was remembered."""
+"""The word cache: a text is tokenised exactly as without it."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def encoder() -> TextEncoder:
     return Student.load(SHIPPED_STUDENTS / "s").encoder
 
 
-def test_the_projects_own_tokenizers_are_read_word_by_word(encoder: TextEncoder) -> None:
+def test_the_projects_own_tokenizers_split_into_independent_words(encoder: TextEncoder) -> None:
     assert pipeline_of(new_tokenizer()) == pipeline_of(encoder.tokenizer) == WORD_BY_WORD
 
 
 @ANY
 @given(text=TEXTS)
-def test_any_text_is_tokenised_as_without_memory(encoder: TextEncoder, text: str) -> None:
+def test_any_text_is_tokenised_as_without_the_cache(encoder: TextEncoder, text: str) -> None:
     assert encoder.encode(text) == encoder.encode_whole(text)
-    assert encoder.encode(text) == encoder.encode_whole(text)  # now remembered
+    assert encoder.encode(text) == encoder.encode_whole(text)  # from the cache
 
 
-def test_what_people_say_is_tokenised_as_without_memory(encoder: TextEncoder) -> None:
+def test_requests_are_tokenised_as_without_the_cache(encoder: TextEncoder) -> None:
     texts = [text.text for text in load_texts()]
     texts += [" ".join(texts[:5]), texts[0].upper(), texts[0].title()]
 
@@ -53,19 +53,19 @@ def test_what_people_say_is_tokenised_as_without_memory(encoder: TextEncoder) ->
     assert sum(PLAIN.fullmatch(text) is not None for text in texts) > len(texts) / 2
 
 
-def test_other_tokenizers_remember_nothing(student: Student) -> None:
+def test_other_tokenizers_have_no_cache(student: Student) -> None:
     encoder = student.encoder
 
     assert pipeline_of(encoder.tokenizer) != WORD_BY_WORD
     assert encoder.encode("wetter in berlin") == encoder.encode_whole("wetter in berlin")
-    assert encoder._remembered is None
+    assert encoder.word_cache is None
 
 
-def test_memory_is_bounded_and_holds_words_of_letters_only(
+def test_the_cache_is_bounded_and_holds_words_of_letters_only(
     encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenization, "MAX_WORDS", 5)
-    kept = encoder._remembered
+    monkeypatch.setattr(tokenization, "MAX_CACHED_WORDS", 5)
+    kept = encoder.word_cache
     assert kept is not None
     kept.clear()
 
