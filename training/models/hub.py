@@ -123,7 +123,7 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
         hidden: Tensor = found.last_hidden_state
         weights = mask[:, :, None].to(hidden.dtype)
         mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        output: StudentOutput = self.heads(hidden, mean, self.config.dropout)
+        output = self.heads.read(hidden, mean, self.config.dropout)
         # the last layer's output as the heads see it: some architectures normalise it once more
         output.hidden_states = (*found.hidden_states[:-1], hidden) if all_layers else None
         return output

@@ -100,7 +100,7 @@ class TaskHeads(nn.ModuleDict):
         widths = {"domain": 2 * width, "intent": 2 * width, "slots": width}
         super().__init__({head: nn.Linear(widths[head], len(names)) for head, names in labels.items()})
 
-    def forward(self, hidden: Tensor, mean: Tensor, dropout: float) -> StudentOutput:
+    def read(self, hidden: Tensor, mean: Tensor, dropout: float) -> StudentOutput:
         """Logits of last hidden states [batch, pieces, width] and their mean over the pieces, [batch, width]."""
         features = torch.cat([mean, hidden[:, 0]], dim=-1)
         pooled = functional.dropout(features, dropout, self.training)
@@ -203,7 +203,7 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         else:
             mask = attention_mask[:, :, None].to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        output: StudentOutput = self.heads(hidden, mean, self.config.dropout)
+        output = self.heads.read(hidden, mean, self.config.dropout)
         output.hidden_states = tuple(states) if all_layers else None
         return output
 
