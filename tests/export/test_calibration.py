@@ -79,8 +79,8 @@ def slots_of(right_by: Combination, count: int = 4000) -> Outcomes:
     lengths = rng.integers(1, 4, size=count)
     words = rng.normal(scale=2.0, size=(lengths.sum(), 4)).astype(np.float32)
     begins = np.cumsum(lengths) - lengths
-    sure = Outcomes(words, begins, np.zeros(count, bool), combination=right_by).confidences(1.0)
-    return Outcomes(words * 2, begins, rng.random(count) < sure)
+    confidences = Outcomes(words, begins, np.zeros(count, bool), combination=right_by).confidences(1.0)
+    return Outcomes(words * 2, begins, rng.random(count) < confidences)
 
 
 @pytest.mark.parametrize("combination", ["minimum", "product"])
