@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP := pyproject.toml constraints.txt
-# One process a core, each with one thread: PyTorch processes that share cores slow each other down manyfold.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
+# One process a core; tests/conftest.py gives each one thread.
+TESTS := $(BIN)/python -m pytest -n logical --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow soak coverage lint format docs package image train-demo loadtest students clean
