@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,27 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 WIDTH, LAYERS, READABLE = 64, 2, 48
+
+Kill = Callable[[Callable[[Sequence[str]], int], list[str], Callable[[], bool]], bool]
+
+
+@pytest.fixture(scope="session")
+def kill_when() -> Kill:
+    """Runs a command in a process and kills it once a condition holds; returns whether it still ran then."""
+    forks = multiprocessing.get_context("forkserver")  # its processes do not import PyTorch again
+    forks.set_forkserver_preload([f"training.runs.{name}" for name in ("finetuning", "distillation", "pretraining")])
+
+    def kill(main: Callable[[Sequence[str]], int], arguments: list[str], condition: Callable[[], bool]) -> bool:
+        process = forks.Process(target=main, args=(arguments,))
+        process.start()
+        while process.is_alive() and not condition():
+            process.join(0.005)
+        was_alive = process.is_alive()
+        process.kill()
+        process.join()
+        return was_alive
+
+    return kill
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import signal
 import socket
@@ -29,9 +28,6 @@ from training.runs.start import is_untouched
 
 SHORT = ["--size", "xs", "--batch-pieces", "512", "--threads", "1"]
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "training.json"]
-
-FORKS = multiprocessing.get_context("forkserver")  # processes that don't import PyTorch anew
-FORKS.set_forkserver_preload(["training.runs.distillation", "training.runs.pretraining"])
 
 
 @pytest.fixture(scope="module")
@@ -236,38 +232,26 @@ def test_what_cannot_be_distilled_is_one_sentence(
         assert is_untouched(tmp_path / "out")
 
 
-def kill(arguments: list[str], moment: Callable[[], bool]) -> None:
-    """Run the command and kill it at the first sight of a moment."""
-    process = FORKS.Process(target=distill.main, args=(arguments,))
-    process.start()
-    while process.is_alive() and not moment():
-        process.join(0.005)
-    assert process.is_alive(), "the run ended before it could be killed"
-    process.kill()
-    process.join()
-
-
-def saved_anew(file: Path) -> Callable[[], bool]:
-    """The moment when there is another file than at first under a name."""
+def replaced(file: Path) -> Callable[[], bool]:
+    """The condition that a file has been written again."""
     first = file.stat().st_mtime_ns
     return lambda: file.stat().st_mtime_ns != first
 
 
-def test_a_chain_killed_at_each_stage_ends_with_the_very_same_weights(
-    wide_teacher: Path, corpus: Path, tmp_path: Path
+def test_a_chain_killed_at_each_stage_ends_with_the_same_weights(
+    wide_teacher: Path, corpus: Path, tmp_path: Path, kill_when: Callable[..., bool]
 ) -> None:
     more = ["--chain", "s,xs", "--steps", "6", "--save-every", "2", "--start", "teacher", "--hidden-loss", "mse"]
     whole, out = tmp_path / "whole", tmp_path / "killed"
     assert distill.main(arguments(wide_teacher, corpus, whole, *more)) == 0
 
     first = arguments(wide_teacher, corpus, out, *more)
-    kill(first, (out / "via-s" / ".lines").exists)
-    kill(first, (out / "via-s" / "resume.pt").exists)  # as if it had never begun
+    assert kill_when(distill.main, first, (out / "via-s" / ".lines").exists)  # the next command starts it again
+    assert kill_when(distill.main, first, (out / "via-s" / "resume.pt").exists)
     again = ["--out", str(out), "--resume", "--save-every", "2", "--threads", "1"]
-    kill(again, saved_anew(out / "via-s" / "resume.pt"))
-    kill(again, (out / "via-xs" / "resume.pt").exists)
-    kill(again, lambda: is_finished(out / "via-xs"))
-    kill(again, saved_anew(out / "resume.pt"))
+    assert kill_when(distill.main, again, (out / "via-xs" / "resume.pt").exists)
+    assert kill_when(distill.main, again, lambda: is_finished(out / "via-xs"))
+    assert kill_when(distill.main, again, replaced(out / "resume.pt"))
     assert distill.main(again) == 0
 
     for folder in ("", "via-s", "via-xs"):

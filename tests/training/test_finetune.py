@@ -3,10 +3,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,19 +43,12 @@ def steps_saved(out: Path) -> int:
     return int(load_resume_state(out)["progress"]["step"]) if (out / "resume.pt").exists() else 0
 
 
-def interrupt(command: list[str], out: Path) -> None:
-    """Start a run and kill it as soon as it has saved a state in the middle of an epoch."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not steps_saved(out):
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline, "no resume state within two minutes"
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, sample: Path, kill_when: Callable[..., bool]) -> Path:
+    """A run that was killed as soon as it had saved a state in the middle of an epoch; for copies."""
+    out = tmp_path_factory.mktemp("runs") / "killed"
+    assert kill_when(finetune.main, arguments(sample, out), lambda: steps_saved(out) > 0)
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +58,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Pat
     return out
 
 
-def test_a_killed_run_resumes_to_the_very_same_weights(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:
-    out = tmp_path / "killed"
-    interrupt([sys.executable, "-m", "training.finetune", *arguments(sample, out)], out)
+def test_a_killed_run_resumes_to_the_same_weights(uninterrupted: Path, interrupted: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(interrupted, tmp_path / "killed")
     stopped_at = load_resume_state(out)["progress"]["step"]
 
     assert finetune.main(["--out", str(out), "--resume", "--threads", "1"]) == 0
@@ -81,11 +72,10 @@ def test_a_killed_run_resumes_to_the_very_same_weights(uninterrupted: Path, samp
     assert not (out / "resume.pt").exists()
 
 
-def test_a_run_that_began_before_a_setting_came_is_resumed_with_its_default(
-    uninterrupted: Path, sample: Path, tmp_path: Path
+def test_a_run_without_a_newer_setting_is_resumed_with_its_default(
+    uninterrupted: Path, interrupted: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "killed"
-    interrupt([sys.executable, "-m", "training.finetune", *arguments(sample, out)], out)
+    out = shutil.copytree(interrupted, tmp_path / "killed")
     state = load_resume_state(out)
     del state["settings"]["substituted_share"]
     save_resume_state(out, state)
@@ -241,10 +231,9 @@ def test_a_finished_run_is_not_overwritten(
 
 
 def test_resuming_with_another_setting_is_refused(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "killed"
-    interrupt([sys.executable, "-m", "training.finetune", *arguments(sample, out)], out)
+    out = shutil.copytree(interrupted, tmp_path / "killed")
 
     assert finetune.main(["--out", str(out), "--resume", "--seed", "7"]) == 2
 
@@ -252,11 +241,12 @@ def test_resuming_with_another_setting_is_refused(
 
 
 def test_resuming_on_other_utterances_is_refused(
-    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sample: Path, interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, data = tmp_path / "killed", tmp_path / "data"
-    shutil.copytree(sample, data)
-    interrupt([sys.executable, "-m", "training.finetune", *arguments(data, out)], out)
+    out, data = shutil.copytree(interrupted, tmp_path / "killed"), shutil.copytree(sample, tmp_path / "data")
+    state = load_resume_state(out)
+    state["settings"]["data"] = str(data)
+    save_resume_state(out, state)
     for file in data.rglob("*.jsonl"):
         file.write_text(file.read_text().replace('"alarm_set"', '"alarm_other"'))
 
@@ -270,7 +260,10 @@ def test_resuming_on_other_utterances_is_refused(
     [
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 50), "cannot be loaded"),
-        (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), "'gpt2' is no encoder"),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'),
+            "'gpt2' is no supported",
+        ),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
     ],
 )

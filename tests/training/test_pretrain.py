@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import gzip
 import json
-import multiprocessing
 import os
-import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import torch
 from export import onnx
 from training import finetune, pretrain
 from training.data import datasets
-from training.models.checkpoint import Checkpoint, is_finished, load_checkpoint, load_resume_state
+from training.models.checkpoint import Checkpoint, load_checkpoint, load_resume_state
 from training.runs import text_run
 from training.text.corpus import CorpusError, read_lines
 
@@ -25,29 +22,9 @@ SHORT = ["--batch-pieces", "512", "--threads", "1"]
 LAUNCH = f"""{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1
 --mixed_precision no --dynamo_backend no --main_process_port 0""".split()
 
-FORKS = multiprocessing.get_context("forkserver")  # processes that don't import PyTorch anew
-FORKS.set_forkserver_preload(["training.runs.distillation", "training.runs.pretraining"])
 
-
-def kill(arguments: list[str], moment: Callable[[], bool]) -> None:
-    """Run the command and kill it at the first sight of a moment."""
-    process = FORKS.Process(target=pretrain.main, args=(arguments,))
-    process.start()
-    while process.is_alive() and not moment():
-        process.join(0.005)
-    process.kill()
-    process.join()
-
-
-def late(seconds: float) -> Callable[[], bool]:
-    """The moment so many seconds after it is first asked for."""
-    started: list[float] = []
-
-    def is_now() -> bool:
-        started.append(time.monotonic())
-        return started[-1] - started[0] > seconds
-
-    return is_now
+def steps_saved(out: Path) -> int:
+    return int(load_resume_state(out)["progress"]["step"]) if (out / "resume.pt").exists() else 0
 
 
 def same_files(folder: Path, other: Path) -> bool:
@@ -133,25 +110,24 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != (encoder / "model.safetensors").read_bytes()
 
 
-def test_a_run_killed_again_and_again_ends_with_the_very_same_weights(
-    encoder: Path, corpus: Path, tmp_path: Path
+def test_a_run_killed_several_times_ends_with_the_same_weights(
+    encoder: Path, corpus: Path, tmp_path: Path, kill_when: Callable[..., bool]
 ) -> None:
-    out, rng, steps = tmp_path / "killed", random.Random(), []
-    moments: list[Callable[[], bool]] = [
+    out, steps = tmp_path / "killed", []
+    conditions: list[Callable[[], bool]] = [
         (out / ".lines").exists,  # before the first state
         (out / "resume.pt").exists,
-        *(late(rng.uniform(0, 1.5)) for _ in range(3)),
+        lambda: steps_saved(out) >= 3,
+        lambda: steps_saved(out) >= 6,
     ]
-    for moment in moments:
-        kill(arguments(corpus, out, "--save-every", "3", "--resume"), moment)
-        if (out / "resume.pt").exists():
-            steps.append(load_resume_state(out)["progress"]["step"])
+    for condition in conditions:
+        assert kill_when(pretrain.main, arguments(corpus, out, "--save-every", "3", "--resume"), condition)
+        steps.append(steps_saved(out))
 
-    if not is_finished(out):
-        assert pretrain.main(["--out", str(out), "--resume", "--threads", "1"]) == 0
+    assert pretrain.main(["--out", str(out), "--resume", "--threads", "1"]) == 0
 
     assert steps == sorted(steps)
-    assert steps[0] < json.loads((out / "training.json").read_text())["steps"]
+    assert 0 < steps[-1] < json.loads((out / "training.json").read_text())["steps"]
     assert same_files(out, encoder)
 
 

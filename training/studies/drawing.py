@@ -1,6 +1,6 @@
-"""How figures look, and how they are written: SVG for pages, PNG for looking at; the same figures give the same bytes.
+"""Style and files of figures: SVG and PNG; the same figures give the same bytes.
 
-Colours are those of Okabe and Ito, which people with any kind of colour vision can tell apart.
+Colours are those of Okabe and Ito, which are distinguishable with any kind of colour vision.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MARKERS = "os^Dv<>"
 GRID = "#dddddd"
 DOTS_PER_INCH = 110
 STYLE: Any = {
-    "svg.hashsalt": "distilled-nlu",  # names inside the file, random without
+    "svg.hashsalt": "distilled-nlu",  # ids inside the file would be random
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
     "axes.titlesize": 9.5,

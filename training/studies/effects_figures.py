@@ -16,13 +16,13 @@ from training.studies.drawing import COLOURS, GRID, MARKERS, STYLE, save
 from training.studies.effects_text import Json
 
 MEAN_COLOUR = "#8c8c8c"
-PALE = 0.3  # opacity of what is shown but not judged
+PALE = 0.3  # opacity of changes that are shown but not judged
 
-Groups = Mapping[str, Mapping[str, Json | None]]  # encoder to locale to cell, None where there is none; last the mean
+Groups = Mapping[str, Mapping[str, Json | None]]  # encoder to locale to cell or None; the mean is last
 
 
 def draw(report: Json, folder: Path) -> list[str]:
-    """Draw what a report holds into `folder`. Returns the names of the files."""
+    """Draw the figures of a report into `folder`. Returns the names of the files."""
     names = []
     with matplotlib.rc_context(STYLE):
         for place, comparison in enumerate(report["comparisons"]):
@@ -81,7 +81,7 @@ def effect_bars(title: str, table: Json, panels: Mapping[str, Groups]) -> Figure
     for row in grid:
         row[0].set_ylabel("relative change, %")
     cells = [cell for groups in panels.values() for cell in _cells(groups)]
-    # Scaled by the judged cells: the interval of a tiny set would flatten all others
+    # Scaled to the judged cells, as the interval of a tiny set would flatten all others
     judged = [cell for cell in cells if cell["is_judged"]] or cells
     low, high = min(0.0, *(c["low"] for c in judged)), max(0.0, *(c["high"] for c in judged))
     room = 0.06 * (high - low) or 1.0
@@ -150,7 +150,7 @@ def _plain_ticks(axis: Axes, values: Sequence[float]) -> None:
 
 
 def noise_bars(teachers: Mapping[str, Mapping[str, Json]]) -> Figure:
-    """What each teacher gets wrong of the masked words of each text, in percent; a group a text, a bar a teacher."""
+    """Share of masked words that each teacher predicts wrong, in percent; a group a text, a bar a teacher."""
     texts = list(dict.fromkeys(text for found in teachers.values() for text in found))
     figure = Figure(figsize=(5.2, 3.2), layout="constrained")
     axis = figure.subplots()
@@ -165,17 +165,17 @@ def noise_bars(teachers: Mapping[str, Mapping[str, Json]]) -> Figure:
     axis.set_ylabel("wrong, % of masked words")
     axis.margins(y=0.12)
     axis.grid(axis="y", color=GRID, linewidth=0.6)
-    axis.set_title("What the teachers get wrong; lower is better", loc="left")
+    axis.set_title("Masked words predicted wrong; lower is better", loc="left")
     _legend(figure, axis)
     return figure
 
 
-def _wrapped(name: str, longest: int = 14) -> str:
-    """A name in lines of at most `longest` characters, broken at spaces and underscores."""
+def _wrapped(name: str, width: int = 14) -> str:
+    """A name in lines of at most `width` characters, broken at spaces and underscores."""
     lines = [""]
     for word in name.replace("_", "_ ").split():
         glue = "" if not lines[-1] or lines[-1].endswith("_") else " "
-        if lines[-1] and len(lines[-1] + glue + word) > longest:
+        if lines[-1] and len(lines[-1] + glue + word) > width:
             lines.append(word)
         else:
             lines[-1] += glue + word

@@ -1,7 +1,7 @@
-"""The report of a study with tasks, from the small results that its runs left: report.md, report.json and figures.
+"""The report of a study with tasks, from the results of its runs: report.md, report.json and figures.
 
-`write_report` reads RUNS/results alone, so a report can be made again without any model or data set. What is missing is
-named and left out; a result that can't be read is an error.
+`write_report` reads RUNS/results alone, so it needs no model or data set. Missing results are named and left out; a
+result that can't be read is an error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DIGITS = 6
 def write_report(runs: Path) -> Json:
     """Write report.md, report.json and the figures into `runs`. Returns what report.json holds.
 
-    Raises ReportError: a result is missing that nothing can be said without, or one is broken.
+    Raises ReportError: a required result is missing, or one can't be read.
     """
     report = report_of(read_results(Layout(runs)))
     report["figures"] = draw(report, runs)
@@ -41,7 +41,7 @@ def write_report(runs: Path) -> Json:
 
 
 def report_of(study: Study) -> Json:
-    """Everything that the report says, in percent, as report.json holds it but for the names of the figures."""
+    """The content of report.json, in percent, without the names of the figures."""
     references, classes = study.references, len(study.domains)
     weights = effects.weights_by_locale(references)
     values = {task: effects.values_of(task, references, runs, classes, weights) for task, runs in study.runs.items()}
@@ -81,14 +81,14 @@ def _comparisons(study: Study, values: dict[str, Values]) -> tuple[list[Json], l
             if baseline in runs and any(name in runs for name in encoders):
                 tables += [_table(study, baseline, encoders, task, metric, values[task]) for metric in METRICS[task]]
             else:
-                missing = f"there are no results of the baseline {baseline} or of any encoder to compare with it"
-                left_out.append(f"comparison “{title}”, {TASKS[task]}: left out, for {missing}")
+                missing = f"no results of the baseline {baseline}, or of any encoder compared with it"
+                left_out.append(f"comparison “{title}”, {TASKS[task]}: left out, {missing}")
         comparisons.append({"title": title, "baseline": baseline, "encoders": encoders, "tables": tables})
     return comparisons, left_out
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to a few digits, and none that JSON doesn't know."""
+    """Floats rounded; None for those that JSON does not have."""
     if isinstance(value, dict):
         return {str(key): _rounded(x) for key, x in value.items()}
     if isinstance(value, list | tuple):
@@ -99,7 +99,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _missing(study: Study) -> list[str]:
-    """A line for each encoder and task of which runs are missing, and for the results that aren't used."""
+    """A line for each encoder and task with missing runs, and for unused results."""
     lines = []
     for task, runs in study.runs.items():
         for name in compared_encoders(study.recipe):
@@ -108,10 +108,10 @@ def _missing(study: Study) -> list[str]:
                 lines.append(f"{TASKS[task]}, {name}: no result of seed{'s' * (len(lost) > 1)} {listed(lost)}")
     for teacher, texts in study.teachers.items():
         unmeasured = [kind for kind in ("generic", "task") if kind not in texts]
-        elsewhere = "text that it held out stands elsewhere in what it learned from"
-        lines += [f"noise of {teacher}: every {kind} {elsewhere}" for kind in unmeasured]
+        seen = "text that it held out also occurs in its training text"
+        lines += [f"noise of {teacher}: every {kind} {seen}" for kind in unmeasured]
     if study.unasked:
-        lines.append(f"not used, as other tasks, seeds or a partition are asked for: {', '.join(study.unasked)}")
+        lines.append(f"not used, as the recipe has other tasks, seeds or another partition: {', '.join(study.unasked)}")
     return lines
 
 
@@ -158,7 +158,7 @@ def _absolute(task: str, values: Values, study: Study) -> list[Json]:
 
 
 def _correlations(study: Study) -> list[Json]:
-    """Effect against similarity over domains and locales, of each asked encoder, task and measure of similarity."""
+    """Effect against similarity over domains and locales, of each encoder of the recipe, task and measure."""
     if not study.similarity or not study.recipe["comparisons"]:
         return []
     baseline = study.recipe["comparisons"][0]["baseline"]
@@ -204,6 +204,6 @@ def _points(study: Study, task: str, encoder: str, baseline: str) -> tuple[list[
             elif not math.isfinite(change[i]):
                 undefined += 1
             else:
-                alike = {name: float(domains[domain][name]) for name in SIMILARITIES}
-                points.append({"domain": domain, "locale": locale, "change": float(change[i]), **alike})
+                similarity = {name: float(domains[domain][name]) for name in SIMILARITIES}
+                points.append({"domain": domain, "locale": locale, "change": float(change[i]), **similarity})
     return points, few, undefined

@@ -1,4 +1,4 @@
-"""The report of a study as Markdown, and the words that it shares with the figures."""
+"""The report of a study as Markdown, and the labels that it shares with the figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TASKS = {"dc": "domain classification", "icner": "intents and slots"}
 TAILS = {"tail_test": "rare text", "tail_unseen_value": "unseen value", "tail_unseen_word": "unseen word"}
 DIVERGENCE, PERPLEXITY = "Jensen-Shannon divergence, bits", "pseudo-perplexity of the teacher"
 SIMILARITIES = {"divergence": DIVERGENCE, "pseudo_perplexity": PERPLEXITY}
-COVERAGE = (91, 99)  # percent of simulated studies whose interval holds the truth, see test_effects.py
+COVERAGE = (91, 99)  # percent of simulated studies whose interval covers the true value, see test_effects.py
 BUDGET = ("command", "size", "corpus", "teacher", "init", "parameters", "steps", "pieces", "minutes", "held_out_loss")
 
 
@@ -34,7 +34,7 @@ def render(report: Json) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Lines of a table; what is None becomes a dash."""
+    """Lines of a table; None becomes a dash."""
     cells = [["-" if x is None else str(x).replace("|", "\\|") for x in row] for row in rows]
     return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *cells)]
 
@@ -60,7 +60,7 @@ def _introduction(report: Json) -> list[str]:
 
 
 def _summary(report: Json) -> list[str]:
-    """A sentence for each comparison made, from its cell of the mean over the whole partition."""
+    """A sentence for each comparison: the mean over the locales on the whole partition."""
     lines = [
         _sentence(cell, table, comparison["baseline"])
         for comparison in report["comparisons"]
@@ -69,20 +69,20 @@ def _summary(report: Json) -> list[str]:
         if cell["locale"] == MEAN and cell["set"] == report["partition"]
     ]
     lines += [_correlation_sentence(found) for found in report["correlations"]]
-    head = ["## What this shows", "", f"In the mean of the languages, on all of `{report['partition']}`:", ""]
+    head = ["## Summary", "", f"Mean of the languages, on all of `{report['partition']}`:", ""]
     return [*head, *(lines or ["- nothing: no two encoders of a comparison have results"])]
 
 
 def _sentence(cell: Json, table: Json, baseline: str) -> str:
     verdict, encoder = cell["verdict"], cell["encoder"]
-    said = f"{encoder} is {verdict} {'against' if verdict == 'not judged' else 'than'} {baseline}"
+    result = f"{encoder} is {verdict} {'against' if verdict == 'not judged' else 'than'} {baseline}"
     if verdict == "no difference shown":
-        said = f"no difference shown between {encoder} and {baseline}"
+        result = f"no difference shown between {encoder} and {baseline}"
     numbers = "" if cell["change"] is None else f": {_change_text(cell, ' %')}"
-    rest = ", which does not survive the correction for all cells of its table" if cell["mark"] == "*" else ""
+    rest = ", not significant after correction for all cells of its table" if cell["mark"] == "*" else ""
     if verdict == "not judged":
         rest = ", with a single seed" if cell.get("seeds") == 1 else ", with too few utterances or a baseline of 0"
-    return f"- {TASKS[table['task']]}, {table['metric']['title']}: {said}{numbers}{rest}"
+    return f"- {TASKS[table['task']]}, {table['metric']['title']}: {result}{numbers}{rest}"
 
 
 def _change_text(cell: Json, unit: str = "") -> str:
@@ -94,12 +94,12 @@ def _correlation_sentence(found: Json) -> str:
     name = f"{TASKS[found['task']]}, {found['metric']['title']}: {change}"
     measure, spearman = SIMILARITIES[found["measure"]].split(",")[0], found.get("spearman")
     if not spearman or spearman["low"] is None:
-        return f"- {name} can't be related to the {measure}: too few domains"
+        return f"- {name} has no correlation with the {measure}: too few domains"
     if spearman["low"] <= 0 <= spearman["high"]:
-        said = "shows no relation with"
+        trend = "shows no relation with"
     else:
-        said = "rises with" if spearman["value"] > 0 else "falls with"
-    return f"- {name} {said} the {measure}: Spearman {coefficient_text(spearman)} ({better_sign(found['metric'])})"
+        trend = "rises with" if spearman["value"] > 0 else "falls with"
+    return f"- {name} {trend} the {measure}: Spearman {coefficient_text(spearman)} ({better_sign(found['metric'])})"
 
 
 def _encoder_table(report: Json) -> list[str]:
@@ -111,7 +111,7 @@ def _encoder_table(report: Json) -> list[str]:
         cells = [_number(found.get(key)) for key in BUDGET]
         sizes = [_number(corpus.get(key)) for key in ("tokens", "lines")]
         rows.append([name, found.get("title"), *cells, corpus.get("ratio"), *sizes])
-    head = ["encoder", "what", *[key.replace("_", " ") for key in BUDGET], "ratio", "tokens in corpus", "lines"]
+    head = ["encoder", "title", *[key.replace("_", " ") for key in BUDGET], "ratio", "tokens in corpus", "lines"]
     return ["## Encoders", "", *markdown_table(head, rows)]
 
 
@@ -122,7 +122,7 @@ def _number(value: Any) -> Any:
 def _comparison(place: int, comparison: Json, report: Json) -> list[str]:
     lines = [f"## {comparison['title']}: against {comparison['baseline']}"]
     if not comparison["tables"]:
-        return [*lines, "", "Left out: there are no results to compare."]
+        return [*lines, "", "No results to compare."]
     for table in comparison["tables"]:
         metric, task = table["metric"], table["task"]
         title = f"{TASKS[task].capitalize()}: {metric['title']}, relative change in % ({better_sign(metric)})"
@@ -172,7 +172,7 @@ def _teacher_table(report: Json) -> list[str]:
         for teacher, texts in report["teachers"].items()
         for text, found in texts.items()
     ]
-    head = ["## Noise of the teachers: masked words that they get wrong", "", "![Noise of the teachers](noise.svg)", ""]
+    head = ["## Noise of the teachers: masked words predicted wrong", "", "![Noise of the teachers](noise.svg)", ""]
     return [*head, *markdown_table(["teacher", "text", "right, %", "wrong, %", "masked words"], rows)]
 
 
@@ -183,10 +183,10 @@ def _similarity_section(report: Json) -> list[str]:
     domains = list(dict.fromkeys(domain for values in similarity.values() for domain in values))
     rows = [[domain, *[_similarity_cell(values.get(domain)) for values in similarity.values()]] for domain in domains]
     lines = [
-        "## Similarity of the task's text to the generic one",
+        "## Similarity of task text and generic text",
         "",
         f"Jensen-Shannon divergence from {report['similarity'].get('reference', 'the reference')} in bits (0 to 1) / "
-        "pseudo-perplexity of the teacher; higher is less alike.",
+        "pseudo-perplexity of the teacher; higher is less similar.",
         "",
         *markdown_table(["domain", *similarity], rows),
     ]
@@ -212,32 +212,32 @@ def _correlation_row(found: Json) -> list[Any]:
 
 
 def _method(report: Json) -> list[str]:
-    alike = "The languages hold different sentences and are resampled apart."
+    pairing = "The languages hold different sentences and are resampled independently."
     if report["is_parallel"]:
-        alike = "The languages hold the same sentences, which a resample draws in all or in none."
+        pairing = "The languages hold the same sentences; a resample draws a sentence in all of them or in none."
     return [
-        "## How the intervals were made",
+        "## Intervals",
         "",
-        "A change is that of the mean over the seeds, in % of the baseline's; in the column of the mean it is that of "
-        f"the mean metric. Its 95 % interval comes of {report['resamples']} bootstrap resamples of utterances and "
-        f"seeds, both drawn alike for the two sides. {alike} As few seeds say little of their spread, the deviations "
-        "of drawn seeds are scaled to the variance of the sample, less what comes of the choice of utterances, and the "
-        "ends of the percentile interval moved out by t / z, with degrees of freedom after Satterthwaite. In "
-        f"simulations of 3 or 5 seeds such intervals held the truth in {COVERAGE[0]} to {COVERAGE[1]} % of the cases.",
+        "A change is the difference of the means over the seeds, in % of the baseline; in the column of the mean it is "
+        f"that of the mean metric. Its 95 % interval comes from {report['resamples']} bootstrap resamples of "
+        f"utterances and seeds, the same ones for both sides. {pairing} As a bootstrap underestimates the variance "
+        "between few seeds, their deviations are scaled to the sample variance, less the part due to the choice of "
+        "utterances, and the ends of the percentile interval are widened by t / z, with degrees of freedom after "
+        f"Satterthwaite. In simulations with 3 or 5 seeds, {COVERAGE[0]} to {COVERAGE[1]} % of such intervals covered "
+        "the true value.",
         "",
-        "`*`: the interval excludes 0. `**`: so it does after the correction for all cells of the table (Holm 1979). "
+        "`*`: the interval excludes 0. `**`: also significant after correction for all cells of the table (Holm 1979). "
         f"†: fewer than {MIN_UTTERANCES} utterances, not judged. ‡: a single seed, so that the interval covers the "
-        "choice of utterances only; not judged. Cells of a table share runs and sentences, and are no independent "
-        "evidence.",
+        "choice of utterances only; not judged. Cells of a table share runs and sentences, so none is independent.",
         "",
-        "Intervals of correlations resample whole domains, as the same domain in several languages is not several "
-        f"independent points; domains with fewer than {report['fewest_point_utterances']} utterances in a language are "
+        "Intervals of correlations resample whole domains, as the points of one domain in several languages are not "
+        f"independent; domains with fewer than {report['fewest_point_utterances']} utterances in a language are "
         "left out.",
     ]
 
 
 def figure_name(place: int, task: str) -> str:
-    """The file of the effects on a task in the comparison at `place`, counted from 0; without its ending."""
+    """The file name, without suffix, of the effects on a task in the comparison at `place` (from 0)."""
     return f"effects-{place + 1}-{task}"
 
 
@@ -252,7 +252,7 @@ def better_sign(metric: Json) -> str:
 
 
 def set_title(name: str, report: Json) -> str:
-    """What a set of utterances is called."""
+    """The title of a set of utterances."""
     if name == report["partition"]:
         return f"all of {name}"
     return f"tail: {TAILS[name]}" if name in TAILS else name

@@ -1,4 +1,4 @@
-"""The engine of `training.study` and `training.ladder`: make what a recipe asks for and is not done, then report."""
+"""The engine of `training.study` and `training.ladder`: run the unfinished stages of a recipe, then report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.studies.stages import StageBuilder, needed_for
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Do all stages that are not done, and report. Returns the summary.
+    """Run the unfinished stages, and report. Returns the summary.
 
     Raises RecipeError, StageError: a recipe that can't be used, a stage that failed or was made with other settings.
     """
@@ -31,15 +31,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     try:
         Scheduler(plan, ledger, args.out / "logs", args.jobs, recipe.title).run(todo)
     finally:
-        write_facts(recipe, layout)  # of what is done by now
+        write_facts(recipe, layout)  # of the stages finished by now
     summary = {"out": str(args.out), "stages": len(plan), "done_now": len(todo)}
     return summary if args.until else {**summary, **publish(args.out)}
 
 
 def publish(out: Path) -> dict[str, Any]:
-    """Report on what is done, from the small files in OUT/results alone. Returns the report's part of the summary.
+    """Report on the finished stages, from the files in OUT/results alone. Returns the report's part of the summary.
 
-    Raises ReportError: a result is missing that nothing can be said without, or one is broken.
+    Raises ReportError: a required result is missing, or one can't be read.
     """
     with reading(Layout(out).recipe) as recipe:
         with_tasks = bool(recipe["tasks"])

@@ -1,4 +1,4 @@
-"""Where the parts of a study stand in its folder."""
+"""The files of a study."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 class Layout:
-    """The files of a study in the folder `out`: `results` holds the small ones that reports are made of."""
+    """The files of a study in the folder `out`: `results` holds the small ones that reports are made from."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.results = out, out / "results"
         self.tokenizer = out / "tokenizer.json"
-        self.recipe = self.results / "recipe.json"  # what the report needs of it
-        self.references = self.results / "references.json.gz"  # with tasks: what outcomes are compared with
-        self.utterances = self.results / "utterances.json.gz"  # without tasks: what runs answer
+        self.recipe = self.results / "recipe.json"  # the part that the report needs
+        self.references = self.results / "references.json.gz"  # with tasks: expected answers
+        self.utterances = self.results / "utterances.json.gz"  # without tasks: what is scored
 
     def corpus(self, name: str) -> Path:
         """A corpus of the recipe."""
@@ -28,9 +28,9 @@ class Layout:
         return self.out / "finetuned" / task / name / str(seed)
 
     def outcomes(self, task: str, name: str, seed: int) -> Path:
-        """What a fine-tuned encoder got right."""
+        """The outcomes of a fine-tuned encoder."""
         return self.results / "runs" / task / name / f"{seed}.json.gz"
 
     def answers(self, name: str) -> Path:
-        """What a fine-tuned run answers."""
+        """The answers of a fine-tuned run."""
         return self.results / "answers" / f"{name}.json.gz"

@@ -1,4 +1,4 @@
-"""What a study measures of its runs: the small files in `results`, of which reports are made."""
+"""Measurements of a study's runs: the small files in `results`, from which reports are made."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from training.text.corpus import read_lines
 from training.text.lines import held_out_rows
 from training.text.tokenizer import load_tokenizer
 
-SAMPLE_TOKENS = 1500  # of a domain's text that is compared with the generic text
-NOISE_TEXTS = 2000  # of a kind that teachers are asked to complete
+SAMPLE_TOKENS = 1500  # of a domain's text compared with the generic text
+NOISE_TEXTS = 2000  # of a kind, in which teachers predict masked words
 TRAINING_FACTS = ("steps", "seconds", "best_epoch")  # of training.json, for the table of compared runs
 ENCODER_FACTS = ("size", "corpus", "teacher", "init", "start", "chain")  # settings, for the table of encoders
 
@@ -31,7 +31,7 @@ ByLocale = dict[str, list[Utterance]]
 
 
 def write_facts(recipe: Recipe, layout: Layout) -> None:
-    """What the recipe compares, and what the corpora and encoders that are there say of themselves."""
+    """Write the recipe's comparisons, and facts on the finished corpora and encoders."""
     report, compared = recipe.report, {name: recipe.runs[name] for name in recipe.compared}
     content = {
         "title": recipe.title,
@@ -69,7 +69,7 @@ def _encoder_facts(recipe: Recipe, layout: Layout, name: str) -> dict[str, Any]:
 
 
 def _evaluated(recipe: Recipe) -> tuple[ByLocale, list[Utterance]]:
-    """The utterances that are scored, by locale in order of id as in all files; and the training utterances."""
+    """The scored utterances, by locale in order of id as in all files; and the training utterances."""
     locales = list(recipe.locales)
     dataset = datasets.load(recipe.data, locales)
     part = dataset.part(recipe.partition, locales)
@@ -78,7 +78,7 @@ def _evaluated(recipe: Recipe) -> tuple[ByLocale, list[Utterance]]:
 
 
 def write_utterances(recipe: Recipe, layout: Layout) -> None:
-    """The utterances that compared runs answer."""
+    """Write the utterances on which runs are compared."""
     part = datasets.load(recipe.data, recipe.locales).part(recipe.partition, recipe.locales)
     write_json(layout.utterances, [datasets.row_of(u) for u in part])
 
@@ -89,7 +89,7 @@ def read_utterances(layout: Layout) -> list[Utterance]:
 
 
 def write_answers(layout: Layout, name: str) -> None:
-    """What a fine-tuned run answers."""
+    """Write the answers of a fine-tuned run."""
     folder = layout.run(name)
     checkpoint = with_heads(load_checkpoint(folder), folder)
     found = answers_of_model(checkpoint.model, checkpoint.encoder, checkpoint.labels, read_utterances(layout))
@@ -99,7 +99,7 @@ def write_answers(layout: Layout, name: str) -> None:
 
 
 def write_references(recipe: Recipe, layout: Layout) -> None:
-    """What fine-tuned encoders are asked: ids, domains, number of slots, and which rows belong to which tail.
+    """Write the expected answers: ids, domains, number of slots, and the rows of each tail.
 
     Raises StageError: the data has no domains, and a task needs them.
     """
@@ -120,7 +120,7 @@ def write_references(recipe: Recipe, layout: Layout) -> None:
 
 
 def write_outcomes(recipe: Recipe, layout: Layout, task: str, name: str, seed: int) -> None:
-    """What a fine-tuned encoder got right, utterance by utterance."""
+    """Write the outcomes of a fine-tuned encoder, utterance by utterance."""
     domains = read_json(layout.references)["domains"]
     found = outcomes_of(layout.finetuned(task, name, seed), _evaluated(recipe)[0], domains)
     run = {"task": task, "encoder": name, "seed": seed, "partition": recipe.partition, "locales": found}
@@ -128,7 +128,7 @@ def write_outcomes(recipe: Recipe, layout: Layout, task: str, name: str, seed: i
 
 
 def outcomes_of(folder: Path, evaluated: ByLocale, domains: Sequence[str]) -> dict[str, Any]:
-    """Outcomes of a fine-tuned checkpoint per locale; which lists there are depends on its heads.
+    """Outcomes of a fine-tuned checkpoint per locale; the lists depend on its heads.
 
     `domain`: index of the domain, -1 for one that no reference has. `intent_errors`: 0 or 1. `slot_errors`:
     substitutions, deletions and insertions.
@@ -152,7 +152,7 @@ def outcomes_of(folder: Path, evaluated: ByLocale, domains: Sequence[str]) -> di
 
 
 def write_noise(recipe: Recipe, layout: Layout) -> None:
-    """How many masked words the teachers find, in generic text that they held out and in the task's."""
+    """Write the accuracy of the teachers on masked words, in held-out generic text and in the task's text."""
     noise = recipe.report.noise
     task = [u.text for rows in _evaluated(recipe)[0].values() for u in rows]
     first = recipe.runs[next(iter(noise))]
@@ -164,13 +164,13 @@ def write_noise(recipe: Recipe, layout: Layout) -> None:
         for kind, texts in (("generic", generic), ("task", task)):
             chosen = random.Random(0).sample(texts, min(NOISE_TEXTS, len(texts)))
             correct, positions = similarity.masked_word_accuracy(teacher.model, teacher.encoder, chosen)
-            if positions:  # a text that stands there several times was hardly held out
+            if positions:  # none if all held-out lines also occur in the training text
                 found[name][kind] = {"accuracy": correct / positions, "correct": correct, "positions": positions}
     write_json(layout.results / "teachers.json", found)
 
 
 def write_similarity(recipe: Recipe, layout: Layout) -> None:
-    """How near each domain's text is to the generic text of its language, for the tokenizer and the first teacher."""
+    """Write the similarity of each domain's text to the generic text of its language."""
     tokenizer = load_tokenizer(layout.tokenizer)
     teacher = load_checkpoint(layout.run(next(iter(recipe.report.noise))))
     train = _evaluated(recipe)[1]
@@ -184,13 +184,13 @@ def write_similarity(recipe: Recipe, layout: Layout) -> None:
             sample = similarity.sample_of_tokens(tokenizer, texts, SAMPLE_TOKENS, seed=0)
             distance = similarity.divergence(similarity.token_counts(tokenizer, sample), generic)
             perplexity = similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample)
-            alike = {"divergence": distance, "utterances": len(sample), "pseudo_perplexity": perplexity}
-            found[locale][domain] = alike
+            values = {"divergence": distance, "utterances": len(sample), "pseudo_perplexity": perplexity}
+            found[locale][domain] = values
     write_json(layout.results / "similarity.json", {"reference": "generic", "pieces": SAMPLE_TOKENS, "locales": found})
 
 
 def unseen_lines(file: Path, seed: int) -> list[str]:
-    """The lines of a text that a run with that seed held out, less those that stand elsewhere in it as well."""
+    """The held-out lines of a text in a run with that seed, without those that also occur elsewhere in it."""
     sources = [str(file)]
     held_out = set(held_out_rows(sum(1 for _ in read_lines(sources)), seed).tolist())
     unseen = dict.fromkeys(text for row, text in enumerate(read_lines(sources)) if row in held_out)

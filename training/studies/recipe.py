@@ -1,4 +1,4 @@
-"""Recipes: a TOML file of runs, of the text that they learn from, and of what is compared.
+"""Recipes: TOML files with runs, their text, and comparisons.
 
 ::
 
@@ -6,7 +6,7 @@
     data = "../sample"                  # labelled data, relative to the recipe; or --data
     generic = "../sample/out_of_scope"  # plain sentences, GENERIC/<language>/<source>.txt[.gz]; or --generic
     locales = ["de-DE", "fr-FR"]
-    partition = "dev"                   # what is scored; or --partition
+    partition = "dev"                   # the partition that is scored; or --partition
 
     [tokenizer]                         # settings of training.tokenizer: one tokenizer for all pretrained encoders
     vocabulary = 16000
@@ -20,7 +20,7 @@
     title = "teacher"
     command = "pretrain"                # pretrain, distill or finetune (the default)
     corpus = "mixed"                    # corpora of the recipe, or sources in the languages of the locales
-    data = true                         # pretrain: read the labelled training texts too
+    data = true                         # pretrain: also use the labelled training texts
     [runs.student]
     command = "distill"
     corpus = "mixed"
@@ -31,18 +31,18 @@
     baseline = "generic"
     runs = ["mixed"]
 
-Compared are fine-tuned runs, each with the scores of one seed (`training.ladder`). With tasks, compared are encoders,
-each fine-tuned once a task and seed (`training.study`)::
+Without tasks, fine-tuned runs are compared, one seed each (`training.ladder`). With tasks, encoders are compared, each
+fine-tuned once per task and seed (`training.study`)::
 
-    [tasks]                             # heads that each compared encoder is fine-tuned with, beside [finetune]
+    [tasks]                             # heads of each compared encoder, beside the settings in [finetune]
     dc = "domain"
     icner = "intent,slots"
 
     [report]
     seeds = [1, 2, 3]                   # of fine-tuning
-    similarity_runs = ["mixed"]         # whose effect is related to how near a domain is to the generic text
-    min_point_utterances = 20           # that a domain needs in a language to be a point of that relation
-    noise = {teacher = "mixed"}         # teachers whose word accuracy is measured, each with a text that it held out
+    similarity_runs = ["mixed"]         # whose effect is correlated with the similarity of a domain
+    min_point_utterances = 20           # that a domain needs in a language to be a point of that correlation
+    noise = {teacher = "mixed"}         # teachers whose word accuracy is measured, and their training text
     notes = ["A sentence for the report."]
 """
 
@@ -66,20 +66,20 @@ from training.runs.settings import INHERITED, RANDOM, DistillSettings, FinetuneS
 from training.text.budgets import TransferSet
 
 SETTINGS = {"pretrain": PretrainSettings, "distill": DistillSettings, "finetune": FinetuneSettings}
-GIVEN = ("data", "locales", "tokenizer")  # settings of runs and corpora that the recipe gives as a whole
+SHARED = ("data", "locales", "tokenizer")  # settings of runs and corpora that the recipe sets for all
 TOKENIZER_SETTINGS = ("corpus", "tokenizer_lines", "vocabulary")
-CORPUS_SETTINGS = tuple(f.name for f in fields(TransferSet) if f.name not in (*GIVEN, "generic"))
+CORPUS_SETTINGS = tuple(f.name for f in fields(TransferSet) if f.name not in (*SHARED, "generic"))
 PARENTS = ("init", "teacher", "start")  # settings that may name other runs
 
 Settings = dict[str, bool | int | float | str]
 
 
 class RecipeError(ValueError):
-    """A recipe that can't be used; the message names file and entry, and what is allowed."""
+    """An invalid recipe; the message names file and entry, and what is allowed."""
 
 
 class Entry(BaseModel):
-    """A table of a recipe, in which every name is known."""
+    """A table of a recipe; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,7 +93,7 @@ class Run(Entry):
 
 
 class Comparison(Entry):
-    """Runs that are compared with a baseline."""
+    """Runs compared with a baseline."""
 
     title: str
     baseline: str
@@ -101,7 +101,7 @@ class Comparison(Entry):
 
 
 class ReportSettings(Entry):
-    """What a report on tasks holds."""
+    """Settings of the report on tasks."""
 
     seeds: tuple[int, ...] = ()
     similarity_runs: tuple[str, ...] = ()
@@ -134,9 +134,9 @@ class Recipe(Entry):
         """Give each run its name as title, its command, and the settings of the command's section."""
         runs = {}
         for name, entry in content.get("runs", {}).items():
-            given = {"title": name, "command": "finetune", **entry}
-            own = {key: given.pop(key) for key in [*given] if key not in ("title", "command")}
-            runs[name] = {**given, "settings": {**content.get(given["command"], {}), **own}}
+            run = {"title": name, "command": "finetune", **entry}
+            own = {key: run.pop(key) for key in [*run] if key not in ("title", "command")}
+            runs[name] = {**run, "settings": {**content.get(run["command"], {}), **own}}
         return {**content, **({"runs": runs} if runs else {})}
 
     @property
@@ -159,14 +159,14 @@ class Recipe(Entry):
         return value in self.runs and not (setting == "start" and value in (RANDOM, INHERITED))
 
     def parents_of(self, settings: Mapping[str, Any]) -> list[str]:
-        """The runs that a run with these settings is made of."""
+        """The runs that a run with these settings is made from."""
         named = [(key, value) for key in PARENTS for value in listed(str(settings.get(key, "")))]
         return list(dict.fromkeys(value for key, value in named if self.is_run(key, value)))
 
     def with_data(self, data: str | None, generic: str | None, partition: str | None) -> Recipe:
-        """The recipe with other data, where given. Raises RecipeError: it names none and none is given."""
-        given = {"data": data, "generic": generic, "partition": partition}
-        settled = self.model_copy(update={name: value for name, value in given.items() if value})
+        """The recipe with other data, except for None. Raises RecipeError: neither it nor the arguments name any."""
+        other = {"data": data, "generic": generic, "partition": partition}
+        settled = self.model_copy(update={name: value for name, value in other.items() if value})
         for name in ("data", "generic"):
             if not getattr(settled, name):
                 raise RecipeError(f"the recipe names no {name}: give --{name}")
@@ -176,7 +176,7 @@ class Recipe(Entry):
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
-    Raises RecipeError: no such file, no TOML, or an entry that is missing, unknown, not allowed or names nothing.
+    Raises RecipeError: no such file, no TOML, or an entry that is missing, unknown or not allowed.
     """
     try:
         recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -203,7 +203,7 @@ def _problem(error: Any) -> str:
 
 
 def _check(recipe: Recipe) -> None:
-    """Raise ValueError where a name stands for nothing, or a setting is none of its command."""
+    """Raise ValueError for an unknown name, or a setting that its command lacks."""
 
     def require(entry: str, names: Iterable[str], known: Iterable[str]) -> None:
         if missing := [name for name in names if name not in [*known]]:
@@ -217,7 +217,7 @@ def _check(recipe: Recipe) -> None:
     try:
         TopologicalSorter({name: recipe.parents_of(run.settings) for name, run in recipe.runs.items()}).prepare()
     except CycleError as error:
-        raise ValueError(f"runs: {' of '.join(reversed(error.args[1]))}: can't be made of itself") from error
+        raise ValueError(f"runs: {' from '.join(reversed(error.args[1]))}: can't be made from itself") from error
     comparable = recipe.encoders if recipe.tasks else [name for name in recipe.runs if name not in recipe.encoders]
     for comparison in recipe.comparisons:
         require(f"comparisons, {comparison.title!r}", (comparison.baseline, *comparison.runs), comparable)
@@ -226,7 +226,7 @@ def _check(recipe: Recipe) -> None:
     require("report.noise", report.noise, recipe.encoders)
     require("report.noise", report.noise.values(), recipe.corpora)
     if report.similarity_runs and not report.noise:
-        raise ValueError("report.similarity_runs needs report.noise: its first teacher tells how alike texts are")
+        raise ValueError("report.similarity_runs needs report.noise: its first teacher measures similarity")
     if bool(recipe.tasks) != bool(report.seeds):
         raise ValueError("tasks and report.seeds need each other: at least one task and one seed, or neither")
 
@@ -236,7 +236,7 @@ def _check_run(entry: str, run: Run) -> None:
     settings = dict(run.settings)
     if run.command == "pretrain" and not isinstance(settings.pop("data", False), bool):
         raise ValueError(f"{entry}: data; allowed: true or false")
-    allowed = [f.name for f in fields(SETTINGS[run.command]) if f.name not in GIVEN]
+    allowed = [f.name for f in fields(SETTINGS[run.command]) if f.name not in SHARED]
     if unknown := sorted(set(settings) - set(allowed)):
         raise ValueError(f"{entry}: unknown {', '.join(unknown)}; allowed for {run.command}: {', '.join(allowed)}")
     parser = parser_of(entry, "", SETTINGS[run.command])

@@ -1,4 +1,4 @@
-"""The results of a study, read and checked: what is missing is left out, what can't be read is an error."""
+"""Read and check the results of a study: missing ones are left out, one that can't be read is an error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Study:
-    """The results of a study; `unasked` names those that the recipe does not ask for."""
+    """The results of a study; `unasked` names those that the recipe does not use."""
 
     recipe: Json
     partition: str
@@ -45,14 +45,14 @@ class Study:
 
     @property
     def min_point_utterances(self) -> int:
-        """How many a domain needs in a locale to be a point of a correlation."""
+        """Utterances that a domain needs in a locale to be a point of a correlation."""
         return int(self.recipe.get("fewest_point_utterances", MIN_POINT_UTTERANCES))
 
 
 def read_results(layout: Layout) -> Study:
     """Read and check the results of a study with tasks.
 
-    Raises ReportError: a result is missing that nothing can be said without, or one is broken.
+    Raises ReportError: a required result is missing, or one can't be read.
     """
     results = layout.results
     with reading(layout.recipe) as recipe:
@@ -86,14 +86,14 @@ def compared_encoders(recipe: Json) -> list[str]:
 def _runs(
     folder: Path, tasks: list[str], seeds: set[int], partition: str, references: dict[str, Reference], domains: int
 ) -> tuple[RunsByTask, list[str]]:
-    """The runs of the asked tasks and seeds on the partition; the names of the others."""
+    """The runs of these tasks and seeds on the partition; the names of the others."""
     runs: RunsByTask = {task: {} for task in tasks}
     unasked = []
     for file in sorted(folder.glob("*/*/*.json.gz")):
         with reading(file) as run:
             task, encoder, seed = str(run["task"]), str(run["encoder"]), int(run["seed"])
             if (task, encoder, str(seed)) != (*file.parts[-3:-1], file.name.removesuffix(".json.gz")):
-                raise ValueError(f"is of task {task}, encoder {encoder} and seed {seed}; its name says otherwise")
+                raise ValueError(f"is of task {task}, encoder {encoder} and seed {seed}, which its path contradicts")
             if task not in tasks or seed not in seeds or run["partition"] != partition:
                 unasked.append(f"{task}/{encoder}/{seed}")
                 continue
@@ -105,7 +105,7 @@ def _runs(
 
 @contextmanager
 def reading(file: Path) -> Iterator[Any]:
-    """The content of a JSON file; what goes wrong with it becomes an error that names it."""
+    """The content of a JSON file; errors name the file."""
     try:
         yield read_json(file)
     except KeyError as error:
@@ -115,7 +115,7 @@ def reading(file: Path) -> Iterator[Any]:
 
 
 def _check(name: str, content: Json) -> None:
-    """Touch what the report will need, so that what is amiss shows with the file's name."""
+    """Read the values that the report needs, so that an error names the file."""
     for entry in (content["locales"] if name == "similarity" else content).values():
         if name == "similarity":
             _ = [(float(value["divergence"]), math.log(value["pseudo_perplexity"])) for value in entry.values()]

@@ -1,4 +1,4 @@
-"""Runs the stages of a study: several at once, each as soon as those that it needs are done."""
+"""Run the stages of a study: several at once, each as soon as the stages that it needs are done."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from training.studies.ledger import Ledger, Stage, StageError
 
-TAIL = 6  # lines of a failed stage's log that are shown
+TAIL = 6  # lines shown of a failed stage's log
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Runs stages, several at once, each as soon as those that it needs are done."""
+    """Runs stages, several at once, each as soon as the stages that it needs are done."""
 
     plan: Sequence[Stage]
     ledger: Ledger
@@ -36,13 +36,13 @@ class Scheduler:
     title: str
 
     def run(self, todo: Sequence[Stage]) -> None:
-        """Do the stages. When one fails, those that run are stopped; their last states stay. Raises StageError."""
+        """Run the stages. When one fails, the others are stopped; their last states stay. Raises StageError."""
         self.logs.mkdir(parents=True, exist_ok=True)
         done = {stage.name for stage in self.plan} - {stage.name for stage in todo}
         waiting = list(todo)
         futures: dict[Future[Any], Stage] = {}
-        # Workers stay: starting Python and PyTorch anew for each stage would take longer than many stages do.
-        # Always the same number of threads, as it decides roundings: figures must not depend on what runs side by side.
+        # Workers are kept: starting Python and PyTorch for each stage would take longer than many stages do. The number
+        # of threads is fixed, as it affects rounding: figures must not depend on which stages run at the same time.
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), _prepare, (os.getpid(), threads))
         bar = tqdm(total=len(self.plan), initial=len(done), unit="stage", desc=self.title)
@@ -74,14 +74,14 @@ class Scheduler:
         try:
             code, file = future.result(), self._log_of(stage)
         except BrokenProcessPool as error:
-            raise StageError(f"{stage.name}: its process was killed; start again to go on") from error
+            raise StageError(f"{stage.name}: its process was killed; run the same command again to continue") from error
         if code:
             end = file.read_text(errors="replace").replace("\r", "\n").rstrip().splitlines()[-TAIL:]
             raise StageError("\n".join([f"{stage.name} failed; {file} ends:", *end]))
 
 
 def _prepare(parent: int, threads: int) -> None:
-    """In a worker: stop when the study is gone, so that none goes on writing beside a study that is started again."""
+    """In a worker: exit when the study has ended, so that it does not write beside a restarted study."""
     torch.set_num_threads(threads)
 
     def watch() -> None:
@@ -93,7 +93,7 @@ def _prepare(parent: int, threads: int) -> None:
 
 
 def _do(work: Callable[[], None] | tuple[str, ...], file: Path) -> int:
-    """In a worker: the work of a stage, with what it says going to its log. Returns the exit code."""
+    """In a worker: run a stage, with its output in its log. Returns the exit code."""
     with file.open("ab") as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
@@ -104,12 +104,12 @@ def _do(work: Callable[[], None] | tuple[str, ...], file: Path) -> int:
         module, *flags = work
         print(f"python -m {module} {shlex.join(flags)}", file=sys.stderr)
         return int(import_module(module).main(flags))
-    except SystemExit as error:  # argparse, of flags that a recipe has wrong
+    except SystemExit as error:  # argparse, for wrong flags in a recipe
         return int(error.code or 0)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Exception:  # noqa: BLE001 - whatever it is, its log says it, and the study which stage it was
+    except Exception:  # noqa: BLE001 - the log shows the error, the study names the stage
         traceback.print_exc()
         return 1
     finally:

@@ -1,4 +1,4 @@
-"""How near a text is to another, and how well a masked language model knows it."""
+"""Similarity of two texts, and accuracy of a masked language model on a text."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from training.models.devices import autocast_of
 from training.text.lines import padded
 from training.text.tokenizer import special_ids
 
-ROWS = 256  # that a model reads at once
+ROWS = 256  # of a batch
 
-Question = tuple[list[int], list[int]]  # tokens, and the positions that are hidden
+Question = tuple[list[int], list[int]]  # token ids, and the masked positions
 
 
 def token_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64]:
-    """How often each token of the vocabulary stands in the texts, [vocabulary]; special tokens are not counted."""
+    """Counts of the vocabulary's tokens in the texts, [vocabulary]; special tokens are not counted."""
     counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
     iterator = iter(texts)
     while chunk := list(islice(iterator, 10_000)):
@@ -38,7 +38,7 @@ def token_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64
 def divergence(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Jensen-Shannon divergence (Lin 1991) of two distributions given by counts [outcomes]; bits, 0 (equal) to 1.
 
-    Raises ValueError: one of them counts nothing.
+    Raises ValueError: all counts of one are 0.
     """
     if not first.sum() or not second.sum():
         raise ValueError("a text without tokens has no distribution")
@@ -47,7 +47,7 @@ def divergence(first: NDArray[Any], second: NDArray[Any]) -> float:
 
 
 def sample_of_tokens(tokenizer: Tokenizer, texts: Sequence[str], tokens: int, seed: int) -> list[str]:
-    """Texts in random order until they hold `tokens` tokens; fewer texts where there are not so many.
+    """Texts in random order with `tokens` tokens together, or all texts if they have fewer.
 
     Divergence falls with the size of a sample, so samples that are compared should have one size.
     """
@@ -61,14 +61,14 @@ def sample_of_tokens(tokenizer: Tokenizer, texts: Sequence[str], tokens: int, se
 
 
 def pseudo_perplexity(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> float:
-    """The exponential of the mean negative log-likelihood of each token, hidden alone (Salazar et al. 2020).
+    """The exponential of the mean negative log-likelihood of each token, each masked alone (Salazar et al. 2020).
 
     Raises ValueError: the texts hold no token.
     """
     protected = special_ids(encoder.tokenizer).protected
     read = (encoder.encode(text).ids for text in texts)
     questions = ((ids, [i]) for ids in read for i, token in enumerate(ids) if token not in protected)
-    losses = [loss for loss, _ in _asked(model, encoder, questions)]
+    losses = [loss for loss, _ in _predicted(model, encoder, questions)]
     if not losses:
         raise ValueError("a text without tokens has no perplexity")
     return math.exp(sum(losses) / len(losses))
@@ -77,12 +77,12 @@ def pseudo_perplexity(model: Any, encoder: TextEncoder, texts: Sequence[str]) ->
 def masked_word_accuracy(
     model: Any, encoder: TextEncoder, texts: Sequence[str], share: float = 0.15, seed: int = 0
 ) -> tuple[int, int]:
-    """How many hidden words the model finds, all their tokens, and how many were hidden: a `share` of each text's.
+    """The number of masked words that the model predicts right (all their tokens), and of masked words.
 
-    At least one word of a text is hidden; the rest of the text is seen.
+    Of each text a `share` of the words is masked, at least one.
     """
     rng = random.Random(seed)
-    closing = len(encoder.encode("").ids) > 1  # a token that ends every text, beside the one that opens it
+    closing = len(encoder.encode("").ids) > 1  # whether a special token ends every text
 
     def questions() -> Iterator[Question]:
         for text in texts:
@@ -92,12 +92,12 @@ def masked_word_accuracy(
             for word in rng.sample(range(count), max(1, round(share * count))) if count else ():
                 yield encoded.ids, list(range(encoded.first_pieces[word], ends[word]))
 
-    found = [right for _, right in _asked(model, encoder, questions())]
+    found = [right for _, right in _predicted(model, encoder, questions())]
     return sum(found), len(found)
 
 
-def _asked(model: Any, encoder: TextEncoder, questions: Iterator[Question]) -> Iterator[tuple[float, bool]]:
-    """The mean loss (nats) at the hidden positions of each question, and whether all were found."""
+def _predicted(model: Any, encoder: TextEncoder, questions: Iterator[Question]) -> Iterator[tuple[float, bool]]:
+    """The mean loss (nats) at the masked positions of each question, and whether all predictions are right."""
     special, device = special_ids(encoder.tokenizer), next(model.parameters()).device
     model.eval()
     while chunk := list(islice(questions, ROWS)):

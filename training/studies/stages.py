@@ -1,4 +1,4 @@
-"""The stages of a recipe: what is run for each part of it, what it needs, and how to tell that it is done."""
+"""The stages of a recipe: the work of each part, what it needs, and how to tell that it is done."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class StageBuilder:
     def corpus(self, name: str, settings: Mapping[str, Any]) -> Stage:
         """A transfer set."""
         recipe, file = self.recipe, self.layout.corpus(name)
-        given = {"data": recipe.data, "generic": recipe.generic, "tokenizer": self.layout.tokenizer}
-        # With --force, as a build that was killed may have left its manifest
-        command = ("training.corpus", "build", *flags_of({**given, **settings, "out": file, "force": True}))
+        shared = {"data": recipe.data, "generic": recipe.generic, "tokenizer": self.layout.tokenizer}
+        # --force, as a killed build may have left its manifest
+        command = ("training.corpus", "build", *flags_of({**shared, **settings, "out": file, "force": True}))
         asked = {**settings, "data": _name(recipe.data), "generic": _name(recipe.generic)}
         return Stage(f"corpora/{name}", (TOKENIZER,), command, file, file.is_file, asked)
 
@@ -108,16 +108,16 @@ class StageBuilder:
         return Stage(name, tuple(dict.fromkeys(needs)), command, folder, partial(is_finished, folder), asked)
 
     def answers(self, name: str) -> Stage:
-        """What a fine-tuned run answers."""
+        """The answers of a fine-tuned run."""
         file = self.layout.answers(name)
         work = partial(measures.write_answers, self.layout, name)
         return Stage(f"answers/{name}", (f"runs/{name}", UTTERANCES), work, file, file.is_file)
 
     def of_tasks(self) -> list[Stage]:
-        """The compared encoders fine-tuned on each task, what they get right, and what is measured of teachers."""
+        """The compared encoders fine-tuned on each task, their outcomes, and the measurements of teachers."""
         recipe, report, layout = self.recipe, self.recipe.report, self.layout
         stages = [self.quick(REFERENCES, (), layout.references)]
-        for seed in report.seeds:  # outermost: a study that is stopped early has fewer seeds of everything
+        for seed in report.seeds:  # outermost, so that a study that is stopped early has fewer seeds of everything
             for task, heads in recipe.tasks.items():
                 for name in recipe.compared:
                     settings = {**recipe.finetune, "heads": heads, "init": name, "seed": seed}
@@ -139,7 +139,7 @@ class StageBuilder:
         return stages
 
     def quick(self, name: str, needs: Sequence[str], file: Path, **asked: Any) -> Stage:
-        """A stage that `measures.write_NAME` does."""
+        """A stage that calls `measures.write_NAME`."""
         work = partial(getattr(measures, f"write_{name}"), self.recipe, self.layout)
         asked |= {**self._asked_data(), "partition": self.recipe.partition}
         return Stage(name, tuple(needs), work, file, file.is_file, asked)
@@ -148,7 +148,7 @@ class StageBuilder:
         return {"data": _name(self.recipe.data), "locales": self.recipe.locales}
 
     def _parent(self, setting: str, value: str) -> str:
-        """A run's folder, a path relative to the study's folder, or what the command takes as it is."""
+        """A run's folder, a path relative to the study's folder, or the value itself."""
         if self.recipe.is_run(setting, value):
             return str(self.layout.run(value))
         return str(self.layout.out / value) if value.startswith(".") else value
@@ -188,5 +188,5 @@ def _in_order(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def _name(place: str) -> str:
-    """A file or folder without its parent folders, which may change; a hub's name as it is."""
+    """The name of a file or folder without its parents, which may change; a hub's name unchanged."""
     return Path(place).name if Path(place).exists() else place

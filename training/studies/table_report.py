@@ -1,4 +1,4 @@
-"""The report of a recipe without tasks: scores of fine-tuned runs, and what each changes against its baseline."""
+"""The report of a recipe without tasks: scores of fine-tuned runs, and differences from a baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METRICS = {"exact_match": "exact match", "intent_accuracy": "intent accuracy", "
 def write_report(out: Path) -> Json:
     """Write ladder.md and ladder.json into `out`, and show the former. Returns what ladder.json holds.
 
-    Raises ReportError: no compared run is done, or a result is broken.
+    Raises ReportError: no compared run is done, or a result can't be read.
     """
     content = report_of(Layout(out))
     text = render(content)
@@ -64,7 +64,7 @@ def render(content: Json) -> str:
         f"# {content['title']}",
         "",
         f"{content['partition']} of {content['data']}, mean of {', '.join(locales)}, in percent, as PyTorch computes "
-        "it. The epoch was chosen on dev, for all alike. In brackets 95 % intervals of the difference, over "
+        "it. The epoch of every run was chosen on dev. In brackets 95 % intervals of the difference, over "
         "utterances; one seed each, so differences of a point may be the seed's.",
     ]
     if content["missing"]:

@@ -268,7 +268,7 @@ def test_a_hub_folder_is_told_from_a_checkpoint(folder: Path, tmp_path: Path) ->
 
 def test_an_unknown_architecture_is_refused_with_those_known() -> None:
     with pytest.raises(
-        ValueError, match=r"'albert' is no encoder .*allowed: bert, camembert, distilbert, .*xlm-roberta"
+        ValueError, match=r"'albert' is no supported encoder .*allowed: bert, camembert, distilbert, .*xlm-roberta"
     ):
         HubConfig(wrapped={"model_type": "albert"})
 
@@ -300,7 +300,7 @@ def test_a_name_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch,
 def test_a_causal_model_is_refused(tmp_path: Path) -> None:
     GPT2LMHeadModel(GPT2Config(vocab_size=20, n_embd=8, n_layer=1, n_head=1)).save_pretrained(tmp_path)
 
-    with pytest.raises(CheckpointError, match="'gpt2' is no encoder"):
+    with pytest.raises(CheckpointError, match="'gpt2' is no supported encoder"):
         open_hub(str(tmp_path))
 
 

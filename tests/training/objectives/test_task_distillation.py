@@ -3,8 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -229,20 +228,16 @@ def unlabelled_run(checkpoint: Path, sample: Path, plain: Path, out: Path, *more
 
 
 def test_a_run_on_unlabelled_text_resumes_to_the_same_weights(
-    checkpoint: Path, sample: Path, plain: Path, tmp_path: Path
+    checkpoint: Path, sample: Path, plain: Path, tmp_path: Path, kill_when: Callable[..., bool]
 ) -> None:
     whole, killed, without = (tmp_path / name for name in ("whole", "killed", "without"))
     assert finetune.main(unlabelled_run(checkpoint, sample, plain, whole)) == 0
     assert finetune.main(unlabelled_run(checkpoint, sample, plain, without, "--unlabelled", "")) == 0
-    command = [sys.executable, "-m", "training.finetune", *unlabelled_run(checkpoint, sample, plain, killed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while not (killed / "resume.pt").exists() or not load_resume_state(killed)["progress"]["step"]:
-            assert process.poll() is None, "the run ended before it could be killed"
-    finally:
-        process.kill()
-        process.wait()
 
+    def has_saved_a_step() -> bool:
+        return (killed / "resume.pt").exists() and load_resume_state(killed)["progress"]["step"] > 0
+
+    assert kill_when(finetune.main, unlabelled_run(checkpoint, sample, plain, killed), has_saved_a_step)
     assert finetune.main(["--out", str(killed), "--resume", "--threads", "1"]) == 0
 
     weights = [(folder / "model.safetensors").read_bytes() for folder in (whole, killed, without)]

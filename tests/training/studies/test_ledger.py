@@ -70,7 +70,7 @@ def test_a_setting_that_is_changed_added_or_left_out_is_named(
 ) -> None:
     make(ledger, *plan(**before))
 
-    with pytest.raises(StageError, match=f"teacher: was made {said}; remove .*teacher to have it made anew"):
+    with pytest.raises(StageError, match=f"teacher: was made {said}; remove .*teacher to make it again"):
         ledger.todo(plan(**now))
 
 
@@ -81,11 +81,11 @@ def test_a_student_of_a_teacher_that_is_gone_or_was_remade_is_refused(
     make(ledger, *stages)
 
     stages[0].output.unlink()
-    with pytest.raises(StageError, match="student: was made of another teacher"):
+    with pytest.raises(StageError, match="student: was made from another teacher"):
         ledger.todo(plan())
 
     make(ledger, stages[0])
-    with pytest.raises(StageError, match="student: was made of another teacher"):
+    with pytest.raises(StageError, match="student: was made from another teacher"):
         ledger.todo(plan())
 
     stages[1].output.unlink()
@@ -105,5 +105,5 @@ def test_what_takes_no_time_is_done_again_instead(
 def test_what_is_not_on_record_is_not_taken_for_what_is_asked(ledger: Ledger, plan: Callable[..., list[Stage]]) -> None:
     plan()[0].output.write_text("")
 
-    with pytest.raises(StageError, match="teacher: was made in a way that is not on record"):
+    with pytest.raises(StageError, match="teacher: was made in a way that is not recorded"):
         ledger.todo(plan())

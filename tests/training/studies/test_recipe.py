@@ -118,7 +118,7 @@ def test_what_is_wrong_is_named_with_file_and_entry(tmp_path: Path, old: str, ne
     ("old", "new", "message"),
     [
         ('baseline = "scratch"', 'baseline = "encoder"', "unknown encoder; allowed: scratch, taught"),
-        ("[runs.scratch]", '[runs.scratch]\ninit = "taught"', "taught of scratch.*: can't be made of itself"),
+        ("[runs.scratch]", '[runs.scratch]\ninit = "taught"', "taught from scratch.*: can't be made from itself"),
         ('command = "pretrain"', 'command = "pretrain"\ndata = 1', "runs.encoder: data; allowed: true or false"),
     ],
 )

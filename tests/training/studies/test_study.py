@@ -217,7 +217,7 @@ def test_an_encoder_that_is_made_of_itself_is_refused(
 
     assert study.main(["--recipe", str(recipe), "--out", str(tmp_path / "runs")]) == 2
 
-    assert "adapted of task of adapted: can't be made of itself" in capsys.readouterr().err
+    assert "adapted from task from adapted: can't be made from itself" in capsys.readouterr().err
 
 
 def test_a_stage_that_fails_is_named_with_the_end_of_its_log(
