@@ -1,4 +1,4 @@
-# Picture the page of a running service, for docs/images: sh docs/screenshot.sh http://127.0.0.1:8000
+# Take the screenshots in docs/images of a running service: sh docs/screenshot.sh http://127.0.0.1:8000
 set -eu
 picture() { # NAME QUERY
     chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
