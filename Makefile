@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP := pyproject.toml constraints.txt
+# One process a core; tests/conftest.py gives each one thread.
+TESTS := $(BIN)/python -m pytest -n logical --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-slow soak coverage lint format docs package image train-demo loadtest students clean
@@ -16,8 +18,8 @@ help:  ## list the targets
 serve: $(VENV)/base  ## start the service with the shipped students on port 8000 (PORT=... for another)
 	@exec $(BIN)/python -m service --port $(PORT)
 
-test: $(VENV)/dev lint  ## lint, check types and run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/dev lint  ## lint, check types and run the tests, on all cores
+	$(TESTS)
 
 test-slow: $(VENV)/dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -26,7 +28,7 @@ soak: $(VENV)/dev  ## load the service for ten minutes (MINUTES=...): memory and
 	SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -m soak -s
 
 coverage: $(VENV)/dev  ## run the tests with branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+	$(TESTS) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
 
 lint: $(VENV)/dev  ## ruff, mypy, and the workflows' syntax and permissions
 	$(BIN)/ruff check .

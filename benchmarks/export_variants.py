@@ -59,7 +59,7 @@ def compare(checkpoint: Checkpoint, data: datasets.Dataset, dev: Sequence[Uttera
     """Measure all variants, with their graphs in `folder`. The first row is the recipe."""
     variants = build_variants(checkpoint, data, folder)
     vocabulary = json.loads(checkpoint.encoder.tokenizer.to_str())["model"]["vocab"]
-    shared = sum(len(piece) == 1 for piece, _ in vocabulary)  # every trimmed vocabulary has these
+    shared = sum(len(token) == 1 for token, _ in vocabulary)  # every trimmed vocabulary has these
     times = turns({name: variant.run for name, variant in variants.items()}, shared, ROUNDS, CALLS)
     answers = {name: answers_of_student(v.scored, dev) for name, v in variants.items() if v.scored}
     rows = {}

@@ -68,7 +68,7 @@ class Result:
 class Student:
     """A student in this process. It is thread-safe.
 
-    Usage::
+    Usage:
 
         student = Student.load("s")  # a shipped one by its name, or a folder
         result = student("weck mich um neun uhr", locale="de-DE")

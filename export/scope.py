@@ -130,14 +130,14 @@ def threshold_of(scores: Values, rate: float) -> float:
     return float(ordered[max(0, place - 1) : place + 1].mean())
 
 
-def false_rejection(scores: Values, judged: Values, rate: float) -> float:
+def false_rejection(scores: Values, tested: Values, rate: float) -> float:
     """The share of texts that a threshold rejects, by two-fold cross-fitting.
 
-    Thresholds are fitted to `scores` [texts] of one half and applied to `judged` [texts] of the other: the scores of
+    Thresholds are fitted to `scores` [texts] of one half and applied to `tested` [texts] of the other: the scores of
     the same texts or of copies of them.
     """
     first, second = halves(len(scores))
-    rejected = [judged[other] < threshold_of(scores[one], rate) for one, other in ((first, second), (second, first))]
+    rejected = [tested[other] < threshold_of(scores[one], rate) for one, other in ((first, second), (second, first))]
     return float(np.concatenate(rejected).mean())
 
 

@@ -74,7 +74,7 @@ def needed(tokenizer: Tokenizer, texts: Iterable[str]) -> list[int]:
     found = {
         *special_ids(tokenizer).protected,
         *tokenizer.get_added_tokens_decoder(),
-        *(number for number, (piece, _) in enumerate(scored) if len(piece) == 1),
+        *(number for number, (token, _) in enumerate(scored) if len(token) == 1),
         min(range(len(scored)), key=lambda number: scored[number][1]),
     }
     rest = iter(texts)

@@ -26,13 +26,13 @@ def parser() -> argparse.ArgumentParser:
     add = whole.add_argument
     add("action", choices=("build",), help="build a transfer set")
     add("--generic", metavar="FOLDER", help="plain sentences: LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt (default: none)")
-    add("--data", help="labelled data: folder, tarball, file or hub:NAME; its dev and test stay out (default: none)")
-    add("--ratio", metavar="GENERIC:TASK", help="generic to task tokens: 1:0, 7:3, 0:1 ... (default: 7:3)")
+    add("--data", help="labelled data: folder, tarball, file or hub:NAME; dev and test are excluded (default: none)")
+    add("--ratio", metavar="GENERIC:TASK", help="generic to task tokens, such as 1:0, 7:3 or 0:1 (default: 7:3)")
     add("--locales", required=True, help="comma-separated tags, balanced (de,fr) or weighted (de=2,fr-FR=1)")
     add("--tokens", type=int, required=True, help="size of the set, in tokens")
-    add("--spoken-share", type=float, metavar="SHARE", help="of the generic tokens (default: as there are)")
+    add("--spoken-share", type=float, metavar="SHARE", help="of the generic tokens (default: as in the text)")
     add("--spoken", metavar="SOURCES", help=f"comma-separated names of the spoken sources (default: {SPOKEN})")
-    add("--tokenizer", metavar="FILE", help="tokenizer.json whose pieces are the tokens (default: none, words)")
+    add("--tokenizer", metavar="FILE", help="tokenizer.json that counts tokens (default: none, words count)")
     add("--seed", type=int, help="random seed of lines and order (default: 1)")
     add("--repeat", action="store_true", help="take lines several times where there are too few")
     add("--on-error", choices=("raise", "skip"), help="what to do with a bad row of --data (default: raise)")
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     given = {f.name: value for f in fields(TransferSet) if (value := getattr(args, f.name)) is not None}
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it clears up too
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
     try:
         manifest = transfer.build(TransferSet(**given), args.out, args.force)
     except (CorpusError, DatasetError) as error:

@@ -37,8 +37,9 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--ckpt", type=Path, help="checkpoint to score (default: none)")
     model.add_argument("--student", metavar="DIR", help="student folder, or shipped name, to score (default: none)")
     add("--data", required=True, help="labelled data: folder, tarball, file or hub:NAME")
-    add("--partition", default="dev", choices=(*PARTITIONS, *TAILS), help="what is scored (default: %(default)s)")
-    add("--tails-of", default="test", choices=PARTITIONS, help="what tails are part of (default: %(default)s)")
+    scored = "partition or tail to score (default: %(default)s)"
+    add("--partition", default="dev", choices=(*PARTITIONS, *TAILS), help=scored)
+    add("--tails-of", default="test", choices=PARTITIONS, help="partition of the tails (default: %(default)s)")
     add("--locales", default="", help="comma-separated locales (default: those that the model serves)")
     add("--typed", action="store_true", help="score the capitalised and punctuated copy")
     add("--on-error", choices=ON_ERROR, default="raise", help="what to do with a bad row (default: %(default)s)")

@@ -1,9 +1,9 @@
-"""Train a ladder of students from a recipe, and say what each factor is worth.
+"""Train a ladder of students from a recipe, and measure the effect of each factor.
 
     python -m training.ladder --recipe training/recipes/ladder-small.toml --data MASSIVE --generic GENERIC --out RUNS
 
-The same as `training.study`, for recipes without tasks: RUNS/ladder.md has scores of the compared runs, with one seed
-each, and what each changes against its baseline on the same utterances. `--report` reports on the runs that are done.
+The same as `training.study`, for recipes without tasks: RUNS/ladder.md has the scores of the compared runs, one seed
+each, and their differences from a baseline on the same utterances. `--report` reports on the finished runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from training import study
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    return study.parser("training.ladder", "Train a ladder of students, and say what each factor is worth.")
+    return study.parser("training.ladder", "Train a ladder of students, and measure the effect of each factor.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

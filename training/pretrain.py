@@ -1,4 +1,4 @@
-"""Pretrain an encoder by masked language modelling on plain text, from scratch or on from another encoder.
+"""Pretrain an encoder by masked language modelling on plain text, from scratch or from another encoder.
 
     python -m training.pretrain --corpus TEXT --size m --out CKPT                  # Stage 1
     python -m training.pretrain --corpus TASK_TEXT --init CKPT --out ADAPTED       # Stage 2: teacher adaptation

@@ -2,8 +2,8 @@
 
     python -m training.study --recipe training/recipes/study-demo.toml --out RUNS
 
-Makes what the recipe asks for (`training.studies.recipe`), skips what is done and continues what was interrupted;
-RUNS/logs holds the output of each stage. `--report --out RUNS` makes the report again, from RUNS/results alone.
+Runs the stages of a recipe (`training.studies.recipe`), skips finished ones and continues interrupted ones. RUNS/logs
+holds the output of each stage. `--report --out RUNS` writes the report again, from RUNS/results alone.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ def parser(command: str = "training.study", about: str = "Run a study from a rec
     """The flags of this command, and of `training.ladder`."""
     whole = new_parser(command, about)
     add = whole.add_argument
-    add("--recipe", type=Path, help="TOML file, some stand in training/recipes (default: none; needed unless --report)")
-    add("--out", type=Path, required=True, help="folder of the runs; what is done there is skipped")
+    add(
+        "--recipe",
+        type=Path,
+        help="TOML file, such as those in training/recipes (default: none; needed unless --report)",
+    )
+    add("--out", type=Path, required=True, help="folder of the runs; finished stages in it are skipped")
     add("--data", help="labelled data: folder, tarball, file or hub:NAME (default: what the recipe names)")
     add("--generic", metavar="FOLDER", help="plain sentences by language (default: what the recipe names)")
     add("--partition", choices=PARTITIONS, help="what is scored (default: what the recipe names, or dev)")
-    jobs = "stages at once, each with its share of the cores (default: %(default)s)"
+    jobs = "number of stages at once, each with its share of the cores (default: %(default)s)"
     add("--jobs", type=at_least_one, default=1, metavar="N", help=jobs)
     add("--until", default="", metavar="STAGE", help="stop after this stage, or group such as runs (default: none)")
-    add("--report", action="store_true", help="run nothing: report on what is done")
+    add("--report", action="store_true", help="run nothing; report on the finished stages")
     return whole
 
 

@@ -25,9 +25,10 @@ def parser() -> argparse.ArgumentParser:
     add("--locales", default="", help="comma-separated locales of --data (default: all)")
     corpus = "plain text: comma-separated files, folders or hub:NAME (default: none)"
     add("--corpus", default="", metavar="FILES", help=corpus)
-    lines = "lines of --corpus, evenly spread, that are read (default: %(default)s)"
+    lines = "lines of --corpus that are read, evenly spread (default: %(default)s)"
     add("--tokenizer-lines", type=int, default=300_000, metavar="LINES", help=lines)
-    add("--vocabulary", type=int, default=VOCABULARY, metavar="PIECES", help="pieces at most (default: %(default)s)")
+    size = "maximum size, in tokens (default: %(default)s)"
+    add("--vocabulary", type=int, default=VOCABULARY, metavar="TOKENS", help=size)
     add("--out", type=Path, required=True, metavar="FILE", help="tokenizer.json to write")
     return whole
 
@@ -46,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (datasets.DatasetError, CorpusError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    pieces = sum(len(encoding.ids) - 1 for encoding in tokenizer.encode_batch_fast(texts))
-    ratio = round(pieces / max(1, sum(len(text.split()) for text in texts)), 3)
+    tokens = sum(len(encoding.ids) - 1 for encoding in tokenizer.encode_batch_fast(texts))
+    ratio = round(tokens / max(1, sum(len(text.split()) for text in texts)), 3)
     summary = {"pieces": tokenizer.get_vocab_size(), "texts": len(texts), "pieces_per_word": ratio}
     print(json.dumps({"tokenizer": str(args.out), **summary}))
     return 0

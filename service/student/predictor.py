@@ -150,8 +150,8 @@ class Predictor:
             domain = _ranked(logits["domain"][0], labels.domain, calibration.domain, question.top_k)
         if "intent" in logits:
             intent = _ranked(logits["intent"][0], labels.intent, calibration.intent, question.top_k)
-        if self._scope is not None and (judged := intent if self._scope.head == "intent" else domain):
-            in_scope = is_in_scope(self._scope, calibration, logits, judged[0].confidence)
+        if self._scope is not None and (ranked := intent if self._scope.head == "intent" else domain):
+            in_scope = is_in_scope(self._scope, calibration, logits, ranked[0].confidence)
         kept_domains = kept_intents = None
         if question.domains is not None:
             domain, kept_domains = _ranked_among(

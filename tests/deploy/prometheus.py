@@ -1,4 +1,4 @@
-"""A real Prometheus with the project's own config, and the queries that the project asks of one."""
+"""A real Prometheus with the project's config, and the queries of its rules and dashboard."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ VARIABLES = {"$model": ".*", "$locale": ".*", "$__rate_interval": "1m", "$__rang
 
 
 def config_for(port: int, folder: Path) -> Path:
-    """A copy of the config that looks at one service each second, for lack of time.
+    """A copy of the config that scrapes one service every second, to make the test fast.
 
-    For the same reason the day that an alert compares with ends now, not an hour ago. Windows stay as they are: a rate
-    needs two samples, however long it could look back.
+    For the same reason the day that an alert compares with ends now, not an hour ago. Windows are unchanged: a rate
+    needs only two samples.
     """
     copy = shutil.copytree(CONFIG, folder / "prometheus")
     _replace(copy / "prometheus.yml", {"15s": "1s", "localhost:8000": f"127.0.0.1:{port}"})
@@ -71,13 +71,13 @@ class Prometheus:
         self._process.wait(PATIENCE)
 
     def ask(self, path: str, **parameters: str) -> Any:
-        """What its API answers."""
+        """The data of an API reply."""
         url = f"http://127.0.0.1:{self._port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         with self._opener.open(url, timeout=PATIENCE) as response:
             return json.load(response)["data"]
 
     def values(self, query: str) -> list[float]:
-        """What a query says now, in numbers; those that are none are left out."""
+        """The current values of a query, without NaN."""
         found = [float(sample["value"][1]) for sample in self.ask("query", query=query)["result"]]
         return [value for value in found if not math.isnan(value)]
 
@@ -87,7 +87,7 @@ class Prometheus:
 
 
 def dashboard_queries() -> dict[str, str]:
-    """What the dashboard asks, by where: panels, variables and annotations, with the variables filled in."""
+    """The dashboard's queries by place: panels, variables and annotations, with variables filled in."""
     board = json.loads(DASHBOARD.read_text())
     return {where: _filled(query) for where, query in _queries_of(board)}
 
@@ -113,7 +113,7 @@ def _filled(query: str) -> str:
 
 
 def rule_queries(rules: list[dict[str, Any]]) -> dict[str, str]:
-    """What rules ask, by name; of alerts whether they would fire, rather than which do."""
+    """The rules' queries by name; those of alerts without their comparisons."""
     return {
         f"{rule['type']} rule {rule['name']}": rule["query"]
         if rule["type"] == "recording"
@@ -123,8 +123,8 @@ def rule_queries(rules: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def without_filter(query: str) -> str:
-    """A query whose comparisons say 0 or 1 of all that they compare, instead of passing on what they are true of.
+    """A query whose comparisons return 0 or 1 instead of filtering.
 
-    So it returns nothing only if it has nothing to compare. What is absent is asked for itself.
+    So it returns nothing only if it has no data. ``absent(x)`` becomes ``x``.
     """
     return re.sub(r" (==|<|>) ", r" \1 bool ", re.sub(r"absent\((.*)\)", r"\1", query))

@@ -1,4 +1,4 @@
-"""The rules and the dashboard, asked of a real Prometheus that watches a real service."""
+"""The rules and the dashboard in a real Prometheus that scrapes a real service."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TEXTS = [
     ("weck mich am freitag um neun", "de-DE"),
     ("spiel musik in berlin", "de-DE"),
     ("hm", "de-DE"),  # out of scope
-    ("你 好", "de-DE"),  # unknown pieces
+    ("你 好", "de-DE"),  # unknown tokens
     ("wetter " * 100, "de-DE"),  # truncated
     ("che tempo fa domani a roma", "it-IT"),
 ]
@@ -62,12 +62,12 @@ def test_config_and_rules_are_valid() -> None:
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in CONFIG.glob("tests/*.yml")))
-def test_rules_say_what_they_should(file: str) -> None:
+def test_rules_pass_their_tests(file: str) -> None:
     promtool("test", "rules", f"tests/{file}")
 
 
 def test_each_alert_is_tested_both_ways() -> None:
-    """That it fires, and that it is silent."""
+    """There is a test that it fires, and one that it is silent."""
     tests = "".join(path.read_text() for path in CONFIG.glob("tests/*.yml"))
 
     for alert in re.findall(r"alert: (\w+)", (CONFIG / "rules" / "alerts.yml").read_text()):
@@ -83,7 +83,7 @@ def test_each_recorded_series_is_used() -> None:
         assert len(re.findall(rf"{name}\b", everything)) > 1, name
 
 
-def test_panels_have_an_id_and_a_place_of_their_own() -> None:
+def test_panels_have_distinct_ids_and_places() -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     places = [panel["gridPos"] for panel in panels]
     cells = [
@@ -100,7 +100,7 @@ def test_panels_have_an_id_and_a_place_of_their_own() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A service whose metrics are all in use: two calibrated students in an experiment, one of them a shadow, too."""
+    """A service that uses all metrics: two calibrated students in an experiment, one of them also a shadow."""
     for name in ("s", "m"):
         calibration = {"scope": SCOPE, "profile": {"de-DE": DRIFTING}}
         write_student(tmp_path / "students" / name, name, calibration=calibration)
@@ -112,13 +112,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 async def load(port: int, bodies: list[bytes]) -> None:
-    """Send so much at once that some is turned away, and a shadow does not get round to all of the rest."""
+    """Send so much at once that some requests are refused, and the shadow drops texts."""
     async with Load(port, bodies, connections=32) as load:
         await load.closed(seconds=0.5)
 
 
 def use(server: Server, round_number: int) -> None:
-    """Use every endpoint, well and badly."""
+    """Send valid and invalid requests to every endpoint."""
     items = [{"text": f"{text} {round_number} {i}", "locale": locale} for i in range(30) for text, locale in TEXTS]
     run(load(server.port, [json.dumps(item).encode() for item in items]))
     for client in range(10):
@@ -126,8 +126,8 @@ def use(server: Server, round_number: int) -> None:
         for text, locale in TEXTS[:2] * 2:  # the second time is a rephrase
             reply = server.ask("POST", "/v1/nlu", {"text": text, "locale": locale}, key)
             assert reply.status == 200
-        told = {"request_id": json.loads(reply.content)["request_id"], "outcome": "abandoned"}
-        assert server.ask("POST", "/v1/feedback", told, key).status == 200
+        feedback = {"request_id": json.loads(reply.content)["request_id"], "outcome": "abandoned"}
+        assert server.ask("POST", "/v1/feedback", feedback, key).status == 200
     expected: list[tuple[str, Any, int]] = [
         ("/v1/nlu/batch", {"items": items[:4]}, 200),
         ("/v1/nlu/batch", {"items": items[:5]}, 413),
@@ -140,7 +140,7 @@ def use(server: Server, round_number: int) -> None:
 
 
 def test_every_query_returns_data(server: Server, tmp_path: Path) -> None:
-    """Of alerts, whether they would fire is asked: none should. That they do is for promtool to show."""
+    """Alerts are queried without their comparisons: promtool tests whether they fire."""
     with Prometheus(config_for(server.port, tmp_path), tmp_path) as prometheus:
         queries = dashboard_queries() | rule_queries(prometheus.rules())
         deadline = time.monotonic() + SECONDS

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 from export import onnx, pipeline
 from export.calibration import MIN_TEXTS
 from export.data import read_out_of_scope
-from service.student.manifest import Labels, Manifest, read_manifest
+from service.student.manifest import Labels, read_manifest
 from service.student.predictor import OUTPUT_OF_HEAD
 from service.student.student import Student
 from service.student.tokenization import Encoded
@@ -283,31 +282,6 @@ def test_an_invalid_output_folder_is_refused(
     assert message in capsys.readouterr().err
     assert [f.name for f in tmp_path.iterdir()] == ["full"]
     assert (tmp_path / "full" / "mine.txt").read_text() == "keep"
-
-
-def test_an_exported_student_is_read_by_the_schema(student_folder: Path) -> None:
-    manifest = Manifest.model_validate_json((student_folder / "manifest.json").read_bytes())
-
-    assert manifest == read_manifest(student_folder)
-
-
-def test_ask_answers_without_torch(student_folder: Path) -> None:
-    script = (
-        "import sys; from service.ask import main; code = main(sys.argv[1:]); "
-        "assert not {'torch', 'transformers', 'optimum', 'onnx'} & set(sys.modules); sys.exit(code)"
-    )
-    arguments = ["--student", str(student_folder), "--locale", "de-DE", "weck mich am freitag um neun uhr auf"]
-
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True, env={**os.environ}
-    )
-
-    answer = json.loads(done.stdout)
-    expected = Student.load(student_folder).predict(answer["text"], locale="de-DE")
-    assert answer["domain"]["name"] == expected.domain[0].name  # type: ignore[index]
-    assert [slot["value"] for slot in answer["slots"]] == [slot.value for slot in expected.slots or ()]
-    for slot in answer["slots"]:
-        assert answer["text"][slot["start"] : slot["end"]] == slot["value"]
 
 
 @pytest.mark.parametrize("command", ["export.onnx", "benchmarks.export_recipes"])

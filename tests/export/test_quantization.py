@@ -181,7 +181,3 @@ def test_an_invalid_budget_is_refused(value: str, capsys: pytest.CaptureFixture[
         onnx.parser().parse_args(["--ckpt", "c", "--out", "o", "--max-drop", value])
 
     assert "allowed: points of percent, 0 to 100" in capsys.readouterr().err
-
-
-def test_a_loss_is_printed_with_metric_and_locale() -> None:
-    assert str(Loss("de-DE", "exact_match", 58.0, 57.25)) == "0.75 points of exact_match in de-DE (58.00 -> 57.25)"

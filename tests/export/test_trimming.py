@@ -22,7 +22,7 @@ from training.data import datasets
 from training.models.checkpoint import Checkpoint, load_checkpoint
 from training.models.prediction import answers_of_model
 from training.models.student import StudentConfig, StudentModel
-from training.text.tokenizer import SPECIAL_PIECES, special_ids, train_tokenizer
+from training.text.tokenizer import SPECIAL_TOKENS, special_ids, train_tokenizer
 
 SAMPLE = datasets.SAMPLE
 GERMAN, FRENCH = ([u.text for u in datasets.load(str(SAMPLE), [locale]).utterances] for locale in ("de-DE", "fr-FR"))
@@ -72,7 +72,7 @@ def test_special_tokens_keep_their_meaning_at_any_id() -> None:
     trimmed = with_tokens(tokenizer, kept)
 
     assert [kept[number] for number in special_ids(trimmed)[:4]] == list(special_ids(tokenizer)[:4])
-    assert all(trimmed.token_to_id(piece) is not None for piece in SPECIAL_PIECES)
+    assert all(trimmed.token_to_id(piece) is not None for piece in SPECIAL_TOKENS)
     assert [kept[n] for n in trimmed.encode("weck mich ж").ids] == tokenizer.encode("weck mich ж").ids
 
 

@@ -1,4 +1,4 @@
-"""A tiny but real student: a real tokenizer and a hand-made graph whose look-up tables answer a few keywords."""
+"""A tiny student: a real tokenizer and a hand-made graph whose look-up tables recognise a few keywords."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ Ask = Callable[..., dict[str, Any]]
 
 
 def _vocabulary() -> list[tuple[str, float]]:
-    words = [word for group in (DOMAIN_WORDS, TAG_WORDS) for found in group.values() for word in found]
-    pieces = [(piece, 0.0) for piece in SPECIAL]
-    pieces += [("▁" + word, -2.0) for word in words] + [("▁", -6.0)]
-    known = {piece for piece, _ in pieces}
-    return pieces + [(letter, -10.0) for letter in LETTERS if letter not in known]
+    vocabulary = [word for group in (DOMAIN_WORDS, TAG_WORDS) for words in group.values() for word in words]
+    tokens = [(token, 0.0) for token in SPECIAL]
+    tokens += [("▁" + word, -2.0) for word in vocabulary] + [("▁", -6.0)]
+    known = {token for token, _ in tokens}
+    return tokens + [(letter, -10.0) for letter in LETTERS if letter not in known]
 
 
 def build_tokenizer() -> Tokenizer:
@@ -88,18 +88,18 @@ def build_tokenizer() -> Tokenizer:
 
 
 def build_graph(domains: int = len(DOMAINS), heads: tuple[str, ...] = HEADS, distance: bool = False) -> bytes:
-    """A graph that sums each piece's row of a table for domain and intent, and reads its tags off another.
+    """A graph that sums each token's row of a table for domain and intent, and takes its tags from another.
 
-    Its distance, if it has one, is 10 less the largest domain logit.
+    Its distance, if it has one, is 10 minus the largest domain logit.
     """
-    pieces = [piece for piece, _ in _vocabulary()]
-    domain = np.zeros((len(pieces), domains), np.float32)
-    slots = np.zeros((len(pieces), len(TAGS)), np.float32)
+    tokens = [token for token, _ in _vocabulary()]
+    domain = np.zeros((len(tokens), domains), np.float32)
+    slots = np.zeros((len(tokens), len(TAGS)), np.float32)
     slots[:, 0] = 2
     for column, words in enumerate(DOMAIN_WORDS.values()):
-        domain[[pieces.index("▁" + word) for word in words], column] = 4
+        domain[[tokens.index("▁" + word) for word in words], column] = 4
     for tag, marked in TAG_WORDS.items():
-        slots[[pieces.index("▁" + word) for word in marked], TAGS.index(tag)] = 7
+        slots[[tokens.index("▁" + word) for word in marked], TAGS.index(tag)] = 7
     tables = {"domain": domain, "intent": domain[:, : len(INTENTS)] * 0.9, "slot": slots}
     nodes = [helper.make_node("Gather", [name, "input_ids"], [f"{name}_rows"]) for name in tables]
     nodes += [
@@ -130,7 +130,7 @@ def write_student(
     heads: tuple[str, ...] = HEADS,
     calibration: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a student folder that the service serves; with the fields of a `Calibration` beyond those about data."""
+    """Write a valid student folder; `calibration` has the fields of a `Calibration` except those about data."""
     folder.mkdir(parents=True)
     build_tokenizer().save(str(folder / TOKENIZER_FILE))
     by_distance = bool(calibration) and calibration.get("scope", {}).get("method") == "class_means"
@@ -163,7 +163,7 @@ def _entry(file: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_environment_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in [name for name in os.environ if name.upper().startswith("NLU_")]:
         monkeypatch.delenv(variable)
 
@@ -179,7 +179,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(students: Path, tmp_path: Path) -> Path:
-    """A student folder of the test's own, to tamper with."""
+    """A copy of a student folder, to be changed by the test."""
     return shutil.copytree(students / "s", tmp_path / "students" / "s")
 
 
@@ -201,7 +201,7 @@ def edit() -> Edit:
 
 @pytest.fixture
 def replace_graph() -> Callable[[Path, bytes], None]:
-    """Put another graph into a student folder, with a digest to match."""
+    """Replace the graph of a student folder, and its digest."""
 
     def replace(folder: Path, graph: bytes) -> None:
         (folder / MODEL_FILE).write_bytes(graph)
@@ -214,7 +214,7 @@ def replace_graph() -> Callable[[Path, bytes], None]:
 
 @pytest.fixture(scope="session")
 def graph_of_other_width() -> bytes:
-    """A graph with one domain more than the manifest names."""
+    """A graph with one domain more than the manifest."""
     return build_graph(domains=len(DOMAINS) + 1)
 
 

@@ -36,9 +36,7 @@ def test_folder_is_asked(students: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--student", "xs", "--locale", "de"], "error: --locale 'de' is unknown to the student; known: de-DE, "),
     ],
 )
-def test_what_can_not_be_asked_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], flags: list[str], sentence: str
-) -> None:
+def test_errors_are_one_sentence(capsys: pytest.CaptureFixture[str], flags: list[str], sentence: str) -> None:
     assert main([*flags, TEXTS[0]]) == 2
 
     assert capsys.readouterr().err.startswith(sentence)

@@ -1,4 +1,4 @@
-"""Ten thousand requests, good, bad and abandoned, on many connections at once; then proof that nothing stays behind."""
+"""Ten thousand requests, valid, invalid and aborted, on many connections; then nothing may be left of them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ WARM_UP = 2_000
 VISITORS = 150  # connections at any time
 PERMITS = 48  # fewer than visitors, so that some are answered 429
 MAX_BYTES = 1 << 14
-SEED = "CHAOS_SEED"  # set it to the seed that a failure names, to see the same requests again
-# A request that left 1 kB behind would show as 10 MB. Some 2 to 4 MB come and go: the collector lets 20,000 objects
-# pile up, and allocators keep what they have been given.
+SEED = "CHAOS_SEED"  # set it to the seed printed by a failure, to repeat the same requests
+# A leak of 1 kB a request would be 10 MB. Some 2 to 4 MB are normal: the collector waits for 20,000 objects, and
+# allocators keep freed memory.
 MAX_GROWTH = 6 << 20
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with RST instead of FIN
 WORDS = ["weck", "mich", "freitag", "um", "neun", "uhr", "berlin", "wetter", "musik", "😀", "e\u0301", "א"]
@@ -73,7 +73,7 @@ Visit = Callable[["Visitor"], Awaitable[None]]
 
 
 class Visitor:
-    """A client: one connection at a time, on which it misbehaves as its dice fall."""
+    """A client: one connection at a time, with random behaviour."""
 
     reader: StreamReader
     writer: StreamWriter
@@ -88,39 +88,39 @@ class Visitor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.leave()
+        await self.disconnect()
 
-    async def arrive(self) -> None:
+    async def connect(self) -> None:
         """Open a connection, unless the last one is still usable."""
         if not self.is_open:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
             self.is_open = True
 
-    async def leave(self, *, reset: bool = False) -> None:
+    async def disconnect(self, *, reset: bool = False) -> None:
         """Close the connection."""
         if not self.is_open:
             return
         self.is_open = False
         if reset:
             self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            self.writer.transport.abort()  # to close would be to wait until all is sent, which a service may not read
+            self.writer.transport.abort()  # closing would wait until the service has read everything
         self.writer.close()
         with suppress(ConnectionError):
             await self.writer.wait_closed()
 
     def send(self, *parts: bytes) -> None:
-        """Send bytes; if the service has closed the connection meanwhile, its reply will say why."""
+        """Send bytes. If the service has closed the connection, its reply has the reason."""
         self.writer.write(b"".join(parts))
 
     async def pause(self) -> None:
-        """Go on once the service has looked at its sockets: it has answered somebody else."""
+        """Wait until the service has read its sockets: it has answered another client."""
         async with Visitor(self.port, self.dice, Counter()) as other:
-            await other.arrive()
+            await other.connect()
             other.send(request("GET", "/livez"))
             await other.expect(200)
 
     async def read(self, request_id: str = "") -> tuple[int, bytes]:
-        """The next reply, its form checked."""
+        """The next reply, after checks of its form."""
         head = await self.reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])
         if status == 100:
@@ -133,7 +133,7 @@ class Visitor:
         assert (status == 429) == (b"retry-after" in headers)
         if headers.get(b"connection") == b"close":
             assert await self.reader.read() == b""
-            await self.leave()
+            await self.disconnect()
         return status, content
 
     async def expect(self, *statuses: int, request_id: str = "") -> bytes:
@@ -157,7 +157,7 @@ def post(body: bytes, *headers: str, path: str = "/v1/nlu") -> bytes:
 
 
 def chunked(dice: random.Random, body: bytes, path: str = "/v1/nlu") -> bytes:
-    """The same as `post`, in chunks."""
+    """Like `post`, in chunks."""
     cut = dice.randrange(1, len(body))
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:cut], body[cut:], b""))
     return request("POST", path, None, "transfer-encoding: chunked") + chunks
@@ -174,7 +174,7 @@ def good(dice: random.Random, **different: Any) -> bytes:
 
 
 async def single(visitor: Visitor) -> None:
-    """One text, as most clients send it, or chunked, or announced, or by an old client."""
+    """One text: as usual, chunked, with an Expect header, or by HTTP/1.0."""
     dice = visitor.dice
     body = good(dice, top_k=dice.choice([None, 1, 20]))
     visitor.send(
@@ -193,7 +193,7 @@ async def single(visitor: Visitor) -> None:
 
 
 async def batch(visitor: Visitor) -> None:
-    """Several texts, some of which can't be answered."""
+    """Several texts, some of them invalid."""
     dice = visitor.dice
     items = [dice.choice([item(dice), item(dice), item(dice, locale="xx"), dice.choice(WRONG_TYPES)]) for _ in range(9)]
     items = items[: dice.randint(1, 9)]
@@ -213,13 +213,13 @@ async def not_json(visitor: Visitor) -> None:
 
 
 async def wrong_types(visitor: Visitor) -> None:
-    """JSON that does not fit."""
+    """JSON of wrong types."""
     visitor.send(post(json.dumps(visitor.dice.choice(WRONG_TYPES)).encode()))
     await visitor.expect(*REFUSED)
 
 
 async def too_large(visitor: Visitor) -> None:
-    """A body that is too large: declared and sent, declared and kept back, or chunked; and a batch of too many."""
+    """A body that is too large: sent, only declared, or chunked; or a batch that is too large."""
     dice = visitor.dice
     body = b" " * MAX_BYTES + good(dice)
     too_many = orjson.dumps({"items": [{"text": "a", "locale": "de-DE"}] * (PERMITS + 1)})
@@ -233,8 +233,8 @@ async def too_large(visitor: Visitor) -> None:
     else:
         visitor.send(post(too_many, path="/v1/nlu/batch"))
     await visitor.expect(413)
-    if kind == 1:  # what comes next would be taken for the body
-        await visitor.leave()
+    if kind == 1:  # the next request would be read as the body
+        await visitor.disconnect()
 
 
 async def unknown(visitor: Visitor) -> None:
@@ -243,7 +243,7 @@ async def unknown(visitor: Visitor) -> None:
     raw, status = dice.choice(
         [
             (post(good(dice, locale="xx-XX")), 422),
-            (post(good(dice, model="nobody")), 404),
+            (post(good(dice, model="unknown")), 404),
             (post(good(dice), path="/v2/nlu"), 404),
             (request("GET", "/../%2e%2e/etc/passwd?a=b"), 404),
             (request("OPTIONS", "*"), 404),
@@ -256,7 +256,7 @@ async def unknown(visitor: Visitor) -> None:
     await visitor.expect(status, 429)
 
 
-async def looks_around(visitor: Visitor) -> None:
+async def needs_no_student(visitor: Visitor) -> None:
     """A request that needs no student."""
     path = visitor.dice.choice(["/livez", "/readyz", "/v1/models", "/", "/docs", "/openapi.json"])
     visitor.send(request("GET", path))
@@ -264,14 +264,14 @@ async def looks_around(visitor: Visitor) -> None:
 
 
 async def upgrades(visitor: Visitor) -> None:
-    """A request for a protocol that is not spoken here is answered in HTTP."""
+    """A request for another protocol is answered in HTTP."""
     visitor.send(request("GET", "/livez", None, "connection: upgrade", "upgrade: websocket"))
     await visitor.expect(200)
-    await visitor.leave()
+    await visitor.disconnect()
 
 
 async def slowly(visitor: Visitor) -> None:
-    """Half a body, and then the other half."""
+    """Half a body, later the other half."""
     raw = post(good(visitor.dice))
     visitor.send(raw[:-9])
     await visitor.pause()
@@ -280,80 +280,80 @@ async def slowly(visitor: Visitor) -> None:
 
 
 async def stalls(visitor: Visitor) -> None:
-    """Half a body, and then nothing, while the connection stays open."""
+    """Half a body, then nothing, on an open connection."""
     raw = visitor.dice.choice([post(good(visitor.dice)), chunked(visitor.dice, good(visitor.dice))])
     visitor.send(raw[:-9])
     await visitor.expect(408)
     assert not visitor.is_open
 
 
-async def leaves(visitor: Visitor) -> None:
-    """A client who is gone: before the headers end, after them, in the midst of the body, or before the reply."""
+async def disconnects(visitor: Visitor) -> None:
+    """A client that disconnects: before the end of the headers, after them, within the body, or before the reply."""
     dice = visitor.dice
     body = good(dice)
     raw = post(body)
     visitor.send(raw[: dice.choice([0, 1, 20, len(raw) - len(body), len(raw) - len(body) // 2, len(raw)])])
     if dice.random() < 0.5:
         await visitor.pause()
-    await visitor.leave(reset=dice.random() < 0.5)
+    await visitor.disconnect(reset=dice.random() < 0.5)
 
 
-async def leaves_a_batch(visitor: Visitor) -> None:
-    """A client who is gone while its batch is worked on."""
+async def disconnects_in_a_batch(visitor: Visitor) -> None:
+    """A client that disconnects while its batch runs."""
     items = [{"text": " ".join(visitor.dice.choices(WORDS, k=9)), "locale": "de-DE"}] * PERMITS
     visitor.send(post(orjson.dumps({"items": items}), path="/v1/nlu/batch"))
-    await visitor.leave(reset=visitor.dice.random() < 0.5)
+    await visitor.disconnect(reset=visitor.dice.random() < 0.5)
 
 
-async def resets_at_rest(visitor: Visitor) -> None:
-    """A client that drops its connection between two requests without closing it, as some load balancers do."""
+async def resets_when_idle(visitor: Visitor) -> None:
+    """A client that resets its connection between two requests, as some load balancers do."""
     visitor.send(request("GET", "/livez"))
     await visitor.expect(200)
     await visitor.pause()
-    await visitor.leave(reset=True)
+    await visitor.disconnect(reset=True)
 
 
-async def hangs_up_halfway(visitor: Visitor) -> None:
-    """A client that closes its own direction and still listens: it gets a reply, or the end of the connection."""
+async def half_closes(visitor: Visitor) -> None:
+    """A client that closes its sending side and still reads: it gets a reply, or the end of the connection."""
     visitor.send(post(good(visitor.dice)))
     visitor.writer.write_eof()
     if await visitor.reader.read(1):
         await visitor.reader.read()
-    await visitor.leave()
+    await visitor.disconnect()
 
 
 def several(dice: random.Random) -> dict[str, bytes]:
-    """Requests to be sent at once, by their ids."""
+    """Requests to send at once, by id."""
     ids = [f"{dice.getrandbits(64):016x}" for _ in range(dice.randint(2, 8))]
     bodies = [good(dice), b"{"]
     return {each: post(dice.choice(bodies), f"x-request-id: {each}") for each in ids}
 
 
 async def pipelines(visitor: Visitor) -> None:
-    """Several requests at once are answered in order."""
+    """Several requests at once, answered in order."""
     requests = several(visitor.dice)
     visitor.send(*requests.values())
     for request_id in requests:
         await visitor.expect(*SERVED, *REFUSED, request_id=request_id)
 
 
-async def pipelines_and_leaves(visitor: Visitor) -> None:
-    """Several requests at once from a client who does not stay for the answers."""
+async def pipelines_and_disconnects(visitor: Visitor) -> None:
+    """Several requests at once, without reading all replies."""
     visitor.send(*several(visitor.dice).values())
     if visitor.dice.random() < 0.5:
         await visitor.read()
-    await visitor.leave(reset=visitor.dice.random() < 0.5)
+    await visitor.disconnect(reset=visitor.dice.random() < 0.5)
 
 
-async def speaks_nonsense(visitor: Visitor) -> None:
-    """What is no HTTP is refused and ends the connection."""
+async def sends_invalid_http(visitor: Visitor) -> None:
+    """Invalid HTTP: refused, and the connection closed."""
     visitor.send(visitor.dice.choice(GARBAGE))
     await visitor.expect(400)
     assert not visitor.is_open
 
 
-async def pipelines_nonsense(visitor: Visitor) -> None:
-    """What is no HTTP, right behind good requests: they are answered, then it is refused and the connection ended."""
+async def pipelines_invalid_http(visitor: Visitor) -> None:
+    """Invalid HTTP after valid requests: these are answered, then it is refused and the connection closed."""
     requests = several(visitor.dice)
     visitor.send(*requests.values(), visitor.dice.choice(GARBAGE))
     for request_id in requests:
@@ -362,11 +362,11 @@ async def pipelines_nonsense(visitor: Visitor) -> None:
     assert not visitor.is_open
 
 
-async def hurries(visitor: Visitor) -> None:
-    """A deadline that may be too near, or is none."""
+async def sets_a_deadline(visitor: Visitor) -> None:
+    """A deadline: short, long, or invalid."""
     dice = visitor.dice
-    given, statuses = dice.choice([("1", (200, 429, 504)), ("3600000", SERVED), ("0", REFUSED), ("soon", REFUSED)])
-    visitor.send(post(good(dice), f"x-deadline-ms: {given}"))
+    deadline, statuses = dice.choice([("1", (200, 429, 504)), ("3600000", SERVED), ("0", REFUSED), ("soon", REFUSED)])
+    visitor.send(post(good(dice), f"x-deadline-ms: {deadline}"))
     await visitor.expect(*statuses)
 
 
@@ -377,36 +377,36 @@ VISITS: dict[Visit, int] = {
     wrong_types: 8,
     too_large: 6,
     unknown: 8,
-    looks_around: 4,
+    needs_no_student: 4,
     upgrades: 1,
     slowly: 4,
     stalls: 2,
-    leaves: 10,
-    leaves_a_batch: 2,
-    hangs_up_halfway: 2,
+    disconnects: 10,
+    disconnects_in_a_batch: 2,
+    half_closes: 2,
     pipelines: 3,
-    pipelines_and_leaves: 2,
-    speaks_nonsense: 3,
-    pipelines_nonsense: 2,
-    hurries: 6,
+    pipelines_and_disconnects: 2,
+    sends_invalid_http: 3,
+    pipelines_invalid_http: 2,
+    sets_a_deadline: 6,
 }
 
 
 async def _visit(port: int, dice: random.Random, visits: Iterator[Visit], seen: Counter[int]) -> None:
     async with Visitor(port, dice, seen) as visitor:
         for visit in visits:
-            await visitor.arrive()
+            await visitor.connect()
             try:
                 async with asyncio.timeout(PATIENCE):
                     await visit(visitor)
             except (AssertionError, OSError, EOFError, ValueError) as error:
                 raise AssertionError(f"{visit.__name__}: {type(error).__name__}: {error}") from error
             if dice.random() < 0.3:
-                await visitor.leave()
+                await visitor.disconnect()
 
 
 def visit(port: int, kinds: Mapping[Visit, int], count: int, seed: int) -> Counter[int]:
-    """Pay so many visits of these kinds, by weight; returns the replies by status."""
+    """Make visits of these kinds, by weight; returns the number of replies by status."""
     dice = random.Random(seed)
     visits = iter(dice.choices(list(kinds), kinds.values(), k=count))
     seen: Counter[int] = Counter()
@@ -420,12 +420,12 @@ def visit(port: int, kinds: Mapping[Visit, int], count: int, seed: int) -> Count
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(all_of_them())
     except ExceptionGroup as group:
-        raise group.exceptions[0] from None  # one says enough
+        raise group.exceptions[0] from None  # the first is enough
     return seen
 
 
 def settle(server: Server, sockets: int) -> None:
-    """Wait until the service has seen all clients leave."""
+    """Wait until the service has closed all connections of clients."""
     deadline = monotonic() + PATIENCE
     while (server.metric("nlu_in_flight"), server.sockets()) != (1, sockets):
         assert monotonic() < deadline, (server.metric("nlu_in_flight"), server.sockets(), sockets)
@@ -445,7 +445,7 @@ def server(students: Path) -> Iterator[Server]:
 
 
 @needs_proc
-def test_ten_thousand_requests_of_all_kinds_leave_no_trace(server: Server, seed: int) -> None:
+def test_ten_thousand_requests_of_all_kinds_leak_nothing(server: Server, seed: int) -> None:
     print(f"{SEED}={seed}")  # pytest shows it on failure
     sockets = server.sockets()
     visit(server.port, VISITS, WARM_UP, seed + 1)
@@ -464,13 +464,13 @@ def test_ten_thousand_requests_of_all_kinds_leave_no_trace(server: Server, seed:
 
 
 @needs_proc
-def test_connections_that_are_reset_leave_no_memory(server: Server, seed: int) -> None:
+def test_reset_connections_leak_no_memory(server: Server, seed: int) -> None:
     sockets = server.sockets()
-    visit(server.port, {looks_around: 1}, WARM_UP, seed)
+    visit(server.port, {needs_no_student: 1}, WARM_UP, seed)
     settle(server, sockets)
     resident = server.resident()
 
-    visit(server.port, {resets_at_rest: 1}, 6000, seed)  # at 10 kB for each that stays in memory
+    visit(server.port, {resets_when_idle: 1}, 6000, seed)  # a leak of a connection would be 10 kB
 
     settle(server, sockets)
     print(f"memory: {(server.resident() - resident) / 1e6:+.1f} MB")
@@ -478,19 +478,19 @@ def test_connections_that_are_reset_leave_no_memory(server: Server, seed: int) -
 
 
 @needs_proc
-def test_clients_that_send_without_end_are_held_back(server: Server) -> None:
+def test_clients_that_send_without_reading_are_slowed_down(server: Server) -> None:
     resident = server.resident()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_send_without_end(server.port, clients=4))
 
     print(f"memory: {(server.resident() - resident) / 1e6:+.1f} MB")
-    assert server.resident() - resident < 64 << 20  # a request that waits on its connection costs 2 kB
+    assert server.resident() - resident < 64 << 20  # a request that waits costs 2 kB
     assert_healthy(server, Counter())
 
 
 async def _send_without_end(port: int, clients: int) -> None:
-    """Send 16 MB of requests from each client, or as many as the service takes until it has answered 500 of each."""
+    """Send 16 MB of requests from each client, or as many as the service accepts until each has read 500 replies."""
     dice = random.Random(0)
     many = post(good(dice)) * 1000
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
@@ -505,16 +505,16 @@ async def _send_and_read(visitor: Visitor, many: bytes, times: int) -> None:
             visitor.send(many)
             await visitor.writer.drain()
 
-    await visitor.arrive()
+    await visitor.connect()
     sending = asyncio.create_task(send())
     for _ in range(500):
         await visitor.expect(*SERVED)
     sending.cancel()
-    await visitor.leave(reset=True)
+    await visitor.disconnect(reset=True)
 
 
 def assert_healthy(server: Server, seen: Counter[int]) -> None:
-    """The service has all its permits, has counted what clients saw, has no fault to report, and stops when asked."""
+    """The service has all its permits, has counted all replies, has logged no fault, and stops normally."""
     everything = {"items": [{"text": "weck mich um neun uhr", "locale": "de-DE"}] * PERMITS}
     answer = server.ask("POST", "/v1/nlu/batch", everything)
     assert answer.status == 200

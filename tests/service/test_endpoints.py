@@ -1,4 +1,4 @@
-"""What the routes answer."""
+"""The replies of the endpoints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_reply_fits_its_schema_and_names_the_model(client: Any) -> None:
     assert reply.in_scope is None
 
 
-def test_ranking_comes_only_when_asked_for(ask: Any) -> None:
+def test_ranking_is_there_only_with_top_k(ask: Any) -> None:
     assert "ranking" not in ask(SENTENCE)
 
     ranking = ask(SENTENCE, top_k=2)["ranking"]
@@ -109,7 +109,7 @@ def test_batch_keeps_order_and_fails_item_by_item(client: Any) -> None:
     assert [results[i]["error"]["code"] for i in (1, 2, 3)] == ["invalid_request", "invalid_request", "unknown_locale"]
 
 
-def test_lone_surrogate_spoils_only_its_item(client: Any) -> None:
+def test_lone_surrogate_fails_only_its_item(client: Any) -> None:
     body = rb'{"items":[{"text":"\ud800","locale":"de-DE"},{"text":"wetter","locale":"de-DE"}]}'
 
     results = client.post("/v1/nlu/batch", content=body).json()["results"]

@@ -1,4 +1,4 @@
-"""What is said where an extra is not installed."""
+"""Messages about extras that are not installed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pytest
 from service.extras import MissingExtra, require
 
 
-def test_what_is_installed_is_not_spoken_of() -> None:
+def test_installed_packages_are_no_error() -> None:
     require("training", "json", "numpy")
 
 
-def test_the_first_package_that_is_missing_is_named_with_its_extra() -> None:
+def test_the_first_missing_package_is_named_with_its_extra() -> None:
     sentence = "no_such_package is not installed; this command needs: pip install 'distilled-nlu[training]'"
 
     with pytest.raises(MissingExtra) as raised:

@@ -1,4 +1,4 @@
-"""The path of a request through the modules of the service stays short and straight.
+"""The path of a request through the modules of the service is short and direct.
 
 It is measured on a real connection: the functions called from the first byte read to the reply written. A module is
 **entered** when one of its functions is called while none of its functions is running. Entering a module again, with
@@ -46,7 +46,7 @@ EXPERIMENT = '[arms.control]\nmodel = "s"\nweight = 1\n[shadow]\nmodel = "s"\nsh
 
 
 class Watched(Connection):
-    """A connection that says when a reply is written."""
+    """A connection that reports when a reply is written."""
 
     on_write: Callable[[], None] = staticmethod(lambda: None)
 
@@ -74,7 +74,7 @@ class Trace:
 
     def __init__(self) -> None:
         self.entered: list[str] = []
-        self._frames: set[FrameType] = set()  # a coroutine that resumes is no new call
+        self._frames: set[FrameType] = set()  # a coroutine that resumes is not a new call
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         module = _module_of(frame)
@@ -138,7 +138,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("more", [{}, {"model": "s"}, {"top_k": 2}])
-def test_request_takes_a_short_and_straight_path(root: Path, more: dict[str, Any]) -> None:
+def test_request_takes_a_short_path(root: Path, more: dict[str, Any]) -> None:
     path = asyncio.run(_path_of(Settings(students=root), **more))
 
     assert len(set(path)) <= MAX_MODULES, path

@@ -68,7 +68,7 @@ def hub_xlm_roberta(tmp_path_factory: pytest.TempPathFactory, sentences: list[st
 
 @pytest.fixture(scope="session")
 def hub_bert(tmp_path_factory: pytest.TempPathFactory, sentences: list[str]) -> Path:
-    """A BERT: each punctuation mark is a word too. Its table has rows that no piece uses, as some on the hub have."""
+    """A BERT: each punctuation mark is a word too. Its table has rows that no token uses, as some on the hub have."""
     from transformers import BertConfig, BertForMaskedLM
 
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))

@@ -212,12 +212,12 @@ def test_what_cannot_be_distilled_is_one_sentence(
     with_heads = finetuned(sample, tmp_path / "finetuned", "--size", "xs", "--vocabulary", "300")
     hub_with_heads = finetuned(sample, tmp_path / "hub", "--init", str(hub_bert))
     cases = [
-        (with_heads, [], "has no masked-language head, so there is nothing to imitate"),
+        (with_heads, [], "has no masked-language head, which a teacher needs"),
         (teacher, ["--start", str(with_heads)], "its tokenizer is not the teacher's"),
         (teacher, ["--start", str(hub_bert)], "its tokenizer is not the teacher's"),
         (teacher, ["--start", str(teacher), "--size", "s"], "is of size xs, not s"),
         (teacher, ["--start", "teacher", "--size", "s"], "hidden_size 256 of the student is more than the teacher's"),
-        (hub_bert, ["--start", "teacher"], "layers are inherited from this project's encoders alone"),
+        (hub_bert, ["--start", "teacher"], "not possible with a Hugging Face encoder as the teacher"),
         (Path("/nowhere"), [], "/nowhere: no such checkpoint folder"),
         (teacher, ["--corpus", "/nowhere.txt"], "/nowhere.txt: no text there"),
         (teacher, ["--corpus", ""], "--corpus is required"),

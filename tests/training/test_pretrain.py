@@ -63,7 +63,7 @@ def same_files(folder: Path, other: Path) -> bool:
 
 def logits(checkpoint: Checkpoint, ids: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        return checkpoint.model.piece_logits(checkpoint.model(ids).last_hidden_state)
+        return checkpoint.model.token_logits(checkpoint.model(ids).last_hidden_state)
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_a_hugging_face_encoder_is_pretrained_further(
     architecture: str, request: pytest.FixtureRequest, sentences: list[str], tmp_path: Path
 ) -> None:
     folder: Path = request.getfixturevalue(architecture)
-    long = " ".join(sentences[:20])  # more pieces than it can read
+    long = " ".join(sentences[:20])  # more tokens than it can read
     (tmp_path / "task.txt").write_text("\n".join([*sentences[:200], long]))
     for name, init, rate in (("same", folder, "0"), ("next", folder, "0.003"), ("last", tmp_path / "next", "0")):
         more = ["--corpus", str(tmp_path / "task.txt"), "--learning-rate", rate, "--epochs", "4"]

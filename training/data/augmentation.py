@@ -1,7 +1,7 @@
-"""Variants of training utterances whose labels and slots stay right.
+"""Data augmentation: variants of training utterances with the same labels and adjusted slots.
 
-What people type: capitals, punctuation, digits, missing accents. Training text such as MASSIVE is lower-case spoken
-form ("weck mich um neun uhr"); users type "Weck mich um 9 Uhr!". And what else they may speak of: other slot values.
+Typed variants have capitals, punctuation, digits and missing accents: text such as MASSIVE is lower-case spoken form
+("weck mich um neun uhr"), but users type "Weck mich um 9 Uhr!". Other variants have other slot values.
 """
 
 from __future__ import annotations
@@ -41,48 +41,48 @@ _QUESTION = re.compile(
 
 
 def rewrite(utterance: Utterance, change: Callable[[int, str, bool], tuple[str, str, str]]) -> Utterance:
-    """Rewrite an utterance token by token and keep its slots on the same tokens.
+    """Rewrite an utterance word by word (runs between white space) and keep its slots on the same words.
 
-    `change` goes from (index, token, whether it is the last) to (text before it, token, text after it); what is put
-    before or after is no part of a slot. A slot that begins or ends inside a token leaves the utterance unchanged.
+    `change` maps (index, word, whether it is the last) to (text before it, word, text after it); the text before and
+    after is not part of a slot. A slot that begins or ends inside a word leaves the utterance unchanged.
     """
-    tokens = list(re.finditer(r"\S+", utterance.text))
-    edges = {token.start() for token in tokens}, {token.end() for token in tokens}
+    words = list(re.finditer(r"\S+", utterance.text))
+    edges = {word.start() for word in words}, {word.end() for word in words}
     if any(slot.start not in edges[0] or slot.end not in edges[1] for slot in utterance.slots):
         return utterance
     written, position = "", 0
-    starts: dict[int, int] = {}  # of tokens as they are written, by where they stood
+    starts: dict[int, int] = {}  # new offset of each word by its old one
     ends: dict[int, int] = {}
-    for i, token in enumerate(tokens):
-        prefix, text, suffix = change(i, token[0], i == len(tokens) - 1)
-        written += utterance.text[position : token.start()] + prefix
-        starts[token.start()], ends[token.end()] = len(written), len(written) + len(text)
-        written, position = written + text + suffix, token.end()
+    for i, word in enumerate(words):
+        prefix, text, suffix = change(i, word[0], i == len(words) - 1)
+        written += utterance.text[position : word.start()] + prefix
+        starts[word.start()], ends[word.end()] = len(written), len(written) + len(text)
+        written, position = written + text + suffix, word.end()
     slots = tuple(Slot(slot.name, starts[slot.start], ends[slot.end]) for slot in utterance.slots)
     return replace(utterance, text=written, slots=slots)
 
 
 def as_typed(utterance: Utterance, rng: random.Random) -> Utterance:
-    """A capitalised and punctuated copy, the test of robustness: "Weck mich am Freitag um neun Uhr auf!".
+    """A capitalised and punctuated copy: "Weck mich am Freitag um neun Uhr auf!".
 
     The first word, and each other word with probability 0.3, get a capital; the end gets ".", "!" or "?" (Spanish
-    questions and exclamations both marks); with probability 0.15 a comma stands after an inner word.
+    questions and exclamations both marks); with probability 0.15 a comma follows an inner word.
     """
     question = bool(_QUESTION.match(utterance.text))
     mark = "?" if question else rng.choice(".!")
     opening = {"?": "¿", "!": "¡"}.get(mark, "") if utterance.locale.startswith("es") and rng.random() < 0.5 else ""
     comma = rng.random() < 0.15
 
-    def change(index: int, token: str, last: bool) -> tuple[str, str, str]:
+    def change(index: int, word: str, last: bool) -> tuple[str, str, str]:
         nonlocal comma
         if index == 0 or rng.random() < 0.3:
-            token = token[0].upper() + token[1:]
+            word = word[0].upper() + word[1:]
         if last:
-            return opening if index == 0 else "", token, "" if token.endswith(".") and mark == "." else mark
+            return opening if index == 0 else "", word, "" if word.endswith(".") and mark == "." else mark
         if comma and index > 0 and rng.random() < 0.4:
             comma = False
-            return "", token, ","
-        return opening if index == 0 else "", token, ""
+            return "", word, ","
+        return opening if index == 0 else "", word, ""
 
     return rewrite(utterance, change)
 
@@ -90,20 +90,20 @@ def as_typed(utterance: Utterance, rng: random.Random) -> Utterance:
 def with_digits(utterance: Utterance) -> Utterance:
     """Number words as digits: "um neun uhr" becomes "um 9 uhr"; in languages without a table nothing changes."""
     table = DIGITS.get(utterance.locale[:2], {})
-    return rewrite(utterance, lambda _i, token, _last: ("", table.get(token.lower(), token), ""))
+    return rewrite(utterance, lambda _i, word, _last: ("", table.get(word.lower(), word), ""))
 
 
 def without_accents(utterance: Utterance, rng: random.Random) -> Utterance:
     """Accents missing as on a foreign keyboard: "für" becomes "fur" or "fuer", "à" becomes "a"."""
     spelled_out = utterance.locale.startswith("de") and rng.random() < 0.5
 
-    def plain(token: str) -> str:
+    def plain(word: str) -> str:
         if spelled_out:
-            token = "".join(_GERMAN.get(c, c) for c in token)
-        kept = [c for c in unicodedata.normalize("NFD", token) if not unicodedata.combining(c)]
-        return "".join(kept) or token
+            word = "".join(_GERMAN.get(c, c) for c in word)
+        kept = [c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c)]
+        return "".join(kept) or word
 
-    return rewrite(utterance, lambda _i, token, _last: ("", plain(token), ""))
+    return rewrite(utterance, lambda _i, word, _last: ("", plain(word), ""))
 
 
 def augment(utterance: Utterance, rng: random.Random, share: float = 0.5) -> Utterance:
@@ -120,7 +120,7 @@ def augment(utterance: Utterance, rng: random.Random, share: float = 0.5) -> Utt
 
 
 class SlotValues:
-    """The values that slots have in some utterances, to be put into others."""
+    """Substitution of slot values by others from the same data."""
 
     def __init__(self, utterances: Iterable[Utterance]) -> None:
         found: dict[tuple[str, str], dict[str, None]] = {}
@@ -132,8 +132,8 @@ class SlotValues:
     def substitute(self, utterance: Utterance, rng: random.Random) -> Utterance:
         """Each slot with probability 0.5 gets a value that it has elsewhere in the locale, each value equally likely.
 
-        "weck mich am [date : freitag]" becomes "weck mich am [date : nächsten montag]": the sentence stays well formed
-        for the most part, if not its grammar.
+        "weck mich am [date : freitag]" becomes "weck mich am [date : nächsten montag]": most sentences stay plausible,
+        but not always grammatical.
         """
         text, slots, position = "", [], 0
         for slot in utterance.slots:
@@ -146,6 +146,6 @@ class SlotValues:
 
 
 def typed_copy(utterances: Sequence[Utterance], seed: int = 0) -> list[Utterance]:
-    """The cased and punctuated copy of a partition on which robustness is reported; the same for a seed."""
+    """The typed copy of a partition, on which robustness is reported; deterministic for a seed."""
     rng = random.Random(seed)
     return [as_typed(u, rng) for u in utterances]

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 OnError = Literal["raise", "skip"]
 HUB_PREFIX = "hub:"
 SAMPLE = Path(__file__).parents[1] / "sample"  # the project's own small set, in MASSIVE's layout
-_Row = tuple[str, Mapping[str, Any] | str]  # where it stands, and its fields or why it is no row
+_Row = tuple[str, Mapping[str, Any] | str]  # its place, and its fields or what is wrong with it
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".csv")
 _PARTITION_OF_SPLIT: dict[str, Partition] = {"train": "train", "validation": "dev", "dev": "dev", "test": "test"}
 
@@ -59,9 +59,9 @@ class Dataset:
         counts = Counter(u.locale for u in chosen)
         missing = sorted(set(locales or ()) - set(counts))
         if not chosen or missing:
-            held = Counter(u.partition for u in self.utterances)
+            sizes = dict(Counter(u.partition for u in self.utterances))
             of = f" for {', '.join(missing)}" if missing else ""
-            raise DatasetError(f"{self.source}: partition {partition!r} is empty{of}; the source holds {dict(held)}")
+            raise DatasetError(f"{self.source}: partition {partition!r} is empty{of}; the source holds {sizes}")
         return chosen
 
 
@@ -86,7 +86,7 @@ def load(source: str, locales: Sequence[str] | None = None, on_error: OnError = 
                 continue
             first = places.setdefault((utterance.locale, utterance.id), place)
             if first != place:
-                raise RecordError("id", f"{utterance.id!r} stands twice for {utterance.locale}, first at {first}")
+                raise RecordError("id", f"{utterance.id!r} occurs twice for {utterance.locale}, first at {first}")
             utterances.append(utterance)
         except RecordError as error:
             problems.append(f"{place}: {error}")
@@ -94,8 +94,8 @@ def load(source: str, locales: Sequence[str] | None = None, on_error: OnError = 
                 raise DatasetError(problems[0]) from error
     found = sorted({u.locale for u in utterances})
     if missing := sorted(set(locales or ()) - set(found)):
-        held = ", ".join(found) or "none"
-        raise DatasetError(f"{source}: no utterances for {', '.join(missing)}; the source holds {held} of those")
+        present = ", ".join(found) or "none"
+        raise DatasetError(f"{source}: no utterances for {', '.join(missing)}; the source holds {present} of those")
     if not utterances:
         raise DatasetError(f"{source}: holds no utterances")
     if problems:
@@ -118,8 +118,8 @@ def utterance_of(row: Mapping[str, Any]) -> Utterance:
     elif "text" in row:
         text, slots = _text(row, "text"), _slots(row.get("slots") or ())
     else:
-        held = ", ".join(sorted(row)) or "(none)"
-        raise RecordError("row", f"has the fields {held}; allowed: with 'text', 'annotation' or 'utt'")
+        names = ", ".join(sorted(row)) or "(none)"
+        raise RecordError("row", f"has the fields {names}; allowed: with 'text', 'annotation' or 'utt'")
     return Utterance(
         partition=cast(Partition, _text(row, "partition")),
         id=_text(row, "id"),

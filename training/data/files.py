@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 
 @contextmanager
 def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Name the file that can't be written, where an error doesn't: that of a full disk, of PyTorch, or one of `errors`.
+    """Turn errors of writing a file (the system's, PyTorch's, or `errors`) into an OSError that names the file.
 
-    Raises OSError: whatever went wrong inside; on a full disk for one.
+    Raises OSError: the file can't be written, such as on a full disk.
     """
     expected: tuple[type[Exception], ...] = (OSError, RuntimeError, *errors)
     try:
         yield
     except expected as error:
         reason: BaseException = error
-        while not isinstance(reason, OSError) and reason.__context__ is not None:  # PyTorch hides what went wrong
+        while not isinstance(reason, OSError) and reason.__context__ is not None:  # PyTorch hides the cause
             reason = reason.__context__
         if isinstance(reason, OSError) and reason.filename:
             raise
@@ -32,7 +32,7 @@ def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or absent under its name."""
+    """Write a file atomically: under its name it is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -12,7 +12,7 @@ PARTITIONS: tuple[Partition, ...] = get_args(Partition)
 
 
 class RecordError(ValueError):
-    """A row that is no valid utterance: `field` is wrong; the message says what was found and what is allowed."""
+    """An invalid row: `field` is wrong; the message says what was found and what is allowed."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -67,7 +67,7 @@ class Utterance:
 
 
 def checksum_of(utterances: Sequence[Utterance]) -> str:
-    """What tells one list of labelled utterances from another."""
+    """A checksum of labelled utterances."""
     digest = hashlib.blake2b(digest_size=16)
     for utterance in utterances:
         digest.update(f"{utterance!r}\n".encode("utf-8", "surrogatepass"))

@@ -1,4 +1,4 @@
-"""Correlation of points that come in clusters, as the domains of several languages do, with its interval."""
+"""Correlation of clustered points, such as the domains of several languages, with its interval."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from scipy.stats import rankdata  # type: ignore[import-untyped,unused-ignore]
 from training.evaluation.effects import ENDS, RESAMPLES, SEED
 from training.evaluation.scoring import Floats
 
-MIN_CLUSTERS = 5  # domains, below which a correlation has no interval
-MIN_POINT_UTTERANCES = 20  # in a domain of a locale, below which it is no point of a correlation
+MIN_CLUSTERS = 5  # domains that the interval of a correlation needs
+MIN_POINT_UTTERANCES = 20  # that a domain needs in a locale to be a point of a correlation
 
 
 @dataclass(frozen=True)

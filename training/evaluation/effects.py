@@ -1,13 +1,13 @@
-"""What a choice of encoder changes: relative changes, and how sure they are.
+"""The effect of an encoder on a metric: relative changes with 95 % intervals.
 
-Pure functions on weight matrices of utterances (`training.evaluation.scoring`). A tail is judged with the columns of
-its utterances, so that a sentence is drawn alike in all sets, and in all languages that hold it.
+Pure functions on weight matrices of utterances (`training.evaluation.scoring`). A tail uses the columns of its
+utterances, so that a resample draws a sentence equally often in all sets, and in all languages that hold it.
 
-Two things were drawn at random: the utterances of the test set and the seeds of the runs. Both are resampled. Three
-seeds are few, and a plain bootstrap over them errs twice: it takes the variance between seeds for (n - 1) / n of what
-it is, and calls the ends of a t distribution those of a normal one. Where seeds differ only in which utterances they
-get wrong it errs the other way, and counts that twice. `effect_of` corrects all three; how often 95 % intervals hold
-the truth is simulated in tests/training/evaluation/test_effects.py.
+Utterances of the test set and seeds of the runs are both random; both are resampled. With three seeds a plain bootstrap
+has two errors: it underestimates the variance between seeds by the factor (n - 1) / n, and it uses the quantiles of the
+normal distribution instead of those of t. Where seeds differ only in which utterances they get wrong, it counts that
+variance twice. `effect_of` corrects all three. tests/training/evaluation/test_effects.py simulates the coverage of its
+95 % intervals.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ RESAMPLES = 2000
 SEED = 0
 LEVEL = 0.95
 ENDS = (PERCENT * (1 - LEVEL) / 2, PERCENT * (1 + LEVEL) / 2)  # of an interval, as percentiles
-MIN_UTTERANCES = 30  # in a set, below which its effect is shown but not judged
+MIN_UTTERANCES = 30  # in a set; the effect on a smaller one is shown but not judged
 
 _NORMAL_END = float(special.ndtri((1 + LEVEL) / 2))
-_MAX_DEGREES = 1e6  # as good as normal
+_MAX_DEGREES = 1e6  # beyond this, t is treated as normal
 
 
 class Metric(NamedTuple):
-    """A metric of a task; `is_higher_better` says what the sign of a change means."""
+    """A metric of a task, and whether a higher value is better."""
 
     name: str
     title: str
@@ -68,8 +68,8 @@ class Effect:
     low: float
     high: float
     p_value: float  # two-sided; below 0.05 exactly where the interval excludes 0
-    degrees: float  # of freedom of the interval; few where the seeds differ much, infinite where they don't
-    seeds: int  # how many runs of a side it rests on
+    degrees: float  # of freedom of the interval: few where seeds differ much, infinite where they do not
+    seeds: int  # runs of the side that has fewer
 
 
 def weights_by_locale(references: Mapping[str, Reference], resamples: int = RESAMPLES) -> dict[str, Weights]:
@@ -113,7 +113,7 @@ def values_of(
 ) -> Values:
     """Every metric of a task, in percent, by encoder, set and locale, [1 + resamples, seeds in ascending order].
 
-    Under `MEAN` stands the mean of the locales `mean_locales`, of those that have any utterance of the set.
+    The key `MEAN` holds the mean over `mean_locales`, as far as they have utterances of the set.
     """
     values: Values = {}
     for locale, reference in references.items():
@@ -126,8 +126,8 @@ def values_of(
                     values[metric.name, encoder, name, locale] = np.stack(scores, axis=1)
     over = scoring.mean_locales(references)
     for metric_name, encoder, name in dict.fromkeys(key[:3] for key in values):
-        held = [(metric_name, encoder, name, locale) for locale in over]
-        parts = [values[key] for key in held if key in values]
+        keys = [(metric_name, encoder, name, locale) for locale in over]
+        parts = [values[key] for key in keys if key in values]
         if parts:
             values[metric_name, encoder, name, MEAN] = np.mean(parts, axis=0)
     return values
@@ -143,15 +143,15 @@ def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Eff
 
     In a resample both sides and all seeds see the same utterances. Pairing of seeds means that column k of either side
     was fine-tuned with the same seed, thus the same order of batches and the same initial heads, and that both sides
-    then take the same columns. What a seed does to both sides cancels; where it does nothing alike, pairing costs
-    nothing but degrees of freedom. Sides without common seeds draw on their own.
+    then take the same columns. An effect of the seed that both sides share cancels; without one, pairing only costs
+    degrees of freedom. Sides without common seeds are drawn independently.
 
     Each resample is the change on the drawn utterances plus the mean deviation of the drawn seeds, each seed's
     deviation being that of its change on the set itself (to first order). Deviations are scaled by sqrt(n / (n - 1)),
     which makes the variance of the bootstrap that of the sample (Davison and Hinkley, *Bootstrap Methods and their
-    Application*, 1997), and by what `_seed_share` says is not in the utterances' part already. The ends of the
+    Application*, 1997), and by `_seed_share`, to leave out what the utterances' part contains already. The ends of the
     percentile interval are then moved from the point by t / z, the quantiles of t and of the normal distribution, with
-    degrees of freedom after Satterthwaite (1946): n - 1 where all variance comes of the seeds, more the less of it
+    degrees of freedom after Satterthwaite (1946): n - 1 where all variance comes from the seeds, more where less
     does. The p value is that of the t test whose standard error is the distance of the end that faces 0, over t.
 
     Both sides are [1 + resamples, seeds]; `draws`, [resamples, seeds], are the columns that each resample takes: of
@@ -186,7 +186,7 @@ def _effect(change: float, drawn: Floats, degrees: float, seeds: int) -> Effect:
     below, above = max(0.0, change - low), max(0.0, high - change)
     return Effect(
         change=change,
-        low=max(-PERCENT, change - wider * below),  # no more than everything can be lost
+        low=max(-PERCENT, change - wider * below),  # a metric cannot fall below 0
         high=change + wider * above,
         p_value=_p_value(change, below if change > 0 else above, degrees, len(drawn)),
         degrees=math.inf if degrees >= _MAX_DEGREES else degrees,
@@ -195,7 +195,7 @@ def _effect(change: float, drawn: Floats, degrees: float, seeds: int) -> Effect:
 
 
 def _seed_deviations(candidate: Floats, baseline: Floats) -> list[Floats]:
-    """What each run of either side adds to the relative change, to first order, [1 + resamples, seeds] in percent."""
+    """The deviation of each run from the relative change, to first order, by side; [1 + resamples, seeds], in %."""
     top, bottom = (values.mean(axis=1, keepdims=True) for values in (candidate, baseline))
     level = ratio(top, bottom)
     own = [ratio(gap, np.broadcast_to(bottom, gap.shape)) for gap in (candidate - top, baseline - bottom)]
@@ -203,11 +203,11 @@ def _seed_deviations(candidate: Floats, baseline: Floats) -> list[Floats]:
 
 
 def _seed_share(resampled: Floats, own: Floats) -> float:
-    """The share, 0 to 1, of the variance between seeds that other utterances would show too.
+    """The share, 0 to 1, of the variance between seeds that is not due to the choice of utterances.
 
-    Runs differ on a test set also because each gets other utterances wrong. That part shrinks as the set grows; the
-    bootstrap over utterances has it already, so that counting it again would widen intervals for nothing (as Owen's
-    pigeonhole bootstrap of 2007 does). It shows in that seeds differ more on resamples than on the set itself.
+    Runs also differ because each gets other utterances wrong. That part shrinks as the set grows. The bootstrap over
+    utterances contains it already; counting it again would widen the intervals needlessly (as Owen's pigeonhole
+    bootstrap of 2007 does). It is measured by how much more seeds differ on resamples than on the set itself.
     `resampled` are the deviations of the seeds, [resamples, seeds], `own` those on the set itself, [seeds].
     """
     spread = float(own.var(ddof=1))
@@ -218,13 +218,13 @@ def _seed_share(resampled: Floats, own: Floats) -> float:
 def _p_value(change: float, distance: float, degrees: float, resamples: int) -> float:
     if not change:
         return 1.0
-    if not distance:  # every resample says the same: no more is known than how many there were
+    if not distance:  # all resamples agree: the p value is limited by their number
         return 1 / (resamples + 1)
     return float(2 * special.stdtr(degrees, -abs(change) * _NORMAL_END / distance))
 
 
 def compare_runs(values: Values, keys: tuple[Key, Key], seeds: tuple[list[int], list[int]]) -> Effect | None:
-    """`effect_of` a candidate and a baseline (keys and ascending seeds), on their common seeds, or all if none is."""
+    """`effect_of` a candidate and a baseline (keys and ascending seeds), on their common seeds, or all without any."""
     candidate, baseline = values[keys[0]], values[keys[1]]
     common = sorted(set(seeds[0]) & set(seeds[1]))
     resamples = len(candidate) - 1

@@ -1,8 +1,8 @@
-"""Two students on the same utterances: which differences are more than chance, and which answers changed.
+"""Two students on the same utterances: which differences are significant, and which answers changed.
 
-Whether each utterance is answered right is compared by McNemar's exact test (McNemar 1947), locale by locale: a
-sentence and its translations go wrong together, so one test over all of them would be too sure. Differences of any
-metric have intervals from a bootstrap that draws the same utterances for both students and in all locales
+McNemar's exact test (McNemar 1947) compares which utterances are answered right, locale by locale: errors on a sentence
+and on its translations are correlated, so that p values over all locales would be too small. Differences of any metric
+have intervals from a bootstrap that draws the same utterances for both students and in all locales
 (`training.evaluation.scoring.Scorecard`).
 """
 
@@ -26,17 +26,17 @@ def compare(candidate: Scorecard, baseline: Scorecard) -> Json:
     {"gained", "lost", "p_value"}}}: differences in points with 95 % intervals, of the metrics that both have; and how
     many utterances only the candidate, and only the baseline, answers right.
     """
-    found: Json = {"locales": {}, "exact_match": {}}
+    result: Json = {"locales": {}, "exact_match": {}}
     for name, now in candidate.values.items():
         before = baseline.values[name]
-        found["locales"][name] = {m: with_interval(values - before[m]) for m, values in now.items() if m in before}
-    found["mean"] = found["locales"].pop(MEAN)
+        result["locales"][name] = {m: with_interval(values - before[m]) for m, values in now.items() if m in before}
+    result["mean"] = result["locales"].pop(MEAN)
     for locale, exact in candidate.exact.items():
         gained = int(((exact == 1) & (baseline.exact[locale] == 0)).sum())
         lost = int(((exact == 0) & (baseline.exact[locale] == 1)).sum())
-        if "exact_match" in found["locales"][locale]:
-            found["exact_match"][locale] = {"gained": gained, "lost": lost, "p_value": mcnemar(gained, lost)}
-    return found
+        if "exact_match" in result["locales"][locale]:
+            result["exact_match"][locale] = {"gained": gained, "lost": lost, "p_value": mcnemar(gained, lost)}
+    return result
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -45,15 +45,15 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def changes(utterances: Sequence[Utterance], answers: Sequence[Answer], before: Sequence[Answer]) -> Iterator[Json]:
-    """The utterances that are answered otherwise than before: text, what is right, and both answers."""
+    """The utterances whose answer differs from the one before: text, expected answer, and both answers."""
     for utterance, now, then in zip(utterances, answers, before, strict=True):
         if now != then:
             expected = Answer(utterance.domain, utterance.intent, utterance.slots)
-            told = {"expected": expected, "before": then, "now": now}
+            compared = {"expected": expected, "before": then, "now": now}
             facts = {name: getattr(utterance, name) for name in ("id", "locale", "text")}
-            yield {**facts, **{name: _told(utterance, answer) for name, answer in told.items()}}
+            yield {**facts, **{name: _json_of(utterance, answer) for name, answer in compared.items()}}
 
 
-def _told(utterance: Utterance, answer: Answer) -> Json:
+def _json_of(utterance: Utterance, answer: Answer) -> Json:
     slots = [f"{slot.name}: {utterance.value(slot)}" for slot in answer.slots or ()]
     return {"domain": answer.domain, "intent": answer.intent, "slots": None if answer.slots is None else slots}

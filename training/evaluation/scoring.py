@@ -1,13 +1,13 @@
 """Metrics of quality, each defined once: from references and answers to figures in percent.
 
-Slots are compared at the words of the reference text: white-space tokens, and single characters for locales that
-MASSIVE scores so. A word belongs to the slot that covers its first labelled character. Utterances without a label count
-for none of the metrics of that label.
+Slots are compared at the words of the reference text: runs between white space, or single characters for the locales
+that MASSIVE scores so. A word belongs to the slot that covers its first labelled character. Utterances without a label
+are left out of the metrics of that label.
 
-A weight matrix [1 + resamples, utterances] says how often each utterance is drawn: row 0 draws each once, so the first
-value of whatever is computed from it is that of the set itself, the others are those of bootstrap samples (Efron and
-Tibshirani, *An Introduction to the Bootstrap*, 1993). Sets of one size are resampled alike, so parallel sets (same ids,
-same order) stay paired.
+A weight matrix [1 + resamples, utterances] holds how often each utterance is drawn. Row 0 draws each once, so the first
+of all computed values is that of the set itself; the others are those of bootstrap samples (Efron and Tibshirani, *An
+Introduction to the Bootstrap*, 1993). Sets of one size get the same resamples, so parallel sets (same ids, same order)
+stay paired.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Weights = NDArray[np.float32]
 Span = tuple[str, int, int]
-Ratio = tuple[float, float]  # numerator and denominator of a metric; (0, 0) where the utterance doesn't count
+Ratio = tuple[float, float]  # numerator and denominator of a metric; (0, 0) where the utterance is left out
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model says of one utterance; a head that it doesn't have is None."""
+    """A model's predictions for one utterance; None for a head that the model lacks."""
 
     domain: str | None = None
     intent: str | None = None
@@ -105,7 +105,7 @@ def ratio(numerator: Floats, denominator: Floats, empty: float = math.nan) -> Fl
 def class_counts(expected: Ints, found: Ints, classes: int, weights: Weights) -> tuple[Floats, Floats]:
     """Right answers, and references plus predictions, [1 + resamples, classes + 1].
 
-    A prediction of -1 is a class of its own, the last, that never is right. Integers, so float32 is exact.
+    A prediction of -1 is an extra class, the last, which is never right. Counts are integers, so float32 is exact.
     """
     one_hot = np.eye(classes + 1, dtype=np.float32)
     references, predictions = one_hot[expected], one_hot[np.where(found < 0, classes, found)]
@@ -127,7 +127,7 @@ def _share(value: float) -> Ratio:
 
 
 def _ratios_of(utterance: Utterance, answer: Answer) -> dict[str, Ratio]:
-    """What one answer adds to numerator and denominator of each metric but the macro-averaged."""
+    """The numerator and denominator of one answer for each metric that is not macro-averaged."""
     words = reference_words(utterance.text, utterance.locale)
     expected, found = tags_of(words, utterance.slots), tags_of(words, answer.slots or ())
     merged = massive_spans(expected), massive_spans(found)
@@ -150,7 +150,7 @@ def _ratios_of(utterance: Utterance, answer: Answer) -> dict[str, Ratio]:
 class Scores:
     """Every metric that the model's heads allow: `values`, in percent, [1 + resamples].
 
-    `exact` says whether intent and every tag are right, [utterances]: 1 or 0, NaN where the reference has no intent.
+    `exact`, [utterances], is 1 where intent and every tag are right, else 0; NaN where the reference has no intent.
     """
 
     def __init__(self, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = 0) -> None:
@@ -171,7 +171,7 @@ class Scores:
                 self.values[name] = PERCENT * _domain_f1(references, answers, weights)
             else:
                 sums = (weights @ np.array([row[name] for row in rows], dtype=np.float32)).astype(np.float64)
-                nothing = 1.0 if name.startswith("slot_f1") else math.nan  # of F1, where there was nothing to find
+                nothing = 1.0 if name.startswith("slot_f1") else math.nan  # F1 where neither side has a slot
                 self.values[name] = PERCENT * ratio(sums[:, 0], sums[:, 1], nothing)
         exact = np.array([row["exact_match"] for row in rows])
         self.exact = np.where(exact[:, 1] > 0, exact[:, 0], math.nan)
@@ -198,7 +198,7 @@ def with_interval(values: Floats) -> list[float]:
 
 
 def mean_locales(locales: Collection[str]) -> list[str]:
-    """The locales that a mean is taken over: `MEAN_LOCALES` as far as they are there, else all."""
+    """The locales of the mean: those of `MEAN_LOCALES` that are present, else all."""
     return [locale for locale in MEAN_LOCALES if locale in locales] or list(locales)
 
 
@@ -213,7 +213,7 @@ def with_mean(by_locale: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 class Scorecard:
     """Every metric per locale and for their mean, on the set and on resamples of its utterances.
 
-    Where the locales hold the same ids, as in MASSIVE, a sentence is drawn in all of them or in none.
+    Where the locales hold the same ids, as in MASSIVE, a resample draws a sentence in all of them or in none.
     """
 
     sizes: dict[str, int]  # utterances by locale
@@ -233,7 +233,7 @@ class Scorecard:
 
     @property
     def over(self) -> list[str]:
-        """The locales whose mean is taken."""
+        """The locales of the mean."""
         return mean_locales(self.sizes)
 
     def mean(self) -> dict[str, float]:

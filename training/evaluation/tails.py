@@ -1,4 +1,4 @@
-"""Subsets of an evaluation partition that hold what training rarely or never showed."""
+"""Tails: the utterances of a partition that are rare, or hold values or words that are missing in training."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ def tail_of(name: str, evaluated: Sequence[Utterance], train: Sequence[Utterance
     - ``tail_test``: the points whose text occurs three times or less in the evaluated set, as *Knowledge Distillation
       Transfer Sets and their Impact on Downstream NLU Tasks* (EMNLP 2022) defines it. It needs real frequencies: a
       deduplicated set is nearly all tail.
-    - ``tail_unseen_value``: some slot's value never stands in train under that slot.
-    - ``tail_unseen_word``: some white-space word never stands in train.
+    - ``tail_unseen_value``: at least one slot value does not occur in train under that slot.
+    - ``tail_unseen_word``: at least one word (between white space) does not occur in train.
     """
-    belongs: dict[str, Callable[[Utterance], bool]]
-    belongs = dict(zip(TAILS, (_rare(evaluated), _unseen_value(train), _unseen_word(train)), strict=True))
-    return [utterance for utterance in evaluated if belongs[name](utterance)]
+    if name == "tail_test":
+        belongs = _rare(evaluated)
+    elif name == "tail_unseen_value":
+        belongs = _unseen_value(train)
+    else:
+        belongs = _unseen_word(train)
+    return [utterance for utterance in evaluated if belongs(utterance)]
 
 
 def _rare(evaluated: Sequence[Utterance]) -> Callable[[Utterance], bool]:

@@ -26,10 +26,10 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One encoded utterance: piece ids, and the target index of each head (IGNORED where there is none).
+    """One encoded utterance: token ids, and the target index of each head (IGNORED where there is none).
 
-    `slots` has one entry a piece: the word's tag at its first piece, IGNORED elsewhere. `first_pieces` are the places
-    of the words' first pieces, whatever is known of their tags.
+    `slots` has one entry a token: the word's tag at its first token, IGNORED elsewhere. `first_pieces` are the
+    positions of the words' first tokens, with and without tags.
     """
 
     ids: list[int]
@@ -40,13 +40,13 @@ class Example:
 
     @classmethod
     def of_text(cls, encoded: Encoded) -> Example:
-        """A text of which no label is known."""
+        """An unlabelled text."""
         return cls(encoded.ids, IGNORED, IGNORED, [IGNORED] * len(encoded.ids), encoded.first_pieces)
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A step's batch before it is shared out among processes: how many targets each head has, and `rows`."""
+    """A step's batch before it is split among processes: the number of targets of each head, and `rows`."""
 
     domain: int
     intent: int
@@ -57,10 +57,10 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tensors of a batch: input_ids, attention_mask, slots and first [batch, pieces]; domain and intent [batch].
+    """Tensors of a batch: input_ids, attention_mask, slots and first [batch, tokens]; domain and intent [batch].
 
-    `first` is true at the first pieces of words. `rows` [batch] says which text of those that the teachers were asked
-    about each is, or -1 where it was rewritten. `whole` is what this batch is a process's part of.
+    `first` is true at the first tokens of words. `rows` [batch] are indices into the texts of the teachers' targets, -1
+    for rewritten texts. `whole` is the step's batch, of which this is one process's part.
     """
 
     input_ids: Tensor
@@ -88,7 +88,7 @@ class ExampleEncoder:
         self._tags = {name: i for i, name in enumerate(labels.slots)}
 
     def encode(self, utterance: Utterance) -> Example:
-        """One utterance; a label that the student doesn't know becomes IGNORED."""
+        """One utterance; a label that the student lacks becomes IGNORED."""
         encoded: Encoded = self.encoder.encode(utterance.text)
         slots = [IGNORED] * len(encoded.ids)
         if self._tags:
@@ -106,7 +106,7 @@ def whole_of(examples: Sequence[Example], rows: Rows, split: Split = ALONE) -> W
 
 
 def collate(examples: Sequence[Example], pad_id: int, rows: Rows | None = None, whole: Whole | None = None) -> Batch:
-    """Pad examples to the longest; `rows` says which texts they are, `whole` of what step this is a process's part."""
+    """Pad examples to the longest; `rows` and `whole` are those of `Batch`."""
     rows = np.full(len(examples), -1) if rows is None else rows
     input_ids, mask = padded([e.ids for e in examples], pad_id)
     slots, _ = padded([e.slots for e in examples], IGNORED)
@@ -128,7 +128,7 @@ def length_buckets(lengths: Sequence[int] | Rows, batch_size: int, rng: np.rando
 
 
 class EpochData:
-    """The training batches of each epoch: a function of seed and epoch only, so that a resumed run sees the same.
+    """The training batches of each epoch: they depend on seed and epoch only, so that a resumed run sees the same.
 
     A step takes `batch_size` utterances for each process.
     """
@@ -152,7 +152,7 @@ class EpochData:
         self._values = SlotValues(utterances)
 
     def batches(self, epoch: int, pad_id: int, skip: int = 0) -> Iterator[Batch]:
-        """The `steps` batches of an epoch (from 0), less the first `skip`: of each, this process's part."""
+        """This process's part of the batches of an epoch (from 0), without the first `skip`."""
         rng = random.Random(f"{self._seed}:{epoch}")
         examples = []
         rewritten = np.zeros(len(self._utterances), dtype=bool)

@@ -1,6 +1,6 @@
 """Checkpoint folders: `config.json`, `model.safetensors`, `tokenizer.json`, `training.json`; and the resume state.
 
-Each file is written beside its place and renamed, so that a file that stands under its name is whole.
+Each file is written under a temporary name and renamed, so that no file is ever incomplete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCRATCH = ".saving-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: model in evaluation mode, text encoder, labels, and what `training.json` says.
+    """A loaded checkpoint: model in evaluation mode, text encoder, labels, and the content of `training.json`.
 
     The model is a `StudentModel`, or a `training.models.hub.HubModel`, which has the same interface.
     """
@@ -45,7 +45,7 @@ class Checkpoint:
     training: dict[str, Any]
 
     def encoder_alone(self, dropout: float) -> StudentModel:
-        """A copy of the model without heads, with a masked-language head: a new one where it has none."""
+        """A copy of the model without heads, with a masked-language head: a new one if the model has none."""
         config = copy.deepcopy(self.model.config)
         config.labels, config.dropout = {}, dropout
         if not config.masked:
@@ -59,13 +59,13 @@ class Checkpoint:
 def save_checkpoint(folder: Path, model: StudentModel, tokenizer: Tokenizer, training: Mapping[str, Any]) -> None:
     """Write a checkpoint into `folder`, file by file, `training.json` last."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{SCRATCH}*"):  # by a run that was killed as it saved
+    for left in folder.glob(f"{SCRATCH}*"):  # by a run that was killed while saving
         shutil.rmtree(left)
     with writing(folder, SafetensorError), tempfile.TemporaryDirectory(prefix=SCRATCH, dir=folder) as scratch:
         model.save_pretrained(scratch)
         Path(scratch, TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
         for file in sorted(Path(scratch).iterdir()):
-            file.chmod(0o644)  # safetensors writes files that only their owner can read
+            file.chmod(0o644)  # safetensors makes files readable for their owner alone
             os.replace(file, folder / file.name)
     write_json(folder / TRAINING_FILE, training)
 
@@ -94,21 +94,21 @@ def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> C
         training = json.loads(file.read_text()) if file.is_file() else {}
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    pieces, rows = encoder.tokenizer.get_vocab_size(), model.config.vocab_size
-    if pieces > rows:
-        raise CheckpointError(f"{folder}: {TOKENIZER_FILE} has {pieces} pieces, config.json says {rows}")
+    tokens, rows = encoder.tokenizer.get_vocab_size(), model.config.vocab_size
+    if tokens > rows:
+        raise CheckpointError(f"{folder}: {TOKENIZER_FILE} has {tokens} tokens, config.json only {rows}")
     return Checkpoint(model, encoder, labels, training)
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a checkpoint whose run came to its end."""
+    """Whether a folder holds the checkpoint of a finished run."""
     return (folder / TRAINING_FILE).is_file() and not (folder / RESUME_FILE).exists()
 
 
 def with_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """The checkpoint, if it can answer.
+    """The checkpoint, checked for heads.
 
-    Raises CheckpointError: it is an encoder without heads, or doesn't say which locales it serves.
+    Raises CheckpointError: it is an encoder without heads, or names no locales.
     """
     if not checkpoint.labels.heads:
         raise CheckpointError(f"{folder}: is an encoder without heads; train them with training.finetune --init")
@@ -118,7 +118,7 @@ def with_heads(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
 
 
 def save_resume_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write everything that an interrupted run needs to continue exactly."""
+    """Write the state from which an interrupted run can be resumed exactly."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{RESUME_FILE}.partial"
     try:

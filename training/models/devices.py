@@ -12,18 +12,18 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from numpy.typing import NDArray
 
-TIMEOUT = timedelta(days=1)  # of processes that wait while the main one tokenises or scores
+TIMEOUT = timedelta(days=1)  # for processes that wait while the main one tokenises or scores
 
 
 @dataclass(frozen=True)
 class Split:
-    """How the rows of a step are shared out: this process takes every `count`-th row from `index` on."""
+    """The split of a step's rows among processes: this process takes every `count`-th row from `index` on."""
 
     index: int = 0
     count: int = 1
 
     def enough(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """The rows of a step, some of them twice where there would be none for some process."""
+        """The rows of a step, repeated until each process has one."""
         return np.resize(rows, max(len(rows), self.count))
 
     def part_of(self, rows: NDArray[Any]) -> NDArray[Any]:
@@ -31,7 +31,7 @@ class Split:
         return self.enough(rows)[self.index :: self.count]
 
     def scale(self, targets: int) -> float:
-        """Factor of each process's sum over targets, so that the mean over processes is that over all `targets`."""
+        """Factor of a process's sum over targets; with it the mean over processes is the mean over all `targets`."""
         return self.count / max(1, targets)
 
 
@@ -39,9 +39,9 @@ ALONE = Split()
 
 
 def processes() -> Accelerator:
-    """The processes and devices that `accelerate launch` has set up: without it, one process on the GPU or the CPU."""
+    """The processes and devices of `accelerate launch`; without it, one process on the GPU or the CPU."""
     timeout = InitProcessGroupKwargs(timeout=TIMEOUT)
-    # No encoder changes its buffers; to send them around before each of a step's calls would disturb the backward pass
+    # No encoder changes its buffers; broadcasting them before each forward call would break the backward pass
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
     return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[timeout, parallel])
 
@@ -53,17 +53,17 @@ def split() -> Split:
 
 
 def leave() -> None:
-    """End a command's processes together, once each has done its work.
+    """End a command's processes together, once each has finished.
 
-    A process that ends without closing the process group may abort and take the others along. Not to be called on the
-    way out of an error, where the other processes may never arrive.
+    A process that ends without closing the process group may abort the others. Do not call it after an error, where it
+    may wait for the other processes forever.
     """
     processes().wait_for_everyone()
     processes().end_training()
 
 
 def autocast_of(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """bf16 autocast where it was asked for or, with "auto", where the hardware computes it natively."""
+    """bf16 autocast with "bf16", or with "auto" where the hardware supports it natively."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

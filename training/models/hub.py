@@ -1,7 +1,7 @@
-"""Any Hugging Face encoder with a masked-language head, behind the same interface as our student.
+"""Hugging Face encoders with a masked-language head, with the interface of `StudentModel`.
 
-`xlm-roberta-base`, or a folder that `save_pretrained` made, can then be pretrained further, distilled from, fine-tuned
-and saved as one of our checkpoints.
+`xlm-roberta-base`, or a folder that `save_pretrained` made, can be pretrained further, distilled from, fine-tuned
+and saved as a checkpoint.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from training.text.tokenizer import special_ids
 
 T = TypeVar("T")
 
-# These count positions from the one after the padding piece's id, so the first rows of their table are never read, and
-# they find padding by its id.
+# These number positions from the padding token's id + 1, so the first rows of their position table are never read. They
+# find padding by its id.
 ROBERTA = ("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
-# How each architecture turns last hidden states into logits over its pieces. Its own forward would do so at every
-# position, which with 250,000 pieces is most of the work; masked ones are one in seven.
-PIECE_LOGITS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+# Logits over the vocabulary from last hidden states, by architecture. The models' own forward computes them at every
+# position, which with a vocabulary of 250,000 tokens is most of the work; one position in seven is masked.
+TOKEN_LOGITS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     **dict.fromkeys(("bert", "rembert"), lambda model, hidden: model.cls(hidden)),
     **dict.fromkeys(ROBERTA, lambda model, hidden: model.lm_head(hidden)),
     "distilbert": lambda model, hidden: model.vocab_projector(
@@ -40,15 +40,15 @@ PIECE_LOGITS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 
 HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")  # model or owner/model
 
-# Of the wrapped configuration, what says where it came from or how its file was stored, not what the encoder is.
+# Keys of the wrapped configuration that describe its origin or storage, not the encoder.
 NOT_KEPT = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 class HubConfig(PretrainedConfig):  # type: ignore[misc]
     """Configuration of a wrapped encoder: its own as a dict, `labels` of our heads, and the dropout before them.
 
-    `max_position_embeddings` is how many pieces are read at most, special ones included; as many as the encoder can
-    unless a smaller number is given. `size` is a name to show. Raises ValueError for an architecture that isn't known.
+    `max_position_embeddings` is the maximum length of a text in tokens, special ones included; by default that of the
+    encoder. `size` is a name to show. Raises ValueError for an unknown architecture.
     """
 
     model_type = "distilled_nlu_hub"
@@ -62,16 +62,16 @@ class HubConfig(PretrainedConfig):  # type: ignore[misc]
         size: str = "",
         **kwargs: Any,
     ) -> None:
-        wrapped = {"model_type": "bert"} if wrapped is None else wrapped  # transformers asks for a default instance
+        wrapped = {"model_type": "bert"} if wrapped is None else wrapped  # transformers creates a default instance
         wrapped = {key: value for key, value in wrapped.items() if key not in NOT_KEPT}
         inner = inner_config(wrapped)
-        # before Transformers 5 the outer model ties the embeddings that it is told of
+        # before Transformers 5 the outer model ties the embeddings
         super().__init__(**{**kwargs, "tie_word_embeddings": bool(getattr(inner, "tie_word_embeddings", True))})
-        readable = readable_pieces(inner)
+        readable = readable_tokens(inner)
         self.wrapped = wrapped
         self.labels = labels or {}
         self.dropout = dropout
-        self.masked = True  # there is no other kind
+        self.masked = True  # all wrapped encoders have the head
         self.max_position_embeddings = min(max_position_embeddings or readable, readable)
         self.vocab_size: int = inner.vocab_size
         self.hidden_size: int = inner.hidden_size
@@ -92,24 +92,24 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):  # only our heads: the wrapped model sees to its own modules
+        if isinstance(module, nn.Linear):  # only the task heads: the wrapped model initialises its own modules
             nn.init.normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
 
     @property
     def _dynamic_tied_weights_keys(self) -> list[str]:
-        """Second names of shared weights, which are not saved: Transformers 4 misses BERT's in a wrapped model."""
+        """Further names of shared weights, which are not saved: Transformers 4 misses those of a wrapped BERT."""
         every = [name for name, _ in self.named_parameters(remove_duplicate=False)]
         first = {name for name, _ in self.named_parameters()}
         return [name for name in every if name not in first]
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table of pieces."""
+        """The token embeddings."""
         embeddings: nn.Module = self.wrapped.get_input_embeddings()
         return embeddings
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The last layer of the masked-language head, which mostly shares its weights with the table of pieces."""
+        """The last layer of the masked-language head, which usually shares its weights with the token embeddings."""
         embeddings: nn.Module | None = self.wrapped.get_output_embeddings()
         return embeddings
 
@@ -123,14 +123,14 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
         hidden: Tensor = found.last_hidden_state
         weights = mask[:, :, None].to(hidden.dtype)
         mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-        output: StudentOutput = self.heads(hidden, mean, self.config.dropout)
-        # the last layer's output as the heads see it: some architectures normalise it once more
+        output = self.heads.read(hidden, mean, self.config.dropout)
+        # the heads' input as the last state: some architectures normalise it once more
         output.hidden_states = (*found.hidden_states[:-1], hidden) if all_layers else None
         return output
 
-    def piece_logits(self, hidden: Tensor) -> Tensor:
+    def token_logits(self, hidden: Tensor) -> Tensor:
         """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""
-        return PIECE_LOGITS[self.wrapped.config.model_type](self.wrapped, hidden)
+        return TOKEN_LOGITS[self.wrapped.config.model_type](self.wrapped, hidden)
 
     def count_parameters(self) -> tuple[int, int]:
         """All weights, and those outside the embedding tables and all heads."""
@@ -141,27 +141,27 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
 
 
 def inner_config(wrapped: dict[str, Any]) -> Any:
-    """The Transformers configuration of a wrapped encoder. Raises ValueError for an architecture that isn't known."""
+    """The Transformers configuration of a wrapped encoder. Raises ValueError for an unknown architecture."""
     kind = wrapped.get("model_type")
-    if kind not in PIECE_LOGITS:
-        allowed = ", ".join(sorted(PIECE_LOGITS))
-        raise ValueError(f"model_type {kind!r} is no encoder whose masked-language head is known; allowed: {allowed}")
+    if kind not in TOKEN_LOGITS:
+        allowed = ", ".join(sorted(TOKEN_LOGITS))
+        raise ValueError(f"model_type {kind!r} is no supported encoder with a masked-language head; allowed: {allowed}")
     if wrapped.get("is_decoder"):
-        raise ValueError(f"a {kind!r} that is configured as a decoder; an encoder is needed")
+        raise ValueError(f"{kind!r} is configured as a decoder; allowed: encoders")
     config = AutoConfig.for_model(**wrapped)
     if hasattr(config, "reference_compile"):
-        config.reference_compile = False  # ModernBERT compiles itself where it sees Triton, for minutes
+        config.reference_compile = False  # with Triton, ModernBERT would compile itself, which takes minutes
     return config
 
 
-def readable_pieces(inner: Any) -> int:
-    """How many pieces, special ones included, an encoder with this configuration can read."""
+def readable_tokens(inner: Any) -> int:
+    """The maximum length of a text for an encoder, in tokens, special ones included."""
     positions: int = inner.max_position_embeddings
     return positions - inner.pad_token_id - 1 if inner.model_type in ROBERTA else positions
 
 
 def is_hub_folder(path: Path) -> bool:
-    """Whether a folder holds a Hugging Face model that is no checkpoint of ours."""
+    """Whether a folder holds a Hugging Face model that is no checkpoint of this project."""
     try:
         kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
@@ -170,9 +170,9 @@ def is_hub_folder(path: Path) -> bool:
 
 
 def is_hub_source(source: str | Path) -> bool:
-    """Whether `source` is to be opened by `open_hub`: a Hugging Face model's folder, or what can be a name on the hub.
+    """Whether `open_hub` opens `source`: a Hugging Face model's folder, or a possible name on the hub.
 
-    A name of something that exists here is never one on the hub.
+    The name of an existing file or folder is never one on the hub.
     """
     folder = Path(source)
     return is_hub_folder(folder) if folder.exists() else bool(HUB_NAME.fullmatch(str(source)))
@@ -181,13 +181,13 @@ def is_hub_source(source: str | Path) -> bool:
 def open_hub(name: str, device: str | torch.device = "cpu") -> tuple[HubModel, Tokenizer]:
     """An encoder and its tokenizer, from a local folder or by its name on the hub; in evaluation mode and float32.
 
-    Raises CheckpointError: neither can be found or reached, or it lacks a masked-language head that is known, a fast
-    tokenizer or a special piece.
+    Raises CheckpointError: neither can be found or reached, or the model lacks a supported masked-language head, a fast
+    tokenizer or a special token.
     """
-    found = Path(name).is_dir()
-    if not found and not HUB_NAME.fullmatch(name):
+    is_folder = Path(name).is_dir()
+    if not is_folder and not HUB_NAME.fullmatch(name):
         raise CheckpointError(f"{name}: no such folder")
-    inner = _attempt(name, "the folder" if found else "no such folder; from the hub it", AutoConfig.from_pretrained)
+    inner = _attempt(name, "the folder" if is_folder else "no such folder; from the hub it", AutoConfig.from_pretrained)
     try:
         config = HubConfig(wrapped=inner.to_diff_dict())
     except ValueError as error:
@@ -198,7 +198,7 @@ def open_hub(name: str, device: str | torch.device = "cpu") -> tuple[HubModel, T
     if missing := sorted(loading["missing_keys"]):
         lacks = ", ".join(missing[:3])
         raise CheckpointError(f"{name}: is no encoder with a masked-language head: its weights lack {lacks}")
-    with torch.device("meta"):  # no second set of weights
+    with torch.device("meta"):  # allocates no second set of weights
         model = HubModel(config)
     model.wrapped = wrapped.float()
     return model.to(device).eval(), tokenizer
@@ -216,15 +216,15 @@ def _open_tokenizer(name: str, config: HubConfig) -> Tokenizer:
         raise CheckpointError(f"{name}: {error}") from error
     largest = max(tokenizer.get_vocab().values())
     if largest >= config.vocab_size:
-        raise CheckpointError(f"{name}: the tokenizer has a piece {largest}, the encoder only {config.vocab_size}")
+        raise CheckpointError(f"{name}: the tokenizer has a token {largest}, the encoder only {config.vocab_size}")
     kind, padding = config.wrapped["model_type"], inner_config(config.wrapped).pad_token_id
     if kind in ROBERTA and ids.pad != padding:
-        raise CheckpointError(f"{name}: padding is piece {ids.pad} to the tokenizer, {padding} to the encoder")
+        raise CheckpointError(f"{name}: padding is token {ids.pad} to the tokenizer, {padding} to the encoder")
     return tokenizer
 
 
 def _attempt(name: str, what: str, load: Callable[..., T], **kwargs: Any) -> T:
-    """What `load` makes of a name or folder, never running code from there; its many errors as CheckpointError."""
+    """Call `load` on a name or folder without running code from there; any error becomes a CheckpointError."""
     try:
         return load(name, trust_remote_code=False, **kwargs)
     except Exception as error:  # the Rust sides raise bare Exception

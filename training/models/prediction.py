@@ -1,4 +1,4 @@
-"""Answers of a checkpoint or of a student folder to many utterances, in the form that `scoring` compares."""
+"""Answers of a checkpoint or of a student folder to many utterances, for `training.evaluation.scoring`."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def answers_of_model(
                 words, first = encoded[i].words, encoded[i].first_pieces
                 decoded = decode_slots(utterances[i].text, words, slots[row, first], labels.slots) if words else []
                 spans = tuple(Slot(s.name, s.start, s.end) for s in decoded)
-            said = None if domain is None else labels.domain[int(np.argmax(domain[row]))]
-            asked = None if intent is None else labels.intent[int(np.argmax(intent[row]))]
-            answers[i] = Answer(said, asked, spans)
+            domain_name = None if domain is None else labels.domain[int(np.argmax(domain[row]))]
+            intent_name = None if intent is None else labels.intent[int(np.argmax(intent[row]))]
+            answers[i] = Answer(domain_name, intent_name, spans)
     return answers
 
 
 def answers_of_student(student: Predictor, utterances: Sequence[Utterance]) -> list[Answer]:
-    """Answers of an exported graph, one sentence at a time and without padding, as the service runs it."""
+    """Answers of an exported graph, one sentence at a time and without padding, as in the service."""
     answers = []
     for utterance in tqdm(utterances, desc="answering", unit="utt", leave=False, disable=None):
         found = student.predict(utterance.text)

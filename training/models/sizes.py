@@ -1,4 +1,4 @@
-"""The one table of student sizes, and what else of an encoder's shape can be chosen."""
+"""The table of student sizes, and the activations."""
 
 from __future__ import annotations
 

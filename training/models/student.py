@@ -20,9 +20,9 @@ from training.models.sizes import ACTIVATIONS, DEFAULT_ACTIVATION, SIZES
 
 
 class StudentConfig(PretrainedConfig):  # type: ignore[misc]
-    """Configuration of a student; `labels` is {"domain": [...], "intent": [...], "slots": [...]} or a part of it.
+    """Configuration of a student; `labels` is {"domain": [...], "intent": [...], "slots": [...]} or a subset.
 
-    `masked` says whether there is a head that predicts masked pieces, for pretraining and distillation.
+    `masked`: whether the model has a masked-language head, for pretraining and distillation.
     """
 
     model_type = "distilled_nlu_student"
@@ -78,11 +78,11 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
 
 @dataclass
 class StudentOutput(ModelOutput):  # type: ignore[misc]
-    """Logits by head (None without that head), named as the exported graph names them, and what they are read from.
+    """Logits by head (None without that head), named as in the exported graph, and the heads' inputs.
 
-    Shapes: domain_logits [batch, domains], intent_logits [batch, intents], slot_logits [batch, pieces, tags]; features,
-    which domain and intent are read from, [batch, 2 width]; last_hidden_state [batch, pieces, width]; hidden_states,
-    where asked for, what the first layer reads and then what each layer gives, each [batch, pieces, width].
+    Shapes: domain_logits [batch, domains], intent_logits [batch, intents], slot_logits [batch, tokens, tags]; features,
+    the input of the domain and intent heads, [batch, 2 width]; last_hidden_state [batch, tokens, width]; hidden_states,
+    on request, the input of the first layer and the output of each layer, each [batch, tokens, width].
     """
 
     domain_logits: Tensor | None = None
@@ -94,18 +94,18 @@ class StudentOutput(ModelOutput):  # type: ignore[misc]
 
 
 class TaskHeads(nn.ModuleDict):
-    """A linear layer for each head: domain and intent read `features`, slots read each piece."""
+    """A linear layer for each head: domain and intent read `features`, slots read each token."""
 
     def __init__(self, width: int, labels: Mapping[str, Sequence[str]]) -> None:
         widths = {"domain": 2 * width, "intent": 2 * width, "slots": width}
         super().__init__({head: nn.Linear(widths[head], len(names)) for head, names in labels.items()})
 
-    def forward(self, hidden: Tensor, mean: Tensor, dropout: float) -> StudentOutput:
-        """Logits of last hidden states [batch, pieces, width] and their mean over the pieces, [batch, width]."""
+    def read(self, hidden: Tensor, mean: Tensor, dropout: float) -> StudentOutput:
+        """Logits of last hidden states [batch, tokens, width] and their mean over the tokens, [batch, width]."""
         features = torch.cat([mean, hidden[:, 0]], dim=-1)
         pooled = functional.dropout(features, dropout, self.training)
-        pieces = functional.dropout(hidden, dropout, self.training)
-        logits = {name: head(pieces if name == "slots" else pooled) for name, head in self.items()}
+        tokens = functional.dropout(hidden, dropout, self.training)
+        logits = {name: head(tokens if name == "slots" else pooled) for name, head in self.items()}
         return StudentOutput(logits.get("domain"), logits.get("intent"), logits.get("slots"), features, hidden)
 
 
@@ -125,22 +125,22 @@ class Block(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
-        """Hidden is [batch, pieces, width]; bias, added to the scores, goes with [batch, heads, pieces, pieces]."""
-        batch, pieces, width = hidden.shape
-        qkv = self.qkv(self.norm_attention(hidden)).view(batch, pieces, 3, self.heads, width // self.heads)
+        """`hidden` is [batch, tokens, width]; `bias`, added to the scores, [batch, heads, tokens, tokens]."""
+        batch, tokens, width = hidden.shape
+        qkv = self.qkv(self.norm_attention(hidden)).view(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5
         if bias is not None:
             scores = scores + bias
         weights = functional.dropout(scores.softmax(dim=-1), self.dropout / 2, self.training)
-        context = (weights @ value).transpose(1, 2).reshape(batch, pieces, width)
+        context = (weights @ value).transpose(1, 2).reshape(batch, tokens, width)
         hidden = hidden + functional.dropout(self.attention_out(context), self.dropout, self.training)
         inner = self.down(self.activation(self.up(self.norm_feed_forward(hidden))))
         return hidden + functional.dropout(inner, self.dropout, self.training)
 
 
 class MaskedHead(nn.Module):
-    """Predicts pieces: a transform, then the table of pieces itself (Devlin et al. 2019)."""
+    """Predicts tokens: a transform, then the token embeddings as output layer (Devlin et al. 2019)."""
 
     def __init__(self, width: int, vocabulary: int) -> None:
         super().__init__()
@@ -148,16 +148,16 @@ class MaskedHead(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
-    def forward(self, hidden: Tensor, pieces: Tensor) -> Tensor:
-        """Logits [positions, vocabulary] of hidden [positions, width], for the table `pieces` [vocabulary, width]."""
-        return functional.linear(self.norm(functional.gelu(self.transform(hidden))), pieces, self.bias)
+    def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
+        """Logits [positions, vocabulary] of hidden [positions, width] and embeddings [vocabulary, width]."""
+        return functional.linear(self.norm(functional.gelu(self.transform(hidden))), embeddings, self.bias)
 
 
 class StudentModel(PreTrainedModel):  # type: ignore[misc]
     """Encoder with the heads that `config.labels` names.
 
-    Domain and intent read the mean over the pieces beside the first piece; slots read each piece (the tag of a word
-    is that of its first piece).
+    Domain and intent read the mean over the tokens and the first token, concatenated; slots read each token (the tag of
+    a word is that of its first token).
     """
 
     config_class = StudentConfig
@@ -183,9 +183,9 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, all_layers: bool = False
     ) -> StudentOutput:
-        """Logits of a batch of input_ids [batch, pieces], int64; with the hidden states of `all_layers` if asked for.
+        """Logits of a batch of input_ids [batch, tokens], int64; with `all_layers` also the hidden states.
 
-        attention_mask: [batch, pieces], 1 for pieces and 0 for padding; None when nothing is padded.
+        attention_mask: [batch, tokens], 1 for tokens and 0 for padding; None without padding.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         read = self.pieces(input_ids) + self.positions(positions)
@@ -203,11 +203,11 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         else:
             mask = attention_mask[:, :, None].to(hidden.dtype)
             mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-        output: StudentOutput = self.heads(hidden, mean, self.config.dropout)
+        output = self.heads.read(hidden, mean, self.config.dropout)
         output.hidden_states = tuple(states) if all_layers else None
         return output
 
-    def piece_logits(self, hidden: Tensor) -> Tensor:
+    def token_logits(self, hidden: Tensor) -> Tensor:
         """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""
         if self.masked is None:
             raise ValueError("the model has no masked-language head")
@@ -215,7 +215,7 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         return logits
 
     def count_parameters(self) -> tuple[int, int]:
-        """All weights, and those outside the piece and position tables and the heads."""
+        """All weights, and those outside the token and position tables and the heads."""
         total = sum(p.numel() for p in self.parameters())
         parts = [self.pieces, self.positions, self.heads, *([self.masked] if self.masked is not None else [])]
         return total, total - sum(p.numel() for part in parts for p in part.parameters())

@@ -1,4 +1,4 @@
-"""The model that fine-tuning begins with: a new student, or the encoder of a checkpoint with heads for the task."""
+"""The initial model of fine-tuning: a new student, or the encoder of a checkpoint with heads for the task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Shape(NamedTuple):
-    """What of a model's shape is a setting; a Hugging Face encoder's size is only a name, its activation its own."""
+    """The settings of a model's shape; of a Hugging Face encoder, size is only a name, and its activation is fixed."""
 
     size: str
     activation: str
@@ -30,9 +30,9 @@ DEFAULT = Shape(DEFAULT_SIZE, DEFAULT_ACTIVATION)
 
 
 def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:
-    """The shape of the checkpoint to start from, else the one asked for ("": the default).
+    """The shape of the checkpoint to start from, else that of the settings ("": the default).
 
-    Raises CheckpointError: the checkpoint has another than was asked for.
+    Raises CheckpointError: the settings differ from the checkpoint.
     """
     if start is None:
         return Shape(size or DEFAULT.size, activation or DEFAULT.activation)
@@ -45,19 +45,19 @@ def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:
 
 
 def encoder_of(tokenizer: Tokenizer, start: Checkpoint | None, max_length: int) -> TextEncoder:
-    """Text to pieces: at most `max_length`, and no more than the checkpoint to start from can read."""
+    """The text encoder, with at most `max_length` tokens and no more than the checkpoint to start from can read."""
     return TextEncoder(tokenizer, min(max_length, start.encoder.max_length) if start is not None else max_length)
 
 
 def model_of(
     shape: Shape, start: Checkpoint | None, labels: Labels, encoder: TextEncoder, dropout: float
 ) -> StudentModel:
-    """The model before its first step: as large as `shape` says, or the encoder of `start` with heads for `labels`."""
+    """The initial model: a new one of the given shape, or the encoder of `start` with heads for `labels`."""
     length = encoder.max_length
     if start is None:
         options = {"activation": shape.activation, "dropout": dropout, "max_position_embeddings": length}
-        pieces = encoder.tokenizer.get_vocab_size()
-        return StudentModel(StudentConfig.of_size(shape.size, labels, vocab_size=pieces, **options))
+        tokens = encoder.tokenizer.get_vocab_size()
+        return StudentModel(StudentConfig.of_size(shape.size, labels, vocab_size=tokens, **options))
     config = copy.deepcopy(start.model.config)
     config.labels = {head: list(getattr(labels, head)) for head in labels.heads}
     config.dropout, config.max_position_embeddings = dropout, length
@@ -65,7 +65,7 @@ def model_of(
     model = type(start.model)(config)
     _copy_weights(start.model, model)
     if isinstance(model, HubModel):
-        # its masked-language head has no part in the task, and several processes would wait for its gradient
+        # the masked-language head has no gradient in fine-tuning, for which several processes would wait
         model.requires_grad_(False)
         model.wrapped.base_model.requires_grad_(True)
         model.heads.requires_grad_(True)
@@ -73,10 +73,10 @@ def model_of(
 
 
 def _copy_weights(source: Any, target: Any) -> None:
-    """Start `target` from `source`: everything but heads whose labels differ."""
+    """Copy the weights of `source` to `target`, except heads whose labels differ."""
     kept = {name for name, labels in target.config.labels.items() if source.config.labels.get(name) == labels}
     log.info("starting from a checkpoint: encoder%s", "".join(f", {head} head" for head in sorted(kept)))
     weights = {k: v for k, v in source.state_dict().items() if not k.startswith("heads.") or k.split(".")[1] in kept}
-    if "positions.weight" in weights:  # fewer pieces may be read than before
+    if "positions.weight" in weights:  # the maximum length may be smaller than before
         weights["positions.weight"] = weights["positions.weight"][: target.config.max_position_embeddings]
     target.load_state_dict(weights, strict=False)

@@ -1,25 +1,25 @@
-"""A student that starts from its teacher's own layers, also where it is narrower.
+"""Initialise a student from its teacher's layers, also where the student is narrower.
 
 Layers are picked by a mapping (`training.objectives.layer_mapping`), as DistilBERT does (Sanh et al. 2019). A narrower
 student gets the teacher's weights in a smaller basis of the residual stream, like SliceGPT (Ashkboos et al. 2024), but
-with one basis for all layers, so that residual connections stay plain, and for LayerNorm in place of RMSNorm:
+with one basis for all layers, so that residual connections need no change, and for LayerNorm instead of RMSNorm:
 
 - P [D, d] has orthonormal columns, and student state = a Pᵀ teacher state with a = sqrt(d / D), so that a unit keeps
-  its scale, and with it the part that a LayerNorm's epsilon plays.
-- P spans the direction of ones, u = 1/sqrt(D), beside the d - 1 principal directions of what the teacher's LayerNorms
-  give (before gain and bias). It is turned so that P maps ones to ones; then subtracting the mean over d units is
-  Pᵀ of subtracting the mean over D units, and the student's LayerNorm gives a Pᵀ of what the teacher's gives.
-- Within span P the rest of the turn is free; it is random, which spreads the variance over all units. Units that are
-  principal directions would differ a hundredfold in scale, which int8 and Adam both dislike.
+  its scale relative to a LayerNorm's epsilon.
+- P spans the direction of ones, u = 1/sqrt(D), and the d - 1 principal directions of the outputs of the teacher's
+  LayerNorms (before gain and bias). It is rotated so that P maps ones to ones; then subtracting the mean over d units
+  is Pᵀ of subtracting the mean over D units, and the student's LayerNorm outputs a Pᵀ of the teacher's output.
+- Within span P the remaining rotation is free; it is random, which spreads the variance over all units. Units that are
+  principal directions would differ a hundredfold in scale, which is bad for int8 and Adam.
 - A layer that reads through a LayerNorm with gain g and bias b, W (g x + b) + c, becomes W diag(g) P s r, with c + W b;
-  gain 1, bias 0. Here s = sqrt(D / d), and r < 1, the root of the share of energy within span P, undoes that the
-  student's LayerNorm blows up what is left to length sqrt(d).
-- A layer that writes, W y + c, becomes a Pᵀ W y + a Pᵀ c. Attention heads and feed-forward neurons that go are those
-  of smallest |W_in| |W_out|. (Their mean output is not put into the bias: on a trained student, 384 units wide, made
-  256 wide, that took the share of right tags other than O from 0.86 to 0.59.)
+  gain 1, bias 0. Here s = sqrt(D / d), and r < 1, the root of the share of energy within span P, corrects for the
+  student's LayerNorm, which scales the projected state to length sqrt(d).
+- A layer that writes, W y + c, becomes a Pᵀ W y + a Pᵀ c. The attention heads and feed-forward neurons with the
+  smallest |W_in| |W_out| are removed. (Their mean output is not added to the bias: when a trained student of 384 units
+  was reduced to 256, that lowered the share of right tags other than O from 0.86 to 0.59.)
 
-All this is exact for a teacher whose centred states lie in d - 1 dimensions and that uses no more heads and neurons
-than the student has; at equal width everything is copied.
+This is exact for a teacher whose centred states lie in d - 1 dimensions and that uses no more heads and neurons than
+the student has. At equal width everything is copied.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from training.models.student import Block, MaskedHead, StudentConfig, StudentMod
 from training.objectives.layer_mapping import LAYER_MAPPINGS
 from training.objectives.losses import choose
 
-PROBE_ROWS, PROBE_PIECES = 64, 32
+PROBE_ROWS, PROBE_TOKENS = 64, 32
 
 
 @dataclass
 class Observed:
-    """What the teacher saw on the probe: second moments [D, D] of its norms' outputs before gain and bias, by name."""
+    """Statistics of the teacher on the probe: second moments [D, D] of its norms' outputs before gain and bias."""
 
     moments: dict[str, Tensor] = field(default_factory=dict)
-    hidden: Tensor = field(default_factory=lambda: torch.zeros(0))  # after the final norm, [pieces in all, D]
+    hidden: Tensor = field(default_factory=lambda: torch.zeros(0))  # after the final norm, [tokens in all, D]
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,15 @@ def inherit_layers(
     """Initialise a student in place from its teacher: tables, the layers that the mapping pairs, norms, masked head.
 
     Layers outside the mapping and the task heads stay as they are. Where both have a masked-language head, its
-    transform and norm follow too; those of a narrower student only roughly, as an activation knows no change of basis.
-    `probe`, [rows, pieces] without padding, is text on which to see which directions matter to a narrower student;
-    without it, random pieces, which is worse.
+    transform and norm follow too; for a narrower student only approximately, as an activation does not commute with a
+    change of basis.
 
-    Returns what was done, for a log: "mapping", "layers" (the pairs), "width" [D, d], and "kept", the mean share of the
-    states' energy within the student's basis. Raises ValueError: unknown mapping, or the student is no part of the
-    teacher.
+    `probe`, [rows, tokens] without padding, is text from which the directions that a narrower student
+    keeps are estimated; without it random tokens are used, which is worse.
+
+    Returns a summary for the log: "mapping", "layers" (the pairs), "width" [D, d], and "kept", the mean share of the
+    states' energy within the student's basis. Raises ValueError: unknown mapping, or the student does not fit
+    into the teacher.
     """
     require_part(teacher.config, student.config)
     pairs = choose(LAYER_MAPPINGS, mapping, "mapping")(len(student.blocks), len(teacher.blocks))
@@ -118,7 +120,7 @@ def inherit_layers(
 
 
 def require_part(teacher: StudentConfig, student: StudentConfig) -> None:
-    """Raise ValueError, with all reasons, where a student is no part of a teacher, and can't inherit its layers."""
+    """Raise ValueError, with all reasons, where a student can't inherit a teacher's layers."""
     reasons = [
         f"{name} {getattr(student, name)} of the student is more than the teacher's {getattr(teacher, name)}"
         for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
@@ -137,11 +139,11 @@ def require_part(teacher: StudentConfig, student: StudentConfig) -> None:
 
 
 def _observe(teacher: StudentModel, layers: Iterable[int], probe: Tensor | None) -> Observed:
-    """Run the probe through the teacher and record what the parts of these layers (from 0), and the final norm, see."""
+    """Run the probe through the teacher and record the inputs of these layers' norms (from 0) and of the final norm."""
     if probe is None:
-        pieces = min(PROBE_PIECES, teacher.config.max_position_embeddings)
+        tokens = min(PROBE_TOKENS, teacher.config.max_position_embeddings)
         source = torch.Generator().manual_seed(0)
-        probe = torch.randint(teacher.config.vocab_size, (PROBE_ROWS, pieces), generator=source)
+        probe = torch.randint(teacher.config.vocab_size, (PROBE_ROWS, tokens), generator=source)
     seen = Observed()
 
     def watch(name: str, norm: nn.LayerNorm) -> torch.utils.hooks.RemovableHandle:
@@ -164,19 +166,19 @@ def _observe(teacher: StudentModel, layers: Iterable[int], probe: Tensor | None)
 
 
 def _stream(moments: list[Tensor], width: int) -> Stream:
-    """The basis for these second moments; each counts alike, as each is that of normalised states."""
+    """The basis for these second moments; they are averaged without weights, as all are of normalised states."""
     total = torch.stack(moments).mean(dim=0)
     full = len(total)
     if width == full:
         return Stream(torch.eye(full, dtype=total.dtype, device=total.device), same=True)
     ones = torch.full((full, 1), full**-0.5, dtype=total.dtype, device=total.device)
-    # no state has a part along ones, but where others have none either, only this keeps it out of the eigenvectors
+    # no state has a component along ones; this keeps ones out of the eigenvectors even if other directions have none
     directions = torch.linalg.eigh(total - total.trace() * ones @ ones.T).eigenvectors[:, full - width + 1 :]
-    turn = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=total.dtype)
-    turn[:, 0] = width**-0.5
-    turn = torch.linalg.qr(turn).Q.to(total.device)
-    turn = turn * turn[0, 0].sign()  # its first column is ones, up to the sign that QR chose
-    return Stream(torch.cat([ones, directions], dim=1) @ turn.T, same=False)
+    rotation = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=total.dtype)
+    rotation[:, 0] = width**-0.5
+    rotation = torch.linalg.qr(rotation).Q.to(total.device)
+    rotation = rotation * rotation[0, 0].sign()  # its first column is ones, up to the sign that QR chose
+    return Stream(torch.cat([ones, directions], dim=1) @ rotation.T, same=False)
 
 
 def _inherit_attention(source: Block, target: Block, moment: Tensor, stream: Stream) -> None:
@@ -224,11 +226,11 @@ def _inherit_writer(source: nn.Linear, target: nn.Linear, units: Tensor, stream:
 
 
 def _inherit_masked(source: MaskedHead, target: MaskedHead, hidden: Tensor, stream: Stream) -> None:
-    """The masked-language head: its transform as PᵀWP, and its norm fitted to what the table of pieces expects.
+    """The masked-language head: its transform as PᵀWP, and its norm fitted to the token embeddings.
 
-    The table is a pieces P, so the logits come out right where the norm gives Pᵀ n / a, n what the teacher's norm
-    gives. As the activation works on other units than the teacher's, this can't be had exactly: each unit's gain and
-    bias are the least-squares fit on the probe, which makes the logits smaller rather than wrong.
+    The embedding table is a E P, E the teacher's, so the logits are right where the norm outputs Pᵀ n / a, n the output
+    of the teacher's norm. As the activation acts on other units than the teacher's, this is approximate: each unit's
+    gain and bias are the least-squares fit on the probe, which makes the logits smaller rather than wrong.
     """
     if stream.same:
         target.load_state_dict(source.state_dict())
@@ -237,10 +239,10 @@ def _inherit_masked(source: MaskedHead, target: MaskedHead, hidden: Tensor, stre
     target.transform.weight.copy_(basis.T @ transform.weight.double() @ basis)
     target.transform.bias.copy_(stream.states(transform.bias))
     target.bias.copy_(source.bias)
-    wanted = source.norm(functional.gelu(transform(hidden))).double() @ basis / stream.scale
-    given = functional.gelu(target.transform(stream.states(hidden).to(hidden.dtype))).double()
-    given = functional.layer_norm(given, given.shape[-1:], eps=target.norm.eps)
-    centred = given - given.mean(dim=0)
-    gain = (centred * wanted).sum(dim=0) / centred.square().sum(dim=0).clamp(min=1e-12)
+    target_states = source.norm(functional.gelu(transform(hidden))).double() @ basis / stream.scale
+    actual = functional.gelu(target.transform(stream.states(hidden).to(hidden.dtype))).double()
+    actual = functional.layer_norm(actual, actual.shape[-1:], eps=target.norm.eps)
+    centred = actual - actual.mean(dim=0)
+    gain = (centred * target_states).sum(dim=0) / centred.square().sum(dim=0).clamp(min=1e-12)
     target.norm.weight.copy_(gain)
-    target.norm.bias.copy_(wanted.mean(dim=0) - gain * given.mean(dim=0))
+    target.norm.bias.copy_(target_states.mean(dim=0) - gain * actual.mean(dim=0))

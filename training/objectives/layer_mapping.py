@@ -1,8 +1,8 @@
 """Which layer of a teacher each layer of a student learns from, or is initialised from.
 
 A mapping takes the numbers of layers of student and teacher and gives pairs (student layer, teacher layer), in the
-student's order. Layers count from 1; 0 is the embeddings, that is what the first layer reads (as in Jiao et al. 2020).
-A student may be deeper than its teacher; then layers of the teacher come more than once, or only some are paired.
+student's order. Layers count from 1; 0 is the embeddings, the input of the first layer (as in Jiao et al. 2020). A
+student may be deeper than its teacher; then layers of the teacher are used more than once, or only some are paired.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def embeddings_and_last(student_layers: int, teacher_layers: int) -> list[tuple[
 def uniform(student_layers: int, teacher_layers: int) -> list[tuple[int, int]]:
     """Each layer i with layer round(i T / S), so every k-th where T = k S, and the last with the last.
 
-    TinyBERT's g(m) = k m (Jiao et al. 2020, section 4), Patient KD's PKD-Skip (Sun et al. 2019), where however the
-    last layer is left out because it has the prediction loss, and DistilBERT's initialisation with one layer of two.
+    TinyBERT's g(m) = k m (Jiao et al. 2020, section 4), Patient KD's PKD-Skip (Sun et al. 2019; they leave the last
+    layer out, because it has the prediction loss), and DistilBERT's initialisation with one layer of two.
     """
     ratio = 2 * student_layers  # in whole numbers, as floats would round some halves down; halves go up
     return [(i, max(1, (2 * i * teacher_layers + student_layers) // ratio)) for i in range(1, student_layers + 1)]

@@ -1,7 +1,7 @@
-"""Terms of a distillation objective: what a student's predictions and hidden states are compared with a teacher's by.
+"""Terms of a distillation objective: losses between the predictions, or the hidden states, of student and teacher.
 
-Pure functions in two registries, `PREDICTION_LOSSES` and `HIDDEN_LOSSES`. Logits are in nats; all is computed in
-float32, whatever comes in. The caller keeps the teacher out of the graph.
+Pure functions in two registries, `PREDICTION_LOSSES` and `HIDDEN_LOSSES`. Logits are in nats. All inputs are
+converted to float32. The caller detaches the teacher from the graph.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-EPSILON = 1e-6  # least length that a state is divided by; a smaller one would blow up the gradient of a state near 0
+EPSILON = 1e-6  # minimum norm that a state is divided by; a smaller one would give states near 0 huge gradients
 
 PredictionLoss = Callable[[Tensor, Tensor, float], Tensor]
 """(student logits [n, classes], teacher logits [n, classes], temperature) -> scalar, the mean over the n rows."""
 
 HiddenFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(student [batch, pieces, d], teacher [batch, pieces, D], mask [batch, pieces], not 0 where a piece is) -> scalar."""
+"""(student [batch, tokens, d], teacher [batch, tokens, D], mask [batch, tokens], 0 for padding) -> scalar."""
 
 Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
 class HiddenLoss:
-    """A loss between hidden states; with `equal_widths` the narrower ones need a projection by the caller (d = D)."""
+    """A loss between hidden states; with `equal_widths` the caller must project the narrower states (d = D)."""
 
     function: HiddenFunction
     equal_widths: bool
@@ -63,10 +63,10 @@ def cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tenso
 def mse(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Mean over rows and classes of the squared difference of logits, each row centred first; T is not used.
 
-    Regression on logits is Ba and Caruana 2014 (eq. 1). Centred, as a softmax ignores a shift, it is what `kl` tends
-    to as T grows: kl -> mse / 2 (Hinton et al. 2015, eq. 4). In squared nats.
+    Regression on logits is Ba and Caruana 2014 (eq. 1). Centred, as a softmax ignores a shift, it is the
+    limit of `kl` as T grows: kl -> mse / 2 (Hinton et al. 2015, eq. 4). In squared nats.
     """
-    del temperature  # there for the common signature
+    del temperature  # unused; part of the common signature
     _check_shapes(student, teacher)
     gap = student.float() - teacher.float()
     gap = gap - gap.mean(dim=-1, keepdim=True)
@@ -74,43 +74,43 @@ def mse(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of the states over pieces and units (Jiao et al. 2020, TinyBERT, eq. 8).
+    """Mean squared error of the states over tokens and units (Jiao et al. 2020, TinyBERT, eq. 8).
 
-    Their learned projection of narrower states, W_h, is the caller's. In squared units of the states.
+    The caller applies their learned projection of narrower states, W_h. In squared units of the states.
     """
-    ours, theirs = _pieces(student, teacher, mask)
+    ours, theirs = _tokens(student, teacher, mask)
     return (ours - theirs).square().sum() / max(1, ours.numel())
 
 
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """1 - cosine of a piece's two states, the mean over pieces (Sanh et al. 2019, DistilBERT, section 3); 0 to 2."""
-    ours, theirs = _pieces(student, teacher, mask)
+    """1 - cosine of a token's two states, the mean over tokens (Sanh et al. 2019, DistilBERT, section 3); 0 to 2."""
+    ours, theirs = _tokens(student, teacher, mask)
     return (1 - (_unit(ours) * _unit(theirs)).sum(dim=-1)).sum() / max(1, len(ours))
 
 
 def hidden_pkd(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared error of the first pieces' states, each of length 1 (Sun et al. 2019, Patient KD, eq. 7).
+    """Mean squared error of the first tokens' states, each of length 1 (Sun et al. 2019, Patient KD, eq. 7).
 
-    With s_i and t_i the states [d] of the first piece ([CLS]) of sentence i of n::
+    With s_i and t_i the states [d] of the first token ([CLS]) of sentence i of n::
 
         L_PT = 1 / (n d) sum_i || s_i / ||s_i|| - t_i / ||t_i|| ||^2
 
     They sum over sentences and units; the mean is that of their published code. Between 0 and 4 / d.
     """
-    ours, theirs = _pieces(student[:, :1], teacher[:, :1], mask[:, :1])
+    ours, theirs = _tokens(student[:, :1], teacher[:, :1], mask[:, :1])
     return (_unit(ours) - _unit(theirs)).square().sum() / max(1, ours.numel())
 
 
 def hidden_relations(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean squared difference of the cosines between a sentence's pieces, over all pairs; mean over sentences; 0 to 4.
+    """Mean squared difference of the cosines between a sentence's tokens, over all pairs; mean over sentences; 0 to 4.
 
-    Needs no projection, as each matrix is [pieces, pieces]. The pair-wise distillation of Liu et al. 2019 (Structured
-    Knowledge Distillation for Semantic Segmentation, CVPR), with pieces of a sentence for pixels of an image; between
+    Needs no projection, as each matrix is [tokens, tokens]. The pair-wise distillation of Liu et al. 2019 (Structured
+    Knowledge Distillation for Semantic Segmentation, CVPR), with tokens of a sentence for pixels of an image; between
     the examples of a batch it would be Tung and Mori 2019 (similarity-preserving), and the idea, to match relations
     in place of states, is Park et al. 2019 (RKD). A sentence's n² pairs count with the n on the diagonal, which are 0.
     """
     if student.shape[:-1] != teacher.shape[:-1]:
-        raise ValueError(f"shapes {tuple(student.shape)} and {tuple(teacher.shape)} are not of the same pieces")
+        raise ValueError(f"shapes {tuple(student.shape)} and {tuple(teacher.shape)} are not of the same tokens")
     there = mask.bool()
     with torch.autocast(student.device.type, enabled=False):  # else the products are rounded to half precision
         gap = _cosines(student, there) - _cosines(teacher, there)
@@ -130,7 +130,7 @@ HIDDEN_LOSSES: dict[str, HiddenLoss] = {
 
 
 def _check_shapes(student: Tensor, teacher: Tensor) -> None:
-    """Refuse what would be broadcast silently. Raises ValueError."""
+    """Raise ValueError for shapes that would be broadcast silently."""
     if student.shape != teacher.shape:
         raise ValueError(f"shapes {tuple(student.shape)} of student and {tuple(teacher.shape)} of teacher differ")
 
@@ -143,8 +143,8 @@ def _softened(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Ten
     return (teacher.float() / temperature).log_softmax(dim=-1), (student.float() / temperature).log_softmax(dim=-1)
 
 
-def _pieces(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The states of the pieces that are no padding, [pieces in all, width] each; what padding holds is never read."""
+def _tokens(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The states of all tokens except padding, [tokens, width] each; states of padding are never read."""
     _check_shapes(student, teacher)
     there = mask.bool()
     return student[there].float(), teacher[there].float()
@@ -155,6 +155,6 @@ def _unit(states: Tensor) -> Tensor:
 
 
 def _cosines(states: Tensor, there: Tensor) -> Tensor:
-    """Cosines between pieces of a sentence, [batch, pieces, pieces]; 0 with padding."""
+    """Cosines between tokens of a sentence, [batch, tokens, tokens]; 0 with padding."""
     unit = _unit(states.float().masked_fill(~there[:, :, None], 0.0))
     return unit @ unit.transpose(-1, -2)

@@ -1,4 +1,4 @@
-"""Masked language modelling: which pieces are hidden, what predicts them, and how well (Devlin et al. 2019)."""
+"""Masked language modelling: masking, the trained module, loss and scores (Devlin et al. 2019)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from training.text.tokenizer import SpecialIds
 
 
 class MaskedLanguageModel(nn.Module):
-    """A model with a masked-language head as what is trained: one call, so that several processes stay in step."""
+    """A model with a masked-language head, trained through a single call, as distributed training requires."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -28,16 +28,16 @@ class MaskedLanguageModel(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, chosen: Tensor, all_layers: bool = False
     ) -> tuple[Tensor, StudentOutput]:
-        """Logits [chosen pieces, vocabulary] where `chosen` [batch, pieces] is true, and the encoder's output."""
+        """Logits [chosen tokens, vocabulary] where `chosen` [batch, tokens] is true, and the encoder's output."""
         output = self.model(input_ids, attention_mask, all_layers=all_layers)
-        return self.model.piece_logits(output.last_hidden_state[chosen]), output
+        return self.model.token_logits(output.last_hidden_state[chosen]), output
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
-    """Lines with hidden pieces: input_ids, attention_mask, targets (IGNORED: not asked), [lines, pieces].
+    """Lines with masked tokens: input_ids, attention_mask, targets (IGNORED: no prediction), [lines, tokens].
 
-    `total` counts the targets of the whole step, of which another process may have a part.
+    `total` counts the targets of the step over all processes.
     """
 
     input_ids: Tensor
@@ -47,7 +47,7 @@ class MaskedBatch:
 
     @property
     def chosen(self) -> Tensor:
-        """Where something is to be predicted, [lines, pieces]."""
+        """The positions to be predicted, [lines, tokens]."""
         return self.targets != IGNORED
 
     def to(self, device: torch.device) -> MaskedBatch:
@@ -57,7 +57,7 @@ class MaskedBatch:
 
 @dataclass(frozen=True)
 class MaskedText:
-    """A text whose batches are masked anew in each step, as a function of seed and step only."""
+    """A text whose batches get new masks in each step; the masks depend on seed and step only."""
 
     lines: Lines
     special: SpecialIds
@@ -79,17 +79,17 @@ class MaskedText:
     def _masked(self, rows: NDArray[np.int64], seed: list[int]) -> MaskedBatch:
         input_ids, mask = self.lines.batch(rows, self.special.pad)
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        corrupted, targets = mask_pieces(input_ids, self.share, self.special, self.vocabulary, generator)
+        corrupted, targets = mask_tokens(input_ids, self.share, self.special, self.vocabulary, generator)
         return MaskedBatch(corrupted, mask, targets, int((targets != IGNORED).sum()))
 
 
-def mask_pieces(
+def mask_tokens(
     input_ids: Tensor, share: float, special: SpecialIds, vocabulary: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Corrupted input_ids and targets (IGNORED where nothing is to be predicted), both [batch, pieces].
+    """Corrupted input_ids, and targets (IGNORED where there is no prediction), both [batch, tokens].
 
-    Of a `share` of the pieces, at least one in a batch, 80 % become the mask, 10 % a random piece, 10 % stay (Devlin et
-    al. 2019). Special pieces, padding among them, are never chosen nor drawn.
+    Of a `share` of the tokens, at least one in a batch, 80 % become the mask, 10 % a random token, 10 % stay (Devlin et
+    al. 2019). Special tokens, padding among them, are never chosen nor drawn.
     """
     protected = torch.tensor(special.protected)
     candidates = ~torch.isin(input_ids, protected)
@@ -104,15 +104,15 @@ def mask_pieces(
 
 
 def masked_loss(logits: Tensor, batch: MaskedBatch, split: Split) -> Tensor:
-    """Cross entropy (nats) of this process's targets as its share of the mean over all targets of the step."""
+    """Cross entropy (nats) of this process's targets, scaled to its part of the mean over all targets of the step."""
     total = functional.cross_entropy(logits.float(), batch.targets[batch.chosen], reduction="sum")
     return total * split.scale(batch.total)
 
 
 def held_out_scores(model: MaskedLanguageModel, text: MaskedText, precision: str) -> dict[str, float]:
-    """`held_out_loss` (nats a piece) and `held_out_accuracy` (percent of hidden pieces) on the lines held out.
+    """`held_out_loss` (nats a token) and `held_out_accuracy` (percent of masked tokens) on the held-out lines.
 
-    Empty where a text is too short for any to be held out.
+    Empty where the text is too short to hold out lines.
     """
     was_training, device = model.training, next(model.parameters()).device
     model.eval()

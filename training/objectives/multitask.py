@@ -15,8 +15,8 @@ from training.models.student import StudentOutput
 def multitask_loss(output: StudentOutput, batch: Batch, slot_weight: float, smoothing: float) -> Tensor:
     """Sum of the heads' cross entropies with label smoothing (Szegedy et al. 2016), the slots' times `slot_weight`.
 
-    Each is the mean over its targets: utterances for domain and intent, first pieces of words for slots. Of a batch
-    that is a process's part of a larger one, the mean over the processes is that over all targets. Returns a scalar.
+    Each is the mean over its targets: utterances for domain and intent, first tokens of words for slots. Where
+    a batch is one process's part, the mean over the processes is the mean over all targets. Returns a scalar.
     """
     loss, whole, scale = torch.zeros((), device=batch.input_ids.device), batch.whole, batch.whole.split.scale
     for logits, target, weight in (
@@ -25,7 +25,7 @@ def multitask_loss(output: StudentOutput, batch: Batch, slot_weight: float, smoo
         (output.slot_logits, batch.slots, slot_weight * scale(whole.slots)),
     ):
         if logits is not None:
-            # a sum, and so 0 where no target is known: each process must have a gradient for every head
+            # a sum is 0 without targets, so that each process has a gradient for every head
             rows = logits.float().flatten(0, -2)
             total = functional.cross_entropy(rows, target.flatten(), reduction="sum", label_smoothing=smoothing)
             loss = loss + weight * total
@@ -33,9 +33,9 @@ def multitask_loss(output: StudentOutput, batch: Batch, slot_weight: float, smoo
 
 
 def word_dropout(batch: Batch, share: float, unknown_id: int, protected_id: int | Sequence[int]) -> Tensor:
-    """The batch's input_ids [batch, pieces] with a random share replaced by [UNK] (Iyyer et al. 2015).
+    """The batch's input_ids [batch, tokens] with a random share replaced by [UNK] (Iyyer et al. 2015).
 
-    Padding and the protected pieces stay.
+    Padding and the protected tokens stay.
     """
     protected = torch.tensor(protected_id, device=batch.input_ids.device)
     chosen = torch.rand(batch.input_ids.shape, device=batch.input_ids.device) < share

@@ -1,7 +1,7 @@
-"""Plain sentences beside the labelled utterances of a step: to imitate teachers on, and out-of-scope text.
+"""Plain sentences beside the labelled utterances of a step: text for imitating teachers, and out-of-scope text.
 
 Out-of-scope text serves outlier exposure (Hendrycks, Mazeika and Dietterich, "Deep Anomaly Detection with Outlier
-Exposure", ICLR 2019): a student that has seen nothing but requests takes every sentence for one, with high confidence.
+Exposure", ICLR 2019): a student trained on requests alone takes every sentence for a request, with high confidence.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from training.models.student import StudentOutput
 from training.text.corpus import CorpusError, read_lines
 
 MAX_SENTENCES = 60_000  # of a source
-NEIGHBOURS = 8  # batches' worth of sentences of about equal length, of which one batch is drawn
+NEIGHBOURS = 8  # a batch is drawn from the sentences of so many batches, of about equal length
 OUT_OF_SCOPE_WEIGHT = 0.5  # of the loss on out-of-scope text beside that on requests, as in the paper
-WORDS = range(2, 17)  # number of words of an out-of-scope sentence: that of requests
+WORDS = range(2, 17)  # number of words of an out-of-scope sentence: as in requests
 
 
 class PlainText:
     """Sentences without labels, in batches of about equal length.
 
-    A batch is a function of seed and step only, so that a resumed run sees the same. `texts` are in order of length; in
-    the batches' `rows`, `first_row` is the first of them.
+    A batch depends on seed and step only, so that a resumed run sees the same. `texts` are in order of length; the
+    batches' `rows` count them from `first_row`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class PlainText:
         """Encode at least as many texts as a step takes: `batch_size` for each process."""
         encoded = sorted(((encoder.encode(text), text) for text in texts), key=lambda pair: len(pair[0].ids))
         self.texts = [text for _, text in encoded]
-        self._examples = [Example.of_text(pieces) for pieces, _ in encoded]
+        self._examples = [Example.of_text(tokens) for tokens, _ in encoded]
         self._seed, self._first_row, self._split = seed, first_row, split()
         self._a_step = batch_size * self._split.count
 
@@ -52,14 +52,14 @@ class PlainText:
         Raises CorpusError: a source can't be read, or all hold fewer sentences than a step takes.
         """
         rng = random.Random(seed)
-        longest = MAX_CHARACTERS_PER_PIECE * encoder.max_length  # the encoder reads nothing beyond
+        longest = MAX_CHARACTERS_PER_PIECE * encoder.max_length  # the encoder cuts texts there
         texts = [text[:longest] for source in sources for text in sampled(read_lines([source]), rng)]
         _require(sources, texts, "sentences", batch_size)
         return cls(texts, encoder, batch_size, (seed, 1), first_row)
 
     @classmethod
     def out_of_scope(cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int) -> PlainText:
-        """Sentences of 2 to 16 words that are no requests; half of them without capitals and punctuation, like speech.
+        """Out-of-scope sentences of 2 to 16 words; half of them without capitals and punctuation, like speech.
 
         Raises CorpusError: a source can't be read, or all hold fewer such sentences than a step takes.
         """
@@ -72,7 +72,7 @@ class PlainText:
         return cls(texts, encoder, batch_size, (seed,))
 
     def batch(self, step: int, pad_id: int) -> Batch:
-        """The sentences of a step (from 0): this process's part."""
+        """This process's part of the sentences of a step (from 0)."""
         seed = [self._seed[0], step, *self._seed[1:]]
         chosen = neighbours(len(self.texts), self._a_step, np.random.default_rng(seed))
         part = self._split.part_of(chosen)
@@ -107,7 +107,7 @@ def neighbours(count: int, batch_size: int, rng: np.random.Generator) -> Rows:
 def outlier_exposure_loss(output: StudentOutput) -> Tensor:
     """Cross entropy between the uniform distribution and the student's, mean over the batch; domain and intent summed.
 
-    A scalar. Slots are left alone: words of a sentence that is no request may well be a date or a place.
+    A scalar. Slots have no such loss: an out-of-scope sentence may well contain a date or a place.
     """
     heads = [logits for logits in (output.domain_logits, output.intent_logits) if logits is not None]
     return -torch.stack([logits.float().log_softmax(-1).mean() for logits in heads]).sum()

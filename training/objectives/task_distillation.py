@@ -1,6 +1,6 @@
 """Task distillation: a student imitates fine-tuned teachers on plain text (Hinton et al. 2015).
 
-Slots are aligned by word, through places in the text, so that a teacher may have another tokenizer than the student.
+Slots are aligned by word, through character offsets, so that teacher and student may have different tokenizers.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class TeacherTargets:
     """The teachers' mean probabilities at a temperature, for each text.
 
     `domain` [texts, domains], `intent` [texts, intents], and `slots`, one array [student's words, tags] a text, with
-    zeros for a word that no teacher has read; float16. `paired` counts the words that one has. A head that the student
-    lacks is left out.
+    zeros for a word that no teacher has read; float16. `paired` counts the words that a teacher has read. A head that
+    the student lacks is left out.
     """
 
     def __init__(
         self, teachers: Sequence[Teacher], labels: Labels, texts: list[str], encoder: TextEncoder, temperature: float
     ) -> None:
-        """Ask the teachers about texts that the student reads by way of `encoder`.
+        """Compute the targets of texts; `encoder` is the student's.
 
         Raises CheckpointError: a teacher has other labels than the student.
         """
@@ -70,14 +70,14 @@ class TeacherTargets:
                 for head in [head for head in ("domain", "intent") if head in found]:
                     getattr(self, head)[rows] += share * found[head]
                 for row, i in enumerate(rows if "slots" in found else ()):
-                    of_words = self._of_words(words[i], encoded[i], found["slots"][row])
-                    self.slots[i] += (share * of_words).astype(np.float16)
+                    by_word = self._by_word(words[i], encoded[i], found["slots"][row])
+                    self.slots[i] += (share * by_word).astype(np.float16)
                 bar.update(len(rows))
 
-    def _of_words(self, words: Sequence[Word], encoded: Encoded, soft: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The probabilities [words, tags] at the student's words, from the teacher's [pieces, tags].
+    def _by_word(self, words: Sequence[Word], encoded: Encoded, soft: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The probabilities [words, tags] at the student's words, from the teacher's [tokens, tags].
 
-        Of several words that are one to the teacher only the first may begin a slot; the others continue it.
+        Where several words are one word to the teacher, only the first may begin a slot; the others continue it.
         """
         pairs = pair_words(words, encoded.words)
         found = np.zeros((len(words), soft.shape[1]), dtype=np.float32)
@@ -96,9 +96,9 @@ class TeacherTargets:
 
 
 def open_teacher(folder: Path, device: torch.device) -> Teacher:
-    """A fine-tuned checkpoint, or an exported student, which answers as it is served.
+    """Open a fine-tuned checkpoint, or an exported student, which answers as in the service.
 
-    Raises CheckpointError: it is neither, or can't be used.
+    Raises CheckpointError: the folder is neither, or can't be used.
     """
     if (folder / MANIFEST_FILE).is_file():
         try:
@@ -136,8 +136,8 @@ def pair_words(ours: Sequence[Word], theirs: Sequence[Word]) -> Rows:
 def distillation_loss(output: StudentOutput, batch: Batch, targets: TeacherTargets, slot_weight: float) -> Tensor:
     """T² times the cross entropy between the teachers' soft targets and the student, heads summed; a scalar.
 
-    Each is the mean over its targets. Only texts that stand in the batch as the teachers read them count (`batch.rows`
-    >= 0), and of their words those that a teacher has read; 0 where there is none.
+    Each is the mean over its targets. Only texts that the teachers read unchanged count (`batch.rows` >= 0), and of
+    their words those that a teacher has read; 0 where there is none.
     """
     plain, whole = np.flatnonzero(batch.rows >= 0), batch.whole
     rows, all_rows = batch.rows[plain], whole.rows[whole.rows >= 0]
@@ -157,6 +157,6 @@ def distillation_loss(output: StudentOutput, batch: Batch, targets: TeacherTarge
 
 
 def _soft_cross_entropy(logits: Tensor, soft: NDArray[np.float16], temperature: float) -> Tensor:
-    """T² times the summed cross entropy; logits and soft are [items, classes], and an item of zeros adds nothing."""
+    """T² times the summed cross entropy; logits and soft are [items, classes], and items of zeros add nothing."""
     target = torch.from_numpy(soft.astype(np.float32)).to(logits.device)
     return temperature**2 * functional.cross_entropy(logits.float() / temperature, target, reduction="sum")

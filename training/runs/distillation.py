@@ -1,8 +1,8 @@
 """Distillation of an encoder from a masked-language-model teacher on a transfer set.
 
-At the hidden pieces the student learns from the text (hard loss) and from the teacher's distribution over the
-vocabulary (soft loss: Hinton et al. 2015); one more loss may compare hidden states. The teacher is asked once a batch,
-and nothing of it is stored.
+At the masked tokens the student learns from the text (hard loss) and from the teacher's distribution over the
+vocabulary (soft loss: Hinton et al. 2015); another loss may compare hidden states. The teacher runs once per batch, and
+none of its outputs are stored.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
     if sizes and not begun:
         require_start(settings, sizes)
 
-    def keep() -> None:  # what a chain is resumed by until its student has a state
+    def keep() -> None:  # a chain is resumed from this until its student has a state
         if state is None and processes().is_main_process:
             save_resume_state(out, {"command": storage.command, "settings": asdict(settings)})
 
@@ -67,7 +67,7 @@ def distill(settings: DistillSettings, storage: Storage) -> dict[str, Any]:
 
 
 def require_start(settings: DistillSettings, sizes: Sequence[str]) -> None:
-    """Raise ValueError where the end of a chain through these sizes could not begin, before hours are spent on it."""
+    """Raise ValueError where the last stage of a chain through these sizes could not start."""
     teacher = load_checkpoint(settings.teacher)
     start_of(settings, teacher)
     above = teacher.model.config
@@ -85,20 +85,20 @@ def distill_student(
 ) -> dict[str, Any]:
     """One run, from teacher and text to the student's checkpoint. Returns the summary.
 
-    `asked` are the settings to resume by, where they are others (the teacher at the head of a chain). `before` is
-    called when nothing more can be refused, before the first state is saved. Raises CorpusError, CheckpointError: text,
+    `asked` are the settings that a resumed run must match, where they differ (the teacher at the head of a chain).
+    `before` is called after all checks, before the first state is saved. Raises CorpusError, CheckpointError: text,
     teacher or start that can't be used.
     """
     teacher = load_checkpoint(settings.teacher)
     if not teacher.model.config.masked:
-        raise CheckpointError(f"{settings.teacher}: has no masked-language head, so there is nothing to imitate")
-    if teacher.labels.heads:  # a Hugging Face one keeps its masked-language head, but fine-tuning left it behind
+        raise CheckpointError(f"{settings.teacher}: has no masked-language head, which a teacher needs")
+    if teacher.labels.heads:  # a Hugging Face encoder keeps a masked-language head that fine-tuning does not update
         raise CheckpointError(f"{settings.teacher}: was fine-tuned on a task; its masked-language head is out of date")
     start = start_of(settings, teacher)
     readable = min(c.model.config.max_position_embeddings for c in (teacher, start or teacher))
     texts = read_lines(listed(settings.corpus))
     run = TextRun(asked or settings, teacher.encoder.tokenizer, texts, storage, readable)
-    torch.manual_seed(settings.seed)  # here, as loading the teacher may draw numbers too
+    torch.manual_seed(settings.seed)  # after loading the teacher, which may draw random numbers
     first = start.encoder_alone(settings.dropout) if start else first_student(settings, teacher.model, run)
     student = MaskedLanguageModel(first)
     imitation = Imitation(student, teacher.model.to(processes().device), settings)
@@ -110,7 +110,7 @@ def distill_student(
         with autocast_of(settings.precision, batch.input_ids.device):
             with torch.no_grad():
                 taught = teacher.model(batch.input_ids, batch.attention_mask, all_layers=True)
-                expected = teacher.model.piece_logits(taught.last_hidden_state[batch.chosen])
+                expected = teacher.model.token_logits(taught.last_hidden_state[batch.chosen])
             logits, hidden = run.loop.model(batch, taught.hidden_states)
         share = len(expected) * run.split.scale(batch.total)
         loss = settings.hard_weight * masked_loss(logits, batch, run.split)
@@ -123,10 +123,10 @@ def distill_student(
 
 
 class Imitation(nn.Module):
-    """What is trained: the student, and a projection to the teacher's width for each layer that is compared.
+    """The trained module: the student, and a projection to the teacher's width for each compared layer.
 
-    The projections (Jiao et al. 2020, section 3.1) are there only where the hidden-state loss needs equal widths; they
-    are left behind when the student is saved.
+    The projections (Jiao et al. 2020, section 3.1) exist only where the hidden-state loss needs equal widths. They are
+    not part of the saved student.
     """
 
     def __init__(self, student: MaskedLanguageModel, teacher: StudentModel, settings: DistillSettings) -> None:
@@ -140,7 +140,7 @@ class Imitation(nn.Module):
         self.projections = nn.ModuleList(nn.Linear(*widths) if unequal else nn.Identity() for _ in self.pairs)
 
     def forward(self, batch: MaskedBatch, taught: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Logits [chosen pieces, vocabulary], and the mean of the hidden-state losses of the pairs of layers."""
+        """Logits [chosen tokens, vocabulary], and the mean of the hidden-state losses of the pairs of layers."""
         logits, output = self.student(batch.input_ids, batch.attention_mask, batch.chosen, bool(self.pairs))
         hidden = torch.zeros((), device=logits.device)
         for (ours, theirs), projection in zip(self.pairs, self.projections, strict=True):
@@ -152,16 +152,16 @@ class Imitation(nn.Module):
 def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | None:
     """The checkpoint that the student starts from, if it starts from one.
 
-    Raises CheckpointError: it has another tokenizer than the teacher, or another size; or the teacher has no layers
-    that can be inherited.
+    Raises CheckpointError: its tokenizer differs from the teacher's, or its size from the student's; or layers of this
+    teacher can't be inherited.
     """
     if settings.start == INHERITED and not isinstance(teacher.model, StudentModel):
-        raise CheckpointError(f"--start {INHERITED}: layers are inherited from this project's encoders alone")
+        raise CheckpointError(f"--start {INHERITED}: not possible with a Hugging Face encoder as the teacher")
     if settings.start in (RANDOM, INHERITED):
         return None
     start = load_checkpoint(settings.start)
     if start.encoder.tokenizer.to_str() != teacher.encoder.tokenizer.to_str():
-        allowed = "losses compare the same pieces, so allowed are encoders that share the teacher's tokenizer"
+        allowed = "losses compare the same tokens, so allowed are encoders that share the teacher's tokenizer"
         raise CheckpointError(f"--start {settings.start}: its tokenizer is not the teacher's; {allowed}")
     if isinstance(start.model, StudentModel) and start.model.config.size != settings.size:
         raise CheckpointError(f"--start {settings.start}: is of size {start.model.config.size}, not {settings.size}")
@@ -169,7 +169,7 @@ def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | Non
 
 
 def first_student(settings: DistillSettings, teacher: StudentModel, run: TextRun) -> StudentModel:
-    """A student of the asked size before its first step, with random weights or with its teacher's layers."""
+    """A new student of the given size, with random weights or with its teacher's layers."""
     student = StudentModel(config_of(settings, teacher.config))
     if settings.start == INHERITED:
         done = inherit_layers(teacher, student, settings.layer_mapping, probe_of(run))
@@ -178,14 +178,14 @@ def first_student(settings: DistillSettings, teacher: StudentModel, run: TextRun
 
 
 def config_of(settings: DistillSettings, teacher: StudentConfig) -> StudentConfig:
-    """A student of the asked size that reads what its teacher reads."""
+    """The configuration of a student of the given size with its teacher's vocabulary."""
     length = min(settings.max_length, teacher.max_position_embeddings)
     shape = {"vocab_size": teacher.vocab_size, "max_position_embeddings": length}
     return StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=True, **shape)
 
 
 def probe_of(run: TextRun) -> Tensor:
-    """Some lines of the text, [lines, pieces] without padding, on which to see which directions matter."""
+    """Some lines of the text, [lines, tokens] without padding, from which layers are inherited."""
     lines = run.text.lines
     lengths = lines.starts[1:] - lines.starts[:-1]
     longest = (-lengths[: 64 * PROBE_LINES]).argsort(kind="stable")[:PROBE_LINES]

@@ -1,4 +1,4 @@
-"""Fine-tuning: a run reads top to bottom - data, first weights, epochs of steps and scores, summary."""
+"""Fine-tuning on labelled utterances: data, initial weights, epochs of steps with scores, summary."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from training.runs.task_loss import TaskLoss
 from training.text.tokenizer import special_ids, train_tokenizer, with_variants
 
 FILES = ("init", "teacher", "unlabelled", "out_of_scope")  # settings that name files or folders
-SELECTED_BY = ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")  # the first that the heads allow
+SELECTED_BY = ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")  # the first one that the heads have
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains and is scored on, and which locales the student serves."""
+    """The data of a run: utterances, labels, and the locales that the student serves."""
 
     train: list[Utterance]
     dev: list[Utterance]
@@ -74,7 +74,7 @@ def read_data(settings: FinetuneSettings) -> Data:
 
 
 def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
-    """Whether an utterance has something to teach one of the heads (having no slot is a label too)."""
+    """Whether an utterance has a label for one of the heads (no slots is a label, too)."""
     return "slots" in heads or any(getattr(utterance, head) for head in heads)
 
 
@@ -141,10 +141,10 @@ class Run:
         data, loop, progress = self.data, self.loop, self.loop.progress
         epoch = progress.step // self.epochs.steps
         model = cast(StudentModel, loop.result)
-        held: list[Any] = [None]
+        by_process: list[Any] = [None]
         if loop.is_main:
-            held = [score_by_locale(data.dev, answers_of_model(model, self.encoder, data.labels, data.dev))]
-        scores = broadcast_object_list(held)[0]  # so that all processes agree on which epoch is the best
+            by_process = [score_by_locale(data.dev, answers_of_model(model, self.encoder, data.labels, data.dev))]
+        scores = broadcast_object_list(by_process)[0]  # so that all processes agree on the best epoch
         loss = round(progress.summed_loss / self.epochs.steps, 4)
         progress.history.append({"epoch": epoch, "loss": loss, "dev": _rounded(scores["mean"])})
         progress.summed_loss = 0.0
@@ -174,7 +174,7 @@ class Run:
         return {"checkpoint": str(self.loop.out), "best_epoch": progress.best_epoch, **facts, **means}
 
     def _provenance(self) -> dict[str, Any]:
-        """What `training.json` says of the run, so that the checkpoint explains itself."""
+        """The content of `training.json`."""
         settings, data, progress = self.settings, self.data, self.loop.progress
         files = {name: file_names(getattr(settings, name)) for name in FILES}
         return {
@@ -193,7 +193,7 @@ class Run:
 
 
 def first_tokenizer(settings: FinetuneSettings, data: Data, start: Checkpoint | None) -> Tokenizer:
-    """That of `start`, or one trained on the training texts and a typed variant of each (capitals, marks, digits)."""
+    """The tokenizer of `start`, or one trained on the training texts and a typed variant of each."""
     if start is not None:
         return start.encoder.tokenizer
     texts = with_variants(data.train, settings.seed)

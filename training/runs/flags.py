@@ -25,7 +25,7 @@ def setting(
     """A field of settings with its help text; its type is that of the default.
 
     Allowed are numbers from `low` to `high`, one of `choices`, or `several` of them, comma-separated. `unit` is the
-    placeholder of the value in the help, `shown` what the help calls the default where that is not its value.
+    placeholder of the value in the help, `shown` what the help calls the default where that differs from its value.
     """
     shown = shown or ("none" if default == "" else str(default))
     kind = {"choices": choices, "several": several, "low": low, "high": high, "unit": unit}
@@ -62,14 +62,14 @@ def flag_of(name: str) -> str:
 
 
 def at_least_one(text: str) -> int:
-    """A flag that counts something."""
+    """The value of a flag that is 1 or more."""
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{value} is out of range; allowed: 1 or more")
     return value
 
 
 def _converter(allowed: Mapping[str, Any], kind: type) -> Callable[[str], Any]:
-    """Text to the value of a setting; raises argparse's error for what is not allowed."""
+    """A function from text to the value of a setting; it raises argparse's error for values that are not allowed."""
 
     def convert(text: str) -> Any:
         value, low, high = kind(text), allowed["low"], allowed["high"]
@@ -80,7 +80,7 @@ def _converter(allowed: Mapping[str, Any], kind: type) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(f"{', '.join(unknown)}; allowed: {', '.join(allowed['choices'])}")
         return value
 
-    convert.__name__ = kind.__name__  # argparse names it in "invalid int value"
+    convert.__name__ = kind.__name__  # argparse shows it in "invalid int value"
     return convert
 
 

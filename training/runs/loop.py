@@ -1,4 +1,4 @@
-"""What every training command shares: optimiser steps with schedule and clipping, a progress bar, exact resume."""
+"""The training loop of all commands: optimiser steps with schedule and clipping, progress bar, exact resume."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def rate_at(step: int, total: int, peak: float) -> float:
 
 @dataclass(frozen=True)
 class Storage:
-    """Where the run of a command is saved, after how many steps each, and the state that an interrupted one left."""
+    """The folder of a run, the steps between two saved states, and the state of the interrupted run, if any."""
 
     command: str
     out: Path
@@ -46,9 +46,9 @@ class Storage:
 
 @dataclass
 class Progress:
-    """Where a run stands: optimiser steps done, seconds spent, the best score so far, and what was measured when.
+    """Progress of a run: optimiser steps, seconds, the best score so far, and the history of scores and losses.
 
-    `summed_loss` is that of the steps since it was last set to 0, as commands do after each epoch.
+    `summed_loss` is the sum over the steps since the last reset; commands reset it after each epoch.
     """
 
     step: int = 0
@@ -60,20 +60,20 @@ class Progress:
 
 
 class Loop:
-    """The optimiser's side of a run of `total` steps, on one device or, under `accelerate launch`, on several.
+    """The steps of a run of `total` steps, on one device or, with `accelerate launch`, on several.
 
-    `model` is what a step calls; `bare` is the same without the wrapper for several processes. `facts` and the settings
-    are saved with each resume state. Everything random in a step is drawn from (seed, step, process), so a run that is
-    killed and resumed takes the very same steps.
+    `model` is called by a step; `bare` is the same without the wrapper for several processes. `facts` and the settings
+    are saved with each resume state. All random numbers of a step depend on (seed, step, process) only, so a run that
+    is killed and resumed takes the same steps.
     """
 
     def __init__(
         self, model: nn.Module, settings: RunSettings, storage: Storage, total: int, facts: State, average: float = 0.0
     ) -> None:
-        """Set up the optimiser, or restore that of an interrupted run; then save the state where the run begins.
+        """Set up the optimiser, or restore that of an interrupted run; then save the first state.
 
-        With `average` in (0, 1), an exponential moving average of the weights (Polyak and Juditsky 1992) is kept beside
-        the model: the one to score and to save.
+        With `average` in (0, 1), an exponential moving average of the weights (Polyak and Juditsky 1992) is kept: the
+        model to score and to save.
         """
         self.total, self.out, self.save_every, state = total, storage.out, storage.save_every, storage.state
         self.facts = {"command": storage.command, "settings": asdict(settings), **facts}
@@ -119,7 +119,7 @@ class Loop:
             yield
 
     def describe(self, text: str) -> None:
-        """Say in the progress bar what is being done."""
+        """Set the description of the progress bar."""
         if self._bar is not None:
             self._bar.set_description(text, refresh=False)
 
@@ -129,7 +129,7 @@ class Loop:
             tqdm.write(text_of(), file=sys.stderr)
 
     def step(self, loss_of: Callable[[], Tensor], record_every: int = 0) -> float:
-        """One optimiser step on the loss that the function computes; saves the state when it is time. Returns the loss.
+        """One optimiser step on the loss of the function; saves the state every `save_every` steps. Returns the loss.
 
         The loss is the mean over the processes. With `record_every`, it goes into the history every so many steps.
         Raises FloatingPointError: loss or gradient is not finite; the weights are still those of the step before.
@@ -165,11 +165,11 @@ class Loop:
         if not math.isfinite(value):
             stopped = f"{what} is {value} at step {self.progress.step}: stopped before it reached the weights"
             saved = f"{self.out / RESUME_FILE} holds step {self._saved_step}"
-            advice = "go on from there with --resume and a lower --learning-rate, or --precision fp32"
+            advice = "continue from there with --resume and a lower --learning-rate, or --precision fp32"
             raise FloatingPointError(f"{stopped}; {saved}; {advice}")
 
     def save_state(self) -> None:
-        """Write everything that is needed to continue exactly from here."""
+        """Write the state from which the run can be resumed exactly."""
         now = time.monotonic()
         self.progress.seconds += now - self._measured_from
         self._measured_from = now
@@ -180,14 +180,14 @@ class Loop:
             save_resume_state(self.out, {**self.facts, **weights, "progress": asdict(self.progress)})
 
     def end(self) -> None:
-        """Drop the resume state: the run is complete and saved."""
+        """Delete the resume state of the finished run."""
         if self.is_main:
             (self.out / RESUME_FILE).unlink()
         self._accelerator.wait_for_everyone()
 
 
 def source_commit() -> str:
-    """The commit that the code was run from, with "-dirty" where files differ; the version where it is installed."""
+    """The commit of the code, with "-dirty" where files differ; the version of an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return f"version {version('distilled-nlu')}"

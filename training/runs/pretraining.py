@@ -1,4 +1,4 @@
-"""Pretraining: masked language modelling on plain text, from random weights or on from another encoder."""
+"""Pretraining: masked language modelling on plain text, from random weights or from another encoder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
     tokenizer = tokenizer_of(settings, start, storage)
     readable = start.model.config.max_position_embeddings if start else settings.max_length
     run = TextRun(settings, tokenizer, texts_of(settings), storage, readable)
-    torch.manual_seed(settings.seed)  # here, as loading an encoder may draw numbers too
+    torch.manual_seed(settings.seed)  # after loading an encoder, which may draw random numbers
     model = MaskedLanguageModel(first_model(settings, tokenizer, start))
     run.begin(model, model)
 
@@ -54,7 +54,7 @@ def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
 
 
 def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpoint | None) -> Any:
-    """The encoder to go on from, its heads left behind, or one of the asked size with random weights."""
+    """The encoder to start from, without its heads, or one of the given size with random weights."""
     if start is not None:
         return start.encoder_alone(settings.dropout)
     shape = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": settings.max_length}
@@ -62,7 +62,7 @@ def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpo
 
 
 def texts_of(settings: PretrainSettings) -> Iterator[str]:
-    """All lines that are trained on: the labelled data's training texts, then the corpus."""
+    """All lines of the run: the labelled data's training texts, then the corpus."""
     task = (utterance.text for utterance in task_utterances(settings))
     return chain(task, read_lines(listed(settings.corpus))) if settings.corpus else task
 
@@ -76,12 +76,12 @@ def task_utterances(settings: PretrainSettings) -> list[Utterance]:
 
 
 def tokenizer_of(settings: PretrainSettings, start: Checkpoint | None, storage: Storage) -> Tokenizer:
-    """That of the interrupted run, of the encoder to go on from, the one that is given, or one trained on the text."""
+    """The tokenizer of the interrupted run, of the initial encoder, of --tokenizer, or one trained on the text."""
     if storage.state:
         return Tokenizer.from_str(storage.state["tokenizer"])
     if start is not None:
         if settings.tokenizer:
-            raise ValueError("--tokenizer and --init exclude each other: an encoder is read with its own tokenizer")
+            raise ValueError("--tokenizer and --init exclude each other: an encoder keeps its own tokenizer")
         return start.encoder.tokenizer
     if settings.tokenizer:
         return load_tokenizer(Path(settings.tokenizer))

@@ -23,7 +23,7 @@ OF_INIT = "that of --init, else"
 
 share = partial(setting, low=0, high=1, unit="SHARE")
 weight = partial(setting, low=0, unit="WEIGHT")
-pieces = partial(setting, low=2, unit="PIECES")
+tokens = partial(setting, low=2, unit="TOKENS")
 encoder_size = partial(setting, choices=tuple(SIZES))
 
 
@@ -31,7 +31,7 @@ encoder_size = partial(setting, choices=tuple(SIZES))
 class RunSettings:
     """The settings of every training run."""
 
-    max_length: int = pieces(64, "pieces of a text that are read at most")
+    max_length: int = tokens(64, "maximum length of a text, in tokens")
     epochs: int = setting(1, "passes over the text", low=1)
     learning_rate: float = setting(1e-3, "peak of AdamW's rate: linear warm-up, then linear decay", low=0, unit="RATE")
     weight_decay: float = setting(0.01, "decay of AdamW", low=0, unit="RATE")
@@ -47,26 +47,26 @@ class FinetuneSettings(RunSettings):
     data: str = setting("", "labelled data: folder, tarball, file or hub:NAME", shown="that of the resumed run")
     locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
-    init: str = setting("", "checkpoint, Hugging Face folder or hub name to go on from", unit="CKPT")
+    init: str = setting("", "checkpoint, Hugging Face folder or hub name to start from", unit="CKPT")
     teacher: str = setting("", "comma-separated fine-tuned checkpoints or students to imitate", unit="CKPTS")
-    unlabelled: str = setting("", "comma-separated files of plain sentences to imitate teachers on", unit="FILES")
-    unlabelled_share: float = share(0.5, "such sentences a step, as a share of --batch-size", low=0.01, high=16)
+    unlabelled: str = setting("", "comma-separated files of plain sentences, for imitation alone", unit="FILES")
+    unlabelled_share: float = share(0.5, "such sentences per step, as a share of --batch-size", low=0.01, high=16)
     teacher_weight: float = share(0.7, "share of the loss that imitates the teachers; the rest is labels")
     temperature: float = setting(1.0, "softens the teachers' probabilities", low=0.1)
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
     heads: str = setting(",".join(HEADS), "comma-separated heads", choices=HEADS, several=True)
     activation: str = setting("", "activation", choices=ACTIVATIONS, shown=f"{OF_INIT} {DEFAULT_ACTIVATION}")
-    vocabulary: int = pieces(VOCABULARY, "tokenizer pieces at most", low=100)
+    vocabulary: int = tokens(VOCABULARY, "maximum vocabulary of the tokenizer, in tokens", low=100)
     epochs: int = setting(12, "passes over the training data", low=1)
-    batch_size: int = setting(128, "utterances a step and process", low=1, unit="UTTERANCES")
-    average: float = share(0.0, "decay a step of the average of the weights that is scored and kept; 0: no average")
+    batch_size: int = setting(128, "utterances per step and process", low=1, unit="UTTERANCES")
+    average: float = share(0.0, "decay per step of the average of the weights that is scored and saved; 0: none")
     dropout: float = share(0.2, "dropout in the encoder; of a Hugging Face one before its heads")
-    unknown_share: float = share(0.1, "share of training pieces replaced by [UNK]")
+    unknown_share: float = share(0.1, "share of training tokens replaced by [UNK]")
     augmented_share: float = share(0.5, "share of training utterances rewritten as typed text")
     substituted_share: float = share(0.0, "share of training utterances that get other values in their slots")
     label_smoothing: float = share(0.1, "share of the target that is spread over all labels")
-    out_of_scope: str = setting("", "comma-separated [LOCALE=]FILE of sentences that are no requests", unit="FILES")
-    out_of_scope_share: float = share(0.25, "such sentences a step, as a share of --batch-size", low=0.01)
+    out_of_scope: str = setting("", "comma-separated [LOCALE=]FILE of out-of-scope sentences", unit="FILES")
+    out_of_scope_share: float = share(0.25, "such sentences per step, as a share of --batch-size", low=0.01)
     slot_weight: float = weight(2.0, "weight of the slot loss beside domain and intent")
     on_error: str = setting("raise", "what to do with a bad row of --data", choices=ON_ERROR)
 
@@ -76,9 +76,9 @@ class TextSettings(RunSettings):
     """The settings of every run over plain text."""
 
     corpus: str = setting("", "plain text, a sentence a line: comma-separated files, folders or hub:NAME", unit="FILES")
-    steps: int = setting(0, "optimiser steps, over as many passes as they take", low=0, shown="as --epochs need")
-    batch_pieces: int = pieces(4096, "pieces a step and process", low=1)
-    masked_share: float = share(0.15, "share of the pieces to be predicted")
+    steps: int = setting(0, "optimiser steps, instead of --epochs", low=0, shown="as many as --epochs take")
+    batch_pieces: int = tokens(4096, "tokens per step and process", low=1)
+    masked_share: float = share(0.15, "share of the tokens to be predicted")
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ class PretrainSettings(TextSettings):
 
     data: str = setting("", "labelled data whose training texts are read too: folder, tarball, file or hub:NAME")
     locales: str = setting("", "comma-separated locales of --data", shown="all of --data")
-    init: str = setting("", "checkpoint, Hugging Face folder or hub name to go on from", unit="CKPT")
+    init: str = setting("", "checkpoint, Hugging Face folder or hub name to start from", unit="CKPT")
     tokenizer: str = setting("", "tokenizer.json to use", unit="FILE", shown=f"{OF_INIT} trained on the text")
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
-    vocabulary: int = pieces(VOCABULARY, "pieces at most of a tokenizer that is trained", low=100)
+    vocabulary: int = tokens(VOCABULARY, "maximum vocabulary of a tokenizer that is trained, in tokens", low=100)
     tokenizer_lines: int = setting(300_000, "corpus lines that it is trained on, evenly spread", low=0, unit="LINES")
     on_error: str = setting("raise", "what to do with a bad row of --data", choices=ON_ERROR)
 
@@ -101,7 +101,7 @@ class DistillSettings(TextSettings):
 
     teacher: str = setting("", "checkpoint, Hugging Face folder or hub name to imitate", unit="CKPT")
     size: str = encoder_size(DEFAULT_SIZE, "encoder size of the student")
-    chain: str = encoder_size("", "comma-separated sizes of intermediates, each taught by the one before", several=True)
+    chain: str = encoder_size("", "comma-separated intermediate sizes, each distilled from the previous", several=True)
     start: str = setting(RANDOM, f"first weights: {RANDOM}, {INHERITED} (its own layers), or a checkpoint")
     prediction_loss: str = setting("kl", "compares distributions over the vocabulary", choices=PREDICTION_LOSSES)
     temperature: float = setting(2.0, "softens both distributions of the soft loss", low=0.1)

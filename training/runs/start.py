@@ -1,4 +1,4 @@
-"""How a training command starts, resumes and ends."""
+"""Start, resume and end a training command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.runs.loop import State, Storage
 
 log = logging.getLogger(__name__)
 
-CHANGEABLE = ("learning_rate", "precision")  # on resume: what a run that diverged may need to go on
+CHANGEABLE = ("learning_rate", "precision")  # on resume: a run that diverged may need other values
 
 SettingsType = TypeVar("SettingsType")
 
@@ -34,16 +34,16 @@ def run_command(
 ) -> int:
     """Run a training command. Returns the exit code.
 
-    2 for what the user can put right, 1 for a run that failed on its way; its last state can be resumed.
+    2 for wrong settings or input, 1 for a run that failed; it can be resumed from its last state.
     """
     return report(lambda: run(*begin(command, settings, args)))
 
 
 def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, Storage]:
-    """Settings of the run, and where it is saved or continued.
+    """Settings and storage of a new or resumed run.
 
     Raises ValueError: the run is finished or another command's, --out of a new one is not empty, or a given setting,
-    other than rate and precision, differs from the one of the run that is resumed.
+    other than rate and precision, differs from that of the resumed run.
     """
     level = logging.INFO if processes().is_main_process else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
@@ -52,7 +52,7 @@ def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) 
         raise CheckpointError(f"{args.out}: holds an interrupted run of {state['command']}, not of {command}")
     if state is None and not is_untouched(args.out):
         raise CheckpointError(f"{args.out}: is not empty; choose another --out, empty it, or --resume")
-    processes().wait_for_everyone()  # before the first of them writes there
+    processes().wait_for_everyone()  # before one of them writes into the folder
     if args.threads:
         torch.set_num_threads(args.threads)
     settled = _settle(settings, args, state["settings"] if state else None)
@@ -60,14 +60,14 @@ def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) 
 
 
 def is_untouched(folder: Path) -> bool:
-    """Whether nothing was saved there yet. What begins with a dot doesn't count: a killed run may have left it."""
+    """Whether the folder holds no run. Names that begin with a dot are ignored: a killed run may have left them."""
     if not folder.is_dir():
         return not folder.exists()
     return all(file.name.startswith(".") or (file.is_dir() and is_untouched(file)) for file in folder.iterdir())
 
 
 def report(run: Callable[[], dict[str, Any]]) -> int:
-    """Run to the end and print the summary, one JSON object, or what stopped it. Returns the exit code."""
+    """Run and print the summary, one JSON object, or the error. Returns the exit code."""
     try:
         summary = run()
     except (FloatingPointError, OSError, ValueError) as error:
@@ -80,14 +80,14 @@ def report(run: Callable[[], dict[str, Any]]) -> int:
 
 
 def _settle(settings: type[SettingsType], args: argparse.Namespace, inherited: State | None) -> SettingsType:
-    """Settings given, else inherited from the run that is resumed, else default; logged with their origin.
+    """The given settings, else those of the resumed run, else defaults; logged with their origin.
 
-    Raises ValueError: a given setting differs from the one of the run that is resumed, and may not.
+    Raises ValueError: a given setting differs from that of the resumed run and is not changeable.
     """
     names = [f.name for f in fields(settings)]  # type: ignore[arg-type]
     given = {name: getattr(args, name) for name in names if hasattr(args, name)}
     if inherited is not None:
-        inherited = vars(settings(**inherited))  # with the defaults of settings that are newer than the run
+        inherited = vars(settings(**inherited))  # with defaults for settings that the run did not have
         for name, value in given.items():
             if inherited[name] != value and name not in CHANGEABLE:
                 raise ValueError(f"{flag_of(name)} {value} differs from the interrupted run's {inherited[name]}")

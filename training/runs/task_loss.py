@@ -1,4 +1,4 @@
-"""The loss of fine-tuning: labels, and beside them teachers' answers, unlabelled and out-of-scope text."""
+"""The loss of fine-tuning: labels, teachers' answers, unlabelled and out-of-scope text."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from training.text.tokenizer import special_ids
 
 
 class TaskLoss:
-    """What a step of fine-tuning minimises, for this process's part of the step."""
+    """The loss of a step of fine-tuning, for this process's part of the step."""
 
     def __init__(self, settings: FinetuneSettings, texts: Sequence[str], labels: Labels, encoder: TextEncoder) -> None:
-        """Read the text that has no labels, and ask the teachers about it and about the training `texts`.
+        """Read unlabelled and out-of-scope text, and compute the teachers' targets for it and for the training `texts`.
 
         Raises ValueError: teachers or text that can't be used, or settings that exclude each other.
         """
         out_of_scope = [file for _, file in located_files(settings.out_of_scope)]
         if settings.unlabelled and not settings.teacher:
-            raise ValueError("--unlabelled: needs a --teacher, whose answers are all that there is to learn from it")
+            raise ValueError("--unlabelled: needs a --teacher, whose answers are its only targets")
         if out_of_scope and not (labels.domain or labels.intent):
             raise ValueError("--out-of-scope: needs a domain or intent head, whose confidence it lowers")
         self._settings, self._special, self._device = settings, special_ids(encoder.tokenizer), processes().device
@@ -66,7 +66,7 @@ class TaskLoss:
             others = self._unlabelled.batch(step, pad).to(self._device)
             found = self._read(model, others, settings.unknown_share)
             imitation = distillation_loss(found, others, self._targets, settings.slot_weight)
-            # so that a sentence counts as much here as in the labelled batch
+            # so that a sentence has the same weight as one of the labelled batch
             loss = loss + settings.teacher_weight * settings.unlabelled_share * imitation
         if self._out_of_scope is not None:
             others = self._out_of_scope.batch(step, pad).to(self._device)
@@ -74,10 +74,10 @@ class TaskLoss:
         return loss
 
     def _read(self, model: Any, batch: Batch, unknown_share: float) -> StudentOutput:
-        """The student's output for a batch of which a share of the pieces is replaced by [UNK]."""
-        pieces = batch.input_ids
+        """The student's output for a batch, with word dropout."""
+        tokens = batch.input_ids
         if unknown_share:
-            pieces = word_dropout(batch, unknown_share, self._special.unknown, self._special.protected)
+            tokens = word_dropout(batch, unknown_share, self._special.unknown, self._special.protected)
         with autocast_of(self._settings.precision, self._device):
-            output: StudentOutput = model(pieces, batch.attention_mask)
+            output: StudentOutput = model(tokens, batch.attention_mask)
         return output

@@ -1,4 +1,4 @@
-"""What pretraining and distillation share: a run over a text with hidden pieces, from settings to checkpoint."""
+"""The part that pretraining and distillation share: a run over masked text, from settings to checkpoint."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class TextRun:
     def __init__(
         self, settings: TextSettings, tokenizer: Tokenizer, texts: Iterator[str], storage: Storage, readable: int
     ) -> None:
-        """Encode the texts: the main process writes them into the run's folder, for all to draw batches from.
+        """Encode the texts: the main process writes them into the run's folder, from which all processes draw batches.
 
-        Lines are cut at `max_length`, or at the `readable` pieces that the encoders can read. Raises CorpusError,
-        DatasetError: there is no text, or it can't be read.
+        Lines are cut at `max_length`, or at `readable`, the maximum length of the encoders, in tokens. Raises
+        CorpusError, DatasetError: there is no text, or it can't be read.
         """
         self.settings, self.tokenizer, self.storage = settings, tokenizer, storage
         folder = storage.out / FOLDER
@@ -47,7 +47,7 @@ class TextRun:
         processes().wait_for_everyone()
         lines = Lines(folder, settings.seed)
         vocabulary = tokenizer.get_vocab_size()
-        log.info("%d lines, %d pieces, vocabulary %d", len(lines), len(lines.pieces), vocabulary)
+        log.info("%d lines, %d tokens, vocabulary %d", len(lines), len(lines.tokens), vocabulary)
         self.text = MaskedText(lines, special_ids(tokenizer), vocabulary, settings.masked_share, settings.seed)
         self.split = split()
         self._a_step = settings.batch_pieces * self.split.count
@@ -56,18 +56,18 @@ class TextRun:
         """Set up the loop for the model that is trained and the student in it, or restore it."""
         self.student = student
         settings, lines, count, state = self.settings, self.text.lines, self.split.count, self.storage.state
-        text = [len(lines), len(lines.pieces), lines.checksum]
+        text = [len(lines), len(lines.tokens), lines.checksum]
         facts = {"tokenizer": self.tokenizer.to_str(), "text": text, "processes": count}
         if state is not None and (before := state["processes"]) != count:
-            raise ValueError(f"the run began with {before} processes, which decide its steps; these are {count}")
+            raise ValueError(f"the run began with {before} processes, now there are {count}; resume it with {before}")
         if state is not None and (before := state["text"]) != text:
-            changed = f"lines, pieces, checksum {before}, now {text}"
+            changed = f"lines, tokens, checksum {before}, now {text}"
             raise ValueError(f"the text has changed since the run began: {changed}")
-        steps = settings.steps or max(1, round(settings.epochs * lines.trained_pieces / self._a_step))
+        steps = settings.steps or max(1, round(settings.epochs * lines.trained_tokens / self._a_step))
         self.loop = Loop(model.to(processes().device), settings, self.storage, steps, facts)
 
     def train(self, loss_of: Callable[[MaskedBatch], Tensor]) -> None:
-        """Take the steps that are left. Raises FloatingPointError when loss or gradient is not finite."""
+        """Take the remaining steps. Raises FloatingPointError when loss or gradient is not finite."""
         loop, device = self.loop, processes().device
 
         def loss_of_rows(rows: NDArray[np.int64]) -> Tensor:
@@ -81,7 +81,7 @@ class TextRun:
                     loop.say(lambda step=step: f"step {step}: {self._scores()}")  # type: ignore[misc]
 
     def finish(self, training: dict[str, Any]) -> dict[str, Any]:
-        """Score the lines held out and save the student's checkpoint. Returns the summary."""
+        """Score the held-out lines and save the student's checkpoint. Returns the summary."""
         loop, lines, settings = self.loop, self.text.lines, asdict(self.settings)
         loop.save_state()
         scores = self._scores()
@@ -90,7 +90,7 @@ class TextRun:
             "settings": {**settings, **{name: file_names(settings[name]) for name in NAMED if name in settings}},
             **training,
             "lines": len(lines) - len(lines.held_out),
-            "pieces": lines.trained_pieces,
+            "pieces": lines.trained_tokens,
             "pieces_seen": loop.total * self._a_step,
             "parameters": list(self.student.model.count_parameters()),
             "steps": loop.progress.step,

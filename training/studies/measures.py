@@ -22,7 +22,7 @@ from training.text.corpus import read_lines
 from training.text.lines import held_out_rows
 from training.text.tokenizer import load_tokenizer
 
-SAMPLE_PIECES = 1500  # of a domain's text that is compared with the generic text
+SAMPLE_TOKENS = 1500  # of a domain's text that is compared with the generic text
 NOISE_TEXTS = 2000  # of a kind that teachers are asked to complete
 TRAINING_FACTS = ("steps", "seconds", "best_epoch")  # of training.json, for the table of compared runs
 ENCODER_FACTS = ("size", "corpus", "teacher", "init", "start", "chain")  # settings, for the table of encoders
@@ -177,16 +177,16 @@ def write_similarity(recipe: Recipe, layout: Layout) -> None:
     found: dict[str, Any] = {}
     for locale in recipe.locales:
         nearby = layout.corpus(f"generic-{locale.split('-')[0]}")
-        generic = similarity.piece_counts(tokenizer, read_lines([str(nearby)]))
+        generic = similarity.token_counts(tokenizer, read_lines([str(nearby)]))
         found[locale] = {}
         for domain in sorted({u.domain for u in train if u.locale == locale and u.domain}):
             texts = [u.text for u in train if u.locale == locale and u.domain == domain]
-            sample = similarity.sample_of_pieces(tokenizer, texts, SAMPLE_PIECES, seed=0)
-            distance = similarity.divergence(similarity.piece_counts(tokenizer, sample), generic)
+            sample = similarity.sample_of_tokens(tokenizer, texts, SAMPLE_TOKENS, seed=0)
+            distance = similarity.divergence(similarity.token_counts(tokenizer, sample), generic)
             perplexity = similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample)
             alike = {"divergence": distance, "utterances": len(sample), "pseudo_perplexity": perplexity}
             found[locale][domain] = alike
-    write_json(layout.results / "similarity.json", {"reference": "generic", "pieces": SAMPLE_PIECES, "locales": found})
+    write_json(layout.results / "similarity.json", {"reference": "generic", "pieces": SAMPLE_TOKENS, "locales": found})
 
 
 def unseen_lines(file: Path, seed: int) -> list[str]:

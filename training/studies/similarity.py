@@ -22,11 +22,11 @@ from training.text.tokenizer import special_ids
 
 ROWS = 256  # that a model reads at once
 
-Question = tuple[list[int], list[int]]  # pieces, and the positions that are hidden
+Question = tuple[list[int], list[int]]  # tokens, and the positions that are hidden
 
 
-def piece_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64]:
-    """How often each piece of the vocabulary stands in the texts, [vocabulary]; special pieces are not counted."""
+def token_counts(tokenizer: Tokenizer, texts: Iterable[str]) -> NDArray[np.int64]:
+    """How often each token of the vocabulary stands in the texts, [vocabulary]; special tokens are not counted."""
     counts = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
     iterator = iter(texts)
     while chunk := list(islice(iterator, 10_000)):
@@ -41,48 +41,48 @@ def divergence(first: NDArray[Any], second: NDArray[Any]) -> float:
     Raises ValueError: one of them counts nothing.
     """
     if not first.sum() or not second.sum():
-        raise ValueError("a text without pieces has no distribution")
+        raise ValueError("a text without tokens has no distribution")
     p, q = first / first.sum(), second / second.sum()
     return float((rel_entr(p, (p + q) / 2).sum() + rel_entr(q, (p + q) / 2).sum()) / (2 * math.log(2)))
 
 
-def sample_of_pieces(tokenizer: Tokenizer, texts: Sequence[str], pieces: int, seed: int) -> list[str]:
-    """Texts in random order until they hold `pieces` pieces; fewer texts where there are not so many.
+def sample_of_tokens(tokenizer: Tokenizer, texts: Sequence[str], tokens: int, seed: int) -> list[str]:
+    """Texts in random order until they hold `tokens` tokens; fewer texts where there are not so many.
 
     Divergence falls with the size of a sample, so samples that are compared should have one size.
     """
     chosen: list[str] = []
     for text in random.Random(seed).sample(texts, len(texts)):
-        if pieces <= 0:
+        if tokens <= 0:
             break
         chosen.append(text)
-        pieces -= len(tokenizer.encode(text, add_special_tokens=False).ids)
+        tokens -= len(tokenizer.encode(text, add_special_tokens=False).ids)
     return chosen
 
 
 def pseudo_perplexity(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> float:
-    """The exponential of the mean negative log-likelihood of each piece, hidden alone (Salazar et al. 2020).
+    """The exponential of the mean negative log-likelihood of each token, hidden alone (Salazar et al. 2020).
 
-    Raises ValueError: the texts hold no piece.
+    Raises ValueError: the texts hold no token.
     """
     protected = special_ids(encoder.tokenizer).protected
     read = (encoder.encode(text).ids for text in texts)
-    questions = ((ids, [i]) for ids in read for i, piece in enumerate(ids) if piece not in protected)
+    questions = ((ids, [i]) for ids in read for i, token in enumerate(ids) if token not in protected)
     losses = [loss for loss, _ in _asked(model, encoder, questions)]
     if not losses:
-        raise ValueError("a text without pieces has no perplexity")
+        raise ValueError("a text without tokens has no perplexity")
     return math.exp(sum(losses) / len(losses))
 
 
 def masked_word_accuracy(
     model: Any, encoder: TextEncoder, texts: Sequence[str], share: float = 0.15, seed: int = 0
 ) -> tuple[int, int]:
-    """How many hidden words the model finds, all their pieces, and how many were hidden: a `share` of each text's.
+    """How many hidden words the model finds, all their tokens, and how many were hidden: a `share` of each text's.
 
     At least one word of a text is hidden; the rest of the text is seen.
     """
     rng = random.Random(seed)
-    closing = len(encoder.encode("").ids) > 1  # a piece that ends every text, beside the one that opens it
+    closing = len(encoder.encode("").ids) > 1  # a token that ends every text, beside the one that opens it
 
     def questions() -> Iterator[Question]:
         for text in texts:
@@ -108,7 +108,7 @@ def _asked(model: Any, encoder: TextEncoder, questions: Iterator[Question]) -> I
         shown = input_ids.masked_fill(hidden, special.mask)
         with torch.inference_mode(), autocast_of("auto", device):
             states = model(shown.to(device), mask.to(device)).last_hidden_state
-            logits = model.piece_logits(states[hidden.to(device)]).float()
+            logits = model.token_logits(states[hidden.to(device)]).float()
         targets = input_ids[hidden].to(device)
         losses = functional.cross_entropy(logits, targets, reduction="none").cpu()
         right = (logits.argmax(-1) == targets).cpu()

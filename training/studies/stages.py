@@ -132,7 +132,7 @@ class StageBuilder:
             file = layout.results / "teachers.json"
             stages.append(self.quick("noise", [*teachers, *texts], file, noise=report.noise))
         if report.similarity_runs:
-            nearby = {"ratio": "1:0", "tokens": 100 * measures.SAMPLE_PIECES, "repeat": True}
+            nearby = {"ratio": "1:0", "tokens": 100 * measures.SAMPLE_TOKENS, "repeat": True}
             samples = [self.corpus(f"generic-{x}", {"locales": x, **nearby}) for x in recipe.languages]
             names = [sample.name for sample in samples]
             stages += [*samples, self.quick("similarity", [*names, teachers[0]], layout.results / "similarity.json")]

@@ -1,4 +1,4 @@
-"""What a transfer set is to hold, and how many tokens of each language and kind of text that makes."""
+"""The specification of a transfer set, and its token budgets by language and kind of text."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from training.text.corpus import CorpusError, language_of
 SPOKEN = "tatoeba,common_voice,xed,voice_prompts,thorsten,gerdracor,commonvoice_fr-libretheatre"
 
 Kind = Literal["task", "spoken", "written", "generic"]
-KINDS: tuple[Kind, ...] = get_args(Kind)  # where a line stands in two, the former keeps it
+KINDS: tuple[Kind, ...] = get_args(Kind)  # a line that occurs in two kinds belongs to the first
 Group = tuple[str, Kind]  # language and kind of text
 
 
 @dataclass(frozen=True)
 class TransferSet:
-    """What a transfer set is to hold; each field is a flag of the command.
+    """The specification of a transfer set; each field is a flag of the command.
 
-    Raises CorpusError: a field is out of range, or text is asked for that no source is given for.
+    Raises CorpusError: a field is out of range, or the source of a kind of text is missing.
     """
 
     locales: str
@@ -50,7 +50,7 @@ class TransferSet:
                 raise CorpusError(f"--ratio {self.ratio} asks for {kind} text; give --{name}")
 
     def takes(self, locale: str) -> bool:
-        """Whether text of a locale is asked for: by its own tag, or by its language alone."""
+        """Whether `locales` includes a locale, by its own tag or by its language alone."""
         asked = [part.strip().partition("=")[0] for part in self.locales.split(",")]
         return locale in asked or language_of(locale) in asked
 
@@ -99,7 +99,7 @@ def apportion(total: int, weights: Sequence[Fraction]) -> list[int]:
 
 
 def budgets_of(spec: TransferSet) -> dict[Group, int]:
-    """How many tokens each group is to have; groups without any are left out."""
+    """The token budget of each group; groups without any are left out."""
     generic, task = apportion(spec.tokens, ratio_of(spec.ratio))
     kinds: dict[Kind, int] = {"task": task, "generic": generic}
     if spec.spoken_share is not None:

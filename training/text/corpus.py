@@ -1,6 +1,6 @@
 """Plain text, one sentence a line: read as a stream, shuffled on disk.
 
-Transfer sets are built of it, see `training.text.transfer`.
+`training.text.transfer` builds transfer sets from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RECORD = struct.Struct(">QI")  # key, length of the payload
 _BUCKET_BITS = 7  # 128 open files at most: macOS allows 256
 _SPILL_LEVELS = 3
 _BUFFER = 1 << 15
-_TAIL = 2048  # tokens: the end of a budget, where lines are chosen so that they sum up to it
+_TAIL = 2048  # tokens at the end of a budget, for which lines are chosen that sum up to it exactly
 _HAN_KANA = re.compile(
     "[\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
@@ -42,7 +42,7 @@ def language_of(locale: str) -> str:
 
 
 def located_files(text: str) -> list[tuple[str | None, str]]:
-    """The locale (None where none is given) and path of each file of comma-separated ``[LOCALE=]FILE``.
+    """The locale (None without one) and path of each file of comma-separated ``[LOCALE=]FILE``.
 
     A ``LOCALE=`` applies to the files that follow, up to the next one: "a,de-DE=b,c" is a without a locale, b and c of
     de-DE. Raises CorpusError: a locale is followed by no file.
@@ -116,8 +116,8 @@ def _hub_lines(name: str) -> Iterator[str]:
         for row in datasets.load_dataset(name, revision=revision or None, split="train", streaming=True):
             value = row.get(column)
             if column not in row or not isinstance(value, str | None):
-                held = ", ".join(key for key, held in row.items() if isinstance(held, str)) or "none"
-                raise CorpusError(f"{HUB_PREFIX}{name}: {column!r} is no column of text; such columns: {held}")
+                columns = ", ".join(key for key, cell in row.items() if isinstance(cell, str)) or "none"
+                raise CorpusError(f"{HUB_PREFIX}{name}: {column!r} is no column of text; allowed: {columns}")
             yield from (value or "").splitlines()
     except CorpusError:
         raise
@@ -144,16 +144,16 @@ def _marks_only(match: re.Match[str]) -> str:
 
 
 def count_words(texts: Sequence[str]) -> list[int]:
-    """Words between white space; a character of Han or kana is one of its own."""
+    """Words between white space; each character of Han or kana is one word."""
     return [len((_HAN_KANA.sub(r" \g<0> ", text) if _HAN_KANA.search(text) else text).split()) for text in texts]
 
 
 class DiskShuffle:
-    """Puts records in order of their 64-bit keys by way of files, in memory that does not grow with their number.
+    """Sorts records by 64-bit keys in files; memory does not grow with their number.
 
-    Records are spilled into bucket files by the key's leading bits. A bucket is then read and sorted at once, or, where
-    it is too large for that, spilled again by the bits that follow. Hashes as keys make it a shuffle. Records of one
-    key come in order of their payloads; with `unique` the first of them only.
+    Records are spilled into bucket files by the key's leading bits. A bucket is then read and sorted in memory, or, if
+    it is too large, spilled again by the bits that follow. With hashes as keys this is a shuffle. Records of one key
+    are sorted by payload; `unique` keeps the first of them only.
     """
 
     def __init__(self, folder: Path, *, unique: bool = False, level: int = 1) -> None:
@@ -166,13 +166,13 @@ class DiskShuffle:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        """Close what is open; after an error all of it, as on a full disk the last buffers can't be written either."""
+        """Close all streams; after an error ignore those that fail, as all do on a full disk."""
         for stream in self._streams.values():
             with suppress(OSError) if error else nullcontext():
                 stream.close()
 
     def add(self, key: int, payload: bytes) -> None:
-        """Take a record."""
+        """Add a record."""
         bucket = (key >> self._shift) & ((1 << _BUCKET_BITS) - 1)
         if bucket not in self._streams:
             self._streams[bucket] = (self._folder / f"{bucket:03}").open("wb", buffering=_BUFFER)
@@ -219,18 +219,18 @@ def read_records(file: Path) -> Iterator[tuple[int, bytes]]:
 
 
 class Quota:
-    """Takes whole lines, in the order that they come in, until their tokens are `tokens` exactly, if they can be.
+    """Selects whole lines, in order of arrival, whose tokens sum up to `tokens` exactly, if possible.
 
-    Only the last lines are chosen: from the sums that those seen so far can make (at most `_TAIL`).
+    Only the last lines are chosen, by subset sums of at most `_TAIL` tokens.
     """
 
     def __init__(self, tokens: int) -> None:
         self.left = tokens
-        self._sums = 1  # bit n: some of the lines have n tokens together
-        self._last: dict[int, tuple[int, bytes]] = {}  # of such a sum, the sum before the last line, and that line
+        self._sums = 1  # bit n: a subset of the lines has n tokens
+        self._last: dict[int, tuple[int, bytes]] = {}  # for each sum, the sum without its last line, and that line
 
     def offer(self, tokens: int, line: bytes) -> list[bytes]:
-        """The lines that are taken now, which may have been offered before."""
+        """Offer a line; returns the lines selected now, which may include earlier ones."""
         if self.left > _TAIL:
             if tokens > self.left - _TAIL // 2 and tokens != self.left:
                 return []
@@ -247,7 +247,7 @@ class Quota:
         return self.close() if (self._sums >> self.left) & 1 else []
 
     def close(self) -> list[bytes]:
-        """The lines that come closest to what is left, when no more are offered."""
+        """End the offers; returns the lines that come closest to the rest."""
         total = self._sums.bit_length() - 1
         self.left -= total
         lines = []

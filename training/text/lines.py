@@ -1,7 +1,7 @@
-"""Text as pieces: tokenised once, kept on disk, and drawn in batches of about equal length.
+"""Text as tokens: tokenised once, kept on disk, and drawn in batches of about equal length.
 
-Memory doesn't grow with the text: pieces and line starts are files that are mapped, and a batch is drawn from a window
-of lines.
+Memory doesn't grow with the text: tokens and line starts are memory-mapped files, and a batch is drawn from a window of
+lines.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tqdm import tqdm
 from training.data.files import writing
 from training.text.corpus import CorpusError
 
-FOLDER = ".lines"  # in the run's folder; a dot in front, as for all that a finished run doesn't hold
-WINDOW = 1_000_000  # lines that are sorted by length together
-HELD_OUT = 2000  # lines at most, and at most a tenth, that are scored instead of trained on
-CHUNK = 10_000  # lines that are tokenised at once
+FOLDER = ".lines"  # in the run's folder; names with a dot in front are temporary
+WINDOW = 1_000_000  # lines sorted by length together
+HELD_OUT = 2000  # maximum number of lines, at most a tenth, that are scored instead of trained on
+CHUNK = 10_000  # lines tokenised at once
 
 
 class Lines:
-    """Encoded lines, end to end: line i is `pieces[starts[i]:starts[i + 1]]`; `held_out` are rows that aren't drawn."""
+    """Encoded lines, end to end: line i is `tokens[starts[i]:starts[i + 1]]`; `held_out` rows are not drawn."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         """Map what `encode_lines` has written."""
         wide = np.uint32 if (folder / "pieces.32").is_file() else np.uint16
-        self.pieces = np.memmap(folder / f"pieces.{8 * wide().itemsize}", dtype=wide, mode="r")
+        self.tokens = np.memmap(folder / f"pieces.{8 * wide().itemsize}", dtype=wide, mode="r")
         self.starts: NDArray[np.int64] = np.memmap(folder / "starts.64", dtype=np.int64, mode="r")
         self.held_out = held_out_rows(len(self), seed)
         self._folder, self._seed = folder, seed
@@ -45,24 +45,24 @@ class Lines:
         return len(self.starts) - 1
 
     @property
-    def trained_pieces(self) -> int:
-        """How many pieces one pass over the lines holds, without those held out."""
-        return len(self.pieces) - int((self.starts[self.held_out + 1] - self.starts[self.held_out]).sum())
+    def trained_tokens(self) -> int:
+        """Tokens in one pass over the lines, without the held-out ones."""
+        return len(self.tokens) - int((self.starts[self.held_out + 1] - self.starts[self.held_out]).sum())
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of all pieces in their order."""
-        return zlib.crc32(self.pieces.data)
+        """CRC-32 of all tokens in their order."""
+        return zlib.crc32(self.tokens.data)
 
     def batch(self, rows: NDArray[np.int64], pad_id: int) -> tuple[Tensor, Tensor]:
         """input_ids and attention_mask, [rows, longest line], int64."""
-        return padded([self.pieces[self.starts[i] : self.starts[i + 1]] for i in rows], pad_id)
+        return padded([self.tokens[self.starts[i] : self.starts[i + 1]] for i in rows], pad_id)
 
     def batches(self, batch_pieces: int) -> Iterator[NDArray[np.int64]]:
-        """Rows of batches of about `batch_pieces` pieces, without end: pass after pass, each in another order.
+        """Rows of batches of about `batch_pieces` tokens, without end: pass after pass, each in a new order.
 
-        The order is a function of the seed alone. Lines are read at even distances into windows, so that a window holds
-        something of every part of the text; within one, lines of about equal length go together.
+        The order depends on the seed only. Lines are read at even distances into windows, so that a window covers the
+        whole text; within a window, lines of about equal length form a batch.
         """
         windows = -(-len(self) // WINDOW)
         for epoch in range(sys.maxsize):
@@ -77,7 +77,7 @@ class Lines:
                     yield batches[i]
 
     def remove(self) -> None:
-        """Delete the files; nothing can be drawn any more."""
+        """Delete the files."""
         shutil.rmtree(self._folder)
 
 
@@ -92,15 +92,15 @@ def padded(lines: Sequence[Any], pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def held_out_rows(lines: int, seed: int) -> NDArray[np.int64]:
-    """Which of so many lines a run with that seed holds out, in order."""
+    """The held-out rows of so many lines in a run with that seed, in order."""
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(lines, min(HELD_OUT, lines // 10), replace=False))
 
 
 def encode_lines(tokenizer: Tokenizer, texts: Iterable[str], max_length: int, folder: Path) -> None:
-    """Write all texts as pieces, each cut at `max_length`, into a folder, in place of what stands there.
+    """Write all texts as tokens, each cut at `max_length`, into a folder, replacing its content.
 
-    Raises CorpusError: there is no text, or it can't be read; then nothing stays in the folder.
+    Raises CorpusError: there is no text, or it can't be read; then the folder is removed.
     """
     shutil.rmtree(folder, ignore_errors=True)
     tokenizer.no_padding()
@@ -108,8 +108,8 @@ def encode_lines(tokenizer: Tokenizer, texts: Iterable[str], max_length: int, fo
     try:
         folder.mkdir(parents=True)
         with writing(folder):
-            pieces = _write_pieces(tokenizer, texts, folder)
-        if not pieces:
+            tokens = _write_tokens(tokenizer, texts, folder)
+        if not tokens:
             raise CorpusError("there is no text to train on: every source is empty")
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,13 +118,13 @@ def encode_lines(tokenizer: Tokenizer, texts: Iterable[str], max_length: int, fo
         tokenizer.no_truncation()
 
 
-def _write_pieces(tokenizer: Tokenizer, texts: Iterable[str], folder: Path) -> int:
-    """Write pieces and line starts; returns how many pieces there are."""
+def _write_tokens(tokenizer: Tokenizer, texts: Iterable[str], folder: Path) -> int:
+    """Write tokens and line starts; returns how many tokens there are."""
     wide = np.uint16 if tokenizer.get_vocab_size() <= 1 << 16 else np.uint32
     end = 0
     iterator = iter(texts)
     with (
-        (folder / f"pieces.{8 * wide().itemsize}").open("wb") as pieces,
+        (folder / f"pieces.{8 * wide().itemsize}").open("wb") as tokens,
         (folder / "starts.64").open("wb") as starts,
         tqdm(unit="line", desc="tokenising", mininterval=0.5 if sys.stderr.isatty() else 15) as bar,
     ):
@@ -134,6 +134,6 @@ def _write_pieces(tokenizer: Tokenizer, texts: Iterable[str], folder: Path) -> i
             ends = end + np.cumsum([len(e.ids) for e in encodings], dtype=np.int64)
             end = int(ends[-1])
             starts.write(ends.tobytes())
-            pieces.write(np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype=wide).tobytes())
+            tokens.write(np.fromiter(chain.from_iterable(e.ids for e in encodings), dtype=wide).tobytes())
             bar.update(len(chunk))
     return end

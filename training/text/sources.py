@@ -1,4 +1,4 @@
-"""Where the lines of a transfer set come from: plain sentences by language and source, and labelled data."""
+"""The sources of a transfer set: plain sentences by language and source, and labelled data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Source:
 
     @property
     def group(self) -> Group:
-        """The budget that its tokens count towards."""
+        """The budget of its tokens."""
         return self.language, self.kind
 
 
@@ -42,8 +42,8 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
     root, asked, spoken = Path(spec.generic), weights_of(spec.locales), spoken_names(spec)
     found = texts_by_language(root)
     if missing := [language for language in asked if language not in found]:
-        held = ", ".join(found) or f"none; allowed: {LAYOUT}"
-        raise CorpusError(f"--locales: {spec.generic} has no text for {', '.join(missing)}; its languages: {held}")
+        present = ", ".join(found) or f"none; allowed: {LAYOUT}"
+        raise CorpusError(f"--locales: {spec.generic} has no text for {', '.join(missing)}; its languages: {present}")
     sources = []
     for language in asked:
         for entry, file in [(x, file) for x in found[language] for file in corpus.find_files([str(x)])]:
@@ -82,7 +82,7 @@ def _text_of(file: Path) -> Iterator[str]:
 
 
 def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Source], frozenset[str]]:
-    """The training texts of the labelled data by locale, and the dev and test utterances that are kept out.
+    """The training texts of the labelled data by locale, and the dev and test utterances to exclude.
 
     Raises CorpusError, DatasetError: a language has a share of the task text but no texts, or they can't be read.
     """
@@ -99,10 +99,11 @@ def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Sourc
             held_out.add(corpus.same_utterance(corpus.same_text(u.text)))
         elif spec.takes(u.locale):
             texts.setdefault(u.locale, []).append(u.text.encode("utf-8", "replace").decode())
-    held = sorted({language_of(locale) for locale in locales or {u.locale for u in utterances}})
+    present = sorted({language_of(locale) for locale in locales or {u.locale for u in utterances}})
     for language in asked:
         if language not in map(language_of, texts):
-            message = f"{spec.data} has no training texts for {language}; its languages: {', '.join(held) or 'none'}"
+            known = ", ".join(present) or "none"
+            message = f"{spec.data} has no training texts for {language}; its languages: {known}"
             if (language, "task") in groups:
                 raise CorpusError(f"--locales: {message}")
             log.warning("%s", message)
@@ -111,7 +112,7 @@ def task_sources(spec: TransferSet, groups: Iterable[Group]) -> tuple[list[Sourc
 
 
 def _locales_of_files(source: str) -> list[str] | None:
-    """The locales of a data set whose files are named by them, so that no others are read; None for any other."""
+    """The locales of a data set whose files are named by locale, so that no others are read; None for other ones."""
     path = Path(source)
     names: Iterable[str] = ()
     if path.is_dir():

@@ -1,7 +1,7 @@
 """The shared unigram tokenizer.
 
 Its file holds everything that the service needs: normaliser (NFKC, lower case, single spaces), the split into words
-that carry slot tags, the pieces, and the [CLS] in front.
+that carry slot tags, the tokens, and the [CLS] in front.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from training.data.utterances import Utterance
 from training.text.corpus import read_lines
 
 PAD, CLS, MASK = "[PAD]", "[CLS]", "[MASK]"
-SPECIAL_PIECES = (PAD, UNKNOWN, CLS, MASK)
+SPECIAL_TOKENS = (PAD, UNKNOWN, CLS, MASK)
 VOCABULARY = 16_000
 # Names of (padding, unknown, first, mask): this project's and BERT's, then RoBERTa's and XLM-R's
-_NAMINGS = (SPECIAL_PIECES, ("<pad>", "<unk>", "<s>", "<mask>"))
+_NAMINGS = (SPECIAL_TOKENS, ("<pad>", "<unk>", "<s>", "<mask>"))
 
 # A word is a run between spaces, less the punctuation at its edges: "Uhr!" is two words, "l'album" and "9:30" are one.
 # The dot of an abbreviation ("p. m.", "b. b. c.") and a trailing apostrophe ("dell' amore") stay with their letter.
@@ -40,7 +40,7 @@ WORD_SPLIT = rf"(?!{_KEPT}){_EDGE}|▁?[\p{{Han}}\p{{Hiragana}}\p{{Katakana}}ー
 
 
 class SpecialIds(NamedTuple):
-    """Ids of the special pieces; `protected` are all of them, those that close a text as well, in order."""
+    """Ids of the special tokens; `protected` are all of them in order, including those that end a text."""
 
     pad: int
     unknown: int
@@ -50,18 +50,18 @@ class SpecialIds(NamedTuple):
 
 
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """The special pieces of a tokenizer of this project or of a Hugging Face encoder.
+    """The special tokens of a tokenizer of this project or of a Hugging Face encoder.
 
     Raises ValueError: one of them is missing.
     """
     for names in _NAMINGS:
         ids = [tokenizer.token_to_id(name) for name in names]
         if None not in ids:
-            added = (i for i, piece in tokenizer.get_added_tokens_decoder().items() if piece.special)
-            closing = tokenizer.encode("").ids  # what the post-processor puts around every text
+            added = (i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+            closing = tokenizer.encode("").ids  # what the post-processor adds to every text
             return SpecialIds(ids[0], ids[1], ids[2], ids[3], tuple(sorted({*ids, *added, *closing})))
     allowed = " or ".join(", ".join(names) for names in _NAMINGS)
-    raise ValueError(f"the tokenizer lacks special pieces; allowed: {allowed}")
+    raise ValueError(f"the tokenizer lacks special tokens; allowed: {allowed}")
 
 
 def new_tokenizer() -> Tokenizer:
@@ -78,12 +78,12 @@ def new_tokenizer() -> Tokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Tokenizer:
-    """A unigram tokenizer (Kudo 2018) of at most `vocabulary` pieces; small corpora give fewer.
+    """A unigram tokenizer (Kudo 2018) of at most `vocabulary` tokens; small corpora give fewer.
 
     The same texts give the same tokenizer.
     """
     tokenizer = new_tokenizer()
-    special = {"special_tokens": list(SPECIAL_PIECES), "unk_token": UNKNOWN}
+    special = {"special_tokens": list(SPECIAL_TOKENS), "unk_token": UNKNOWN}
     trainer = trainers.UnigramTrainer(vocab_size=vocabulary, show_progress=False, **special)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer = _in_canonical_order(tokenizer)
@@ -93,19 +93,19 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Token
 
 
 def _in_canonical_order(tokenizer: Tokenizer) -> Tokenizer:
-    """The same pieces with ids that depend on the texts alone.
+    """The same tokens with ids that depend on the texts alone.
 
-    The trainer walks hash maps: sums differ in their last digits from run to run, and characters that it pruned and
-    must put back get the lowest scores in random order.
+    The trainer iterates over hash maps: sums differ in their last digits between runs, and characters that it pruned
+    and adds again get the lowest scores in random order.
     """
     content = json.loads(tokenizer.to_str())
     vocabulary: list[tuple[str, float]] = content["model"]["vocab"]
-    special, pieces = vocabulary[: len(SPECIAL_PIECES)], dict(vocabulary[len(SPECIAL_PIECES) :])
-    floor = min((score for piece, score in pieces.items() if len(piece) > 1), default=0.0)
-    put_back = sorted(piece for piece, score in pieces.items() if len(piece) == 1 and score < floor)
-    scores = sorted((pieces[piece] for piece in put_back), reverse=True)
-    pieces.update(zip(put_back, scores, strict=True))
-    rounded = ((piece, round(score, 9)) for piece, score in pieces.items())
+    special, tokens = vocabulary[: len(SPECIAL_TOKENS)], dict(vocabulary[len(SPECIAL_TOKENS) :])
+    floor = min((score for token, score in tokens.items() if len(token) > 1), default=0.0)
+    put_back = sorted(token for token, score in tokens.items() if len(token) == 1 and score < floor)
+    scores = sorted((tokens[token] for token in put_back), reverse=True)
+    tokens.update(zip(put_back, scores, strict=True))
+    rounded = ((token, round(score, 9)) for token, score in tokens.items())
     content["model"]["vocab"] = [*special, *sorted(rounded, key=lambda entry: (-entry[1], entry[0]))]
     return Tokenizer.from_str(json.dumps(content))
 
@@ -115,11 +115,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return TextEncoder.from_file(path, sys.maxsize).tokenizer
 
 
-def spread_lines(sources: Sequence[str], most: int) -> list[str]:
-    """About `most` lines of a text, evenly spread over it: a tokenizer's training needs no more."""
-    if most < 1:
+def spread_lines(sources: Sequence[str], count: int) -> list[str]:
+    """About `count` lines of a text, evenly spread over it."""
+    if count < 1:
         return []
-    step = max(1, sum(1 for _ in read_lines(sources)) // most)
+    step = max(1, sum(1 for _ in read_lines(sources)) // count)
     return list(islice(read_lines(sources), 0, None, step))
 
 
@@ -130,5 +130,5 @@ def with_variants(utterances: Sequence[Utterance], seed: int = 1) -> list[str]:
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Write a `tokenizer.json`, whole or not at all."""
+    """Write a `tokenizer.json` atomically."""
     write_atomically(path, tokenizer.to_str(pretty=True).encode())

@@ -2,9 +2,9 @@
 
     python -m training.corpus build --generic DIR --data DIR --ratio 7:3 --locales de,fr,it,es --tokens N --out FILE
 
-FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it says what went in. Each language
+FILE (`.txt` or `.txt.gz`) holds one sentence a line, shuffled; `FILE.json` beside it is its manifest. Each language
 and kind of text (task, spoken, written; or generic) has its own token budget. Tokens are words between white space,
-where characters of Han and kana each count as one, or pieces of `--tokenizer`. Lines are unique without regard to case,
+where characters of Han and kana each count as one, or tokens of `--tokenizer`. Lines are unique without regard to case,
 width and spacing. No line equals a dev or test utterance of the labelled data, without regard to punctuation either.
 The same seed and text give the same bytes. Memory does not grow with the text or with the tokens: lines are sorted by
 hashes on disk, in a temporary folder beside FILE.
@@ -48,18 +48,18 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 
 
 def token_counter(tokenizer: str) -> CountTokens:
-    """Counts words, or the pieces of a `tokenizer.json` without special ones. Raises CorpusError: the file is none."""
+    """Counts words, or the tokens of a `tokenizer.json` without special ones. Raises CorpusError: the file is none."""
     if not tokenizer:
         return corpus.count_words
     try:
-        pieces = load_tokenizer(Path(tokenizer))
+        loaded = load_tokenizer(Path(tokenizer))
     except ValueError as error:
         raise CorpusError(f"{error}; allowed: a tokenizer.json") from error
-    return lambda texts: [len(e.ids) for e in pieces.encode_batch_fast(texts, add_special_tokens=False)]
+    return lambda texts: [len(e.ids) for e in loaded.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
-    """Write the transfer set to `out` and its manifest beside it; both appear only when whole. Returns the manifest.
+    """Write the transfer set to `out` and its manifest beside it, both atomically. Returns the manifest.
 
     Raises CorpusError, DatasetError: text that can't be read or doesn't suffice, a full disk, or `out` is there.
     """
@@ -67,7 +67,7 @@ def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
         raise CorpusError(f"--out {out}: allowed: names that end in {' or '.join(corpus.SUFFIXES)}")
     manifest_file = manifest_of(out)
     if there := [str(file) for file in (out, manifest_file) if file.exists() and not force]:
-        raise CorpusError(f"{' and '.join(there)}: there already; choose another --out, or --force to overwrite")
+        raise CorpusError(f"{' and '.join(there)}: exists already; choose another --out, or --force to overwrite")
     try:
         count = token_counter(spec.tokenizer)
         budgets = budgets_of(spec)
@@ -84,7 +84,7 @@ def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
             with whole.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256").hexdigest()
             manifest = {**mixer.facts(), "file": out.name, "sha256": digest}
-            write_json(manifest_file, manifest)  # before the text: where that stands, its manifest does
+            write_json(manifest_file, manifest)  # first the manifest, so that the text never lacks it
             os.replace(whole, out)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -95,12 +95,12 @@ def build(spec: TransferSet, out: Path, force: bool = False) -> dict[str, Any]:
 
 
 def manifest_of(out: Path) -> Path:
-    """Where the manifest of a transfer set stands."""
+    """The path of a transfer set's manifest."""
     return out.with_name(out.name + ".json")
 
 
 class Mixer:
-    """The passes of one build: read into buckets, settle what is unique, take the budgets' lines in a new order."""
+    """The passes of one build: read lines into buckets, remove duplicates, select the budgets' lines in a new order."""
 
     def __init__(self, spec: TransferSet, budgets: Mapping[Group, int], sources: list[Source], scratch: Path) -> None:
         self._spec, self._budgets, self._sources, self._scratch = spec, budgets, sources, scratch
@@ -116,7 +116,7 @@ class Mixer:
         return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=seed, person=person).digest(), "big")
 
     def read(self, count: CountTokens, held_out: frozenset[str]) -> None:
-        """Spill all lines that may be taken, keyed by the hash of their text."""
+        """Spill all allowed lines, keyed by the hash of their text."""
         with self._read, _bar("read") as bar:
             for index, source in enumerate(self._sources):
                 lines = iter(source.lines())
@@ -126,7 +126,7 @@ class Mixer:
                         if tokens:
                             key = self._hash(form.encode(), b"line")
                             self._read.add(key, _LINE.pack(index, tokens) + text.encode())
-                            self._removed["duplicate"][source.kind] += 1  # until `settle` finds it unique
+                            self._removed["duplicate"][source.kind] += 1  # `settle` subtracts the unique ones
                         else:
                             self._removed["blank"][source.kind] += 1
                     bar.update(len(batch))
@@ -143,9 +143,9 @@ class Mixer:
                 yield form, text
 
     def settle(self) -> None:
-        """Keep one line of each text, in order of their hashes, and see what there is for each budget.
+        """Keep one line of each text, in order of their hashes, and count the tokens available for each budget.
 
-        Raises CorpusError: less than is asked, and nothing is to be repeated.
+        Raises CorpusError: a budget has too little text and may not repeat it.
         """
         with self._unique.open("wb") as stream, _bar("settle") as bar:
             for key, line in self._read.drain():
@@ -156,7 +156,7 @@ class Mixer:
                 corpus.write_record(stream, key, line)
                 bar.update()
         short = [
-            f"{' '.join(group)}: {self._available[group]:,} tokens there, {asked:,} asked"
+            f"{' '.join(group)}: {self._available[group]:,} tokens available, {asked:,} requested"
             for group, asked in self._budgets.items()
             if self._available[group] < (1 if self._spec.repeat else asked)
         ]
@@ -166,7 +166,7 @@ class Mixer:
             raise CorpusError(f"too little text: {'; '.join(short)}; {ways}")
 
     def mix(self, name: str) -> Path:
-        """Take lines until the budgets are full, shuffle them, and write them to a file of that name in the scratch."""
+        """Select lines until the budgets are full, shuffle them, and write them to a file of that name in `scratch`."""
         out = self._scratch / name
         with corpus.DiskShuffle(self._scratch / "mixed") as mixed:
             with _bar("mix") as bar:
@@ -185,7 +185,7 @@ class Mixer:
         return out
 
     def _chosen(self) -> Iterator[tuple[int, bytes]]:
-        """The lines that go in, once for each copy, with keys that shuffle them anew."""
+        """The selected lines, once for each copy, with keys that shuffle them again."""
         whole = {group: asked // self._available[group] for group, asked in self._budgets.items()}
         quotas = {group: corpus.Quota(asked % self._available[group]) for group, asked in self._budgets.items()}
 
@@ -205,7 +205,7 @@ class Mixer:
             yield self._hash(number.to_bytes(8, "big") + line[_LINE.size :], b"order"), line
 
     def facts(self) -> dict[str, Any]:
-        """The manifest, but for the file itself."""
+        """The manifest without the facts on the file."""
         got: Counter[Group] = Counter()
         lines: Counter[Group] = Counter()
         sources = []
@@ -241,7 +241,7 @@ class Mixer:
 
 
 def arguments_of(spec: TransferSet) -> dict[str, Any]:
-    """The flags, files and folders without what is above them, which may name a person or a machine."""
+    """The flags; files and folders without their parent folders, which may name a person or a machine."""
     arguments = asdict(spec)
     for name in ("generic", "data", "tokenizer"):
         if (value := arguments[name]) and not value.startswith(datasets.HUB_PREFIX):
@@ -252,7 +252,7 @@ def arguments_of(spec: TransferSet) -> dict[str, Any]:
 
 
 def render(manifest: Mapping[str, Any]) -> str:
-    """What was asked and got, as a table."""
+    """The budgets and the selected text, as a table."""
     rows = [f"{'':9}{'':9}{'asked':>13}{manifest['unit']:>13}{'lines':>11}{'available':>13}{'repeats':>9}"]
     rows += [
         f"{g['language']:9}{g['kind']:9}{g['asked']:13,}{g['tokens']:13,}{g['lines']:11,}{g['available']:13,}"

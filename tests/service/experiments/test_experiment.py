@@ -1,4 +1,4 @@
-"""Experiments: what a file may hold, who gets into which arm, and weights that move without a restart."""
+"""Experiments: valid and invalid files, assignment to arms, and changes without a restart."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ session_seconds = 120
 """
 SHADOW = '[shadow]\nmodel = "m"\nshare = 1\n'
 CLIENTS = [f"client-{number}".encode() for number in range(4000)]
-FROZEN = "bbbaaababaababbabbbaababbabababa"  # arms of the first clients; a change would move everyone's clients
+FROZEN = "bbbaaababaababbabbbaababbabababa"  # arms of the first clients; a change would reassign all users
 ALLOWED_NAME = "should be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -68,7 +68,7 @@ def arms(experiment: Experiment) -> list[str | None]:
     return [experiment.arm_of(client) for client in CLIENTS]
 
 
-def test_a_full_file_says_all(tmp_path: Path) -> None:
+def test_a_file_with_all_fields(tmp_path: Path) -> None:
     found = read(tmp_path, FULL)
 
     assert found.name == "xs-for-s"
@@ -225,7 +225,7 @@ def test_weight_that_goes_from_an_arm_to_its_neighbour_moves_only_clients_betwee
 
 
 @given(weights=st.lists(st.one_of(st.just(0.0), st.floats(0, 1e6)), min_size=1, max_size=6), key=st.binary())
-def test_an_arm_of_weight_0_gets_nobody(weights: list[float], key: bytes) -> None:
+def test_an_arm_of_weight_0_gets_no_clients(weights: list[float], key: bytes) -> None:
     assume(any(weights))
     experiment = split(**{f"arm{i}": weight for i, weight in enumerate(weights)})
 
@@ -271,7 +271,7 @@ def test_weights_move_without_a_restart_and_a_bad_file_changes_nothing(
     file = ExperimentFile(path, clock)
     before = arms(file.current)
     path.write_text(FULL.replace("weight = 90", "weight = 80").replace("weight = 10", "weight = 20"))
-    assert arms(file.current) == before  # not looked at within the second
+    assert arms(file.current) == before  # not checked within the second
 
     clock.now += 1
     after = arms(file.current)
@@ -298,9 +298,7 @@ def test_number_of_thousands_of_digits_is_refused(tmp_path: Path) -> None:
         ExperimentFile(file)
 
 
-def test_patient_one_begins_without_an_experiment_until_the_file_is_mended(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_patient_file_has_no_experiment_until_it_is_valid(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file, clock = tmp_path / "experiment.toml", Clock()
     file.write_text("[arms")
     patient = ExperimentFile(file, clock, patient=True)

@@ -1,4 +1,4 @@
-"""Friction: what counts as a sign, whose turn it counts for, and that neither text nor key is kept."""
+"""Friction: what counts as a sign, for which turn, and that neither text nor key is stored."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NOWHERE = ArmLabels()
 
 
 class SessionsBench:
-    """Sessions with metrics and a clock of their own, and turns with a default for everything."""
+    """Sessions with their own metrics and clock, and turns with defaults."""
 
     def __init__(self, **limits: int) -> None:
         self.clock = Clock()
@@ -58,25 +58,25 @@ class SessionsBench:
         request_id = more.pop("request_id", None) or next(self.ids)
         experiment = more.pop("experiment", EXPERIMENT)
         labels = ArmLabels(experiment.name, arm, experiment.arms[arm].model)
-        given = {"confidence": 0.9, "in_scope": True, "seconds": 0.001} | more
+        answer = {"confidence": 0.9, "in_scope": True, "seconds": 0.001} | more
         tally = Tally()
-        self.sessions.count(tally, Turn(labels, experiment.friction, request_id, key, text, **given))
+        self.sessions.count(tally, Turn(labels, experiment.friction, request_id, key, text, **answer))
         tally.apply()
         return request_id
 
-    def tell(self, request_id: str, outcome: Any = "abandoned", elsewhere: ArmLabels = NOWHERE) -> FeedbackResult:
+    def feed_back(self, request_id: str, outcome: Any = "abandoned", elsewhere: ArmLabels = NOWHERE) -> FeedbackResult:
         return self.sessions.record_feedback(request_id, outcome, elsewhere)
 
     def signs(self, arm: str = "control") -> dict[str, float]:
         return {labels["sign"]: value for labels, value in self.samples("nlu_friction_total") if labels["arm"] == arm}
 
     def moments(self, arm: str = "control", experiment: str = "test") -> tuple[float, ...]:
-        found = {
+        moments = {
             labels["moment"]: value
             for labels, value in self.samples("nlu_session_moments_total")
             if (labels["arm"], labels["experiment"]) == (arm, experiment)
         }
-        return tuple(found.get(moment, 0.0) for moment in MOMENTS)
+        return tuple(moments.get(moment, 0.0) for moment in MOMENTS)
 
     def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
         return [
@@ -127,7 +127,7 @@ def test_an_unsure_answer_is_a_sign_at_once(
     assert bench.signs() == signs
 
 
-def test_saying_it_again_is_a_sign_for_the_turn_before(bench: SessionsBench) -> None:
+def test_rephrase_is_a_sign_for_the_turn_before(bench: SessionsBench) -> None:
     bench.say(LIGHT)
     bench.clock.now += 29.9
     bench.say(LIGHT_AGAIN)
@@ -138,7 +138,7 @@ def test_saying_it_again_is_a_sign_for_the_turn_before(bench: SessionsBench) -> 
     assert bench.moments() == (1, 3, 1, 9, 1, 3)
 
 
-def test_something_else_something_later_or_someone_else_is_none(bench: SessionsBench) -> None:
+def test_other_text_later_text_or_other_user_is_no_rephrase(bench: SessionsBench) -> None:
     bench.say(LIGHT)
     bench.say(WEATHER)
     bench.say(LIGHT)
@@ -166,10 +166,10 @@ def test_the_rules_are_the_experiments(bench: SessionsBench) -> None:
     assert bench.moments() == (1, 3, 1, 9, 1, 3)
 
 
-def test_a_turn_counts_once_whatever_is_wrong_with_it(bench: SessionsBench) -> None:
+def test_a_turn_counts_once(bench: SessionsBench) -> None:
     bench.say(LIGHT, in_scope=False, confidence=0.1)
-    told = bench.say(LIGHT)  # which makes the turn before a rephrased one, too
-    bench.tell(told)
+    second = bench.say(LIGHT)  # a rephrase of the first
+    bench.feed_back(second)
     bench.say(LIGHT)
 
     assert bench.signs() == {"out_of_scope": 1, "abandoned": 1}
@@ -189,13 +189,13 @@ def test_a_session_ends_after_silence(bench: SessionsBench) -> None:
 
     bench.say()
     bench.clock.now += 300.1
-    bench.say()  # without anyone having closed the one before
+    bench.say()  # the session before is still open
     assert bench.moments() == (2, 3, 0, 5, 0, 0)
 
 
 def test_a_client_that_changes_its_arm_begins_a_new_session(bench: SessionsBench) -> None:
     bench.say(LIGHT)
-    bench.say(LIGHT_AGAIN, arm="candidate")  # and still tells that the turn before went wrong
+    bench.say(LIGHT_AGAIN, arm="candidate")  # a rephrase of the turn before
     bench.say(WEATHER, arm="candidate", experiment=experiment_of("next"))
     bench.sessions.close_all()
 
@@ -211,39 +211,39 @@ def test_the_oldest_session_closes_for_a_new_one() -> None:
         bench.say(key=key)
 
     assert len(bench.sessions) == 2
-    assert bench.moments() == (1, 1, 0, 1, 0, 0)  # of b, which spoke longest ago
+    assert bench.moments() == (1, 1, 0, 1, 0, 0)  # of b, the least recent
     bench.sessions.close_all()
-    assert bench.moments() == (3, 4, 1, 6, 1, 2)  # a said the same again
+    assert bench.moments() == (3, 4, 1, 6, 1, 2)  # a has repeated its text
 
 
 def test_feedback_counts_for_the_turn_that_is_remembered(bench: SessionsBench) -> None:
     asked = bench.say(arm="candidate")
 
-    noted = bench.tell(asked, "accepted", CONTROL)
+    result = bench.feed_back(asked, "accepted", CONTROL)
 
-    assert noted == FeedbackResult(ArmLabels("test", "candidate", "xs"), remembered=True, repeated=False)
+    assert result == FeedbackResult(ArmLabels("test", "candidate", "xs"), remembered=True, repeated=False)
     assert bench.samples("nlu_feedback_total") == [
         ({"experiment": "test", "arm": "candidate", "model": "xs", "outcome": "accepted"}, 1)
     ]
     assert bench.signs("candidate") == {}
 
 
-def test_the_first_word_counts(bench: SessionsBench) -> None:
+def test_the_first_feedback_counts(bench: SessionsBench) -> None:
     asked = bench.say()
 
-    assert not bench.tell(asked, "corrected").repeated
-    assert bench.tell(asked, "abandoned") == FeedbackResult(CONTROL, remembered=True, repeated=True)
+    assert not bench.feed_back(asked, "corrected").repeated
+    assert bench.feed_back(asked, "abandoned") == FeedbackResult(CONTROL, remembered=True, repeated=True)
     assert [value for _, value in bench.samples("nlu_feedback_total")] == [1]
     assert bench.signs() == {}
 
 
-def test_giving_up_is_a_sign_even_after_the_session(bench: SessionsBench) -> None:
+def test_abandoning_is_a_sign_even_after_the_session(bench: SessionsBench) -> None:
     first, second = bench.say(LIGHT), bench.say(WEATHER)
-    bench.tell(first)
+    bench.feed_back(first)
     bench.sessions.close_all()
     assert bench.moments() == (1, 2, 1, 4, 1, 2)
 
-    bench.tell(second)
+    bench.feed_back(second)
 
     assert bench.signs() == {"abandoned": 2}
     assert bench.moments() == (1, 2, 2, 4, 4, 4)
@@ -253,7 +253,7 @@ def test_feedback_on_a_turn_that_is_still_deferred_finds_it(bench: SessionsBench
     turn = Turn(CONTROL, EXPERIMENT.friction, "late", None, LIGHT, 0.9, True, 0.001)
     bench.metrics.defer(bench.sessions.count, turn)
 
-    assert bench.tell("late").remembered
+    assert bench.feed_back("late").remembered
     assert bench.signs() == {"abandoned": 1}
 
 
@@ -266,8 +266,8 @@ def test_sessions_of_deferred_turns_are_closed_in_the_end(bench: SessionsBench) 
 
 @pytest.mark.parametrize("place", [ArmLabels("test", "control", "s"), ArmLabels()])
 def test_feedback_on_a_turn_of_another_process_counts_for_its_arm(bench: SessionsBench, place: ArmLabels) -> None:
-    assert bench.tell("elsewhere", elsewhere=place) == FeedbackResult(place, remembered=False, repeated=False)
-    assert bench.tell("elsewhere", elsewhere=place) == FeedbackResult(place, remembered=False, repeated=True)
+    assert bench.feed_back("elsewhere", elsewhere=place) == FeedbackResult(place, remembered=False, repeated=False)
+    assert bench.feed_back("elsewhere", elsewhere=place) == FeedbackResult(place, remembered=False, repeated=True)
     assert bench.samples("nlu_feedback_total") == [({**place._asdict(), "outcome": "abandoned"}, 1)]
     assert bench.signs("control") == bench.signs("candidate") == {}
 
@@ -285,10 +285,10 @@ def test_series_of_an_expected_arm_begin_with_zero(bench: SessionsBench) -> None
 def test_turns_are_forgotten_by_number_and_by_time() -> None:
     bench = SessionsBench(max_requests=2)
     first, second, third = bench.say(), bench.say(), bench.say()
-    assert [bench.tell(asked).remembered for asked in (first, second, third)] == [False, True, True]
+    assert [bench.feed_back(asked).remembered for asked in (first, second, third)] == [False, True, True]
 
     bench.clock.now += REMEMBER_SECONDS + 1
-    assert bench.tell(third) == FeedbackResult(NOWHERE, remembered=False, repeated=False)
+    assert bench.feed_back(third) == FeedbackResult(NOWHERE, remembered=False, repeated=False)
 
 
 def test_rephrases_are_similar_and_other_requests_are_not() -> None:
@@ -306,7 +306,7 @@ def test_rephrases_are_similar_and_other_requests_are_not() -> None:
     assert sum(similarity(*pair) >= 0.5 for pair in pairs) <= len(pairs) / 200
 
 
-def test_long_texts_do_not_all_look_alike() -> None:
+def test_long_texts_are_not_all_similar() -> None:
     words = [text.text for text in load_texts()]
     one, other = " ".join(words[:200]), " ".join(words[300:500])
 
@@ -314,7 +314,7 @@ def test_long_texts_do_not_all_look_alike() -> None:
 
 
 @given(text=st.text(max_size=60), other=st.text(max_size=60))
-def test_a_sketch_is_about_the_grams_it_is_made_of(text: str, other: str) -> None:
+def test_a_sketch_depends_on_its_grams(text: str, other: str) -> None:
     one, two = sketch_of(text, SALT), sketch_of(other, SALT)
 
     assert one.bit_length() <= 512
@@ -334,12 +334,12 @@ def test_a_sketch_costs_microseconds() -> None:
     assert seconds < 100e-6  # of a machine that is busy; idle it takes less than ten
 
 
-def test_neither_text_nor_key_nor_request_id_is_kept(bench: SessionsBench) -> None:
+def test_neither_text_nor_key_nor_request_id_is_stored(bench: SessionsBench) -> None:
     marker, key = "geheimnis vom zahnarzt", b"client-of-anna-0815"
     asked = bench.say(marker, key=key, request_id="id-0123456789abcdef")
     bench.say(f"{marker} bitte", key=key)
-    bench.tell(asked)
-    bench.tell("elsewhere-0815")
+    bench.feed_back(asked)
+    bench.feed_back("elsewhere-0815")
 
     stored = [*_strings_reachable_from(bench.sessions), bench.metrics.exposition()]
     for secret in (marker, "zahnarzt", key.decode(), asked, "elsewhere-0815"):
@@ -379,7 +379,7 @@ def _reachable_from(root: object) -> Iterator[object]:
             waiting.extend(gc.get_referents(each))
 
 
-# What a straightforward reader of a log would count.
+# The same counts, computed from a log of all turns.
 
 KEYS = (b"anna", b"ben", None)
 TEXTS = (LIGHT, LIGHT_AGAIN, WEATHER, "spiel etwas von bach")
@@ -446,7 +446,7 @@ events = st.lists(st.one_of(says, says, tells, waits, st.just(("close idle",))),
 def test_moments_and_signs_are_those_of_a_recount(events: list[tuple[Any, ...]]) -> None:
     bench, recount = SessionsBench(), Recount()
     asked: list[tuple[str, float]] = []
-    told: set[int] = set()
+    with_feedback: set[int] = set()
     for kind, *details in events:
         if kind == "wait":
             bench.clock.now += details[0]
@@ -460,11 +460,11 @@ def test_moments_and_signs_are_those_of_a_recount(events: list[tuple[Any, ...]])
         elif asked:
             place = details[0] % len(asked)
             request_id, when = asked[place]
-            noted = bench.tell(request_id, details[1])
-            assert noted.remembered == (bench.clock.now - when <= REMEMBER_SECONDS)
-            if noted.remembered and place not in told and details[1] == "abandoned":
+            result = bench.feed_back(request_id, details[1])
+            assert result.remembered == (bench.clock.now - when <= REMEMBER_SECONDS)
+            if result.remembered and place not in with_feedback and details[1] == "abandoned":
                 recount.log[place].sign = recount.log[place].sign or "abandoned"
-            told.add(place)
+            with_feedback.add(place)
     bench.sessions.close_all()
 
     for arm in ("control", "candidate"):
@@ -476,12 +476,12 @@ def test_moments_and_signs_are_those_of_a_recount(events: list[tuple[Any, ...]])
     turns=st.lists(st.tuples(st.binary(max_size=3), st.text(max_size=6), st.floats(0, 400)), max_size=60),
     most=st.integers(1, 5),
 )
-def test_memory_is_bounded_whatever_comes(turns: list[tuple[bytes, str, float]], most: int) -> None:
+def test_memory_is_bounded(turns: list[tuple[bytes, str, float]], most: int) -> None:
     bench = SessionsBench(max_sessions=most, max_requests=most)
     for key, text, silence in turns:
         bench.clock.now += silence
-        bench.tell(bench.say(text, key=key))
-        bench.tell(f"elsewhere {text}")
+        bench.feed_back(bench.say(text, key=key))
+        bench.feed_back(f"elsewhere {text}")
         assert len(bench.sessions) <= most
     assert len(_digests(bench)) <= 3 * most + 1  # of sessions, turns and feedback, and the secret
     bench.sessions.close_all()

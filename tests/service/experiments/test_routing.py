@@ -1,4 +1,4 @@
-"""Experiments in a running service: who answers whom, and what is counted."""
+"""Experiments in a running service: routing, feedback, and what is counted."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ask(client: Client, key: str | None = None, **more: Any) -> Any:
     return response.json()
 
 
-def tell(client: Client, request_id: str, outcome: str = "accepted", **more: str) -> Any:
+def send_feedback(client: Client, request_id: str, outcome: str = "accepted", **more: str) -> Any:
     response = client.post("/v1/feedback", json={"request_id": request_id, "outcome": outcome, **more})
     assert response.status_code == 200, response.text
     FeedbackReply.model_validate(response.json())
@@ -138,38 +138,38 @@ def test_rephrase_and_feedback_count_for_their_arms(trial: StartTrial) -> None:
     first = ask(client, "me", text="spiel musik in berlin")
     again = ask(client, "me", text="spiel bitte musik in berlin")
     other = ask(client, "you", text="wetter in berlin")
-    assert tell(client, again["request_id"]) == {
+    assert send_feedback(client, again["request_id"]) == {
         "request_id": again["request_id"],
         "outcome": "accepted",
         "arm": "candidate",
         "counted": True,
         "remembered": True,
     }
-    tell(client, other["request_id"], "abandoned")
+    send_feedback(client, other["request_id"], "abandoned")
 
     assert client.metric("nlu_friction_total", arm="candidate", sign="rephrase") == 1
     assert client.metric("nlu_friction_total", arm="candidate", sign="abandoned", model="german") == 1
     assert client.metric("nlu_feedback_total", arm="candidate", outcome="accepted") == 1
-    assert not tell(client, again["request_id"], "corrected")["counted"]
+    assert not send_feedback(client, again["request_id"], "corrected")["counted"]
     assert first["arm"] == "candidate"
 
 
 def test_feedback_without_experiment_counts_for_no_arm(make_client: Callable[..., Client]) -> None:
     client = make_client()
 
-    told = tell(client, ask(client)["request_id"], "corrected", arm="control")
+    reply = send_feedback(client, ask(client)["request_id"], "corrected", arm="control")
 
-    assert (told["arm"], told["counted"]) == (None, True)
+    assert (reply["arm"], reply["counted"]) == (None, True)
     assert client.metric("nlu_feedback_total", experiment="none", arm="none", outcome="corrected") == 1
 
 
 def test_feedback_on_a_turn_of_another_process_counts_for_the_arm_that_it_names(trial: StartTrial) -> None:
     client = trial()
 
-    told = tell(client, "answered-elsewhere", arm="candidate")
-    unknown = tell(client, "answered-elsewhere-too", arm="no-such-arm")
+    reply = send_feedback(client, "answered-elsewhere", arm="candidate")
+    unknown = send_feedback(client, "answered-elsewhere-too", arm="no-such-arm")
 
-    assert (told["arm"], told["remembered"], told["counted"]) == ("candidate", False, True)
+    assert (reply["arm"], reply["remembered"], reply["counted"]) == ("candidate", False, True)
     assert client.metric("nlu_feedback_total", arm="candidate", model="german") == 1
     assert unknown["arm"] is None
     assert client.metric("nlu_friction_total") == 0
@@ -200,7 +200,7 @@ def test_request_that_an_arm_does_not_answer_is_counted(trial: StartTrial) -> No
     assert client.metric("nlu_turn_errors_total", arm="candidate", model="german", reason="overload") == 1
 
 
-def test_experiment_that_can_not_run_is_told_of(trial: StartTrial, caplog: pytest.LogCaptureFixture) -> None:
+def test_experiment_that_cannot_run_is_logged(trial: StartTrial, caplog: pytest.LogCaptureFixture) -> None:
     client = trial(candidate="huge")
 
     assert "arm" not in ask(client)
@@ -233,7 +233,7 @@ def test_client_key_that_is_too_long_is_refused(client: Client) -> None:
     assert response.json()["error"]["message"] == "x-client-key: should have at most 256 bytes"
 
 
-def test_shadow_agrees_or_not_without_the_client_knowing(trial: StartTrial) -> None:
+def test_shadow_agreement_is_counted(trial: StartTrial) -> None:
     client = trial(control=1, weight=0, more=SHADOW)
 
     replies = [ask(client) for _ in range(5)]

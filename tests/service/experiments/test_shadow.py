@@ -1,4 +1,4 @@
-"""A second student in the shadow of replies: what is counted, what is dropped, and that nobody else notices."""
+"""Shadow traffic: what is counted, what is dropped, and that it does not delay replies."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ Scenario = Callable[[ShadowRunner], Coroutine[Any, Any, Any]]
 
 
 class Text(str):
-    """A text of which one can tell whether anybody still holds it."""
+    """A text that can be weakly referenced."""
 
     __slots__ = ("__weakref__",)
 
 
 class Second(Student):
-    """A student that notes what it is asked, and may be told what to say, to fail, or to wait."""
+    """A student that records its questions, and can be made to answer as wanted, fail, or wait."""
 
     def __init__(self, student: Student) -> None:
         self.__dict__.update(student.__dict__)
         self.asked: list[Question] = []
         self.threads: set[str] = set()
-        self.says: Prediction | None = None
-        self.stumbles_over = ""
-        self.may_go_on = threading.Event()
-        self.may_go_on.set()
+        self.answer: Prediction | None = None
+        self.fails_on = ""
+        self.may_continue = threading.Event()
+        self.may_continue.set()
 
     def predict_each(self, questions: Any) -> Any:
         self.asked += [question._replace(text=str(question.text)) for question in questions]
         self.threads.add(threading.current_thread().name)
-        self.may_go_on.wait(PATIENCE)
-        if any(question.text == self.stumbles_over for question in questions):
+        self.may_continue.wait(PATIENCE)
+        if any(question.text == self.fails_on for question in questions):
             raise RuntimeError(questions[0].text)
-        return super().predict_each(questions) if self.says is None else [self.says for _ in questions]
+        return super().predict_each(questions) if self.answer is None else [self.answer for _ in questions]
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("COLLECT_SECONDS", "CHECK_SECONDS", "FAULT_SECONDS"):
         monkeypatch.setattr(shadowing, name, 0.001)
 
@@ -177,7 +177,7 @@ def test_any_two_predictions_are_compared_in_the_tasks_that_both_have(
 
     async def scenario(shadow: ShadowRunner) -> None:
         for (first, other), second in zip(pairs, seconds, strict=True):
-            second.says = other
+            second.answer = other
             shadow.submit(primary, replace(registry.models["german"], student=second), Question(TEXT), first)
         await until(lambda: len(shadow) == 0)
 
@@ -205,7 +205,7 @@ def _answer(prediction: Prediction, task: str) -> Any:
     "question",
     [Question(TEXT, "de-DE", domains=(0,)), Question(TEXT, "de-DE", intents=(0, 1)), Question(TEXT, "it-IT")],
 )
-def test_what_cannot_be_compared_is_neither_run_nor_counted(
+def test_incomparable_texts_are_neither_run_nor_counted(
     registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel, question: Question
 ) -> None:
     async def scenario(shadow: ShadowRunner) -> None:
@@ -253,7 +253,7 @@ def submit(shadow: ShadowRunner, primary: LoadedModel, loaded: LoadedModel, numb
 
 
 @pytest.mark.parametrize("busy", ["s", "german"])
-def test_nothing_runs_while_any_student_has_something_to_do(
+def test_nothing_runs_while_any_student_is_busy(
     registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel, busy: str
 ) -> None:
     async def scenario(shadow: ShadowRunner) -> None:
@@ -268,16 +268,16 @@ def test_nothing_runs_while_any_student_has_something_to_do(
     assert dropped(metrics) == 0
 
 
-def test_visit_ends_with_the_first_request(
+def test_shadow_stops_at_the_first_request(
     registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel
 ) -> None:
-    second.may_go_on.clear()
+    second.may_continue.clear()
 
     async def scenario(shadow: ShadowRunner) -> None:
         submit(shadow, primary, loaded, 3)
         await until(lambda: len(second.asked) == 1)
-        with registry.models["s"].queue.admit(1):  # one comes in
-            second.may_go_on.set()
+        with registry.models["s"].queue.admit(1):  # a request arrives
+            second.may_continue.set()
             await until(lambda: done(metrics) == 1)
             await asyncio.sleep(0.05)
             assert len(second.asked) == 1
@@ -286,31 +286,31 @@ def test_visit_ends_with_the_first_request(
     run(registry, metrics, scenario)
 
 
-def test_thread_looks_again_before_it_begins(
+def test_thread_checks_again_before_it_starts(
     registry: Any, metrics: Metrics, primary: LoadedModel, second: Second, loaded: LoadedModel
 ) -> None:
-    looks: list[str] = []
+    checks: list[str] = []
 
-    class Fickle:
+    class SometimesIdle:
         @property
         def is_idle(self) -> bool:
-            looks.append(threading.current_thread().name)
-            return looks[-1] == "MainThread" or looks.count(looks[-1]) > 3
+            checks.append(threading.current_thread().name)
+            return checks[-1] == "MainThread" or checks.count(checks[-1]) > 3
 
-    fickle = SimpleNamespace(models={"s": replace(primary, queue=Fickle())})  # type: ignore[arg-type]
+    sometimes_idle = SimpleNamespace(models={"s": replace(primary, queue=SometimesIdle())})  # type: ignore[arg-type]
 
     async def scenario(shadow: ShadowRunner) -> None:
         submit(shadow, primary, loaded)
         await until(lambda: done(metrics) == 1)
 
-    run(fickle, metrics, scenario)
+    run(sometimes_idle, metrics, scenario)
 
-    assert looks[:2] == ["MainThread", "shadow_0"]
-    assert looks.count("shadow_0") == 4
+    assert checks[:2] == ["MainThread", "shadow_0"]
+    assert checks.count("shadow_0") == 4
     assert len(second.asked) == 1
 
 
-def test_what_finds_no_time_is_dropped_and_counted(
+def test_texts_are_dropped_and_counted_while_the_process_is_busy(
     registry: Any,
     metrics: Metrics,
     primary: LoadedModel,
@@ -330,7 +330,7 @@ def test_what_finds_no_time_is_dropped_and_counted(
     assert (second.asked, counted(metrics), dropped(metrics)) == ([], {}, 3)
 
 
-def test_only_so_many_wait(registry: Any, metrics: Metrics, primary: LoadedModel, loaded: LoadedModel) -> None:
+def test_waiting_texts_are_bounded(registry: Any, metrics: Metrics, primary: LoadedModel, loaded: LoadedModel) -> None:
     async def scenario(shadow: ShadowRunner) -> None:
         with registry.models["s"].queue.admit(1):
             submit(shadow, primary, loaded, MAX_WAITING + 5)
@@ -351,7 +351,7 @@ def test_failure_is_logged_without_the_text_and_the_next_one_is_tried(
     loaded: LoadedModel,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    second.stumbles_over = marked = "zebra im wetter"
+    second.fails_on = marked = "zebra im wetter"
 
     async def scenario(shadow: ShadowRunner) -> None:
         for text in (TEXT, marked, TEXT):
@@ -374,7 +374,7 @@ def test_close_does_not_wait_for_a_text_that_runs(
     loaded: LoadedModel,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    second.may_go_on.clear()
+    second.may_continue.clear()
 
     async def scenario(shadow: ShadowRunner) -> None:
         submit(shadow, primary, loaded, 3)
@@ -384,7 +384,7 @@ def test_close_does_not_wait_for_a_text_that_runs(
 
     run(registry, metrics, scenario)
     running = [thread for thread in threading.enumerate() if thread.name.startswith("shadow")]
-    second.may_go_on.set()
+    second.may_continue.set()
     for thread in running:
         thread.join(PATIENCE)
 
@@ -394,22 +394,22 @@ def test_close_does_not_wait_for_a_text_that_runs(
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("fate", ["done", "dropped", "failed", "closed"])
-def test_nobody_holds_the_text_afterwards(
+@pytest.mark.parametrize("end", ["done", "dropped", "failed", "closed"])
+def test_text_is_not_referenced_afterwards(
     registry: Any,
     metrics: Metrics,
     primary: LoadedModel,
     second: Second,
     loaded: LoadedModel,
-    fate: str,
+    end: str,
     monkeypatch: Any,
 ) -> None:
     text = Text("wetter in berlin am freitag")
-    held = weakref.ref(text)
+    reference = weakref.ref(text)
     question = Question(text, "de-DE")
     prediction = primary.student.predict(str(text))
-    second.stumbles_over = str(text) if fate == "failed" else ""
-    monkeypatch.setattr(shadowing, "MAX_WAIT_SECONDS", 0.01 if fate == "dropped" else PATIENCE)
+    second.fails_on = str(text) if end == "failed" else ""
+    monkeypatch.setattr(shadowing, "MAX_WAIT_SECONDS", 0.01 if end == "dropped" else PATIENCE)
     del text
 
     async def scenario(shadow: ShadowRunner) -> None:
@@ -417,12 +417,12 @@ def test_nobody_holds_the_text_afterwards(
         with registry.models["s"].queue.admit(1):
             shadow.submit(primary, loaded, question, prediction)
             del question
-            assert held() is not None
+            assert reference() is not None
             await asyncio.sleep(0.05)
-        if fate == "closed":
+        if end == "closed":
             shadow.close()
         await until(lambda: len(shadow) == 0)
-        await until(lambda: gc.collect() >= 0 and held() is None)
+        await until(lambda: gc.collect() >= 0 and reference() is None)
 
     run(registry, metrics, scenario)
 
@@ -438,7 +438,7 @@ def test_service_shadows_what_it_has_answered(make_client: Any, experiment: Path
     client = make_client(experiment_file=experiment)
 
     replies = [client.post("/v1/nlu", json=BODY).json() for _ in range(5)]
-    client.post("/v1/nlu", json={**BODY, "locale": "it-IT"})  # the shadow does not know it
+    client.post("/v1/nlu", json={**BODY, "locale": "it-IT"})  # not a locale of the shadow
     client.post("/v1/nlu", json={**BODY, "model": "german"})
     server.until(lambda: client.metric("nlu_shadow_total", task="exact") >= 5)
 
@@ -446,7 +446,7 @@ def test_service_shadows_what_it_has_answered(make_client: Any, experiment: Path
     assert client.metric("nlu_shadow_total", primary="s", shadow="german", task="intent", agreement="same") == 5
     assert client.metric("nlu_shadow_total", agreement="different") == 0
     assert client.metric("nlu_shadow_dropped_total") == 0
-    assert client.metric("nlu_predictions_total", model="german") == 1  # what users were told
+    assert client.metric("nlu_predictions_total", model="german") == 1  # only its replies
     assert client.metric("nlu_phase_seconds_count", model="german", phase="inference") == 1
 
 
@@ -456,15 +456,15 @@ def test_replies_do_not_wait_for_a_shadow_that_hangs_or_fails(
     client = make_client(experiment_file=experiment)
     registry = client.app.state.registry
     second = Second(registry.models["german"].student)
-    second.may_go_on.clear()
+    second.may_continue.clear()
     monkeypatch.setitem(registry.by_name, "german", replace(registry.models["german"], student=second))
 
     statuses = [client.post("/v1/nlu", json=BODY).status_code]
     server.until(lambda: len(second.asked) == 1)
     statuses += [client.post("/v1/nlu", json=BODY).status_code for _ in range(3)]
     assert len(second.asked) == 1
-    second.stumbles_over = TEXT
-    second.may_go_on.set()
+    second.fails_on = TEXT
+    second.may_continue.set()
     server.until(lambda: len(second.asked) > 1)
     statuses.append(client.post("/v1/nlu", json=BODY).status_code)
 

@@ -1,4 +1,4 @@
-"""HTTP on the wire: what clients and proxies rely on, and what they try."""
+"""HTTP on a connection: what clients and proxies rely on, and attacks."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def test_body_in_many_small_chunks(wire: Wire) -> None:
     assert wire.reply()[0] == 200
 
 
-@pytest.mark.parametrize("wish", [b"h2c", b"websocket"])
-def test_wish_for_another_protocol_is_declined_and_the_request_answered(wire: Wire, wish: bytes) -> None:
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_upgrade_is_declined_and_the_request_answered(wire: Wire, protocol: bytes) -> None:
     wire.send(
-        post(BODY, b"connection: Upgrade, HTTP2-Settings", b"upgrade: " + wish, b"http2-settings: AAMAAABk"), post()
+        post(BODY, b"connection: Upgrade, HTTP2-Settings", b"upgrade: " + protocol, b"http2-settings: AAMAAABk"), post()
     )
 
     assert [wire.reply()[0] for _ in range(2)] == [200, 200]
@@ -164,12 +164,12 @@ def test_bytes_behind_an_early_reply_bring_no_second_one(wire: Wire) -> None:
 def test_body_is_awaited_where_the_client_waits_too(wire: Wire) -> None:
     head, body = post(BODY, b"expect: 100-continue").split(b"\r\n\r\n")
     wire.send(head, b"\r\n\r\n")
-    told = wire.reply()[0]
+    status = wire.reply()[0]
 
-    assert (told, wire.send(body).reply()[0]) == (100, 200)
+    assert (status, wire.send(body).reply()[0]) == (100, 200)
 
 
-def test_old_clients_are_not_told_to_go_on(wire: Wire) -> None:
+def test_old_clients_get_no_100_continue(wire: Wire) -> None:
     wire.send(post(BODY, b"expect: 100-continue", version=b"1.0"))
 
     assert wire.reply()[0] == 200
@@ -193,7 +193,7 @@ def test_head_is_get_without_a_body(wire: Wire) -> None:
         b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n",
     ],
 )
-def test_what_two_servers_could_read_differently_is_refused(wire: Wire, raw: bytes) -> None:
+def test_ambiguous_requests_are_refused(wire: Wire, raw: bytes) -> None:
     wire.send(raw)
 
     assert wire.reply()[0] == 400
@@ -208,7 +208,7 @@ def test_refusals_of_bytes_are_counted(server: Server, wire: Wire) -> None:
     assert server.metric("nlu_rejected_total", reason="http") == before + 1
 
 
-def test_stop_does_not_wait_for_a_body_that_nobody_reads(students: Path) -> None:
+def test_stop_does_not_wait_for_an_unread_body(students: Path) -> None:
     with Server("--students", str(students), "--drain-seconds", "60") as server, Wire(server.port) as wire:
         wire.send(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf!")
         assert wire.reply()[0] == 404

@@ -1,4 +1,4 @@
-"""Generated requests against a real server: its documentation is true, and whatever is typed gets its slots back."""
+"""Generated requests against a real server: replies match the documentation, and slots match the text."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ from tests.service.server import PATIENCE, Server
 KEY = "a-key-of-many-characters"
 QUICK = {"max-examples": 40, "deterministic": True, "database": "none", "no-shrink": True}
 LONG = {"max-examples": 2000, "database": "none"}
-UNREADABLE = ("text: must not hold NUL", "text: must hold at least one")  # which JSON Schema has no one way to say
+UNREADABLE = ("text: must not hold NUL", "text: must hold at least one")  # not expressible in JSON Schema
 
 Recognise = Callable[[str], dict[str, Any]]
 
 
 def documented(generation: dict[str, Any], **more: Any) -> Any:
-    """The service's own documentation, to make requests of.
+    """The service's OpenAPI document, from which requests are generated.
 
-    It can't name the locales and students of a deployment; they are filled in, so that each request made to fit the
-    documentation must be answered.
+    It lacks the locales and students of a deployment; they are filled in, so that each valid request must be answered.
     """
     document = create_app(Settings(**more)).app.openapi()
     schemas = document["components"]["schemas"]
@@ -52,7 +51,7 @@ def documented(generation: dict[str, Any], **more: Any) -> Any:
         properties = schemas[name]["properties"]
         properties.update({field: known[field] for field in known.keys() & properties.keys()})
     config = {
-        "generation": {**generation, "allow-extra-parameters": False},  # unknown headers are nobody's business
+        "generation": {**generation, "allow-extra-parameters": False},  # unknown headers are ignored
         "checks": {
             "not_a_server_error": {"expected-statuses": ["2xx", "4xx", "504"]},  # a deadline of 1 ms may pass
             "positive_data_acceptance": {"enabled": False},  # see `accepts_what_fits`
@@ -64,7 +63,7 @@ def documented(generation: dict[str, Any], **more: Any) -> Any:
 
 
 def documented_with_keys(generation: dict[str, Any]) -> Any:
-    """The documentation of a service that asks for a key."""
+    """The document of a service with API keys."""
     with TemporaryDirectory() as folder:
         keys = Path(folder) / "keys"
         keys.write_text(KEY)
@@ -72,7 +71,7 @@ def documented_with_keys(generation: dict[str, Any]) -> Any:
 
 
 def accepts_what_fits(_: CheckContext, response: Response, case: Case) -> None:
-    """A request that was made to fit the documentation is answered, if its text can be read and is not too much."""
+    """A request that is valid by the documentation is answered, unless its text is unreadable or too long."""
     assert case.meta is not None
     if case.meta.generation.mode.is_positive and response.status_code not in (200, 403, 413, 504):
         assert response.json()["error"]["message"].startswith(UNREADABLE)
@@ -91,7 +90,7 @@ def names_the_request(_: CheckContext, response: Response, case: Case) -> None:
 
 
 def check(case: Case, server: Server, session: Session, headers: dict[str, str] | None = None) -> None:
-    """Send a request, and hold the reply against the documentation: status, content type, headers, schema."""
+    """Send a request, and check the reply by the documentation: status, content type, headers, schema."""
     case.call_and_validate(
         base_url=f"http://127.0.0.1:{server.port}",
         session=session,
@@ -130,18 +129,18 @@ for_long = documented(LONG)
 
 
 @open_to_all.parametrize()
-def test_service_keeps_to_its_documentation(case: Case, server: Server, session: Session) -> None:
+def test_service_matches_its_documentation(case: Case, server: Server, session: Session) -> None:
     check(case, server, session)
 
 
 @with_keys.parametrize()
-def test_service_with_keys_keeps_to_its_documentation(case: Case, locked: Server, session: Session) -> None:
+def test_service_with_keys_matches_its_documentation(case: Case, locked: Server, session: Session) -> None:
     check(case, locked, session, {"Authorization": f"Bearer {KEY}"})
 
 
 @pytest.mark.slow
 @for_long.parametrize()
-def test_service_keeps_to_its_documentation_for_long(case: Case, server: Server, session: Session) -> None:
+def test_service_matches_its_documentation_for_long(case: Case, server: Server, session: Session) -> None:
     check(case, server, session)
 
 
@@ -168,10 +167,10 @@ def recognise(request: pytest.FixtureRequest, students: Path) -> Iterator[Recogn
 words = st.sampled_from([word for group in TAG_WORDS.values() for word in group])
 tricky = st.sampled_from(
     [
-        *("😀", "👩‍👩‍👧", "🇩🇪", "👍🏽", "❤️"),  # one sight, up to five code points
+        *("😀", "👩‍👩‍👧", "🇩🇪", "👍🏽", "❤️"),  # one grapheme, up to five code points
         *("e\u0301", "A\u030a", "\u1100\u1161\u11a8", "\u0301"),  # decomposed, and a mark without its letter
         *("שלום", "مرحبا", "\u202eabc\u202c", "\u200f"),  # from right to left
-        *("\x01", "\x1f", "\x7f", "\x85", "\u2028", "\ufeff", "\u00ad", "\u200b", "\U000e0041"),  # seen by nobody
+        *("\x01", "\x1f", "\x7f", "\x85", "\u2028", "\ufeff", "\u00ad", "\u200b", "\U000e0041"),  # invisible
         *("ß", "ﬁ", "½", "\ufdfa", "İ", "ŉ", "㎢", "𝐁𝐞𝐫𝐥𝐢𝐧"),  # other lengths once normalised
         *("l'", "dell’", "c.", "9:30", "-", "\u00a0", "\t", "\r\n", "\u3000", "漢字", "\U0010ffff"),
     ]
@@ -184,8 +183,8 @@ typed = st.one_of(
 readable = typed.filter(lambda text: text != "" and not text.isspace() and "\0" not in text)
 
 
-def hold_to_text(answer: dict[str, Any], text: str) -> None:
-    """Each slot's value is what stands in the text between its offsets, and slots don't overlap."""
+def check_slots(answer: dict[str, Any], text: str) -> None:
+    """Each slot's value is the text between its offsets, and slots don't overlap."""
     end = 0
     for slot in answer["slots"]:
         assert text[slot["start"] : slot["end"]] == slot["value"] != ""
@@ -202,7 +201,7 @@ def hold_to_text(answer: dict[str, Any], text: str) -> None:
 )
 @given(text=readable)
 def test_any_text_is_answered_and_slots_are_parts_of_it(recognise: Recognise, text: str) -> None:
-    hold_to_text(recognise(text), text)
+    check_slots(recognise(text), text)
 
 
 @pytest.mark.slow
@@ -211,11 +210,11 @@ def test_any_text_is_answered_and_slots_are_parts_of_it(recognise: Recognise, te
 )
 @given(text=readable)
 def test_many_more_texts_are_answered(recognise: Recognise, text: str) -> None:
-    hold_to_text(recognise(text), text)
+    check_slots(recognise(text), text)
 
 
 def test_texts_made_for_this_do_have_slots(recognise: Recognise) -> None:
-    """Else the tests above would prove nothing."""
+    """The tests above rely on it."""
     answer = recognise("😀 weck mich am freitag um neun uhr in e\u0301 berlin")
 
     assert len(answer["slots"]) >= 2
@@ -228,7 +227,7 @@ def test_texts_made_for_this_do_have_slots(recognise: Recognise) -> None:
         ("/v1/nlu/batch", b'{"items":[' + b"1," * 500_000 + b"1]}", "items: List should have at most 4096"),
     ],
 )
-def test_body_made_to_be_costly_is_given_up_on_early(server: Server, path: str, body: bytes, problem: str) -> None:
+def test_costly_body_is_refused_early(server: Server, path: str, body: bytes, problem: str) -> None:
     refused = server.ask("POST", path, body)
 
     assert refused.status == 422

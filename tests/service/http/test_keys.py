@@ -1,4 +1,4 @@
-"""API keys: what a file may hold, who is let in, rotation without a restart, and that no key shows."""
+"""API keys: valid and invalid files, requests, rotation without a restart, and that no key is exposed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_valid_key_is_admitted(keys: ApiKeys, headers: list[tuple[bytes, bytes
         [(b"cookie", FIRST.encode())],
     ],
 )
-def test_anything_else_is_not(keys: ApiKeys, headers: list[tuple[bytes, bytes]]) -> None:
+def test_other_headers_are_refused(keys: ApiKeys, headers: list[tuple[bytes, bytes]]) -> None:
     assert not keys.admits(headers)
 
 
@@ -241,7 +241,7 @@ def test_a_failure_to_read_is_tried_again_though_the_file_stays_as_it_is(
     assert keys.admits(bearer(SECOND))
 
 
-def test_no_key_shows_or_stays_in_memory(keys: ApiKeys) -> None:
+def test_no_key_is_shown_or_stored(keys: ApiKeys) -> None:
     assert FIRST not in repr(keys)
     assert not any(FIRST in found for found in _strings_reachable_from(keys))
 
@@ -289,5 +289,5 @@ header_values = st.one_of(st.binary(max_size=60), st.binary(max_size=60).map(lam
 
 @in_one_folder
 @given(headers=st.lists(st.tuples(header_names, header_values), max_size=6))
-def test_no_headers_raise_or_are_let_in_by_chance(keys: ApiKeys, headers: list[tuple[bytes, bytes]]) -> None:
+def test_random_headers_are_refused(keys: ApiKeys, headers: list[tuple[bytes, bytes]]) -> None:
     assert keys.admits(headers) is False

@@ -1,7 +1,7 @@
-"""What a client sends is in no error, log line, metric or span: a marker goes along everywhere, and is then looked for.
+"""Data of clients is in no error, log line, metric or span: requests have a marker everywhere, which must not appear.
 
-Two things are repeated by contract and not looked for here: an ``x-request-id`` that is well formed, and the name of a
-field that looks like one. The marker is neither.
+Two things are repeated by contract: a well-formed ``x-request-id``, and the name of a field that looks like one. The
+marker is neither.
 """
 
 from __future__ import annotations
@@ -72,31 +72,31 @@ ODD = [
 ]
 
 
-class Answer(NamedTuple):
-    """A reply as far as it matters here: status, and all that was sent."""
+class SentReply(NamedTuple):
+    """A reply: status, and everything that was sent."""
 
     status: int
     sent: str
 
 
 class Service:
-    """An application in this process, everything that it says, and a client that says the marker everywhere."""
+    """An application in this process, its output, and a client that sends the marker everywhere."""
 
     def __init__(self, client: Any, spans: InMemorySpanExporter, caplog: pytest.LogCaptureFixture) -> None:
         self.client = client
         self._spans = spans
         self._caplog = caplog
 
-    def send(self, method: str, path: str, headers: dict[str, str] | None = None, **options: Any) -> Answer:
+    def send(self, method: str, path: str, headers: dict[str, str] | None = None, **options: Any) -> SentReply:
         """Send a request over HTTP."""
         reply: httpx.Response = self.client.send(method, path, headers=EVERYWHERE | (headers or {}), **options)
-        return Answer(reply.status_code, f"{reply.headers}\n{reply.text}")
+        return SentReply(reply.status_code, f"{reply.headers}\n{reply.text}")
 
-    def post(self, *bodies: Any, path: str = NLU, **options: Any) -> list[Answer]:
+    def post(self, *bodies: Any, path: str = NLU, **options: Any) -> list[SentReply]:
         """Send bodies as JSON, escaped where that is the only way."""
         return [self.send("POST", path, content=json.dumps(body).encode(), **options) for body in bodies]
 
-    def receive(self, *messages: Any) -> Answer:
+    def receive(self, *messages: Any) -> SentReply:
         """Let the application receive these ASGI messages, and then nothing."""
         sent: list[Any] = []
         coming = iter(messages)
@@ -118,15 +118,15 @@ class Service:
             "query_string": QUERY.encode(),
         }
         self.client.call(self.client.app, scope, receive, send)
-        return Answer(sent[0]["status"] if sent else 499, str(sent))
+        return SentReply(sent[0]["status"] if sent else 499, str(sent))
 
-    def exchange(self, *raw: bytes) -> list[Answer]:
+    def exchange(self, *raw: bytes) -> list[SentReply]:
         """Send bytes, each on a connection of its own; what comes back until the service closes it."""
         with self.client.listening() as port:
             replies = [_exchange(port, each) for each in raw]
-        return [Answer(int(reply[9:12]), reply.decode()) for reply in replies]
+        return [SentReply(int(reply[9:12]), reply.decode()) for reply in replies]
 
-    def said(self) -> str:
+    def output(self) -> str:
         """All metrics, log lines and spans."""
         metrics = self.client.get("/metrics").text
         ours = [record for record in self._caplog.records if not record.name.startswith(("httpx", "httpcore"))]
@@ -143,7 +143,7 @@ StartService = Callable[..., Service]
 def start(
     make_client: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Iterator[StartService]:
-    """Start a service that traces, and logs all that it can."""
+    """Start a service with tracing and debug logs."""
     caplog.set_level(logging.DEBUG)
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
@@ -162,12 +162,12 @@ def start(
 
 
 def found_in(text: str) -> list[str]:
-    """The words of the marker that stand in a text, however it is written."""
+    """The words of the marker in a text, in upper or lower case."""
     return [word for word in WORDS if word in text.casefold()]
 
 
 class Provoke:
-    """How a client, or an accident, makes the service answer each kind of error."""
+    """Makes the service answer with each kind of error."""
 
     def __init__(self, start: StartService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
         self.start = start
@@ -176,20 +176,20 @@ class Provoke:
         self.keys.write_text(KEY)
         self.folder = folder
 
-    def bad_http(self) -> tuple[Service, list[Answer]]:
+    def bad_http(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         return service, service.exchange(*BROKEN)
 
-    def head_timeout(self) -> tuple[Service, list[Answer]]:
+    def head_timeout(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         self.patch.setattr("service.http.connection.HEAD_SECONDS", 0.01)
         return service, service.exchange(f"GET /{WORDS[0]} HTTP/1.1\r\nx: {MARKER}".encode())
 
-    def head_too_large(self) -> tuple[Service, list[Answer]]:
+    def head_too_large(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         return service, service.exchange(_raw("GET /livez HTTP/1.1", f"x: {MARKER * 5000}"))
 
-    def invalid_request(self) -> tuple[Service, list[Answer]]:
+    def invalid_request(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         bodies: list[Any] = [
             MARKER,
@@ -216,33 +216,33 @@ class Provoke:
             *service.post({**BODY, "models": MARKER}, path="/v1/compare"),
         ]
 
-    def unknown_locale(self) -> tuple[Service, list[Answer]]:
+    def unknown_locale(self) -> tuple[Service, list[SentReply]]:
         service = self.start(locale_fallback="de-AT=de-DE")
         return service, service.post({**BODY, "locale": MARKER})
 
-    def missing_head(self) -> tuple[Service, list[Answer]]:
+    def missing_head(self) -> tuple[Service, list[SentReply]]:
         write_student(self.folder.parent / "icner", "icner", heads=("intent", "slots"))
         service = self.start(self.folder.parent)
         body = {**BODY, "text": f"wetter {MARKER}", "model": "icner"}
         answers = service.post({**body, "allowed_domains": [MARKER]})
         return service, answers + service.post({**body, "allowed_domains": [MARKER]}, path="/v1/domain")
 
-    def unknown_model(self) -> tuple[Service, list[Answer]]:
+    def unknown_model(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         answers = service.post({**BODY, "model": MARKER})
         return service, answers + service.post({"items": [BODY], "model": MARKER}, path=BATCH)
 
-    def not_found(self) -> tuple[Service, list[Answer]]:
+    def not_found(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         paths = [f"/{quote(MARKER)}", f"/v1/nlu/{quote(MARKER)}", f"/v1/nlu{quote(MARKER)}", f"/docs/{WORDS[0]}"]
         return service, [service.send(method, path) for path in paths for method in ("GET", "POST")]
 
-    def method_not_allowed(self) -> tuple[Service, list[Answer]]:
+    def method_not_allowed(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         paths = [NLU, BATCH, f"/livez{QUERY}", f"/docs{QUERY}", f"/openapi.json{QUERY}"]
         return service, [service.send(WORDS[0].upper(), path, json=BODY) for path in paths]
 
-    def body_too_large(self) -> tuple[Service, list[Answer]]:
+    def body_too_large(self) -> tuple[Service, list[SentReply]]:
         service = self.start(max_body_bytes=1024, max_text_chars=1024)
         content = (MARKER * 100).encode()
 
@@ -251,60 +251,60 @@ class Provoke:
 
         return service, [service.send("POST", NLU, content=each) for each in (content, in_chunks())]
 
-    def batch_too_large(self) -> tuple[Service, list[Answer]]:
+    def batch_too_large(self) -> tuple[Service, list[SentReply]]:
         service = self.start(max_batch=2)
         return service, service.post({"items": [BODY] * 3}, path=BATCH)
 
-    def text_too_large(self) -> tuple[Service, list[Answer]]:
+    def text_too_large(self) -> tuple[Service, list[SentReply]]:
         service = self.start(max_text_chars=5)
         return service, service.post(BODY)
 
-    def unauthorized(self) -> tuple[Service, list[Answer]]:
+    def unauthorized(self) -> tuple[Service, list[SentReply]]:
         service = self.start(api_keys_file=self.keys)
         keys = [{"x-api-key": MARKER}, {"authorization": f"Bearer {MARKER}"}, {"authorization": MARKER}]
         return service, [answer for headers in keys for answer in service.post(BODY, headers=headers)]
 
-    def forbidden(self) -> tuple[Service, list[Answer]]:
+    def forbidden(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         return service, service.post(BODY, path=f"/v1/models/reload{QUERY}", headers={"x-api-key": MARKER})
 
-    def body_timeout(self) -> tuple[Service, list[Answer]]:
+    def body_timeout(self) -> tuple[Service, list[SentReply]]:
         service = self.start(body_seconds=1)
         return service, [service.receive({"type": "http.request", "body": MARKER.encode(), "more_body": True})]
 
-    def reload_refused(self) -> tuple[Service, list[Answer]]:
+    def reload_refused(self) -> tuple[Service, list[SentReply]]:
         service = self.start(self.folder.parent, api_keys_file=self.keys)
         (self.folder / "model.onnx").write_bytes(b"")
         return service, service.post(BODY, path=f"/v1/models/reload{QUERY}", headers={"x-api-key": KEY})
 
-    def overloaded(self) -> tuple[Service, list[Answer]]:
+    def overloaded(self) -> tuple[Service, list[SentReply]]:
         service = self.start(permits=1, max_batch=1)
         with service.client.app.state.registry.models["s"].queue.admit(1):
             return service, service.post(BODY) + service.post({"items": [BODY]}, path=BATCH)
 
-    def deadline_passed(self) -> tuple[Service, list[Answer]]:
+    def deadline_passed(self) -> tuple[Service, list[SentReply]]:
         service = self.start(deadline_ms=1)
         perf_counter = time.perf_counter
         self.patch.setattr(time, "perf_counter", lambda: perf_counter() + 1)
         return service, service.post(BODY)
 
-    def not_ready(self) -> tuple[Service, list[Answer]]:
+    def not_ready(self) -> tuple[Service, list[SentReply]]:
         service = self.start(aliases="default=missing")
         return service, [*service.post(BODY), service.send("GET", f"/readyz{QUERY}")]
 
-    def internal_error(self) -> tuple[Service, list[Answer]]:
+    def internal_error(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         self.patch.setattr(Student, "predict_each", _burst)
         return service, service.post(BODY) + service.post(BODY, headers={"x-deadline-ms": "3600000"})
 
-    def client_left(self) -> tuple[Service, list[Answer]]:
+    def client_left(self) -> tuple[Service, list[SentReply]]:
         service = self.start()
         half = {"type": "http.request", "body": MARKER.encode(), "more_body": True}
         return service, [service.receive(half, {"type": "http.disconnect"})]
 
 
 def _burst(*arguments: Any, **more: Any) -> Any:
-    """Fail as a library might, with all that it was given in the message."""
+    """Fail with all arguments in the message, as a library might."""
     raise ValueError(f"cannot read {MARKER} of {arguments} and {more}")
 
 
@@ -320,7 +320,7 @@ def test_no_error_repeats_what_was_sent(provoke: Provoke, row: Any) -> None:
     assert {answer.status for answer in answers} == {row.status}
     assert all(row.code in answer.sent for answer in answers) or row.code == "client_left"
     assert [found_in(answer.sent) for answer in answers] == [[]] * len(answers)
-    assert found_in(service.said()) == []
+    assert found_in(service.output()) == []
 
 
 def test_no_error_of_an_item_repeats_what_was_sent(start: StartService) -> None:
@@ -333,7 +333,7 @@ def test_no_error_of_an_item_repeats_what_was_sent(start: StartService) -> None:
     (answer,) = service.post({"items": items}, path=BATCH)
 
     assert (answer.status, answer.sent.count('"error"')) == (200, len(items))
-    assert found_in(answer.sent + service.said()) == []
+    assert found_in(answer.sent + service.output()) == []
 
 
 @pytest.mark.parametrize("settings", [{}, {"cache_entries": 10, "locale_fallback": "de-AT=de-DE"}])
@@ -345,7 +345,7 @@ def test_no_success_is_logged_counted_or_traced_with_what_was_sent(start: StartS
     answers += [service.send("GET", f"{path}{QUERY}") for path in ("/", "/docs", "/livez", "/readyz", "/v1/models")]
 
     assert {answer.status for answer in answers} == {200}
-    assert found_in(service.said()) == []
+    assert found_in(service.output()) == []
 
 
 def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) -> None:
@@ -360,10 +360,10 @@ def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) 
     answers += service.post({**BODY, "text": text}, path="/v1/compare") + service.post(BODY, path="/v1/domain")
     until(lambda: service.client.metric("nlu_shadow_total") > 0)
 
-    said = service.said()
+    output = service.output()
     assert {answer.status for answer in answers} == {200}
-    assert 'sign="rephrase"' in said
-    assert found_in(said) == []
+    assert 'sign="rephrase"' in output
+    assert found_in(output) == []
 
 
 @pytest.mark.parametrize(
@@ -391,10 +391,10 @@ def test_no_crash_is_logged_with_what_was_sent(
     answers += service.post({"items": [BODY, BODY]}, path=BATCH)
     monkeypatch.undo()
 
-    said = service.said()
+    output = service.output()
     assert {answer.status for answer in answers} <= {200, 500}
-    assert "failed: ValueError at " in said
-    assert found_in(said) == []
+    assert "failed: ValueError at " in output
+    assert found_in(output) == []
     assert [found_in(answer.sent) for answer in answers if answer.status == 500] != []
     assert not any(found_in(answer.sent) for answer in answers if answer.status == 500)
 
@@ -405,16 +405,16 @@ def test_no_broken_http_is_repeated_either(students: Path) -> None:
         metrics = server.ask("GET", "/metrics").content.decode()
         code = server.stop()
         assert server.process.stdout is not None
-        said = server.log() + server.process.stdout.read()
+        output = server.log() + server.process.stdout.read()
 
     assert code == 0
     assert {reply[9:12] for reply in replies} >= {b"200", b"400", b"404", b"408"}
     assert not any(found_in(reply.decode()) for reply in replies)
-    assert found_in(metrics + said) == []
+    assert found_in(metrics + output) == []
 
 
 def _exchange(port: int, raw: bytes) -> bytes:
-    """All that the service answers until it closes the connection."""
+    """Everything that the service sends until it closes the connection."""
     with closing(socket.create_connection(("127.0.0.1", port), PATIENCE)) as connection:
         connection.sendall(raw)
         return b"".join(iter(lambda: connection.recv(1 << 16), b""))

@@ -1,4 +1,4 @@
-"""What the service refuses, and how: no room, too late, no key, too slow, a locale that another stands in for."""
+"""Refusals: overload, deadline, API key, slow body; and the fallback of locales."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def queue_of(client: Any, name: str = "s") -> Any:
     return client.app.state.registry.models[name].queue
 
 
-def test_no_room_is_429_at_once_and_says_when_to_come_again(make_client: Any) -> None:
+def test_overload_is_429_with_retry_after(make_client: Any) -> None:
     client = make_client(permits=4, max_batch=4)
 
     with queue_of(client).admit(4):
@@ -41,7 +41,7 @@ def test_batch_takes_as_many_permits_as_it_has_items(make_client: Any) -> None:
     assert queue_of(client).free == 4
 
 
-def test_full_student_leaves_the_others_alone(make_client: Any) -> None:
+def test_overload_of_a_student_does_not_affect_others(make_client: Any) -> None:
     client = make_client(permits=64)
 
     with queue_of(client, "german").admit(64):
@@ -86,15 +86,15 @@ def test_late_items_of_a_batch_get_errors_of_their_own(make_client: Any, monkeyp
     assert [result["error"]["code"] for result in results[1:]] == ["deadline_passed"] * 2
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "soon", "1.5", "99999999", ""])
-def test_deadline_that_is_no_number_of_milliseconds_is_422(client: Any, given: str) -> None:
-    reply = client.post("/v1/nlu", json=BODY, headers={"x-deadline-ms": given})
+@pytest.mark.parametrize("deadline", ["0", "-1", "soon", "1.5", "99999999", ""])
+def test_deadline_that_is_no_number_of_milliseconds_is_422(client: Any, deadline: str) -> None:
+    reply = client.post("/v1/nlu", json=BODY, headers={"x-deadline-ms": deadline})
 
     assert reply.status_code == 422
     assert reply.json()["error"]["message"].startswith("x-deadline-ms: should be a whole number from 1 to 3600000")
 
 
-def test_client_who_left_before_its_turn_costs_no_model_time(make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_of_a_disconnected_client_is_not_run(make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client = make_client()
     asked = _slow_down(monkeypatch)
     messages = [{"type": "http.request", "body": b'{"text":"musik","locale":"de-DE"}'}, {"type": "http.disconnect"}]
@@ -103,7 +103,7 @@ def test_client_who_left_before_its_turn_costs_no_model_time(make_client: Any, m
         return messages.pop(0)
 
     async def send(_: Any) -> None:
-        raise AssertionError("nobody is there")
+        raise AssertionError("the client has disconnected")
 
     async def both() -> None:
         scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [], "query_string": b""}
@@ -144,7 +144,7 @@ def test_locale_is_answered_as_another_only_where_configured(make_client: Any, c
     assert "fallback_from" not in client.post("/v1/nlu", json=BODY).json()
 
 
-def test_fallback_to_a_locale_that_nobody_knows_helps_nobody(make_client: Any) -> None:
+def test_fallback_to_an_unknown_locale_is_ignored(make_client: Any) -> None:
     client = make_client(locale_fallback="de-AT=xx-XX")
 
     assert client.post("/v1/nlu", json={**BODY, "locale": "de-AT"}).status_code == 422
@@ -158,7 +158,7 @@ def locked(make_client: Any, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("headers", [{"x-api-key": KEY}, {"authorization": f"Bearer {KEY}"}])
-def test_a_key_opens_what_is_locked(locked: Any, headers: dict[str, str]) -> None:
+def test_valid_key_is_accepted(locked: Any, headers: dict[str, str]) -> None:
     assert locked.post("/v1/nlu", json=BODY, headers=headers).status_code == 200
     assert locked.post("/v1/models/reload", headers=headers).status_code == 200
 
@@ -178,7 +178,7 @@ def test_health_metrics_page_and_docs_need_no_key(locked: Any, path: str) -> Non
     assert locked.get(path).status_code == 200
 
 
-def test_docs_say_where_a_key_is_needed(locked: Any, client: Any) -> None:
+def test_docs_show_where_a_key_is_needed(locked: Any, client: Any) -> None:
     document = locked.get("/openapi.json").json()
 
     assert document["paths"]["/v1/nlu"]["post"]["security"] == [{"HTTPBearer": []}]

@@ -1,4 +1,4 @@
-"""Remembered answers: the same answer, no text kept, bounded."""
+"""The answer cache: the same answers, no text stored, bounded size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.student.student import Question, Student
 BODY = {"text": "Weck mich am Freitag um neun Uhr", "locale": "de-DE"}
 
 
-def test_second_answer_is_remembered_and_says_so(make_client: Any) -> None:
+def test_second_answer_is_cached(make_client: Any) -> None:
     client = make_client(cache_entries=10)
 
     first, second = (client.post("/v1/nlu", json={**BODY, "top_k": 2}).json() for _ in range(2))
@@ -30,7 +30,7 @@ def test_second_answer_is_remembered_and_says_so(make_client: Any) -> None:
     assert client.metric("nlu_predictions_total", model="s") == 2
 
 
-def test_nothing_is_remembered_unless_asked_for(make_client: Any) -> None:
+def test_cache_is_off_by_default(make_client: Any) -> None:
     client = make_client()
 
     assert [client.post("/v1/nlu", json=BODY).json()["cached"] for _ in range(2)] == [False, False]
@@ -46,7 +46,7 @@ def test_what_an_answer_depends_on_is_part_of_its_key(make_client: Any, other: d
     assert client.post("/v1/nlu", json={**BODY, **other}).json()["cached"] is False
 
 
-def test_batch_remembers_too(make_client: Any) -> None:
+def test_batch_is_cached_too(make_client: Any) -> None:
     client = make_client(cache_entries=10)
 
     results = client.post("/v1/nlu/batch", json={"items": [BODY, BODY]}).json()["results"]
@@ -54,7 +54,7 @@ def test_batch_remembers_too(make_client: Any) -> None:
     assert [result["cached"] for result in results] == [False, True]
 
 
-def test_the_longest_unasked_goes_first(student: Student) -> None:
+def test_the_least_recently_used_is_dropped_first(student: Student) -> None:
     cache = AnswerCache(2)
     keys = [cache.key(Question(text, "de-DE")) for text in ("a", "b", "c")]
     answer = student.predict("wetter")
@@ -70,7 +70,7 @@ def test_the_longest_unasked_goes_first(student: Student) -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.lists(st.sampled_from(["Freitag", "🙂", "größe", "l'", " ", "9", "uhr", "berlin"])).map("".join))
-def test_remembered_answer_equals_the_first(student: Student, text: str) -> None:
+def test_cached_answer_equals_the_first(student: Student, text: str) -> None:
     cache = AnswerCache(1)
     answer = student.predict(text)
     key = cache.key(Question(text, "de-DE"))
@@ -80,7 +80,7 @@ def test_remembered_answer_equals_the_first(student: Student, text: str) -> None
     assert cache.get(key, text) == answer
 
 
-def test_no_text_is_kept(student: Student) -> None:
+def test_no_text_is_stored(student: Student) -> None:
     cache = AnswerCache(5)
     text = "wetter in berlin und " + "zebra" * 3
     cache.put(cache.key(Question(text, "de-DE")), student.predict(text))

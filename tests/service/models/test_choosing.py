@@ -72,7 +72,7 @@ def test_unknown_name_lists_students_and_aliases(client: Client) -> None:
     assert "huge" not in error["message"]
 
 
-def test_models_tell_heads_aliases_and_calibration(client: Client) -> None:
+def test_models_lists_heads_aliases_and_calibration(client: Client) -> None:
     models = {model.name: model for model in ModelsReply.model_validate(client.get("/v1/models").json()).models}
 
     assert models["german"].aliases == ["fast"]
@@ -138,7 +138,7 @@ def test_named_students_are_compared_once_each(client: Client) -> None:
     assert list(ask(client, "/v1/compare", models=["fast", "german", "default"])["results"]) == ["german", "s"]
 
 
-def test_single_student_agrees_with_nobody(client: Client) -> None:
+def test_single_student_has_no_agreement(client: Client) -> None:
     reply = ask(client, "/v1/compare", models=["s"])
 
     assert reply["agreement"] == {"domain": None, "intent": None, "slots": None, "exact": None}
@@ -160,7 +160,7 @@ def test_unknown_student_is_not_compared(client: Client) -> None:
     assert ask(client, "/v1/compare", status=404, models=["s", "huge"])["error"]["code"] == "unknown_model"
 
 
-def test_differences_are_told(root: Path, tmp_path: Path, edit: Any) -> None:
+def test_differences_are_listed(root: Path, tmp_path: Path, edit: Any) -> None:
     write_student(tmp_path / "s")
     other = write_student(tmp_path / "other", "other")
     edit(other, "labels.domain", ["music", "alarm", "weather"])
@@ -178,7 +178,7 @@ def test_differences_are_told(root: Path, tmp_path: Path, edit: Any) -> None:
     CompareReply.model_validate(reply)
 
 
-def test_filter_renormalises_and_says_so(client: Client) -> None:
+def test_filter_renormalises_and_reports_the_share(client: Client) -> None:
     plain = ask(client, top_k=3)
     reply = ask(client, top_k=3, allowed_domains=["weather", "music"], allowed_intents=["alarm_set"])
 
@@ -206,7 +206,7 @@ def test_filter_of_domains_alone(client: Client) -> None:
         ({"allowed_intents": ["alarm_set"], "model": "router"}, "missing_head"),
     ],
 )
-def test_filter_that_can_not_be_is_refused(client: Client, more: dict[str, Any], code: str) -> None:
+def test_invalid_filter_is_refused(client: Client, more: dict[str, Any], code: str) -> None:
     error = ask(client, status=422, **more)["error"]
 
     assert error["code"] == code
@@ -214,7 +214,7 @@ def test_filter_that_can_not_be_is_refused(client: Client, more: dict[str, Any],
     assert "zebra" not in error["message"]
 
 
-def test_filtered_and_unfiltered_are_remembered_apart(root: Path) -> None:
+def test_filtered_and_unfiltered_are_cached_separately(root: Path) -> None:
     with Client(create_app(Settings(students=root, cache_entries=10))) as client:
         plain, filtered = ask(client), ask(client, allowed_domains=["music"])
         again = ask(client, allowed_domains=["music"])
@@ -246,7 +246,7 @@ def test_slot_confidence_is_the_product_of_its_words(root: Path) -> None:
     assert one["time"] == pytest.approx(other["time"] ** 2)
 
 
-def test_scope_stands_beside_the_ranking(client: Client) -> None:
+def test_scope_does_not_replace_the_ranking(client: Client) -> None:
     known = ask(client, model="sure", top_k=3)
     strange = ask(client, model="sure", text="der himmel ist blau", top_k=3)
 
@@ -267,7 +267,7 @@ def test_scope_is_judged_before_the_filter(client: Client) -> None:
     ("method", "threshold"),
     [("max_softmax", 0.5), ("energy", 3.0), ("class_means", -8.0)],
 )
-def test_each_method_tells_a_request_from_other_text(tmp_path: Path, method: str, threshold: float) -> None:
+def test_each_method_separates_requests_from_other_text(tmp_path: Path, method: str, threshold: float) -> None:
     scope = {"method": method, "head": "domain", "false_rejection_rate": 0.02, "thresholds": {"de-DE": threshold}}
     student = Student.load(write_student(tmp_path / "s", calibration={"scope": scope}))
 

@@ -1,4 +1,4 @@
-"""Admission: permits, turns, deadlines, clients who leave, and where texts run."""
+"""The queue: permits, order, deadlines, disconnected clients, event loop or thread."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def make_context(receive: Callable[[], Awaitable[Any]] = _silence) -> RequestCon
 
 
 class Watched(Student):
-    """A student that notes what it is asked, and may be made to fail."""
+    """A student that records its questions, and can be made to fail."""
 
     def __init__(self, student: Student) -> None:
         self.__dict__.update(student.__dict__)
         self.groups: list[list[str]] = []
         self.fails = False
-        self.stumbles_over = ""
+        self.fails_on = ""
 
     def predict_each(self, texts: Any) -> Any:
         self.groups.append([question.text for question in texts])
-        if self.fails or any(text == self.stumbles_over for text, *_ in texts):
+        if self.fails or any(text == self.fails_on for text, *_ in texts):
             raise RuntimeError("no")
         return super().predict_each(texts)
 
@@ -105,26 +105,26 @@ def test_texts_that_wait_are_answered_in_order_and_in_bounded_groups(watched: Wa
     answers = run(watched, scenario)
 
     assert [text for group in watched.groups for text in group] == texts
-    assert len(watched.groups[0]) == 1  # nobody was before it
+    assert len(watched.groups[0]) == 1  # the queue was empty
     assert max(map(len, watched.groups)) == most
     assert [answer[:-1] for answer in answers] == [watched.predict(text)[:-1] for text in texts]
 
 
-def test_sockets_are_looked_at_between_groups(watched: Watched) -> None:
+def test_sockets_are_served_between_groups(watched: Watched) -> None:
     async def scenario(queue: ModelQueue) -> list[int]:
-        looks = []
+        sizes = []
         asking = [asyncio.create_task(queue.predict(make_context(), Question(TEXT, top_k=1))) for _ in range(100)]
         while not all(task.done() for task in asking):
             await asyncio.sleep(0)
-            looks.append(len(watched.groups))
-        return looks
+            sizes.append(len(watched.groups))
+        return sizes
 
-    looks = run(watched, scenario)
+    sizes = run(watched, scenario)
 
-    assert all(after - before <= 1 for before, after in itertools.pairwise(looks))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(sizes))
 
 
-def test_slow_student_does_not_hold_up_the_loop(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_student_does_not_block_the_loop(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     monkeypatch.setattr(watched, "logits", lambda encoded: (released.wait(10), Student.logits(watched, encoded))[1])
 
@@ -132,7 +132,7 @@ def test_slow_student_does_not_hold_up_the_loop(watched: Watched, monkeypatch: p
         asking = asyncio.create_task(queue.predict(make_context(), Question(TEXT, top_k=1)))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        assert not asking.done()  # and yet this runs
+        assert not asking.done()  # and the loop runs
         released.set()
         return await asking
 
@@ -157,7 +157,7 @@ def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> 
 
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
-def test_client_who_left_while_waiting_costs_no_work(watched: Watched, seconds: float) -> None:
+def test_text_of_a_disconnected_client_is_not_run(watched: Watched, seconds: float) -> None:
     async def scenario(queue: ModelQueue) -> Any:
         contexts = (make_context(), make_context(_gone), make_context())
         return await asyncio.gather(
@@ -172,24 +172,24 @@ def test_client_who_left_while_waiting_costs_no_work(watched: Watched, seconds: 
 
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
-def test_failure_is_raised_where_it_struck_and_the_queue_goes_on(watched: Watched, seconds: float) -> None:
+def test_failure_is_raised_to_its_request_and_the_queue_continues(watched: Watched, seconds: float) -> None:
     async def scenario(queue: ModelQueue) -> Any:
         watched.fails = True
-        struck = await asyncio.gather(
+        failed = await asyncio.gather(
             *(queue.predict(make_context(), Question(TEXT, top_k=1)) for _ in range(3)), return_exceptions=True
         )
         watched.fails = False
-        return struck, await queue.predict(make_context(), Question(TEXT, top_k=1))
+        return failed, await queue.predict(make_context(), Question(TEXT, top_k=1))
 
-    struck, after = run(watched, scenario, seconds=seconds)
+    failed, after = run(watched, scenario, seconds=seconds)
 
-    assert [type(error) for error in struck] == [RuntimeError] * 3
+    assert [type(error) for error in failed] == [RuntimeError] * 3
     assert after.domain[0].name == "alarm"
 
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
-def test_text_that_fails_does_not_spoil_its_group(watched: Watched, seconds: float) -> None:
-    watched.stumbles_over = "wetter"
+def test_text_that_fails_does_not_affect_its_group(watched: Watched, seconds: float) -> None:
+    watched.fails_on = "wetter"
 
     async def scenario(queue: ModelQueue) -> Any:
         texts = (TEXT, "musik", "wetter", TEXT)
@@ -235,7 +235,7 @@ def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
     ("seconds", "in_thread"),
     [
         ([QUICK], [False]),
-        ([SLOW], [False]),  # nobody is held up
+        ([SLOW], [False]),  # there is no other student
         ([QUICK, QUICK / 3], [False, False]),
         ([QUICK, SLOW], [False, True]),
         ([SLOW, 2 * SLOW], [False, True]),

@@ -1,4 +1,4 @@
-"""Students are replaced while others answer, and a bad one replaces none."""
+"""Reloads: students are replaced while others answer; an invalid one replaces none."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def reload(client: Any) -> Any:
 
 
 def changed(folder: Path, edit: Any) -> None:
-    """Make another version of a student: it says music_play where it said alarm_set."""
+    """Write another version of a student, with renamed intents."""
     manifest = json.loads((folder / "manifest.json").read_text())
     intents = manifest["labels"]["intent"]
     edit(folder, "labels.intent", ["x_" + intent for intent in intents])
@@ -86,7 +86,7 @@ def test_students_come_and_go(serve: Any, folder: Path, students: Path) -> None:
     assert client.metric("nlu_model_info", model="s") == 1
 
 
-def test_bad_new_version_keeps_the_old_one_serving(serve: Any, folder: Path) -> None:
+def test_invalid_new_version_leaves_the_old_one(serve: Any, folder: Path) -> None:
     client = serve()
     (folder / "model.onnx").write_bytes(b"no graph")
 
@@ -100,7 +100,7 @@ def test_bad_new_version_keeps_the_old_one_serving(serve: Any, folder: Path) -> 
     assert client.metric("nlu_reloads_total", outcome="refused") == 1
 
 
-def test_service_serves_on_when_the_folder_is_gone(serve: Any, folder: Path) -> None:
+def test_service_still_answers_when_the_folder_is_removed(serve: Any, folder: Path) -> None:
     client = serve()
     shutil.rmtree(folder.parent)
 
@@ -109,7 +109,7 @@ def test_service_serves_on_when_the_folder_is_gone(serve: Any, folder: Path) -> 
     assert client.get("/readyz").status_code == 200
 
 
-def test_bad_folder_that_comes_later_does_not_turn_the_service_away(serve: Any, folder: Path) -> None:
+def test_invalid_folder_added_later_does_not_change_readiness(serve: Any, folder: Path) -> None:
     client = serve()
     folder.with_name("half-copied").mkdir()
 
@@ -117,7 +117,7 @@ def test_bad_folder_that_comes_later_does_not_turn_the_service_away(serve: Any, 
     assert client.get("/readyz").status_code == 200
 
 
-def test_bad_folder_of_the_start_is_waited_for(serve: Any, folder: Path, students: Path) -> None:
+def test_invalid_folder_at_the_start_is_waited_for(serve: Any, folder: Path, students: Path) -> None:
     folder.with_name("german").mkdir()
     client = serve()
     before = client.get("/readyz").status_code
@@ -172,7 +172,7 @@ def test_watcher_survives_a_bad_version(serve: Any, folder: Path, edit: Any, mon
     assert client.app.state.registry.refused == []
 
 
-def test_fifty_reloads_under_load_fail_nobody_and_do_not_grow(serve: Any, folder: Path) -> None:
+def test_fifty_reloads_under_load_lose_no_request_and_leak_nothing(serve: Any, folder: Path) -> None:
     client = serve()
 
     async def ask_until(stop: asyncio.Event, statuses: list[int]) -> None:

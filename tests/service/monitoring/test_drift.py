@@ -43,7 +43,7 @@ weights = st.lists(st.floats(0, 1), min_size=2, max_size=40)
 
 
 def sampled(shares: Sequence[float], answers: int, seed: int) -> Window:
-    """A window that was told of answers drawn by these shares, beside a profile of `SHARES`."""
+    """A window of answers drawn by these shares, with a profile of `SHARES`."""
     window = Window(SHARES, TEXTS)
     for number in random.Random(seed).choices(range(len(shares)), shares, k=answers):
         window.add(number)
@@ -73,7 +73,7 @@ def test_one_new_domain_shows() -> None:
     assert (window.index or 0) > 0.25
 
 
-def test_nothing_is_said_of_few_answers() -> None:
+def test_few_answers_have_no_index() -> None:
     window = Window(SHARES, TEXTS)
 
     for _ in range(MIN_ANSWERS - 1):
@@ -84,7 +84,7 @@ def test_nothing_is_said_of_few_answers() -> None:
     assert window.index is not None
 
 
-def test_what_is_long_ago_is_forgotten() -> None:
+def test_old_answers_are_forgotten() -> None:
     window = sampled([0] * 11 + [1], WINDOW, seed=0)
     before = window.index or 0
 
@@ -152,7 +152,7 @@ def test_chance_is_kept_small(bins: int, texts: int) -> None:
         assert (bins - 1) * (1 / needed + 1 / texts) < 1.01 * MAX_NOISE
 
 
-def test_a_small_profile_tells_nothing() -> None:
+def test_a_small_profile_gives_no_index() -> None:
     window = Window(SHARES, texts=50)
 
     for _ in range(WINDOW):
@@ -173,7 +173,7 @@ def test_merge_confidence_bins_hold_enough(weights: list[float]) -> None:
         assert sum(share for share, of in zip(shares, parts, strict=True) if of == part) >= MIN_SHARE
 
 
-def test_unsure_answers_are_told_apart_however_sure_the_profile() -> None:
+def test_low_confidence_has_a_bin_of_its_own_for_any_profile() -> None:
     parts = merge_confidence_bins([0.0] * (PROFILE_BINS - 1) + [1.0])
 
     assert parts[0] != parts[-1]
@@ -185,19 +185,19 @@ def test_confidence_bin(confidence: float, number: int) -> None:
 
 
 class Traffic:
-    """A student's meters, answers to count, and what the gauge says of them."""
+    """A student's metrics, answers to count, and the gauge."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.clock = Clock()
         self.metrics = Metrics(self.clock)
         self.manifest = manifest
-        self.meters = self.load()
+        self.student_metrics = self.load()
 
     def load(self) -> StudentMetrics:
-        """Begin with new meters, as after a reload."""
-        self.meters = StudentMetrics(self.metrics, self.manifest)
-        self.meters.set_loaded(True)
-        return self.meters
+        """Create new metrics, as after a reload."""
+        self.student_metrics = StudentMetrics(self.metrics, self.manifest)
+        self.student_metrics.set_loaded(True)
+        return self.student_metrics
 
     def count(self, answers: int, domains: Sequence[float] = (0.5, 0.3, 0.2), sure: float = 0.97, **more: Any) -> None:
         """Count answers with these shares of domains."""
@@ -215,16 +215,16 @@ class Traffic:
                 kept_intents=None,
                 phases=(0.0, 0.0, 0.0),
             )._replace(**more)
-            self.metrics.defer(self.meters.count, "de-DE", prediction, TIMINGS, False)
+            self.metrics.defer(self.student_metrics.count, "de-DE", prediction, TIMINGS, False)
 
     def drift(self, of: str) -> float | None:
-        """What the gauge says once it is due."""
+        """The gauge after its next update."""
         self.clock.now += UPDATE_SECONDS
         self.metrics.flush()
         return self.gauge(of)
 
     def gauge(self, of: str) -> float | None:
-        """What the gauge says."""
+        """The gauge."""
         labels = {"model": self.manifest.name, "locale": "de-DE", "of": of}
         return self.metrics.registry.get_sample_value("nlu_drift_psi", labels)
 
@@ -241,11 +241,11 @@ def calibration(**more: Any) -> dict[str, Any]:
     return {"data": "none", "partition": "dev", "temperatures": {}, "profile": {"de-DE": {**PROFILE, **more}}}
 
 
-def test_gauges_tell_of_both(traffic: Traffic) -> None:
+def test_both_gauges_are_set(traffic: Traffic) -> None:
     traffic.count(WINDOW)
 
     assert 0 <= (traffic.drift("domain") or 0) < 0.1
-    assert (traffic.drift("confidence") or 0) > 0.25  # all equally sure
+    assert (traffic.drift("confidence") or 0) > 0.25  # all with the same confidence
 
 
 def test_shifted_domains_show_in_the_gauge(traffic: Traffic) -> None:
@@ -254,7 +254,7 @@ def test_shifted_domains_show_in_the_gauge(traffic: Traffic) -> None:
     assert (traffic.drift("domain") or 0) > 0.25
 
 
-def test_no_gauge_before_there_is_something_to_say(traffic: Traffic) -> None:
+def test_no_gauge_before_there_are_enough_answers(traffic: Traffic) -> None:
     traffic.count(MIN_ANSWERS - 1)
 
     assert traffic.drift("domain") is None
@@ -281,10 +281,10 @@ def test_filtered_answers_are_left_out(traffic: Traffic, filtered: str, hidden: 
     assert traffic.drift(shown) is not None
 
 
-def test_a_replaced_student_begins_anew(traffic: Traffic) -> None:
+def test_a_replaced_student_starts_again(traffic: Traffic) -> None:
     traffic.count(MIN_ANSWERS, domains=(0.2, 0.2, 0.6))
     assert (traffic.drift("domain") or 0) > 0.25
-    old = traffic.meters
+    old = traffic.student_metrics
 
     old.set_loaded(False)
     traffic.load()
@@ -294,17 +294,17 @@ def test_a_replaced_student_begins_anew(traffic: Traffic) -> None:
     assert 0 < (traffic.drift("domain") or 0) < 0.1
 
 
-def test_what_a_replaced_student_still_answers_does_not_show(traffic: Traffic) -> None:
-    traffic.meters.set_loaded(False)
+def test_answers_of_a_replaced_student_do_not_count(traffic: Traffic) -> None:
+    traffic.student_metrics.set_loaded(False)
 
     traffic.count(MIN_ANSWERS, domains=(0.2, 0.2, 0.6))
 
     assert traffic.drift("domain") is None
 
 
-def test_a_reload_that_changes_nothing_goes_on(traffic: Traffic) -> None:
+def test_a_reload_without_changes_keeps_the_window(traffic: Traffic) -> None:
     traffic.count(MIN_ANSWERS)
-    traffic.meters.set_loaded(True)
+    traffic.student_metrics.set_loaded(True)
 
     assert traffic.drift("domain") is not None
 

@@ -1,4 +1,4 @@
-"""What the metrics say after requests."""
+"""The metrics after requests."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_each_locale_is_counted_for_itself(make_client: Any) -> None:
     assert "de-AT" not in client.get("/metrics").text
 
 
-def test_remembered_answers_count_too(make_client: Any) -> None:
+def test_cached_answers_count_too(make_client: Any) -> None:
     client = make_client(cache_entries=10)
 
     for _ in range(3):
@@ -100,7 +100,7 @@ def test_texts_out_of_scope_are_counted(folder: Path, edit: Any, make_client: An
     assert client.metric("nlu_predictions_total", model="s", locale="de-DE") == 3
 
 
-def test_students_that_judge_no_scope_report_none(make_client: Any) -> None:
+def test_student_without_a_scope_threshold_reports_none(make_client: Any) -> None:
     client = make_client()
     client.post("/v1/nlu", json=BODY)
 
@@ -110,14 +110,14 @@ def test_students_that_judge_no_scope_report_none(make_client: Any) -> None:
 @pytest.mark.parametrize(
     ("filtered", "task", "other"), [("domains", "domain", "intent"), ("intents", "intent", "domain")]
 )
-def test_a_filtered_answer_says_nothing_of_confidence(student: Student, filtered: str, task: str, other: str) -> None:
+def test_a_filtered_answer_does_not_count_in_confidence(student: Student, filtered: str, task: str, other: str) -> None:
     allowed = student.numbers_of(task, student.manifest.labels.model_dump()[task][:2])
     metrics = Metrics()
-    meters = StudentMetrics(metrics, student.manifest)
+    student_metrics = StudentMetrics(metrics, student.manifest)
     question = Question("weck mich", "de-DE")._replace(**{filtered: allowed})
     prediction = student.predict_each([question])[0]
 
-    metrics.defer(meters.count, "de-DE", prediction, Timings(0, 0, 0, 0, 0), False)
+    metrics.defer(student_metrics.count, "de-DE", prediction, Timings(0, 0, 0, 0, 0), False)
     metrics.flush()
 
     def value(name: str, **labels: str) -> float | None:
@@ -142,7 +142,7 @@ def test_student_without_a_domain_head_counts_none(folder: Path, edit: Any, make
     assert 'task="domain"' not in client.get("/metrics").text
 
 
-def test_updates_come_now_and_then() -> None:
+def test_updates_run_at_intervals() -> None:
     now = [0.0]
     metrics = Metrics(lambda: now[0])
     calls: list[float] = []
@@ -219,7 +219,7 @@ def test_applications_do_not_share_counters(make_client: Any) -> None:
     assert other.metric("nlu_requests_total", endpoint="/v1/nlu") == 0
 
 
-def test_header_reply_and_metrics_say_the_same(make_client: Any) -> None:
+def test_header_reply_and_metrics_agree(make_client: Any) -> None:
     client = make_client()
 
     response = client.post("/v1/nlu", json=BODY)

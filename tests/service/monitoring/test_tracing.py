@@ -1,4 +1,4 @@
-"""Spans of requests: what they say, whose children they are, that they arrive, and that no text is in them."""
+"""Spans of requests: attributes, parents, export, and that no text is in them."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ Record = Callable[..., tuple[ReadableSpan, ...]]
 
 
 @pytest.fixture(autouse=True)
-def _no_tracing_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_environment_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("OTEL_")]:
         monkeypatch.delenv(name)
 
 
 def over(**different: Any) -> Any:
-    """What the service knows of a request that is over after a twentieth of a second."""
+    """A request that ends after a twentieth of a second."""
     request = {
         "began": time.perf_counter() - 0.05,
         "request_id": "36eb389b0ffb5816",
@@ -126,7 +126,7 @@ def test_a_fault_of_the_service_is_an_error(record: Record, status: int) -> None
     assert server.status.description is None
 
 
-def test_a_client_who_left_has_no_status(record: Record) -> None:
+def test_a_disconnected_client_has_no_status(record: Record) -> None:
     (server,) = record(timings=None, status=0)
 
     assert "http.response.status_code" not in (server.attributes or {})
@@ -141,7 +141,7 @@ def test_a_client_who_left_has_no_status(record: Record) -> None:
         (MARKER, "other", "HTTP"),
     ],
 )
-def test_names_are_made_of_what_the_server_knows(record: Record, method: str, endpoint: str, name: str) -> None:
+def test_names_have_only_known_paths_and_methods(record: Record, method: str, endpoint: str, name: str) -> None:
     (server,) = record(method=method, endpoint=endpoint, timings=None)
 
     attributes = server.attributes or {}
@@ -160,7 +160,7 @@ def test_the_parent_is_the_one_in_traceparent(record: Record) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "traceparent",
     [
         b"",
         b"nonsense",
@@ -175,9 +175,9 @@ def test_the_parent_is_the_one_in_traceparent(record: Record) -> None:
     ],
 )
 def test_a_traceparent_that_is_not_valid_is_ignored(
-    record: Record, given: bytes, caplog: pytest.LogCaptureFixture
+    record: Record, traceparent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = record({b"traceparent": given})[-1]
+    server = record({b"traceparent": traceparent})[-1]
 
     assert server.parent is None
     assert caplog.records == []
@@ -253,7 +253,7 @@ def test_the_name_may_stand_among_the_resource_attributes(monkeypatch: pytest.Mo
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Keeps what it is sent."""
+    """Stores the requests that it receives."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))

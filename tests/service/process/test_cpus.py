@@ -1,4 +1,4 @@
-"""How many workers a machine or a container gets."""
+"""The number of workers on a machine or in a container."""
 
 from __future__ import annotations
 

@@ -36,14 +36,14 @@ class Upstream:
         connection[1].write(request)
         status, headers, body = await read_reply(connection[0])
         if headers.get(b"connection") == b"close":
-            await hang_up(connection[1])
+            await close_writer(connection[1])
         else:
             self._idle.append(connection)
         self.answered += 1
         return status, body
 
     async def watch(self) -> None:
-        """Ask for its health again and again, as a balancer does."""
+        """Check its readiness repeatedly, as a load balancer does."""
         while True:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -56,17 +56,17 @@ class Upstream:
                 except (OSError, EOFError):
                     self.ready = False
                 finally:
-                    await hang_up(writer)
+                    await close_writer(writer)
             await asyncio.sleep(PROBE_SECONDS)  # the balancer's period, not a wait of this test
 
     async def close(self) -> None:
-        """Hang up the connections that are kept."""
+        """Close the idle connections."""
         for _, writer in self._idle:
-            await hang_up(writer)
+            await close_writer(writer)
 
 
 class Proxy:
-    """Round robin over the instances that are ready. It tries nothing twice: what an instance loses is lost."""
+    """Round robin over the instances that are ready. It never retries: what an instance loses is lost."""
 
     def __init__(self) -> None:
         self.upstreams: list[Upstream] = []
@@ -95,7 +95,7 @@ class Proxy:
             await upstream.close()
 
 
-async def hang_up(writer: asyncio.StreamWriter) -> None:
+async def close_writer(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with suppress(OSError):
         await writer.wait_closed()

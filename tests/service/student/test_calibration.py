@@ -110,7 +110,7 @@ def test_scope_by_distance_uses_an_output_of_the_graph(folder: Path, edit: Edit,
     with pytest.raises(StudentError, match="no output 'distance'"):
         Student.load(folder)
     model = onnx.load(str(folder / "model.onnx"))
-    # the number of pieces for a distance, so that a long text is out of scope
+    # the distance is the number of tokens, so that a long text is out of scope
     model.graph.node.append(helper.make_node("Shape", ["input_ids"], ["pieces_of_text"], start=1))
     model.graph.node.append(helper.make_node("Cast", ["pieces_of_text"], ["distance"], to=TensorProto.FLOAT))
     model.graph.output.append(helper.make_tensor_value_info("distance", TensorProto.FLOAT, [1]))

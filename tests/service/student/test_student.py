@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from service.student.manifest import StudentError
 from service.student.student import Student
 
-PIECES = st.sampled_from(
+FRAGMENTS = st.sampled_from(
     [
         *("freitag", "Morgen", "neun uhr", "9", "Berlin Mitte", "größe", "GRÖSSE", "1/2", "½", "1½ heures", "domani"),
         *("🙂", "👨‍👩‍👧", "🇩🇪", "l'", "dell'", "’", "!", "¿", "İ", "ﬁ", "①", "Ⅸ", "שלום", "مرحبا", "\u200f", "e\u0301"),
@@ -23,7 +23,7 @@ PIECES = st.sampled_from(
         unicodedata.normalize("NFD", "größe"),
     ]
 )
-TEXTS = st.lists(PIECES | st.text(max_size=4), max_size=14).map("".join)
+TEXTS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=14).map("".join)
 ANY = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -44,9 +44,9 @@ def test_slots_are_spans_of_the_text(student: Student, text: str) -> None:
 
 
 @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(piece=PIECES)
-def test_slots_of_ten_thousand_characters_are_spans_of_the_text(student: Student, piece: str) -> None:
-    check_slots(student, (f"{piece} freitag " * 10_000)[:10_000])
+@given(fragment=FRAGMENTS)
+def test_slots_of_ten_thousand_characters_are_spans_of_the_text(student: Student, fragment: str) -> None:
+    check_slots(student, (f"{fragment} freitag " * 10_000)[:10_000])
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path, caplog: pytest.
 def test_an_id_twice_in_a_locale_is_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "de-DE.jsonl", ROW, ROW)
 
-    with pytest.raises(datasets.DatasetError, match=r":2: id: '1' stands twice for de-DE, first at .*:1"):
+    with pytest.raises(datasets.DatasetError, match=r":2: id: '1' occurs twice for de-DE, first at .*:1"):
         datasets.load(source)
 
 

@@ -14,7 +14,7 @@ from service.student.tokenization import TextEncoder
 from training.models.batches import IGNORED, Example, collate
 from training.models.checkpoint import load_checkpoint, save_checkpoint
 from training.models.errors import CheckpointError
-from training.models.hub import PIECE_LOGITS, HubConfig, HubModel, is_hub_folder, is_hub_source, open_hub
+from training.models.hub import TOKEN_LOGITS, HubConfig, HubModel, is_hub_folder, is_hub_source, open_hub
 from training.models.student import StudentConfig, StudentModel
 from training.text.tokenizer import special_ids
 
@@ -22,7 +22,7 @@ LABELS = {"domain": ["a", "b"], "intent": ["a_x", "a_y", "b_z"], "slots": ["O", 
 FOLDERS = ["hub_xlm_roberta", "hub_bert"]
 # ModernBERT's module imports torch's compiler, which warns of another part of torch
 COMPILER = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
-KINDS = [pytest.param(kind, marks=COMPILER if kind == "modernbert" else ()) for kind in sorted(PIECE_LOGITS)]
+KINDS = [pytest.param(kind, marks=COMPILER if kind == "modernbert" else ()) for kind in sorted(TOKEN_LOGITS)]
 
 
 @pytest.fixture(params=FOLDERS)
@@ -82,7 +82,7 @@ def test_layers_are_given_only_when_asked_for(hub_bert: Path) -> None:
     assert with_heads(hub_bert)(torch.tensor([[2, 7, 3]])).hidden_states is None
 
 
-def test_features_are_the_mean_beside_the_first_piece(folder: Path) -> None:
+def test_features_are_the_mean_beside_the_first_token(folder: Path) -> None:
     output = with_heads(folder)(torch.tensor([[5, 6, 7]]))
 
     hidden = output.last_hidden_state
@@ -129,7 +129,7 @@ def test_the_head_alone_gives_the_logits_of_the_whole_model(kind: str) -> None:
     with torch.no_grad():
         whole = model.wrapped(input_ids=ids, attention_mask=mask).logits[chosen]
 
-    torch.testing.assert_close(model.piece_logits(output.last_hidden_state[chosen]), whole)
+    torch.testing.assert_close(model.token_logits(output.last_hidden_state[chosen]), whole)
     assert len(output.hidden_states) == 3
 
 
@@ -147,7 +147,7 @@ def test_a_saved_model_loads_as_it_was(kind: str, tmp_path: Path) -> None:
     one, other = model(ids), loaded(ids)
     assert torch.equal(one.intent_logits, other.intent_logits)
     assert torch.equal(one.slot_logits, other.slot_logits)
-    assert torch.equal(model.piece_logits(one.last_hidden_state[0]), loaded.piece_logits(other.last_hidden_state[0]))
+    assert torch.equal(model.token_logits(one.last_hidden_state[0]), loaded.token_logits(other.last_hidden_state[0]))
     assert (loaded.config.size, loaded.config.dropout, loaded.config.labels) == ("a name", 0.3, LABELS)
     assert loaded.count_parameters() == model.count_parameters()
 
@@ -182,7 +182,7 @@ def test_the_encoder_without_heads_starts_from_the_same_weights(folder: Path) ->
 
     hidden = alone(ids).last_hidden_state
     assert torch.equal(hidden, checkpoint.model(ids).last_hidden_state)
-    assert torch.equal(alone.piece_logits(hidden[0]), checkpoint.model.piece_logits(hidden[0]))
+    assert torch.equal(alone.token_logits(hidden[0]), checkpoint.model.token_logits(hidden[0]))
 
 
 def test_a_folder_opens_as_transformers_opens_it(folder: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_folder_opens_as_transformers_opens_it(folder: Path) -> None:
         expected = AutoModelForMaskedLM.from_pretrained(folder).eval()(ids).logits
 
     assert not model.training
-    torch.testing.assert_close(model.piece_logits(model(ids).last_hidden_state[0]), expected[0])
+    torch.testing.assert_close(model.token_logits(model(ids).last_hidden_state[0]), expected[0])
 
 
 def test_half_precision_opens_as_single(hub_bert: Path, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_parameters_are_counted_without_tables_and_heads() -> None:
     assert total == sum(p.numel() for p in model.parameters())
 
 
-def test_fewer_pieces_than_the_encoder_can_read(hub_xlm_roberta: Path) -> None:
+def test_fewer_tokens_than_the_encoder_can_read(hub_xlm_roberta: Path) -> None:
     wrapped = open_hub(str(hub_xlm_roberta))[0].config.wrapped
 
     assert HubConfig(wrapped=wrapped, max_position_embeddings=16).max_position_embeddings == 16
@@ -247,7 +247,7 @@ def test_words_of_bert_end_at_punctuation(hub_bert: Path) -> None:
     assert words("l'album  de céline") == ["l", "'", "album", "de", "céline"]  # to us "l'album" is one
 
 
-def test_special_pieces_by_either_name(hub_xlm_roberta: Path, hub_bert: Path) -> None:
+def test_special_tokens_by_either_name(hub_xlm_roberta: Path, hub_bert: Path) -> None:
     roberta, bert = (special_ids(open_hub(str(folder))[1]) for folder in (hub_xlm_roberta, hub_bert))
 
     assert (roberta.pad, roberta.unknown, roberta.first, roberta.mask) == (1, 3, 0, 4)
@@ -348,11 +348,11 @@ def test_a_tokenizer_without_mask_is_refused(copied: Path) -> None:
     for file in copied.glob("*token*"):
         file.write_text(file.read_text().replace("[MASK]", "[HIDE]"))
 
-    with pytest.raises(CheckpointError, match=r"copied: the tokenizer lacks special pieces"):
+    with pytest.raises(CheckpointError, match=r"copied: the tokenizer lacks special tokens"):
         open_hub(str(copied))
 
 
-def test_a_tokenizer_with_more_pieces_than_the_encoder_is_refused(copied: Path) -> None:
+def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(copied: Path) -> None:
     AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(copied, vocab_size=50)).save_pretrained(copied)
 
     with pytest.raises(CheckpointError, match="the encoder only 50"):
@@ -364,7 +364,7 @@ def test_padding_that_tokenizer_and_encoder_disagree_on_is_refused(hub_xlm_rober
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": 0}))
 
-    with pytest.raises(CheckpointError, match="padding is piece 1 to the tokenizer, 0 to the encoder"):
+    with pytest.raises(CheckpointError, match="padding is token 1 to the tokenizer, 0 to the encoder"):
         open_hub(str(folder))
 
 

@@ -92,7 +92,7 @@ def test_loss_ignores_missing_labels_and_weighs_slots() -> None:
     assert losses[2] - losses[3] == pytest.approx(3 * (losses[0] - losses[3]), rel=1e-4)
 
 
-def test_hidden_pieces_spare_padding_and_the_first_piece() -> None:
+def test_hidden_tokens_spare_padding_and_the_first_token() -> None:
     batch = collate([Example([2, *range(5, 25)], 0, 0, [IGNORED] * 21), Example([2, 9], 0, 0, [IGNORED] * 2)], 0)
 
     hidden = word_dropout(batch, 1.0, unknown_id=1, protected_id=2)
@@ -126,15 +126,15 @@ def test_the_size_table_names_every_size() -> None:
     assert list(SIZES) == ["xs", "s", "m", "l", "xl", "xxl"]
 
 
-def test_the_masked_head_reads_the_table_of_pieces() -> None:
+def test_the_masked_head_reads_the_table_of_tokens() -> None:
     model, ids = tiny(masked=True), torch.tensor([[2, 5, 6, 7]])
 
     output = model(ids, all_layers=True)
-    logits = model.piece_logits(output.last_hidden_state[0, 1:3])
+    logits = model.token_logits(output.last_hidden_state[0, 1:3])
 
     assert logits.shape == (2, 50)
     assert len(output.hidden_states) == 1 + 2
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
     assert model(ids).hidden_states is None
     with pytest.raises(ValueError, match="no masked-language head"):
-        tiny().piece_logits(output.last_hidden_state[0])
+        tiny().token_logits(output.last_hidden_state[0])

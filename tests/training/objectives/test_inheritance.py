@@ -30,8 +30,8 @@ def model(width: int, layers: int, heads: int, seed: int = 0, spread: float = 0.
     return made
 
 
-def ids(rows: int = 16, pieces: int = 12) -> Tensor:
-    return torch.randint(60, (rows, pieces), generator=torch.Generator().manual_seed(9))
+def ids(rows: int = 16, tokens: int = 12) -> Tensor:
+    return torch.randint(60, (rows, tokens), generator=torch.Generator().manual_seed(9))
 
 
 def hidden(of: StudentModel) -> Tensor:
@@ -76,7 +76,7 @@ def test_a_student_of_the_same_shape_becomes_its_teacher(activation: str, mappin
     assert done["kept"] == pytest.approx(1)
     torch.testing.assert_close(hidden(student), hidden(teacher), atol=1e-4, rtol=0)
     torch.testing.assert_close(
-        student.piece_logits(hidden(student)), teacher.piece_logits(hidden(teacher)), atol=1e-4, rtol=1e-4
+        student.token_logits(hidden(student)), teacher.token_logits(hidden(teacher)), atol=1e-4, rtol=1e-4
     )
 
 
@@ -153,15 +153,15 @@ def test_a_narrower_student_starts_nearer_to_its_teacher_than_chance(layers: int
 
 def test_the_masked_head_of_a_narrower_student_is_nearer_than_chance() -> None:
     teacher, student = model(32, 2, 4), model(16, 2, 2, seed=1)
-    wanted = teacher.piece_logits(hidden(teacher))
-    chance = student.piece_logits(hidden(student))
+    wanted = teacher.token_logits(hidden(teacher))
+    chance = student.token_logits(hidden(student))
 
     inherit_layers(teacher, student, probe=ids())
 
     def likeness(logits: Tensor) -> float:
         return functional.cosine_similarity(logits, wanted, dim=-1).mean().item()
 
-    found = student.piece_logits(hidden(student))
+    found = student.token_logits(hidden(student))
     assert likeness(found) > likeness(chance) + 0.2
     assert (found - wanted).square().mean() < wanted.square().mean()
 

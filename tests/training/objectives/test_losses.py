@@ -21,11 +21,11 @@ def logits(seed: int, rows: int, classes: int, scale: float = 2.0) -> tuple[Tens
     return pair[0].requires_grad_(), pair[1]
 
 
-def states(seed: int, batch: int, pieces: int, width: int, other: int) -> tuple[Tensor, Tensor, Tensor]:
+def states(seed: int, batch: int, tokens: int, width: int, other: int) -> tuple[Tensor, Tensor, Tensor]:
     source = torch.Generator().manual_seed(seed)
-    student = torch.randn(batch, pieces, width, generator=source)
-    teacher = torch.randn(batch, pieces, other, generator=source)
-    mask = (torch.rand(batch, pieces, generator=source) < 0.7).long()
+    student = torch.randn(batch, tokens, width, generator=source)
+    teacher = torch.randn(batch, tokens, other, generator=source)
+    mask = (torch.rand(batch, tokens, generator=source) < 0.7).long()
     return student.requires_grad_(), teacher, mask
 
 
@@ -103,10 +103,10 @@ def test_prediction_losses_are_what_a_loop_computes(
     st.integers(1, 6),
 )
 def test_hidden_losses_are_what_a_loop_computes(
-    name: str, seed: int, batch: int, pieces: int, width: int, other: int
+    name: str, seed: int, batch: int, tokens: int, width: int, other: int
 ) -> None:
     loss = HIDDEN_LOSSES[name]
-    student, teacher, mask = states(seed, batch, pieces, width, width if loss.equal_widths else other)
+    student, teacher, mask = states(seed, batch, tokens, width, width if loss.equal_widths else other)
 
     value = loss.function(student, teacher, mask)
 
@@ -246,7 +246,7 @@ def test_what_each_hidden_loss_does_not_see(seed: int, scale: float) -> None:
     for name in ("cosine", "pkd", "relations"):  # the length of a state
         assert value(name, scale * teacher) == pytest.approx(value(name, teacher), rel=1e-3, abs=1e-5)
     assert value("relations", turned) == pytest.approx(value("relations", teacher), rel=1e-3, abs=1e-5)
-    assert value("pkd", torch.cat([teacher[:, :1], turned[:, 1:]], dim=1)) == value("pkd", teacher)  # later pieces
+    assert value("pkd", torch.cat([teacher[:, :1], turned[:, 1:]], dim=1)) == value("pkd", teacher)  # later tokens
 
 
 def test_pkd_of_a_hand_computed_case() -> None:
@@ -274,8 +274,8 @@ def test_unequal_widths_are_refused_by_those_that_need_equal_ones(name: str) -> 
         HIDDEN_LOSSES[name].function(torch.zeros(2, 3, 1), torch.zeros(2, 3, 4), torch.ones(2, 3))
 
 
-def test_other_pieces_classes_and_temperatures_are_refused() -> None:
-    with pytest.raises(ValueError, match="same pieces"):
+def test_other_tokens_classes_and_temperatures_are_refused() -> None:
+    with pytest.raises(ValueError, match="same tokens"):
         HIDDEN_LOSSES["relations"].function(torch.zeros(2, 3, 4), torch.zeros(2, 1, 4), torch.ones(2, 3))
     with pytest.raises(ValueError, match="differ"):
         PREDICTION_LOSSES["mse"](torch.zeros(2, 3), torch.zeros(2, 1), 1.0)

@@ -19,7 +19,7 @@ from training.objectives.masked_language import (
     MaskedLanguageModel,
     MaskedText,
     held_out_scores,
-    mask_pieces,
+    mask_tokens,
     masked_loss,
 )
 from training.text.lines import Lines, encode_lines
@@ -31,12 +31,12 @@ VOCABULARY = 50
 
 
 def masked(input_ids: Tensor, share: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    return mask_pieces(input_ids, share, SPECIAL, VOCABULARY, torch.Generator().manual_seed(seed))
+    return mask_tokens(input_ids, share, SPECIAL, VOCABULARY, torch.Generator().manual_seed(seed))
 
 
 @given(st.integers(0, 1000), st.floats(0, 1))
 @settings(deadline=None)
-def test_special_pieces_are_neither_chosen_nor_drawn(seed: int, share: float) -> None:
+def test_special_tokens_are_neither_chosen_nor_drawn(seed: int, share: float) -> None:
     torch.manual_seed(seed)
     input_ids = torch.randint(5, VOCABULARY, (8, 20))
     input_ids[:, 0], input_ids[:, 14], input_ids[:, 15:] = SPECIAL.first, CLOSING, SPECIAL.pad
@@ -62,7 +62,7 @@ def test_a_share_is_chosen_and_four_fifths_of_it_masked() -> None:
     assert len(set(fates.tolist())) > 40
 
 
-def test_one_piece_is_chosen_where_the_share_gives_none() -> None:
+def test_one_token_is_chosen_where_the_share_gives_none() -> None:
     assert int((masked(torch.full((3, 9), 7), 0.0)[1] != IGNORED).sum()) == 1
     assert int((masked(torch.full((3, 9), 7), 1.0)[1] != IGNORED).sum()) == 27
     assert int((masked(torch.full((3, 9), SPECIAL.first), 0.5)[1] != IGNORED).sum()) == 0

@@ -126,7 +126,7 @@ def test_a_student_with_its_own_tokenizer_learns_from_a_teacher(checkpoint: Path
 
 
 def word_encoder(pre_tokenizer: object, max_length: int = 64) -> TextEncoder:
-    """Every word is one unknown piece, so that only the split into words matters."""
+    """Every word is one unknown token, so that only the split into words matters."""
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizer
     return TextEncoder(tokenizer, max_length)

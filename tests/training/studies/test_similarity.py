@@ -18,14 +18,14 @@ from training.models.student import StudentConfig, StudentModel
 from training.studies.similarity import (
     divergence,
     masked_word_accuracy,
-    piece_counts,
     pseudo_perplexity,
-    sample_of_pieces,
+    sample_of_tokens,
+    token_counts,
 )
 from training.text.tokenizer import special_ids, train_tokenizer
 
 TEXTS = ["weck mich am freitag um neun uhr auf", "wie wird das wetter", "licht"]
-UNREADABLE = "licht ☺"  # its last word has no piece
+UNREADABLE = "licht ☺"  # its last word has no token
 counts = st.lists(st.integers(0, 50), min_size=6, max_size=6).filter(any).map(np.array)
 
 
@@ -57,7 +57,7 @@ def test_divergence_of_a_hand_computed_case() -> None:
     assert divergence(np.array([1, 0]), np.array([0, 1])) == pytest.approx(1)
 
 
-def test_a_text_without_pieces_has_neither_distribution_nor_perplexity(
+def test_a_text_without_tokens_has_neither_distribution_nor_perplexity(
     model: StudentModel, encoder: TextEncoder
 ) -> None:
     with pytest.raises(ValueError, match="no distribution"):
@@ -66,25 +66,25 @@ def test_a_text_without_pieces_has_neither_distribution_nor_perplexity(
         pseudo_perplexity(model, encoder, [])
 
 
-def test_pieces_are_counted_without_special_ones(encoder: TextEncoder) -> None:
-    found = piece_counts(encoder.tokenizer, TEXTS)
+def test_tokens_are_counted_without_special_ones(encoder: TextEncoder) -> None:
+    found = token_counts(encoder.tokenizer, TEXTS)
 
     assert found.sum() == sum(len(encoder.encode(text).ids) - 1 for text in TEXTS)
-    assert found[list(special_ids(encoder.tokenizer).protected)].sum() <= found[1]  # unknown pieces alone
+    assert found[list(special_ids(encoder.tokenizer).protected)].sum() <= found[1]  # unknown tokens alone
 
 
-def test_a_sample_holds_as_many_pieces_as_asked_and_no_text_twice(encoder: TextEncoder) -> None:
+def test_a_sample_holds_as_many_tokens_as_asked_and_no_text_twice(encoder: TextEncoder) -> None:
     texts = [f"{text} {i}" for text in TEXTS for i in range(20)]
 
-    chosen = sample_of_pieces(encoder.tokenizer, texts, 100, seed=1)
+    chosen = sample_of_tokens(encoder.tokenizer, texts, 100, seed=1)
 
     assert len(set(chosen)) == len(chosen)
-    longest = max(piece_counts(encoder.tokenizer, [text]).sum() for text in texts)
-    assert 100 <= piece_counts(encoder.tokenizer, chosen).sum() < 100 + longest
-    assert chosen == sample_of_pieces(encoder.tokenizer, texts, 100, seed=1)
+    longest = max(token_counts(encoder.tokenizer, [text]).sum() for text in texts)
+    assert 100 <= token_counts(encoder.tokenizer, chosen).sum() < 100 + longest
+    assert chosen == sample_of_tokens(encoder.tokenizer, texts, 100, seed=1)
 
 
-def test_pseudo_perplexity_is_that_of_hiding_one_piece_after_the_other(
+def test_pseudo_perplexity_is_that_of_hiding_one_token_after_the_other(
     model: StudentModel, encoder: TextEncoder
 ) -> None:
     mask = special_ids(encoder.tokenizer).mask
@@ -96,7 +96,7 @@ def test_pseudo_perplexity_is_that_of_hiding_one_piece_after_the_other(
             with torch.inference_mode():
                 hidden = model(torch.tensor([shown])).last_hidden_state[0, [position]]
                 losses.append(
-                    float(functional.cross_entropy(model.piece_logits(hidden), torch.tensor([ids[position]])))
+                    float(functional.cross_entropy(model.token_logits(hidden), torch.tensor([ids[position]])))
                 )
 
     assert pseudo_perplexity(model, encoder, TEXTS) == pytest.approx(math.exp(np.mean(losses)), rel=0.02)
@@ -123,7 +123,7 @@ def test_a_model_that_knows_everything_finds_every_word(encoder: TextEncoder) ->
             states = torch.tensor(rows)[:, :, None].float()
             return type("Output", (), {"last_hidden_state": states})
 
-        def piece_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        def token_logits(self, hidden: torch.Tensor) -> torch.Tensor:
             ids = hidden[:, 0].long()
             if self.wrong is not None:
                 ids = torch.where(ids == self.wrong, ids + 1, ids)
@@ -135,7 +135,7 @@ def test_a_model_that_knows_everything_finds_every_word(encoder: TextEncoder) ->
     unknown = special_ids(encoder.tokenizer).unknown
     assert masked_word_accuracy(Knowing(unknown), encoder, [UNREADABLE], share=1.0) == (1, 2)
 
-    some_piece = encoder.encode("licht").ids[-1]
-    right, asked = masked_word_accuracy(Knowing(some_piece), encoder, TEXTS, share=1.0)
-    holding = sum(some_piece in encoder.encode(word).ids for text in TEXTS for word in text.split())
+    some_token = encoder.encode("licht").ids[-1]
+    right, asked = masked_word_accuracy(Knowing(some_token), encoder, TEXTS, share=1.0)
+    holding = sum(some_token in encoder.encode(word).ids for text in TEXTS for word in text.split())
     assert right == asked - holding

@@ -44,21 +44,30 @@ batch_pieces = 256
 [runs.teacher]
 command = "pretrain"
 corpus = "generic"
+[runs.adapted]
+command = "pretrain"
+corpus = "task"
+init = "teacher"
 [runs.generic]
 command = "distill"
 corpus = "generic"
 teacher = "teacher"
 [runs.task]
+title = "task only, adapted teacher"
 command = "distill"
 corpus = "task"
-teacher = "teacher"
+teacher = "adapted"
 [finetune]
 epochs = 2
 batch_size = 64
+augmented_share = 0
 [tasks]
+dc = "domain"
 icner = "intent,slots"
 [report]
 seeds = [1]
+similarity_runs = ["task"]
+min_point_utterances = 3
 noise = {{teacher = "generic"}}
 [[comparisons]]
 title = "sets"
@@ -67,14 +76,14 @@ runs = ["task"]
 """
 
 
-def short_recipe(folder: Path, sample: Path, steps: int = 30) -> Path:
+def short_recipe(folder: Path, sample: Path, steps: int = 20) -> Path:
     path = folder / "recipe.toml"
     path.write_text(SHORT.format(sample=sample, steps=steps))
     return path
 
 
 def figures_of(runs: Path) -> dict[str, Any]:
-    """Everything that a study found, less the time that it took."""
+    """The results of a study without the duration of its runs."""
     found = {str(path.relative_to(runs)): read_json(path) for path in sorted((runs / "results").rglob("*.json*"))}
     for encoder in found["results/encoders.json"].values():
         del encoder["minutes"]
@@ -82,20 +91,38 @@ def figures_of(runs: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("study") / "demo"
-    assert study.main(["--recipe", str(RECIPES / "study-demo.toml"), "--out", str(runs), "--jobs", "2"]) == 0
+def recipe(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Path:
+    return short_recipe(tmp_path_factory.mktemp("recipe"), sample)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
+    """A small study with all kinds of stages."""
+    runs = tmp_path_factory.mktemp("study") / "short"
+    assert study.main(["--recipe", str(recipe), "--out", str(runs)]) == 0
     return runs
 
 
-def test_the_demonstration_makes_all_tables_and_figures(demo: Path) -> None:
-    report = (demo / "report.md").read_text()
+def assert_reported_completely(runs: Path) -> None:
+    report = (runs / "report.md").read_text()
 
     assert "task only, adapted teacher" in report
     for figure in ("effects-1-dc", "effects-1-icner", "similarity-task", "noise"):
-        assert (demo / f"{figure}.svg").stat().st_size > 1000
+        assert (runs / f"{figure}.svg").stat().st_size > 1000
         assert f"{figure}.svg" in report
-    assert json.loads((demo / "report.json").read_text())["missing"] == []
+    assert read_json(runs / "report.json")["missing"] == []
+
+
+def test_a_study_makes_all_tables_and_figures(finished: Path) -> None:
+    assert_reported_completely(finished)
+
+
+@pytest.mark.slow
+def test_the_demonstration_makes_all_tables_and_figures(tmp_path: Path) -> None:
+    command = ["--recipe", str(RECIPES / "study-demo.toml"), "--out", str(tmp_path), "--jobs", "2"]
+    assert study.main(command) == 0
+
+    assert_reported_completely(tmp_path)
 
 
 @pytest.mark.slow
@@ -117,28 +144,28 @@ def test_the_staged_demonstration_compares_stages_students_and_chain(tmp_path: P
         assert all(cell["change"] is not None for table in tables for cell in table["cells"] if cell["set"] == "dev")
 
 
-def test_every_student_was_distilled_with_the_same_budget(demo: Path) -> None:
-    encoders = read_json(demo / "results" / "encoders.json")
+def test_every_student_was_distilled_with_the_same_budget(finished: Path) -> None:
+    encoders = read_json(finished / "results" / "encoders.json")
 
     budgets = {(e["steps"], e["pieces"]) for e in encoders.values() if e["command"] == "distill"}
     assert len(budgets) == 1
 
 
-def test_what_is_done_is_skipped(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (demo / "results" / "runs").rglob("*.gz")}
+def test_finished_stages_are_skipped(recipe: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "results" / "runs").rglob("*.gz")}
 
-    assert study.main(["--recipe", str(RECIPES / "study-demo.toml"), "--out", str(demo)]) == 0
+    assert study.main(["--recipe", str(recipe), "--out", str(finished)]) == 0
 
     assert json.loads(capsys.readouterr().out)["done_now"] == 0
-    assert before == {path: path.stat().st_mtime_ns for path in (demo / "results" / "runs").rglob("*.gz")}
+    assert before == {path: path.stat().st_mtime_ns for path in (finished / "results" / "runs").rglob("*.gz")}
 
 
-def test_the_report_needs_nothing_but_the_small_results(demo: Path, tmp_path: Path) -> None:
-    (tmp_path / "results").symlink_to(demo / "results")
+def test_the_report_needs_only_the_results_folder(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(finished / "results")
 
     assert study.main(["--report", "--out", str(tmp_path)]) == 0
 
-    assert (tmp_path / "report.json").read_bytes() == (demo / "report.json").read_bytes()
+    assert (tmp_path / "report.json").read_bytes() == (finished / "report.json").read_bytes()
 
 
 def test_the_published_report_is_what_its_results_say(tmp_path: Path) -> None:
@@ -153,13 +180,13 @@ def test_the_published_report_is_what_its_results_say(tmp_path: Path) -> None:
 def test_the_page_on_the_study_says_what_its_report_says() -> None:
     page, report = (ROOT / "docs" / "study.md").read_text(), (PUBLISHED / "report.md").read_text()
 
-    said = re.findall(r"[+-]\d+\.\d+ \[[^\]]+\]|\d+\.\d ± \d+\.\d", page)
-    assert len(said) > 10
-    assert [figure for figure in said if figure not in report] == []
+    figures = re.findall(r"[+-]\d+\.\d+ \[[^\]]+\]|\d+\.\d ± \d+\.\d", page)
+    assert len(figures) > 10
+    assert [figure for figure in figures if figure not in report] == []
     assert all((ROOT / "docs" / name).exists() for name in re.findall(r"\]\((study/[^)#]+)\)", page))
 
 
-def test_another_recipe_does_not_go_on_in_the_same_folder(
+def test_another_recipe_is_refused_in_the_same_folder(
     tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = tmp_path / "runs"
@@ -171,7 +198,7 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(
     assert f"runs/teacher: was made with steps 2, now 3; remove {runs / 'runs' / 'teacher'}" in capsys.readouterr().err
 
 
-def test_a_folder_without_text_in_the_languages_stops_before_anything_is_made(
+def test_a_folder_without_text_in_the_languages_is_refused_before_anything_is_made(
     tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe, runs = short_recipe(tmp_path, sample), tmp_path / "runs"
@@ -186,11 +213,11 @@ def test_an_encoder_that_is_made_of_itself_is_refused(
     tmp_path: Path, sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = short_recipe(tmp_path, sample)
-    recipe.write_text(recipe.read_text().replace("[runs.teacher]", '[runs.teacher]\ninit = "task"'))
+    recipe.write_text(recipe.read_text().replace('init = "teacher"', 'init = "task"'))
 
     assert study.main(["--recipe", str(recipe), "--out", str(tmp_path / "runs")]) == 2
 
-    assert "teacher of task of teacher: can't be made of itself" in capsys.readouterr().err
+    assert "adapted of task of adapted: can't be made of itself" in capsys.readouterr().err
 
 
 def test_a_stage_that_fails_is_named_with_the_end_of_its_log(
@@ -206,21 +233,28 @@ def test_a_stage_that_fails_is_named_with_the_end_of_its_log(
     assert "--repeat" in error
 
 
-def test_a_study_that_is_killed_again_and_again_finds_the_same(tmp_path: Path, sample: Path) -> None:
-    recipe = short_recipe(tmp_path, sample)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert study.main(["--recipe", str(recipe), "--out", str(whole)]) == 0
+@pytest.mark.parametrize(
+    "moments",
+    [
+        ["finetuned/icner/task/1/resume.pt"],
+        pytest.param(["runs/teacher/resume.pt", "runs/task/resume.pt"], marks=pytest.mark.slow),
+    ],
+    ids=["finetune", "pretrain and distill"],
+)
+def test_a_study_killed_in_a_stage_ends_with_the_same_results(
+    moments: list[str], recipe: Path, finished: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "training.study", "--recipe", str(recipe), "--out", str(tmp_path)]
+    for moment in moments:
+        kill_when_there(command, tmp_path / moment)
 
-    command = [sys.executable, "-m", "training.study", "--recipe", str(recipe), "--out", str(killed)]
-    for awaited in ("runs/teacher/resume.pt", "runs/task/resume.pt", "finetuned/icner/task/1/resume.pt"):
-        kill_when_there(command, killed / awaited)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert study.main(["--recipe", str(recipe), "--out", str(tmp_path)]) == 0
 
-    assert figures_of(killed) == figures_of(whole)
+    assert figures_of(tmp_path) == figures_of(finished)
 
 
 def kill_when_there(command: list[str], awaited: Path) -> None:
-    """Start a study and kill it as soon as a file is there."""
+    """Start a study and kill it as soon as a file exists."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 180

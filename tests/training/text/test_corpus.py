@@ -280,7 +280,7 @@ def test_characters_of_han_and_kana_are_words(tmp_path: Path) -> None:
     assert manifest_of(tmp_path / "set.txt")["tokens"] == 9
 
 
-def test_pieces_of_a_tokenizer_are_counted_without_special_ones(generic: Path, tmp_path: Path) -> None:
+def test_tokens_of_a_tokenizer_are_counted_without_special_ones(generic: Path, tmp_path: Path) -> None:
     tokenizer = train_tokenizer(read_lines([str(generic)]), 200)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
 
@@ -300,7 +300,7 @@ def test_too_little_text_is_refused_or_repeated(
     assert run(out, generic=generic, data=sample, **flags) == 2
     error = error_of(capsys)
     assert "de task: " in error
-    assert "tokens there, 2,000 asked" in error
+    assert "tokens available, 2,000 requested" in error
     assert "de generic" not in error
     assert "--repeat" in error
     assert left_in(tmp_path) == []
@@ -354,7 +354,7 @@ def test_a_large_quota_is_met_to_the_token(lengths: list[int], tokens: int) -> N
         ({"tokens": 0}, "--tokens is 0; allowed: 1 or more"),
         ({"seed": -1}, "--seed is -1; allowed"),
         ({"spoken_share": 1.5}, "--spoken-share is 1.5; allowed: 0 to 1"),
-        ({"spoken_share": 0.5, "spoken": "radio"}, "de spoken: 0 tokens there, 250 asked"),
+        ({"spoken_share": 0.5, "spoken": "radio"}, "de spoken: 0 tokens available, 250 requested"),
         ({"ratio": "0:1"}, "--ratio 0:1 asks for task text; give --data"),
         ({"generic": None}, "--ratio 1:0 asks for generic text; give --generic"),
         ({"generic": "nowhere"}, "nowhere has no text for de, fr; its languages: none"),
@@ -391,8 +391,8 @@ def test_a_language_without_task_text(
     [
         ("empty.txt", b"\n \n", "empty.txt: holds no text"),
         ("latin.txt", "für\n".encode("latin-1"), "latin.txt: cannot be read: 'utf-8' codec"),
-        ("cut.txt.gz", gzip.compress(b"text\n" * 1000)[:30], "cut.txt.gz: cannot be read"),
-        ("bad.txt.gz", gzip.compress(b"text")[:10] + b"\xff" * 30, "bad.txt.gz: cannot be read"),
+        ("cut.txt.gz", gzip.compress(b"text\n" * 1000, mtime=0)[:30], "cut.txt.gz: cannot be read"),
+        ("bad.txt.gz", gzip.compress(b"text", mtime=0)[:10] + b"\xff" * 30, "bad.txt.gz: cannot be read"),
     ],
 )
 def test_unusable_files_are_named(
@@ -414,7 +414,7 @@ def test_nothing_is_overwritten_unasked(generic: Path, tmp_path: Path, capsys: p
     out.write_text("mine")
 
     assert run(out, generic=generic, ratio="1:0") == 2
-    assert "set.txt: there already; choose another --out, or --force" in error_of(capsys)
+    assert "set.txt: exists already; choose another --out, or --force" in error_of(capsys)
     assert out.read_text() == "mine"
 
     assert run(out, generic=generic, ratio="1:0", force=True) == 0
@@ -525,7 +525,7 @@ def test_hub_data_sets_are_streamed(tmp_path: Path, kind: str) -> None:
 
     assert list(read_lines([f"hub:{tmp_path / 'set'}"])) == ["ein Satz", "zwei", "Zeilen"]
     assert list(read_lines([f"hub:{tmp_path / 'set'}:other"])) == ["x", "y"]
-    with pytest.raises(CorpusError, match=r"'n' is no column of text; such columns: text, other"):
+    with pytest.raises(CorpusError, match=r"'n' is no column of text; allowed: text, other"):
         list(read_lines([f"hub:{tmp_path / 'set'}:n"]))
     with pytest.raises(CorpusError, match=r"hub:.*nowhere: cannot be read"):
         list(read_lines([f"hub:{tmp_path / 'nowhere'}"]))

@@ -21,7 +21,7 @@ LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=300)
 
 
 def words(count: int = 10) -> Tokenizer:
-    """A tokenizer whose pieces are numbers: "7 3" is [7, 3]."""
+    """A tokenizer whose tokens are numbers: "7 3" is [7, 3]."""
     tokenizer = Tokenizer(models.WordLevel({str(i): i for i in range(count)}, unk_token="0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
@@ -58,7 +58,7 @@ def test_each_line_is_drawn_once_a_pass_and_held_out_ones_never(
             assert max(sum(lengths[i] for i in batch) for batch in batches) < batch_pieces + max(lengths)
             small = sum(sum(lengths[i] for i in batch) <= batch_pieces - max(lengths) for batch in batches)
             assert small <= -(-len(lengths) // window)  # the last of each window
-        assert text.trained_pieces == sum(lengths[i] for i in trained)
+        assert text.trained_tokens == sum(lengths[i] for i in trained)
 
 
 def test_lines_of_about_equal_length_go_together(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_order_is_a_function_of_the_seed_and_differs_from_pass_to_pass(tmp_p
     assert len(text.held_out) == 20
 
 
-def test_a_batch_holds_the_pieces_and_their_mask(tmp_path: Path) -> None:
+def test_a_batch_holds_the_tokens_and_their_mask(tmp_path: Path) -> None:
     encode_lines(words(), ["1 2 3 4 5 6", "7", "8 9"], 4, tmp_path / "text")
 
     ids, mask = Lines(tmp_path / "text", 1).batch(np.array([2, 0, 1]), pad_id=0)
@@ -94,7 +94,7 @@ def test_a_batch_holds_the_pieces_and_their_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("vocabulary", "name"), [(1 << 16, "pieces.16"), ((1 << 16) + 1, "pieces.32")])
-def test_a_large_vocabulary_takes_four_bytes_a_piece(tmp_path: Path, vocabulary: int, name: str) -> None:
+def test_a_large_vocabulary_takes_four_bytes_a_token(tmp_path: Path, vocabulary: int, name: str) -> None:
     encode_lines(words(vocabulary), [f"1 {vocabulary - 1}"], 64, tmp_path / "text")
 
     assert sorted(file.name for file in (tmp_path / "text").iterdir()) == [name, "starts.64"]
@@ -105,7 +105,7 @@ def test_what_was_encoded_before_is_replaced(tmp_path: Path) -> None:
     encode_lines(words(1 << 17), ["1 2", "3"], 64, tmp_path / "text")
     encode_lines(words(), ["4"], 64, tmp_path / "text")
 
-    assert Lines(tmp_path / "text", 1).pieces.tolist() == [4]
+    assert Lines(tmp_path / "text", 1).tokens.tolist() == [4]
 
 
 def test_another_order_of_the_lines_is_another_checksum(tmp_path: Path) -> None:

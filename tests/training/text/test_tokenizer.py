@@ -105,7 +105,7 @@ def test_the_command_reads_plain_text_too(tmp_path: Path, sentences: list[str]) 
     assert tokenizer.load_tokenizer(tmp_path / "tokenizer.json").to_str() == expected
 
 
-def test_special_pieces_are_found_under_either_name(
+def test_special_tokens_are_found_under_either_name(
     hub_xlm_roberta: Path, hub_bert: Path, sentences: list[str]
 ) -> None:
     roberta, bert = (
@@ -119,6 +119,6 @@ def test_special_pieces_are_found_under_either_name(
     assert ours == tokenizer.SpecialIds(pad=0, unknown=1, first=2, mask=3, protected=(0, 1, 2, 3))
 
 
-def test_a_tokenizer_without_special_pieces_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"lacks special pieces; allowed: \[PAD\], .* or <pad>"):
+def test_a_tokenizer_without_special_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"lacks special tokens; allowed: \[PAD\], .* or <pad>"):
         tokenizer.special_ids(tokenizer.new_tokenizer())
