@@ -105,7 +105,7 @@ class Population:
     def _other_goal(self, rng: random.Random, locale: str, text: str) -> str:
         for _ in range(MAX_TRIES):
             other = rng.choice(self._by_locale[locale])
-            if trigram_similarity(text, other) < MAX_OTHER:
+            if jaccard(text, other) < MAX_OTHER:
                 return other
         raise PopulationError(f"the texts in {locale} are too similar to each other; choose more varied --texts")
 
@@ -126,10 +126,10 @@ def rewrite(rng: random.Random, text: str, locale: str) -> str:
         ways.append([*words[:place], words[place + 1], words[place], *words[place + 2 :]])
     rng.shuffle(ways)
     others = (other for way in ways if (other := " ".join(way)) != text)
-    return next((one for one in others if trigram_similarity(one, text) >= MIN_REPHRASED), text)
+    return next((one for one in others if jaccard(one, text) >= MIN_REPHRASED), text)
 
 
-def trigram_similarity(one: str, other: str) -> float:
+def jaccard(one: str, other: str) -> float:
     """Jaccard similarity of the character trigrams of two texts, 0 to 1; the service's sketches estimate it."""
     grams, others = set(grams_of(one)), set(grams_of(other))
     either = len(grams | others)

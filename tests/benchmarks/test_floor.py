@@ -32,7 +32,7 @@ from service.student.student import Student
 from tests.loadtest.conftest import running
 from tests.service.conftest import write_student
 
-QUICK = ("--seconds", "0.1", "--rounds", "1")
+QUICK = ("--seconds", "0.2", "--rounds", "1")
 TWO_CORES = len(usable_cores()) > 1
 FOUND = {"size": "s", "fraction_of_floor": 0.8, "ratio_to_plain_fastapi": 1.2, "p50_at_one_to_raw": 1.7}
 
@@ -126,7 +126,7 @@ def test_the_cores_are_given_back(output: Output) -> None:
 @pytest.mark.skipif(not usable_cores(), reason="needs a system that can tie a process to a core")
 def test_one_core_is_enough_for_all_but_two_processes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with on_cores(usable_cores()[:1]):
-        code = main(["--students", str(folder), "--seconds", "0.1", "--rounds", "1", "--check"])
+        code = main(["--students", str(folder), *QUICK, "--check"])
     table, last = capsys.readouterr().out.rsplit("\n", 2)[:2]
     student = json.loads(last)["students"]["tiny"]
 

@@ -57,7 +57,7 @@ from tests.service.conftest import write_student
 pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="needs Linux's /proc")
 
 INSTALLED = "PEER_ENVIRONMENTS"  # a folder with environments that --install made
-QUICK = ("--seconds", "0.05", "--rounds", "2", "--connections", "1,4")
+QUICK = ("--seconds", "0.1", "--rounds", "2", "--connections", "1,4")
 TODAY = datetime.date(2026, 1, 2)
 TEXT = "weck mich am freitag um neun uhr auf"
 

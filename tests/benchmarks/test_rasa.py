@@ -22,7 +22,7 @@ from training.evaluation.scoring import Answer
 pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="needs Linux's /proc")
 
 INSTALLED = "PEER_ENVIRONMENTS"  # a folder with environments that --install made
-QUICK = ("--locale", "de-DE", "--rounds", "1", "--seconds", "0.05")
+QUICK = ("--locale", "de-DE", "--rounds", "1", "--seconds", "0.2")
 
 # Memorises the training utterances; answers anything else with the fallback intent
 STAND_IN = """

@@ -27,9 +27,8 @@ from loadtest.experiments.users import (
     GiveUp,
     Population,
     PopulationError,
-    Step,
+    jaccard,
     rewrite,
-    trigram_similarity,
 )
 from loadtest.load.texts import Text, load_texts
 from loadtest.population import main
@@ -47,7 +46,7 @@ def users(seed: int = 0, turns: float = 4.0, texts: list[Text] = TEXTS) -> Popul
     return Population(texts, FRICTION, turns=turns, seed=seed)
 
 
-def play(population: Population, number: int, arm: str | None = "control") -> list[Step]:
+def play(population: Population, number: int, arm: str | None = "control") -> list[Ask | GiveUp]:
     """The steps of a user whose answers all come from one arm."""
     session = population.session(number)
     steps = [next(session)]
@@ -59,11 +58,11 @@ def play(population: Population, number: int, arm: str | None = "control") -> li
     raise AssertionError("the session has no end")
 
 
-def asked(steps: list[Step]) -> list[Ask]:
+def asked(steps: list[Ask | GiveUp]) -> list[Ask]:
     return [step for step in steps if isinstance(step, Ask)]
 
 
-def friction(steps: list[Step]) -> int:
+def friction(steps: list[Ask | GiveUp]) -> int:
     return sum(isinstance(step, GiveUp) or step.again for step in steps)
 
 
@@ -109,7 +108,7 @@ def test_a_user_speaks_one_language_and_says_the_same_or_something_else() -> Non
         assert len({step.text.locale for step in steps}) == 1
         assert not steps[0].again
         for before, step in itertools.pairwise(steps):
-            alike = trigram_similarity(before.text.text, step.text.text)
+            alike = jaccard(before.text.text, step.text.text)
             assert alike >= MIN_REPHRASED if step.again else alike < MAX_OTHER
 
 
