@@ -84,9 +84,8 @@ def test_a_mixed_set_explains_itself(
     lines, manifest = text_of(out), manifest_of(out)
     assert words(lines) == manifest["tokens"] == 1000
     assert len(lines) == manifest["lines"] == sum(s["lines"] for s in manifest["sources"])
-    assert {(g["language"], g["kind"]): g["tokens"] for g in manifest["groups"]} == {
-        ("de", "task"): 150, ("fr", "task"): 150, ("de", "generic"): 350, ("fr", "generic"): 350
-    }  # fmt: skip
+    tokens = {(g["language"], g["kind"]): g["tokens"] for g in manifest["groups"]}
+    assert tokens == {(language, kind): n for language in ("de", "fr") for kind, n in (("task", 150), ("generic", 350))}
     assert all(g["asked"] == g["tokens"] <= g["available"] and g["repeats"] == 1 for g in manifest["groups"])
     assert manifest["arguments"]["generic"] == "generic"
     assert str(generic.parent) not in json.dumps(manifest)
