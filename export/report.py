@@ -16,7 +16,7 @@ from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Ma
 PARTS = {  # of a graph's file, and the modules with their weights
     "embeddings": ("pieces", "positions"),
     "encoder": ("blocks", "norm"),
-    "heads": ("heads",),
+    "heads": ("domain", "intent", "slots"),
 }
 _SHOWN = ("domain_f1", "intent_accuracy", "slot_f1", "exact_match")
 _METHODS = {
