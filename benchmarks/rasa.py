@@ -52,7 +52,7 @@ from loadtest.load.texts import Text
 from service.student.manifest import StudentError
 from training.data.datasets import DatasetError, load
 from training.data.utterances import PARTITIONS, Utterance
-from training.evaluation.scoring import Answer, Scorecard
+from training.evaluation.scoring import PredictedLabels, Scorecard
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Product:
     start_seconds: float
     disk: int
     bodies: Sequence[bytes]
-    answers: Callable[[], Iterator[Answer]]
+    answers: Callable[[], Iterator[PredictedLabels]]
     path: str = closed_loop.PATH
     problem_of: Check | None = None
     server: ProcessTree | None = None
@@ -132,7 +132,7 @@ class RasaBenchmark(Benchmark):
         """
         for one in products:
             print(f"{one.title}: {len(asked)} utterances", file=sys.stderr, flush=True)
-            answers = [Answer(None, answer.intent, answer.slots) for answer in one.answers()]
+            answers = [PredictedLabels(None, answer.intent, answer.slots) for answer in one.answers()]
             values = Scorecard.of(asked, answers).report()["mean"]
             one.scores = {name: values[name] for name in METRICS}
             if one.server:

@@ -164,7 +164,7 @@ def read_slots(predictor: Predictor, utterances: Sequence[Utterance]) -> Outcome
         encoded = predictor.encoder.encode(utterance.text)
         if not encoded.words:
             continue
-        at_words = predictor.logits(encoded)["slots"][0][encoded.first_pieces]
+        at_words = predictor.logits(encoded)["slots"][0][encoded.first_tokens]
         expected = {(slot.name, slot.start, slot.end) for slot in utterance.slots}
         for slot in decode_slots(utterance.text, encoded.words, at_words, tags):
             begins.append(len(words))

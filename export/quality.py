@@ -14,7 +14,7 @@ from export.folder import ExportError
 from service.student.predictor import OUTPUT_OF_HEAD, Predictor
 from service.student.tokenization import Encoded
 from training.data.utterances import Utterance
-from training.evaluation.scoring import Answer, score_by_locale
+from training.evaluation.scoring import PredictedLabels, score_by_locale
 from training.models.student import StudentModel
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def logit_difference(model: StudentModel, predictor: Predictor, utterances: Sequ
 
 
 def agreement(
-    utterances: Sequence[Utterance], one: Sequence[Answer], other: Sequence[Answer]
+    utterances: Sequence[Utterance], one: Sequence[PredictedLabels], other: Sequence[PredictedLabels]
 ) -> dict[str, dict[str, float]]:
     """Percentage of utterances for which two graphs predict the same labels, by locale and head."""
     result: dict[str, dict[str, float]] = {}
@@ -83,7 +83,7 @@ def agreement(
     return result
 
 
-def accuracy(utterances: Sequence[Utterance], answers: Mapping[str, Sequence[Answer]]) -> dict[str, Any]:
+def accuracy(utterances: Sequence[Utterance], answers: Mapping[str, Sequence[PredictedLabels]]) -> dict[str, Any]:
     """The metrics of the manifest, in percent, by name of the answers, locale and metric."""
 
     def rounded(values: Mapping[str, float]) -> dict[str, float]:  # ICER is 100 minus the intent accuracy

@@ -14,7 +14,7 @@ from export.scope import means_by_method
 from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Manifest, Scope
 
 PARTS = {  # of a graph's file, and the modules with their weights
-    "embeddings": ("pieces", "positions"),
+    "embeddings": ("token_embeddings", "positions"),
     "encoder": ("blocks", "norm"),
     "heads": ("domain", "intent", "slots"),
 }

@@ -22,7 +22,7 @@ from loadtest.load.client import LoadError, fetch
 from loadtest.load.closed_loop import Measured
 from loadtest.load.target import ROOT, TargetError, free_port, on_cores
 from loadtest.load.texts import Text
-from training.evaluation.scoring import Answer
+from training.evaluation.scoring import PredictedLabels
 
 OURS = plain_json("/v1/nlu")
 CHECKED_ANSWERS = 50  # compared before a server is measured
@@ -41,7 +41,12 @@ class Contender:
     """A measured server, and the student's own answers, with which its answers must agree."""
 
     def __init__(
-        self, name: str, url: str, wire: WireFormat, expected: Mapping[Text, Answer], server: ProcessTree | None = None
+        self,
+        name: str,
+        url: str,
+        wire: WireFormat,
+        expected: Mapping[Text, PredictedLabels],
+        server: ProcessTree | None = None,
     ) -> None:
         self.name = name
         self.url = url
@@ -139,7 +144,7 @@ class PeerBenchmark(Benchmark):
 
     @contextmanager
     def started(
-        self, peer: Peer, setting: str, python: Path, folder: Path, expected: Mapping[Text, Answer]
+        self, peer: Peer, setting: str, python: Path, folder: Path, expected: Mapping[Text, PredictedLabels]
     ) -> Iterator[Contender]:
         """Run a peer's server in one setting; yields it once its answers agree with the student's."""
         port = free_port()
@@ -224,7 +229,7 @@ class PeerBenchmark(Benchmark):
         return self.load(contender.name, measure, seconds)
 
 
-def expected_of(student: MeasuredStudent) -> dict[Text, Answer]:
+def expected_of(student: MeasuredStudent) -> dict[Text, PredictedLabels]:
     """The student's own answer to each text."""
     texts = student.selection.texts
     return {text: answer_of(student_answer(student.student, text.text, text.locale)) for text in texts}

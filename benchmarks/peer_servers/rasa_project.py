@@ -25,7 +25,7 @@ from loadtest.load.texts import Text
 from training.data.datasets import row_of
 from training.data.files import write_atomically
 from training.data.utterances import Utterance, checksum_of
-from training.evaluation.scoring import Answer
+from training.evaluation.scoring import PredictedLabels
 
 EPOCHS = 100  # Rasa's default
 FALLBACK_INTENT = "nlu_fallback"  # Rasa's intent at low confidence; the most likely real intent follows it
@@ -156,7 +156,7 @@ def _answer(reply: Json) -> Json:
 WIRE = WireFormat("/model/parse", lambda text: orjson.dumps({"text": text.text}), _answer)
 
 
-def answers_of(url: str, texts: Iterable[Text]) -> Iterator[Answer]:
+def answers_of(url: str, texts: Iterable[Text]) -> Iterator[PredictedLabels]:
     """Send each text; yields the answers in the same order. Raises LoadError."""
     for text in texts:
         reply = fetch(url + WIRE.path, REPLY_SECONDS, WIRE.body(text))

@@ -10,7 +10,7 @@ import orjson
 from loadtest.comparison.quality import answer_of
 from loadtest.load.client import OK, LoadError
 from loadtest.load.texts import Text
-from training.evaluation.scoring import Answer
+from training.evaluation.scoring import PredictedLabels
 
 
 class WireFormat(NamedTuple):
@@ -26,7 +26,7 @@ class WireFormat(NamedTuple):
     body: Callable[[Text], bytes]
     answer: Callable[[Any], Any]
 
-    def read(self, status: int, content: bytes) -> Answer:
+    def read(self, status: int, content: bytes) -> PredictedLabels:
         """The answer in a reply, without confidences, whose last digit may differ.
 
         Raises:
@@ -39,7 +39,7 @@ class WireFormat(NamedTuple):
         except (ValueError, KeyError, TypeError, IndexError):
             raise LoadError("reply holds no answer") from None
 
-    def problem_of(self, expected: Answer | None, status: int, content: bytes) -> str | None:
+    def problem_of(self, expected: PredictedLabels | None, status: int, content: bytes) -> str | None:
         """The problem of a reply, or None; without an expected answer any answer is valid."""
         try:
             answer = self.read(status, content)

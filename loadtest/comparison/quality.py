@@ -10,14 +10,14 @@ import orjson
 from loadtest.load.client import Client, LoadError
 from loadtest.load.replies import problem_of_reply
 from training.data.utterances import Slot, Utterance
-from training.evaluation.scoring import Answer
+from training.evaluation.scoring import PredictedLabels
 
 PATH = "/v1/nlu/batch"
 BATCH = 32  # texts of a request; below the service's default limit
 TIMEOUT = 60.0  # seconds for a batch
 
 
-def answers_of_service(url: str, utterances: Sequence[Utterance]) -> Iterator[Answer]:
+def answers_of_service(url: str, utterances: Sequence[Utterance]) -> Iterator[PredictedLabels]:
     """Send each utterance to a service, over one connection; yields the answers in the same order.
 
     Raises:
@@ -33,10 +33,10 @@ def answers_of_service(url: str, utterances: Sequence[Utterance]) -> Iterator[An
             yield from map(answer_of, orjson.loads(reply.content)["results"])
 
 
-def answer_of(result: dict[str, Any]) -> Answer:
+def answer_of(result: dict[str, Any]) -> PredictedLabels:
     """The scored part of a reply."""
     domain, intent, slots = result["domain"], result["intent"], result["slots"]
-    return Answer(
+    return PredictedLabels(
         domain and domain["name"],
         intent and intent["name"],
         None if slots is None else tuple(Slot(slot["name"], slot["start"], slot["end"]) for slot in slots),

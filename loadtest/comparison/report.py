@@ -15,7 +15,7 @@ from loadtest.load.students import manifests_of
 from service.student.manifest import Manifest, StudentError
 from training.data.utterances import Utterance
 from training.evaluation.paired import changes, compare
-from training.evaluation.scoring import Answer, Scorecard, interval
+from training.evaluation.scoring import PredictedLabels, Scorecard, interval
 
 Json = dict[str, Any]
 
@@ -39,7 +39,7 @@ class Subject:
     name: str
     folder: Path
     manifest: Manifest
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[PredictedLabels] = field(default_factory=list)
     rounds: list[Json] = field(default_factory=list)
 
     @property

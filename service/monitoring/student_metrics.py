@@ -85,7 +85,7 @@ class _LocaleMetrics:
 
     def count(self, tally: Tally, prediction: Prediction) -> None:
         """Record one answered text."""
-        tally.observe(self._tokens, prediction.pieces)
+        tally.observe(self._tokens, prediction.tokens)
         if prediction.truncated:
             tally.add(self._truncated, 1)
         if prediction.unknown:

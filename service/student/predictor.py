@@ -38,7 +38,7 @@ class Question(NamedTuple):
 class Prediction(NamedTuple):
     """The prediction for one text; a head that the student does not have is None.
 
-    `domain` and `intent` are the `top_k` labels, best first. `pieces` is the number of tokens read, `unknown` the
+    `domain` and `intent` are the `top_k` labels, best first. `tokens` is the number of tokens read, `unknown` the
     number of unknown ones. `in_scope` is None without a fitted scope. `kept_domains` and `kept_intents` are the
     probability mass of the allowed labels; None if all are allowed. `phases` are the seconds of tokenize, inference
     and decode.
@@ -49,7 +49,7 @@ class Prediction(NamedTuple):
     slots: list[Span] | None
     truncated: bool
     unknown: int
-    pieces: int
+    tokens: int
     in_scope: bool | None
     kept_domains: float | None
     kept_intents: float | None
@@ -135,9 +135,9 @@ class Predictor:
         for length in range(1, self.encoder.max_length + 1):
             self.run_length(length)
 
-    def run_length(self, pieces: int) -> None:
-        """Run the graph once on a text of `pieces` tokens, for warm-up and timing."""
-        self.logits(Encoded([0] * pieces, [], [], False, 0))
+    def run_length(self, tokens: int) -> None:
+        """Run the graph once on a text of `tokens` tokens, for warm-up and timing."""
+        self.logits(Encoded([0] * tokens, [], [], False, 0))
 
     def _decode(
         self, question: Question, encoded: Encoded, logits: Mapping[str, Any], tokenize: float, inference: float
@@ -164,7 +164,7 @@ class Predictor:
         if "slots" in logits:
             slots = []
             if words := encoded.words:
-                at_words = logits["slots"][0].take(encoded.first_pieces, 0)
+                at_words = logits["slots"][0].take(encoded.first_tokens, 0)
                 slots = decode_slots(question.text, words, at_words, labels.slots, calibration.slots, self._combine)
         phases = (tokenize, inference, time.perf_counter() - began)
         return Prediction(

@@ -21,7 +21,7 @@ WORD_BY_WORD = "079a300e0f45"
 PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")  # words of letters, single spaces
 MAX_CACHED_WORDS = 20_000
 MAX_WORD_LENGTH = 64
-MAX_CHARACTERS_PER_PIECE = 16  # average over a text; the rest is truncated
+MAX_CHARACTERS_PER_TOKEN = 16  # average over a text; the rest is truncated
 
 
 class Encoded(NamedTuple):
@@ -29,14 +29,14 @@ class Encoded(NamedTuple):
 
     Attributes:
         ids: token ids with special tokens, at most `max_length` of them.
-        first_pieces: for each word, the position in `ids` of its first token.
+        first_tokens: for each word, the position in `ids` of its first token.
         words: for each word, its (start, end) in the raw text: code points, end exclusive, never empty.
         truncated: whether tokens were cut off at `max_length`.
         unknown: how many of `ids` are the unknown token.
     """
 
     ids: list[int]
-    first_pieces: list[int]
+    first_tokens: list[int]
     words: list[tuple[int, int]]
     truncated: bool
     unknown: int
@@ -62,7 +62,7 @@ class TextEncoder:
         tokenizer.no_truncation()
         self.tokenizer = tokenizer
         self.max_length = max_length
-        self._max_characters = MAX_CHARACTERS_PER_PIECE * max_length
+        self._max_characters = MAX_CHARACTERS_PER_TOKEN * max_length
         self.unknown_id: int | None = tokenizer.token_to_id(UNKNOWN)
         self._front: list[int] = tokenizer.encode("").ids
         self.word_cache: dict[str, WordTokens] | None = {} if pipeline_of(tokenizer) == WORD_BY_WORD else None
@@ -93,7 +93,7 @@ class TextEncoder:
         cut = len(text) > self._max_characters
         encoding = self.tokenizer.encode(text[: self._max_characters] if cut else text)
         ids = encoding.ids
-        first_pieces: list[int] = []
+        first_tokens: list[int] = []
         words: list[tuple[int, int]] = []
         current = -1
         limit = self.max_length
@@ -105,7 +105,7 @@ class TextEncoder:
                 break
             if word != current:
                 current = word
-                first_pieces.append(position)
+                first_tokens.append(position)
                 words.append((start, end))
             elif end > words[-1][1]:
                 words[-1] = (words[-1][0], end)
@@ -113,24 +113,24 @@ class TextEncoder:
             ids = ids[:limit]
         kept = [i for i, (start, end) in enumerate(words) if not text[start:end].isspace() and end > start]
         if len(kept) != len(words):  # tokens of white space alone are not words
-            first_pieces = [first_pieces[i] for i in kept]
+            first_tokens = [first_tokens[i] for i in kept]
             words = [words[i] for i in kept]
         words = [_strip(text, start, end) for start, end in words]
         return Encoded(
-            ids, first_pieces, words, truncated, ids.count(self.unknown_id) if self.unknown_id is not None else 0
+            ids, first_tokens, words, truncated, ids.count(self.unknown_id) if self.unknown_id is not None else 0
         )
 
     def _join_words(self, text: str, cache: dict[str, WordTokens]) -> Encoded | None:
         """Encode a plain text from the tokens of its words; None if a word can't be cached or the text is too long."""
         ids = [*self._front]
-        first_pieces: list[int] = []
+        first_tokens: list[int] = []
         words: list[tuple[int, int]] = []
         start = unknown = 0
         for word in text.split(" "):
             tokens = cache.get(word) or (len(word) <= MAX_WORD_LENGTH and self._cache_word(word, cache))
             if not tokens or not tokens.ids:
                 return None
-            first_pieces.append(len(ids))
+            first_tokens.append(len(ids))
             ids += tokens.ids
             unknown += tokens.unknown
             end = start + len(word)
@@ -138,12 +138,12 @@ class TextEncoder:
             start = end + 1
         if len(ids) > self.max_length:
             return None
-        return Encoded(ids, first_pieces, words, False, unknown)
+        return Encoded(ids, first_tokens, words, False, unknown)
 
     def _cache_word(self, word: str, cache: dict[str, WordTokens]) -> WordTokens:
         alone = self.encode_whole(word)
         front = len(self._front)
-        whole = not alone.truncated and alone.words == [(0, len(word))] and alone.first_pieces == [front]
+        whole = not alone.truncated and alone.words == [(0, len(word))] and alone.first_tokens == [front]
         if len(cache) >= MAX_CACHED_WORDS:
             cache.clear()
         tokens = cache[word] = WordTokens(alone.ids[front:] if whole else [], alone.unknown)

@@ -17,7 +17,7 @@ from benchmarks.rasa import MARKS, draw_utterances, main
 from tests.service.conftest import write_student
 from training.data import datasets
 from training.data.utterances import Slot, Utterance
-from training.evaluation.scoring import Answer
+from training.evaluation.scoring import PredictedLabels
 
 pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="needs Linux's /proc")
 
@@ -192,7 +192,7 @@ def test_replies_are_read_as_answers() -> None:
 
     found = WIRE.read(200, json.dumps({**unsure, "entities": entities}).encode())
 
-    assert found == Answer(None, "play", (Slot("a", 0, 2), Slot("b", 4, 6)))
+    assert found == PredictedLabels(None, "play", (Slot("a", 0, 2), Slot("b", 4, 6)))
     for content in (b"[]", b"{", b'{"intent": null, "entities": []}'):
         assert WIRE.problem_of(None, 200, content) == "reply holds no answer"
     assert WIRE.problem_of(None, 500, b"") == "HTTP 500"

@@ -8,7 +8,7 @@ from export.quality import agreement, first_of_each_locale, logit_difference
 from service.student.student import Student
 from training.data import datasets
 from training.data.utterances import Utterance
-from training.evaluation.scoring import Answer
+from training.evaluation.scoring import PredictedLabels
 from training.models.checkpoint import load_checkpoint
 
 
@@ -24,8 +24,8 @@ def test_nan_fails_the_parity_check(checkpoint: Path, student_folder: Path) -> N
 
 def test_agreement_is_by_locale_and_head() -> None:
     utterances = [Utterance(str(i), "x", locale) for i, locale in enumerate(("de-DE", "de-DE", "fr-FR"))]
-    one = [Answer("a", None, ()), Answer("a", None, ()), Answer("b", None, ())]
-    other = [Answer("a", None, ()), Answer("b", None, ()), Answer("b", None, ())]
+    one = [PredictedLabels("a", None, ()), PredictedLabels("a", None, ()), PredictedLabels("b", None, ())]
+    other = [PredictedLabels("a", None, ()), PredictedLabels("b", None, ()), PredictedLabels("b", None, ())]
 
     assert agreement(utterances, one, other) == {
         "de-DE": {"domain": 50.0, "slots": 100.0},

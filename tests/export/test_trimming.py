@@ -82,7 +82,7 @@ def test_embeddings_follow_their_tokens_and_the_masked_head_is_dropped() -> None
 
     smaller = with_rows(model, [0, 3, 8])
 
-    torch.testing.assert_close(smaller.pieces.weight, model.pieces.weight[[0, 3, 8]])
+    torch.testing.assert_close(smaller.token_embeddings.weight, model.token_embeddings.weight[[0, 3, 8]])
     torch.testing.assert_close(smaller.heads["domain"].weight, model.heads["domain"].weight)
     assert smaller.config.vocab_size == 3
     assert smaller.masked is None

@@ -19,12 +19,12 @@ from starlette.routing import Route
 SERVER_TIMING = "queue;dur=0.012, tokenize;dur=0.021, inference;dur=0.41, decode;dur=0.02, total;dur=0.47"
 LOCALES = ["de-DE", "fr-FR"]
 
-Answer = dict[str, Any]
-Tamper = Callable[[Answer], Answer | Response]
+Reply = dict[str, Any]
+Tamper = Callable[[Reply], Reply | Response]
 Serve = Callable[..., str]
 
 
-def answer_to(text: str) -> Answer:
+def answer_to(text: str) -> Reply:
     """A valid answer, which marks the text's first word."""
     word = text.split()[0]
     start = text.index(word)
@@ -48,7 +48,7 @@ def build_app(tamper: Tamper, pause: float) -> Starlette:
     async def models(request: Request) -> Response:
         return JSONResponse({"models": [{"name": "s", "default": True, "locales": LOCALES}]})
 
-    async def reply(answer: Answer) -> Response:
+    async def reply(answer: Reply) -> Response:
         await asyncio.sleep(pause)
         sent = tamper(answer)
         return sent if isinstance(sent, Response) else JSONResponse(sent, headers={"server-timing": SERVER_TIMING})

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from loadtest.load.client import LoadError
 from loadtest.load.closed_loop import Measured, measure
-from tests.loadtest.conftest import Answer, Serve, answer_to
+from tests.loadtest.conftest import Reply, Serve, answer_to
 
 BODIES = [orjson.dumps({"text": f"text{number} hallo", "locale": "de-DE"}) for number in range(50)]
 Answering = Callable[[asyncio.Transport], None]
@@ -86,7 +86,7 @@ def test_replies_are_counted_and_timed(serve: Serve) -> None:
 def test_texts_are_sent_in_turn_by_all_connections(serve: Serve) -> None:
     seen: Counter[str] = Counter()
 
-    def note(answer: Answer) -> Answer:
+    def note(answer: Reply) -> Reply:
         seen[answer["slots"][0]["value"]] += 1
         return answer
 

@@ -15,7 +15,7 @@ from loadtest.__main__ import main
 from loadtest.load.recorder import BATCH, SERVER_PHASES, SINGLE
 from loadtest.load.target import TargetError, known_locales, running_service, wait_until_ready
 from service import extras
-from tests.loadtest.conftest import LOCALES, Answer, Serve
+from tests.loadtest.conftest import LOCALES, Reply, Serve
 from tests.service.conftest import write_student
 
 QUICK = ("--seconds", "1", "--users", "4", "--start-timeout", "30")
@@ -30,7 +30,7 @@ def run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str, dict
     return code, "\n".join(table), json.loads(last)
 
 
-def shift_slots(answer: Answer) -> Answer:
+def shift_slots(answer: Reply) -> Reply:
     for slot in answer.get("slots", ()):
         slot["start"] += 1
     return answer

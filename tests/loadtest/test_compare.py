@@ -31,7 +31,7 @@ from tests.service import conftest
 from tests.service.conftest import write_student
 from training.data.utterances import Slot, Utterance
 from training.evaluation.paired import compare, mcnemar
-from training.evaluation.scoring import Answer, Scorecard
+from training.evaluation.scoring import PredictedLabels, Scorecard
 
 QUICK = ("--rounds", "1", "--seconds", "0.1", "--p99-bound", "10000")  # a bound that any machine keeps
 LOCALES = ("de-DE", "it-IT")
@@ -266,7 +266,8 @@ def test_a_comparison_turned_round_has_the_other_sign(outcomes: list[tuple[str, 
         for i, (expected, _, _) in enumerate(outcomes)
     ]
     cards = [
-        Scorecard.of(references, [Answer(None, said[side], (Slot("x", 0, 4),)) for said in outcomes]) for side in (1, 2)
+        Scorecard.of(references, [PredictedLabels(None, said[side], (Slot("x", 0, 4),)) for said in outcomes])
+        for side in (1, 2)
     ]
     there, back = compare(*cards), compare(*reversed(cards))
 

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from loadtest.load.client import LoadError
 from loadtest.load.open_loop import Scheduled, arrival_times, measure
-from tests.loadtest.conftest import Answer, Serve
+from tests.loadtest.conftest import Reply, Serve
 
 BODIES = [orjson.dumps({"text": f"text{number} hallo", "locale": "de-DE"}) for number in range(50)]
 
@@ -53,7 +53,7 @@ def test_what_waits_for_a_connection_counts_from_when_it_was_due(serve: Serve) -
 
 
 def test_wrong_replies_are_counted(serve: Serve) -> None:
-    def refuse(answer: Answer) -> Response:
+    def refuse(answer: Reply) -> Response:
         return JSONResponse({"error": {"code": "overloaded"}}, 429)
 
     found = load(serve(tamper=refuse), seconds=0.2)

@@ -26,7 +26,7 @@ from training.runs.distillation import Imitation
 from training.runs.settings import DistillSettings
 from training.runs.start import is_untouched
 
-SHORT = ["--size", "xs", "--batch-pieces", "512", "--threads", "1"]
+SHORT = ["--size", "xs", "--batch-tokens", "512", "--threads", "1"]
 FILES = ["config.json", "model.safetensors", "tokenizer.json", "training.json"]
 
 
@@ -50,7 +50,7 @@ def wide_teacher(tmp_path_factory: pytest.TempPathFactory, corpus: Path, teacher
     """Of size s, with the tokenizer of the other one."""
     out = tmp_path_factory.mktemp("teachers") / "s"
     more = ["--tokenizer", str(teacher / "tokenizer.json"), "--steps", "4", "--threads", "1", "--out", str(out)]
-    assert pretrain.main(["--corpus", str(corpus), "--size", "s", "--batch-pieces", "512", *more]) == 0
+    assert pretrain.main(["--corpus", str(corpus), "--size", "s", "--batch-tokens", "512", *more]) == 0
     return out
 
 
@@ -140,7 +140,7 @@ def test_each_hidden_loss_reaches_the_student_through_each_mapping(hidden_loss: 
     assert logits.shape == (3, 50)
     assert math.isfinite(hidden.item())
     assert hidden.item() > 0
-    assert narrow.pieces.weight.grad is not None
+    assert narrow.token_embeddings.weight.grad is not None
     assert all(p.grad is not None for p in imitation.projections.parameters())
 
 
@@ -300,7 +300,7 @@ def test_two_processes_learn_what_one_does_also_when_they_are_killed(
 ) -> None:
     more = ["--hidden-loss", "cosine", "--precision", "fp32", "--steps", "15"]
     one, two = tmp_path / "one", tmp_path / "two"
-    assert distill.main(arguments(teacher, corpus, one, *more, "--batch-pieces", "1024")) == 0
+    assert distill.main(arguments(teacher, corpus, one, *more, "--batch-tokens", "1024")) == 0
 
     command = arguments(teacher, corpus, two, *more, "--save-every", "2")
     assert launch(command, until=(two / "resume.pt").exists) == -signal.SIGKILL

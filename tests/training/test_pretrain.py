@@ -18,7 +18,7 @@ from training.models.checkpoint import Checkpoint, load_checkpoint, load_resume_
 from training.runs import text_run
 from training.text.corpus import CorpusError, read_lines
 
-SHORT = ["--batch-pieces", "512", "--threads", "1"]
+SHORT = ["--batch-tokens", "512", "--threads", "1"]
 LAUNCH = f"""{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1
 --mixed_precision no --dynamo_backend no --main_process_port 0""".split()
 
@@ -95,7 +95,7 @@ def test_finetuning_goes_on_from_it(encoder: Path, sample: Path, tmp_path: Path)
     assert finetune.main(["--data", str(sample), "--init", str(encoder), *more, "--out", str(tmp_path / "next")]) == 0
 
     first, second = load_checkpoint(encoder), load_checkpoint(tmp_path / "next")
-    assert torch.equal(first.model.pieces.weight, second.model.pieces.weight)
+    assert torch.equal(first.model.token_embeddings.weight, second.model.token_embeddings.weight)
     assert second.labels.heads == ("domain", "intent", "slots")
     assert second.training["init"]["command"] == "training.pretrain"
 
@@ -196,9 +196,9 @@ def test_labelled_data_is_text_too(sample: Path, tmp_path: Path) -> None:
 def test_two_processes_learn_what_one_does(encoder: Path, corpus: Path, tmp_path: Path) -> None:
     more = ["--tokenizer", str(encoder / "tokenizer.json"), "--size", "xs", "--precision", "fp32", "--threads", "1"]
     common = ["--corpus", str(corpus), *more]
-    assert pretrain.main([*common, "--batch-pieces", "1024", "--out", str(tmp_path / "one")]) == 0
+    assert pretrain.main([*common, "--batch-tokens", "1024", "--out", str(tmp_path / "one")]) == 0
 
-    arguments = ["-m", "training.pretrain", *common, "--batch-pieces", "512", "--out", str(tmp_path / "two")]
+    arguments = ["-m", "training.pretrain", *common, "--batch-tokens", "512", "--out", str(tmp_path / "two")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*LAUNCH, *arguments], env=environment, capture_output=True, text=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 from scipy.stats import binomtest  # type: ignore[import-untyped,unused-ignore]
 
 from training.data.utterances import Utterance
-from training.evaluation.scoring import MEAN, Answer, Scorecard, with_interval
+from training.evaluation.scoring import MEAN, PredictedLabels, Scorecard, with_interval
 
 Json = dict[str, Any]
 
@@ -44,16 +44,18 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def changes(utterances: Sequence[Utterance], answers: Sequence[Answer], before: Sequence[Answer]) -> Iterator[Json]:
+def changes(
+    utterances: Sequence[Utterance], answers: Sequence[PredictedLabels], before: Sequence[PredictedLabels]
+) -> Iterator[Json]:
     """The utterances whose answer differs from the one before: text, expected answer, and both answers."""
     for utterance, now, then in zip(utterances, answers, before, strict=True):
         if now != then:
-            expected = Answer(utterance.domain, utterance.intent, utterance.slots)
+            expected = PredictedLabels(utterance.domain, utterance.intent, utterance.slots)
             compared = {"expected": expected, "before": then, "now": now}
             facts = {name: getattr(utterance, name) for name in ("id", "locale", "text")}
             yield {**facts, **{name: _json_of(utterance, answer) for name, answer in compared.items()}}
 
 
-def _json_of(utterance: Utterance, answer: Answer) -> Json:
+def _json_of(utterance: Utterance, answer: PredictedLabels) -> Json:
     slots = [f"{slot.name}: {utterance.value(slot)}" for slot in answer.slots or ()]
     return {"domain": answer.domain, "intent": answer.intent, "slots": None if answer.slots is None else slots}

@@ -52,7 +52,7 @@ Ratio = tuple[float, float]  # numerator and denominator of a metric; (0, 0) whe
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PredictedLabels:
     """A model's predictions for one utterance; None for a head that the model lacks."""
 
     domain: str | None = None
@@ -76,7 +76,7 @@ def count_spans(reference: Iterable[Span], predicted: Iterable[Span]) -> tuple[i
     return len(expected & found), len(found), len(expected)
 
 
-def semantic_errors(utterance: Utterance, answer: Answer) -> tuple[int, int]:
+def semantic_errors(utterance: Utterance, answer: PredictedLabels) -> tuple[int, int]:
     """Numerator and denominator of SemER (Su et al. 2018): (S + D + I + intent error, reference slots + 1).
 
     Slots are aligned by name and value: a pair of one name with different values is a substitution, a surplus
@@ -126,7 +126,7 @@ def _share(value: float) -> Ratio:
     return (0, 0) if math.isnan(value) else (value, 1)
 
 
-def _ratios_of(utterance: Utterance, answer: Answer) -> dict[str, Ratio]:
+def _ratios_of(utterance: Utterance, answer: PredictedLabels) -> dict[str, Ratio]:
     """The numerator and denominator of one answer for each metric that is not macro-averaged."""
     words = reference_words(utterance.text, utterance.locale)
     expected, found = tags_of(words, utterance.slots), tags_of(words, answer.slots or ())
@@ -153,7 +153,7 @@ class Scores:
     `exact`, [utterances], is 1 where intent and every tag are right, else 0; NaN where the reference has no intent.
     """
 
-    def __init__(self, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = 0) -> None:
+    def __init__(self, references: Sequence[Utterance], answers: Sequence[PredictedLabels], resamples: int = 0) -> None:
         """Compare; both sequences have the same order. Raises ValueError when they differ in length or are empty."""
         if len(references) != len(answers) or not references:
             counts = f"{len(references)} references and {len(answers)} answers"
@@ -177,7 +177,7 @@ class Scores:
         self.exact = np.where(exact[:, 1] > 0, exact[:, 0], math.nan)
 
 
-def _domain_f1(references: Sequence[Utterance], answers: Sequence[Answer], weights: Weights) -> Floats:
+def _domain_f1(references: Sequence[Utterance], answers: Sequence[PredictedLabels], weights: Weights) -> Floats:
     names = sorted({u.domain for u in references if u.domain} | {a.domain for a in answers if a.domain})
     index = {name: i for i, name in enumerate(names)}
     labelled = [i for i, u in enumerate(references) if u.domain]
@@ -221,7 +221,9 @@ class Scorecard:
     exact: dict[str, Floats]  # `Scores.exact` by locale, the utterances in order of their ids
 
     @classmethod
-    def of(cls, references: Sequence[Utterance], answers: Sequence[Answer], resamples: int = RESAMPLES) -> Scorecard:
+    def of(
+        cls, references: Sequence[Utterance], answers: Sequence[PredictedLabels], resamples: int = RESAMPLES
+    ) -> Scorecard:
         """Score answers, which have the order of the references."""
         scores: dict[str, Scores] = {}
         sizes = Counter(u.locale for u in references)
@@ -255,7 +257,7 @@ class Scorecard:
         return {"utterances": self.sizes, "locales": found, "mean": mean, "mean_over": self.over}
 
 
-def score_by_locale(references: Sequence[Utterance], answers: Sequence[Answer]) -> dict[str, dict[str, float]]:
+def score_by_locale(references: Sequence[Utterance], answers: Sequence[PredictedLabels]) -> dict[str, dict[str, float]]:
     """Metrics in percent per locale, and under "mean" their mean over the `mean_locales`."""
     values = Scorecard.of(references, answers, resamples=0).values
     return {locale: {name: float(found[0]) for name, found in scores.items()} for locale, scores in values.items()}

@@ -28,7 +28,7 @@ Rows = NDArray[np.int64]
 class Example:
     """One encoded utterance: token ids, and the target index of each head (IGNORED where there is none).
 
-    `slots` has one entry a token: the word's tag at its first token, IGNORED elsewhere. `first_pieces` are the
+    `slots` has one entry a token: the word's tag at its first token, IGNORED elsewhere. `first_tokens` are the
     positions of the words' first tokens, with and without tags.
     """
 
@@ -36,12 +36,12 @@ class Example:
     domain: int
     intent: int
     slots: list[int]
-    first_pieces: Sequence[int] = ()
+    first_tokens: Sequence[int] = ()
 
     @classmethod
     def of_text(cls, encoded: Encoded) -> Example:
         """An unlabelled text."""
-        return cls(encoded.ids, IGNORED, IGNORED, [IGNORED] * len(encoded.ids), encoded.first_pieces)
+        return cls(encoded.ids, IGNORED, IGNORED, [IGNORED] * len(encoded.ids), encoded.first_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +92,11 @@ class ExampleEncoder:
         encoded: Encoded = self.encoder.encode(utterance.text)
         slots = [IGNORED] * len(encoded.ids)
         if self._tags:
-            for position, tag in zip(encoded.first_pieces, tags_of(encoded.words, utterance.slots), strict=True):
+            for position, tag in zip(encoded.first_tokens, tags_of(encoded.words, utterance.slots), strict=True):
                 slots[position] = self._tags.get(tag, IGNORED)
         domain = self._domain.get(utterance.domain or "", IGNORED)
         intent = self._intent.get(utterance.intent or "", IGNORED)
-        return Example(encoded.ids, domain, intent, slots, encoded.first_pieces)
+        return Example(encoded.ids, domain, intent, slots, encoded.first_tokens)
 
 
 def whole_of(examples: Sequence[Example], rows: Rows, split: Split = ALONE) -> Whole:
@@ -112,7 +112,7 @@ def collate(examples: Sequence[Example], pad_id: int, rows: Rows | None = None, 
     slots, _ = padded([e.slots for e in examples], IGNORED)
     first = torch.zeros(input_ids.shape, dtype=torch.bool)
     for row, example in enumerate(examples):
-        first[row, list(example.first_pieces)] = True
+        first[row, list(example.first_tokens)] = True
     domain, intent = (torch.tensor([getattr(e, head) for e in examples]) for head in ("domain", "intent"))
     return Batch(input_ids, mask, domain, intent, slots, first, rows, whole or whole_of(examples, rows))
 

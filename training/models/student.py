@@ -166,7 +166,7 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: StudentConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
-        self.pieces = nn.Embedding(config.vocab_size, width)
+        self.token_embeddings = nn.Embedding(config.vocab_size, width)
         self.positions = nn.Embedding(config.max_position_embeddings, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(width)
@@ -188,7 +188,7 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         attention_mask: [batch, tokens], 1 for tokens and 0 for padding; None without padding.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
-        read = self.pieces(input_ids) + self.positions(positions)
+        read = self.token_embeddings(input_ids) + self.positions(positions)
         hidden = functional.dropout(read, self.config.dropout, self.training)
         bias = None
         if attention_mask is not None:
@@ -211,11 +211,11 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""
         if self.masked is None:
             raise ValueError("the model has no masked-language head")
-        logits: Tensor = self.masked(hidden, self.pieces.weight)
+        logits: Tensor = self.masked(hidden, self.token_embeddings.weight)
         return logits
 
     def count_parameters(self) -> tuple[int, int]:
         """All weights, and those outside the token and position tables and the heads."""
         total = sum(p.numel() for p in self.parameters())
-        parts = [self.pieces, self.positions, self.heads, *([self.masked] if self.masked is not None else [])]
+        parts = [self.token_embeddings, self.positions, self.heads, *([self.masked] if self.masked is not None else [])]
         return total, total - sum(p.numel() for part in parts for p in part.parameters())

@@ -102,7 +102,7 @@ def inherit_layers(
     with torch.no_grad():
         seen = _observe(teacher, [theirs - 1 for _, theirs in pairs], probe)
         stream = _stream(list(seen.moments.values()), student.config.hidden_size)
-        student.pieces.weight.copy_(stream.states(teacher.pieces.weight))
+        student.token_embeddings.weight.copy_(stream.states(teacher.token_embeddings.weight))
         length = student.config.max_position_embeddings
         student.positions.weight.copy_(stream.states(teacher.positions.weight[:length]))
         for ours, theirs in pairs:
@@ -157,7 +157,7 @@ def _observe(teacher: StudentModel, layers: Iterable[int], probe: Tensor | None)
     handles = [watch(name, cast(nn.LayerNorm, teacher.get_submodule(name))) for name in [*names, "norm"]]
     mode = teacher.training
     try:
-        seen.hidden = teacher.eval()(probe.to(teacher.pieces.weight.device)).last_hidden_state.flatten(0, -2)
+        seen.hidden = teacher.eval()(probe.to(teacher.token_embeddings.weight.device)).last_hidden_state.flatten(0, -2)
     finally:
         teacher.train(mode)
         for handle in handles:

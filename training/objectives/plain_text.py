@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.student.tokenization import MAX_CHARACTERS_PER_PIECE, TextEncoder
+from service.student.tokenization import MAX_CHARACTERS_PER_TOKEN, TextEncoder
 from training.models.batches import Batch, Example, Rows, collate, whole_of
 from training.models.devices import split
 from training.models.student import StudentOutput
@@ -52,7 +52,7 @@ class PlainText:
         Raises CorpusError: a source can't be read, or all hold fewer sentences than a step takes.
         """
         rng = random.Random(seed)
-        longest = MAX_CHARACTERS_PER_PIECE * encoder.max_length  # the encoder cuts texts there
+        longest = MAX_CHARACTERS_PER_TOKEN * encoder.max_length  # the encoder cuts texts there
         texts = [text[:longest] for source in sources for text in sampled(read_lines([source]), rng)]
         _require(sources, texts, "sentences", batch_size)
         return cls(texts, encoder, batch_size, (seed, 1), first_row)

@@ -83,7 +83,7 @@ class TeacherTargets:
         found = np.zeros((len(words), soft.shape[1]), dtype=np.float32)
         known = pairs >= 0
         if known.any():
-            found[known] = soft[np.array(encoded.first_pieces)[pairs[known]]]
+            found[known] = soft[np.array(encoded.first_tokens)[pairs[known]]]
         later = np.flatnonzero(known[1:] & (pairs[1:] == pairs[:-1])) + 1
         if len(later):
             tags = {name: i for i, name in enumerate(self._labels.slots)}

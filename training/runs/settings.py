@@ -77,7 +77,7 @@ class TextSettings(RunSettings):
 
     corpus: str = setting("", "plain text, a sentence a line: comma-separated files, folders or hub:NAME", unit="FILES")
     steps: int = setting(0, "optimiser steps, instead of --epochs", low=0, shown="as many as --epochs take")
-    batch_pieces: int = tokens(4096, "tokens per step and process", low=1)
+    batch_tokens: int = tokens(4096, "tokens per step and process", low=1)
     masked_share: float = share(0.15, "share of the tokens to be predicted")
 
 

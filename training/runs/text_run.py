@@ -50,7 +50,7 @@ class TextRun:
         log.info("%d lines, %d tokens, vocabulary %d", len(lines), len(lines.tokens), vocabulary)
         self.text = MaskedText(lines, special_ids(tokenizer), vocabulary, settings.masked_share, settings.seed)
         self.split = split()
-        self._a_step = settings.batch_pieces * self.split.count
+        self._a_step = settings.batch_tokens * self.split.count
 
     def begin(self, model: nn.Module, student: MaskedLanguageModel) -> None:
         """Set up the loop for the model that is trained and the student in it, or restore it."""

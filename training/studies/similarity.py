@@ -87,10 +87,10 @@ def masked_word_accuracy(
     def questions() -> Iterator[Question]:
         for text in texts:
             encoded = encoder.encode(text)
-            count = len(encoded.first_pieces)
-            ends = [*encoded.first_pieces[1:], len(encoded.ids) - closing]
+            count = len(encoded.first_tokens)
+            ends = [*encoded.first_tokens[1:], len(encoded.ids) - closing]
             for word in rng.sample(range(count), max(1, round(share * count))) if count else ():
-                yield encoded.ids, list(range(encoded.first_pieces[word], ends[word]))
+                yield encoded.ids, list(range(encoded.first_tokens[word], ends[word]))
 
     found = [right for _, right in _predicted(model, encoder, questions())]
     return sum(found), len(found)

@@ -8,7 +8,7 @@ from pathlib import Path
 from training.data.files import write_atomically, write_json
 from training.data.utterances import Slot
 from training.evaluation.paired import compare
-from training.evaluation.scoring import Answer, Scorecard
+from training.evaluation.scoring import PredictedLabels, Scorecard
 from training.studies.effects_text import Json, markdown_table
 from training.studies.layout import Layout
 from training.studies.measures import read_utterances
@@ -41,7 +41,9 @@ def report_of(layout: Layout) -> Json:
     cards: dict[str, Scorecard] = {}
     for name in [name for name in compared if layout.answers(name).is_file()]:
         with reading(layout.answers(name)) as found:
-            answers = [Answer(x, intent, tuple(Slot(*s) for s in slots)) for x, intent, slots in found.pop("answers")]
+            answers = [
+                PredictedLabels(x, intent, tuple(Slot(*s) for s in slots)) for x, intent, slots in found.pop("answers")
+            ]
             cards[name] = Scorecard.of(read_utterances(layout), answers)
             runs[name] = {**compared[name], **found, **cards[name].report()}
     if not runs:

@@ -58,8 +58,8 @@ class Lines:
         """input_ids and attention_mask, [rows, longest line], int64."""
         return padded([self.tokens[self.starts[i] : self.starts[i + 1]] for i in rows], pad_id)
 
-    def batches(self, batch_pieces: int) -> Iterator[NDArray[np.int64]]:
-        """Rows of batches of about `batch_pieces` tokens, without end: pass after pass, each in a new order.
+    def batches(self, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
+        """Rows of batches of about `batch_tokens` tokens, without end: pass after pass, each in a new order.
 
         The order depends on the seed only. Lines are read at even distances into windows, so that a window covers the
         whole text; within a window, lines of about equal length form a batch.
@@ -71,7 +71,7 @@ class Lines:
                 rows = np.setdiff1d(np.arange(window, len(self), windows), self.held_out, assume_unique=True)
                 lengths = self.starts[rows + 1] - self.starts[rows]
                 order = np.argsort(lengths + rng.uniform(-1, 1, size=len(rows)), kind="stable")
-                full = (np.cumsum(lengths[order]) - 1) // batch_pieces
+                full = (np.cumsum(lengths[order]) - 1) // batch_tokens
                 batches = np.split(rows[order], np.flatnonzero(np.diff(full)) + 1)
                 for i in rng.permutation(len(batches)):
                     yield batches[i]

@@ -209,7 +209,7 @@ class Traffic:
                 slots=[],
                 truncated=False,
                 unknown=0,
-                pieces=5,
+                tokens=5,
                 in_scope=None,
                 kept_domains=None,
                 kept_intents=None,

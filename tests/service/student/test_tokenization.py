@@ -25,7 +25,7 @@ def test_words_are_cut_from_the_raw_text(student: Student, text: str, words: lis
     encoded = student.encoder.encode(text)
 
     assert [text[start:end] for start, end in encoded.words] == words
-    assert len(encoded.first_pieces) == len(words)
+    assert len(encoded.first_tokens) == len(words)
 
 
 def test_long_text_is_cut_at_max_length(student: Student) -> None:
@@ -33,7 +33,7 @@ def test_long_text_is_cut_at_max_length(student: Student) -> None:
 
     assert encoded.truncated
     assert len(encoded.ids) == student.manifest.max_length
-    assert max(encoded.first_pieces) < len(encoded.ids)
+    assert max(encoded.first_tokens) < len(encoded.ids)
 
 
 def test_only_the_beginning_of_a_far_too_long_text_is_tokenised(student: Student) -> None:

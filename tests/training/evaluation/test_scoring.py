@@ -11,7 +11,7 @@ from service.student.decoding import spans_of_tags
 from training.data.annotation import parse
 from training.data.utterances import Utterance
 from training.evaluation.scoring import (
-    Answer,
+    PredictedLabels,
     Scores,
     count_spans,
     interval,
@@ -35,8 +35,8 @@ def utterance(annotated: str, intent: str = "i", domain: str = "d", id_: str = "
     return Utterance(id_, text, locale, "dev", domain, intent, slots)
 
 
-def answer(annotated: str, intent: str = "i", domain: str = "d") -> Answer:
-    return Answer(domain, intent, parse(annotated)[1])
+def answer(annotated: str, intent: str = "i", domain: str = "d") -> PredictedLabels:
+    return PredictedLabels(domain, intent, parse(annotated)[1])
 
 
 @given(tag_pairs)
@@ -112,7 +112,7 @@ def test_every_metric_by_hand() -> None:
 
 
 def test_a_model_without_a_head_has_no_metrics_of_it() -> None:
-    metrics = Scores([utterance("ja", domain="a")], [Answer(domain="a")]).values
+    metrics = Scores([utterance("ja", domain="a")], [PredictedLabels(domain="a")]).values
 
     assert set(metrics) == {"domain_accuracy", "domain_f1"}
 
@@ -129,7 +129,7 @@ def test_utterances_without_a_label_count_for_none_of_its_metrics() -> None:
 def test_a_domain_that_is_only_predicted_lowers_macro_f1() -> None:
     references = [utterance("ja", domain="a"), utterance("ja", domain="a")]
 
-    metrics = Scores(references, [Answer(domain="a"), Answer(domain="b")]).values
+    metrics = Scores(references, [PredictedLabels(domain="a"), PredictedLabels(domain="b")]).values
 
     assert metrics["domain_f1"] == pytest.approx(100 * (2 / 3 + 0) / 2)
 
@@ -142,7 +142,7 @@ def test_words_are_tokens_between_spaces_or_characters() -> None:
 def test_an_interval_holds_the_value_and_shrinks_with_the_sample() -> None:
     def width(count: int) -> float:
         references = [utterance("ja", domain="a" if i % 2 else "b") for i in range(count)]
-        scores = Scores(references, [Answer(domain="a")] * count, resamples=1000)
+        scores = Scores(references, [PredictedLabels(domain="a")] * count, resamples=1000)
         low, high = interval(scores.values["domain_accuracy"][1:])
         assert low < 50 < high
         return high - low

@@ -231,7 +231,7 @@ def test_words_of_xlm_roberta_stand_between_spaces(hub_xlm_roberta: Path) -> Non
     for text in ("weck mich am freitag um 9:30 uhr auf!", "joue l'album  de céline", "pon la canción «luz»"):
         encoded = encoder.encode(text)
         assert [text[start:end] for start, end in encoded.words] == text.split()
-        assert len(encoded.first_pieces) == len(encoded.words)
+        assert len(encoded.first_tokens) == len(encoded.words)
         assert encoded.ids[0] == special_ids(tokenizer).first
 
 

@@ -53,7 +53,7 @@ def flat_teacher() -> tuple[StudentModel, int]:
     around = torch.linalg.qr(torch.cat([torch.ones(32, 1), torch.randn(32, 15)], dim=1)).Q
     span = around @ around.T  # the direction of ones, which no norm sees, and 15 more
     with torch.no_grad():
-        for table in (teacher.pieces, teacher.positions):
+        for table in (teacher.token_embeddings, teacher.positions):
             table.weight.copy_(table.weight @ span)
         for block in teacher.blocks:
             for writer in (block.attention_out, block.down):

@@ -25,7 +25,7 @@ from training.runs import pretraining, text_run
 from training.text.lines import encode_lines
 from training.text.tokenizer import train_tokenizer
 
-SHORT = ["--size", "xs", "--batch-pieces", "512", "--threads", "1", "--save-every", "1"]
+SHORT = ["--size", "xs", "--batch-tokens", "512", "--threads", "1", "--save-every", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_a_text_of_one_line_is_learned_without_scores(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.txt").write_text("weck mich um neun\n")
-    more = ["--corpus", str(tmp_path / "text.txt"), "--epochs", "3", "--batch-pieces", "1"]
+    more = ["--corpus", str(tmp_path / "text.txt"), "--epochs", "3", "--batch-tokens", "1"]
     assert pretrain.main(arguments(corpus, tmp_path / "out", *more)) == 0
 
     training = json.loads((tmp_path / "out" / "training.json").read_text())

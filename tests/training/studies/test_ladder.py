@@ -36,7 +36,7 @@ teacher = "scratch"
 command = "pretrain"
 size = "xs"
 steps = 3
-batch_pieces = 256
+batch_tokens = 256
 [runs.scratch]
 [[comparisons]]
 title = "From scratch or taught"

@@ -36,11 +36,11 @@ repeat = true
 [pretrain]
 size = "xs"
 steps = {steps}
-batch_pieces = 256
+batch_tokens = 256
 [distill]
 size = "xs"
 steps = {steps}
-batch_pieces = 256
+batch_tokens = 256
 [runs.teacher]
 command = "pretrain"
 corpus = "generic"

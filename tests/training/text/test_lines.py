@@ -32,9 +32,9 @@ def of_lengths(lengths: list[int], folder: Path, seed: int = 1) -> Lines:
     return Lines(folder, seed)
 
 
-def passes(text: Lines, batch_pieces: int) -> Iterator[list[list[int]]]:
+def passes(text: Lines, batch_tokens: int) -> Iterator[list[list[int]]]:
     """Rows of each batch, pass after pass."""
-    drawn = (rows.tolist() for rows in text.batches(batch_pieces))
+    drawn = (rows.tolist() for rows in text.batches(batch_tokens))
     while True:
         batches, left = [], len(text) - len(text.held_out)
         while left > 0:
@@ -46,17 +46,17 @@ def passes(text: Lines, batch_pieces: int) -> Iterator[list[list[int]]]:
 @given(LENGTHS, st.integers(1, 500), st.integers(0, 5), st.sampled_from([50, 100, 1_000_000]))
 @settings(max_examples=60, deadline=None)
 def test_each_line_is_drawn_once_a_pass_and_held_out_ones_never(
-    lengths: list[int], batch_pieces: int, seed: int, window: int
+    lengths: list[int], batch_tokens: int, seed: int, window: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "WINDOW", window)
         text = of_lengths(lengths, Path(folder, "text"), seed)
         trained = sorted(set(range(len(lengths))) - set(text.held_out.tolist()))
 
-        for batches in islice(passes(text, batch_pieces), 2):
+        for batches in islice(passes(text, batch_tokens), 2):
             assert sorted(row for batch in batches for row in batch) == trained
-            assert max(sum(lengths[i] for i in batch) for batch in batches) < batch_pieces + max(lengths)
-            small = sum(sum(lengths[i] for i in batch) <= batch_pieces - max(lengths) for batch in batches)
+            assert max(sum(lengths[i] for i in batch) for batch in batches) < batch_tokens + max(lengths)
+            small = sum(sum(lengths[i] for i in batch) <= batch_tokens - max(lengths) for batch in batches)
             assert small <= -(-len(lengths) // window)  # the last of each window
         assert text.trained_tokens == sum(lengths[i] for i in trained)
 

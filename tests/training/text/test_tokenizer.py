@@ -56,12 +56,12 @@ def test_case_and_spaces_make_no_difference(encoder: TextEncoder) -> None:
 def test_words_are_ordered_slices_of_the_raw_text(encoder: TextEncoder, text: str) -> None:
     encoded = encoder.encode(text)
 
-    assert len(encoded.words) == len(encoded.first_pieces)
+    assert len(encoded.words) == len(encoded.first_tokens)
     for start, end in encoded.words:
         assert 0 <= start < end <= len(text)
         assert text[start:end] == text[start:end].strip()
-    assert encoded.first_pieces == sorted(set(encoded.first_pieces))
-    assert all(0 < position < len(encoded.ids) <= 64 for position in encoded.first_pieces)
+    assert encoded.first_tokens == sorted(set(encoded.first_tokens))
+    assert all(0 < position < len(encoded.ids) <= 64 for position in encoded.first_tokens)
 
 
 def test_long_texts_are_cut_visibly(encoder: TextEncoder) -> None:
