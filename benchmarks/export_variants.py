@@ -60,7 +60,8 @@ def compare(checkpoint: Checkpoint, data: datasets.Dataset, dev: Sequence[Uttera
     variants = build_variants(checkpoint, data, folder)
     vocabulary = json.loads(checkpoint.encoder.tokenizer.to_str())["model"]["vocab"]
     shared = sum(len(token) == 1 for token, _ in vocabulary)  # every trimmed vocabulary has these
-    times = turns({name: variant.run for name, variant in variants.items()}, shared, ROUNDS, CALLS)
+    runs = {name: variant.run for name, variant in variants.items()}
+    times = turns(runs, shared, checkpoint.encoder.max_length, ROUNDS, CALLS)
     answers = {name: answers_of_student(v.scored, dev) for name, v in variants.items() if v.scored}
     rows = {}
     for name, variant in variants.items():
