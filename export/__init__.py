@@ -20,5 +20,7 @@ rows; it returns to those in brackets.
 | (`latency`, `quality`, `folder`) | measure latency and accuracy of both precisions, choose golden sentences |
 | `report` | after the files are hashed and the `Manifest` is built: model card, table, line of JSON |
 
+`text_axis` rewrites graphs of older exports, whose input had a batch axis.
+
 Every graph is run through `service.student.predictor.Predictor`.
 """

@@ -183,7 +183,7 @@ def by_sensitivity(
     def probabilities(graph: Path) -> list[FloatArray]:
         predictor = open_graph(graph)
         encoded = map(predictor.encoder.encode, texts)
-        return [softmax(logits[0]) for found in map(predictor.logits, encoded) for logits in found.values()]
+        return [softmax(logits) for found in map(predictor.logits, encoded) for logits in found.values()]
 
     expected, moved = probabilities(source), {}
     with tempfile.TemporaryDirectory(prefix=".sensitivity-", dir=source.parent) as scratch:

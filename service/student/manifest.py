@@ -7,10 +7,9 @@ A student folder holds::
           /manifest.json    this module's `Manifest`
           /MODEL_CARD.md    for people
 
-`model.onnx` takes ``input_ids`` (int64, ``[1, tokens]``) and returns, for the heads that it has, ``domain_logits``
-``[1, domains]``, ``intent_logits`` ``[1, intents]`` and ``slot_logits`` ``[1, tokens, tags]`` (float32). If the scope
-method is ``class_means``, it also returns ``distance`` ``[1]``: the text's squared Mahalanobis distance to the nearest
-class.
+`model.onnx` takes ``input_ids`` (int64, ``[tokens]``) and returns, for the heads that it has, ``domain_logits``
+``[domains]``, ``intent_logits`` ``[intents]`` and ``slot_logits`` ``[tokens, tags]`` (float32). If the scope method is
+``class_means``, it also returns the number ``distance``: the text's squared Mahalanobis distance to the nearest class.
 """
 
 from __future__ import annotations

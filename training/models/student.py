@@ -102,7 +102,7 @@ class TaskHeads(nn.ModuleDict):
 
     def read(self, hidden: Tensor, mean: Tensor, dropout: float) -> StudentOutput:
         """Logits of last hidden states [batch, tokens, width] and their mean over the tokens, [batch, width]."""
-        features = torch.cat([mean, hidden[:, 0]], dim=-1)
+        features = torch.cat([mean, hidden[..., 0, :]], dim=-1)
         pooled = functional.dropout(features, dropout, self.training)
         tokens = functional.dropout(hidden, dropout, self.training)
         logits = {name: head(tokens if name == "slots" else pooled) for name, head in self.items()}
@@ -115,6 +115,7 @@ class Block(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
+        self.head_width = config.hidden_size // config.num_attention_heads
         self.dropout = config.dropout
         self.activation: Callable[[Tensor], Tensor] = getattr(functional, config.activation)
         self.norm_attention = nn.LayerNorm(config.hidden_size)
@@ -125,15 +126,18 @@ class Block(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
-        """`hidden` is [batch, tokens, width]; `bias`, added to the scores, [batch, heads, tokens, tokens]."""
-        batch, tokens, width = hidden.shape
-        qkv = self.qkv(self.norm_attention(hidden)).view(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5
+        """`hidden` is [batch, tokens, width]; `bias`, added to the scores, [batch, heads, tokens, tokens].
+
+        The batch axis may be left out. Then all shapes but the number of tokens are constants in an exported graph.
+        """
+        batch = hidden.shape[:-2]
+        qkv = self.qkv(self.norm_attention(hidden)).view(*batch, -1, 3 * self.heads, self.head_width)
+        query, key, value = qkv.transpose(-2, -3).split([self.heads] * 3, dim=-3)
+        scores = query @ key.transpose(-1, -2) * self.head_width**-0.5
         if bias is not None:
             scores = scores + bias
         weights = functional.dropout(scores.softmax(dim=-1), self.dropout / 2, self.training)
-        context = (weights @ value).transpose(1, 2).reshape(batch, tokens, width)
+        context = (weights @ value).transpose(-2, -3).reshape(*batch, -1, self.heads * self.head_width)
         hidden = hidden + functional.dropout(self.attention_out(context), self.dropout, self.training)
         inner = self.down(self.activation(self.up(self.norm_feed_forward(hidden))))
         return hidden + functional.dropout(inner, self.dropout, self.training)
@@ -185,24 +189,25 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
     ) -> StudentOutput:
         """Logits of a batch of input_ids [batch, tokens], int64; with `all_layers` also the hidden states.
 
-        attention_mask: [batch, tokens], 1 for tokens and 0 for padding; None without padding.
+        attention_mask: [batch, tokens], 1 for tokens and 0 for padding; None without padding. Without the batch axis,
+        input_ids [tokens] is one text, and no output has a batch axis: the export traces the model so.
         """
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        positions = torch.arange(input_ids.shape[-1], device=input_ids.device)
         read = self.token_embeddings(input_ids) + self.positions(positions)
         hidden = functional.dropout(read, self.config.dropout, self.training)
         bias = None
         if attention_mask is not None:
-            bias = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+            bias = (1.0 - attention_mask[..., None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
         states = [hidden]
         for block in self.blocks:
             hidden = block(hidden, bias)
             states.append(hidden)
         hidden = states[-1] = self.norm(hidden)
         if attention_mask is None:
-            mean = hidden.mean(dim=1)
+            mean = hidden.mean(dim=-2)
         else:
-            mask = attention_mask[:, :, None].to(hidden.dtype)
-            mean = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+            mask = attention_mask[..., None].to(hidden.dtype)
+            mean = (hidden * mask).sum(dim=-2) / mask.sum(dim=-2)
         output = self.heads.read(hidden, mean, self.config.dropout)
         output.hidden_states = tuple(states) if all_layers else None
         return output
