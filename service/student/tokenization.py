@@ -15,10 +15,12 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 UNKNOWN = "[UNK]"
-# Digest of the normaliser and pre-tokenizer that `training.tokenizer` makes. They treat each word between spaces by
-# itself, so the tokens of a text are those of its words. With any other tokenizer, no word is cached.
-WORD_BY_WORD = "079a300e0f45"
-PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")  # words of letters, single spaces
+# Digests of normaliser and pre-tokenizer (`pipeline_of`), as `training.tokenizer` makes them now and made them for the
+# first students. They treat each word between spaces by itself, so the tokens of a text are those of its words. With
+# any other tokenizer, no word is cached.
+WORD_BY_WORD = frozenset({"8ed7b43fc75e", "079a300e0f45"})
+_WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
+PLAIN = re.compile(f"{_WORD}(?: {_WORD})*")  # words of letters, single spaces
 MAX_CACHED_WORDS = 20_000
 MAX_WORD_LENGTH = 64
 MAX_CHARACTERS_PER_TOKEN = 16  # average over a text; the rest is truncated
@@ -65,7 +67,7 @@ class TextEncoder:
         self._max_characters = MAX_CHARACTERS_PER_TOKEN * max_length
         self.unknown_id: int | None = tokenizer.token_to_id(UNKNOWN)
         self._front: list[int] = tokenizer.encode("").ids
-        self.word_cache: dict[str, WordTokens] | None = {} if pipeline_of(tokenizer) == WORD_BY_WORD else None
+        self.word_cache: dict[str, WordTokens] | None = {} if pipeline_of(tokenizer) in WORD_BY_WORD else None
 
     @classmethod
     def from_file(cls, path: Path, max_length: int) -> TextEncoder:
@@ -115,7 +117,7 @@ class TextEncoder:
         if len(kept) != len(words):  # tokens of white space alone are not words
             first_tokens = [first_tokens[i] for i in kept]
             words = [words[i] for i in kept]
-        words = [_strip(text, start, end) for start, end in words]
+        words = _trimmed(text, words)
         return Encoded(
             ids, first_tokens, words, truncated, ids.count(self.unknown_id) if self.unknown_id is not None else 0
         )
@@ -157,7 +159,17 @@ def pipeline_of(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
-def _strip(text: str, start: int, end: int) -> tuple[int, int]:
-    """The span without white space at its edges (a token's offsets include the space before its word)."""
-    word = text[start:end]
-    return end - len(word.lstrip()), start + len(word.rstrip())
+def _trimmed(text: str, words: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The words without white space at their edges, each from the end of the last one on.
+
+    A token's offsets include the space before its word, or the mark after which the normaliser put a space.
+    """
+    trimmed = []
+    last = 0
+    for start, end in words:
+        if start < last < end:
+            start = last
+        word = text[start:end]
+        start, last = end - len(word.lstrip()), start + len(word.rstrip())
+        trimmed.append((start, last))
+    return trimmed
