@@ -249,12 +249,16 @@ def _training(training: dict[str, Any]) -> str:
     stage: dict[str, Any] | None = training
     while stage:
         flags = ((name.replace("_", "-"), value) for name, value in stage["settings"].items() if value != "")
-        texts = stage["lines"] if "lines" in stage else stage["utterances"]["train"]
-        outcome = "" if "lines" in stage else f"; epoch {stage['best_epoch']} was best by mean exact match on dev"
-        stages.append(
-            f"    python -m {stage['command']} {' '.join(f'--{name} {value}' for name, value in flags)}\n\n"
-            f"{texts:,} texts, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} minutes{outcome}. "
-            f"Source `{stage['commit']}`."
-        )
+        command = f"    python -m {stage['command']} {' '.join(f'--{name} {value}' for name, value in flags)}"
+        stages.append(f"{command}\n\n{_outcome(stage)} Source `{stage['commit']}`.")
         stage = stage.get("init")
     return "\n\n".join(reversed(stages))
+
+
+def _outcome(stage: dict[str, Any]) -> str:
+    """What a stage of training did, in a sentence."""
+    if "steps" not in stage:  # an encoder was adopted
+        return f"{stage['tokens']:,} of the {stage['tokens_before']:,} tokens of {stage['encoder']}."
+    texts = stage["lines"] if "lines" in stage else stage["utterances"]["train"]
+    best = "" if "lines" in stage else f"; epoch {stage['best_epoch']} was best by mean exact match on dev"
+    return f"{texts:,} texts, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} minutes{best}."
