@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 TABLE: dict[str, Row] = {
     # class                status  code                  public message                                        label
-    "BadHttp": Row(400, "bad_http", "not a valid HTTP/1.1 request", "http"),
+    "BadHttp": Row(400, "bad_http", "not a valid HTTP/1.1 request: {problem}", "http"),
     "HeadTimeout": Row(408, "head_timeout", "the request's headers did not arrive in time", "head_time"),
     "HeadTooLarge": Row(431, "head_too_large", "the request's headers are larger than {limit} bytes", "head_size"),
     "InvalidRequest": Row(422, "invalid_request", "{problem}", "invalid"),
