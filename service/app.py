@@ -126,7 +126,7 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
             )
             table.setdefault(path, {})[method] = Endpoint(handler, get_type_hints(handler).get("body"))
 
-    body = (errors.InvalidRequest, errors.BodyTooLarge, errors.BodyTimeout)
+    body = (errors.InvalidRequest, errors.UnsupportedMediaType, errors.BodyTooLarge, errors.BodyTimeout)
     busy = (errors.Overloaded, errors.DeadlinePassed, errors.NotReady)
     text = (*body, errors.UnknownLocale, errors.UnknownModel, errors.TextTooLarge, *busy)
     headed = (*text, errors.MissingHead)

@@ -35,6 +35,7 @@ TABLE: dict[str, Row] = {
     "UnknownModel": Row(404, "unknown_model", "model: no such student is loaded; loaded: {loaded}", "model"),
     "UnknownPath": Row(404, "not_found", "no such path; GET /docs lists them", "path"),
     "WrongMethod": Row(405, "method_not_allowed", "this path takes {allowed}", "method"),
+    "UnsupportedMediaType": Row(415, "unsupported_media_type", "content-type should be application/json", "media_type"),
     "BodyTooLarge": Row(413, "body_too_large", "the body is larger than {limit} bytes", "body_size"),
     "BatchTooLarge": Row(413, "batch_too_large", "items: {count} given, at most {limit} allowed", "batch_size"),
     "TextTooLarge": Row(413, "text_too_large", "text: {count} code points given, at most {limit} allowed", "text_size"),
@@ -103,6 +104,10 @@ class UnknownPath(ServiceError):
 
 class WrongMethod(ServiceError):
     """The path exists, but not for this method."""
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is not declared as JSON. Browsers send other bodies for any website, without asking the service."""
 
 
 class BodyTooLarge(ServiceError):
