@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 
 from service import errors
 from service.endpoints import Endpoints
-from service.errors import ServiceError, log_fault
+from service.errors import ENDINGS, ServiceError, log_fault
 from service.experiments.experiment import ExperimentFile
 from service.experiments.routing import MAX_CLIENT_KEY_BYTES, Router
 from service.http import schemas
@@ -92,7 +92,7 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
     documents = {route.path for route in app.routes if hasattr(route, "path")}
     app.state.registry = registry
     app.state.metrics = metrics
-    app.state.reloader = Reloader(registry, metrics)
+    app.state.reloader = Reloader(registry, metrics, settings.load_seconds)
     app.state.reload = app.state.reloader.reload
     app.state.watch = settings.watch
     app.state.tracer = Tracer.start() if settings.tracing else None
@@ -171,12 +171,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _load_and_watch(app: FastAPI) -> None:
     reloader: Reloader = app.state.reloader
-    try:
-        await reloader.load()
-    except Exception as error:  # noqa: BLE001 - the process continues, not ready
-        log_fault(error, "(start)")
-    finally:
-        app.state.loaded.set()
+    await reloader.load()
+    app.state.loaded.set()
     if app.state.watch:
         await reloader.watch()
 
@@ -184,6 +180,11 @@ async def _load_and_watch(app: FastAPI) -> None:
 async def _keep_flushing(app: FastAPI) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
-        app.state.metrics.ready.set(not app.state.registry.reasons_not_ready())
-        app.state.metrics.flush()
-        app.state.router.tick()
+        try:
+            app.state.metrics.ready.set(not app.state.registry.reasons_not_ready())
+            app.state.metrics.flush()
+            app.state.router.tick()
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - continue
+            log_fault(error, "(metrics)")

@@ -27,7 +27,6 @@ from service.monitoring.metrics import NONE, Metrics
 from service.monitoring.timings import Timings
 from service.settings import Settings
 from service.student.decoding import Ranked, Span
-from service.student.manifest import Manifest
 
 DIGITS = 6  # after the decimal point of a confidence; more would be numerical noise
 
@@ -135,7 +134,7 @@ class Endpoints:
         context.model = model.name
         results: list[Json] = []
         answers: list[Answer] = []
-        with model.queue.admit(len(body.items)) as permits:
+        with await model.queue.admit_in_turn(context, len(body.items)) as permits:
             model.metrics.batch_size.observe(len(body.items))
             context.after_reply = partial(self._record, model, answers)
             for item in body.items:
@@ -156,10 +155,7 @@ class Endpoints:
 
     async def models(self, _: Context) -> Reply:
         """The loaded students, as described by their manifests, and the folders that were refused."""
-        models = [
-            _model_body(model.student.manifest, self.registry.aliases_of(name))
-            for name, model in self.registry.models.items()
-        ]
+        models = [_model_body(model, self.registry.aliases_of(name)) for name, model in self.registry.models.items()]
         return _json_reply({"models": models, "refused": self.registry.refused})
 
     async def reload(self, _: Context) -> Reply:
@@ -275,8 +271,9 @@ def _slots(spans: Sequence[Span] | None) -> list[Json] | None:
     ]
 
 
-def _model_body(manifest: Manifest, aliases: Sequence[str]) -> Json:
+def _model_body(model: LoadedModel, aliases: Sequence[str]) -> Json:
     """The body of `schemas.ModelSummary`."""
+    manifest = model.student.manifest
     labels = manifest.labels
     return {
         "name": manifest.name,
@@ -288,6 +285,7 @@ def _model_body(manifest: Manifest, aliases: Sequence[str]) -> Json:
         "heads": labels.heads,
         "locales": manifest.locales,
         "max_length": manifest.max_length,
+        "runs_on": "thread" if model.queue.in_thread else "event_loop",
         "calibrated": manifest.calibration is not None,
         "parameters": manifest.architecture.parameters,
         "domains": labels.domain,

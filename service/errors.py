@@ -7,10 +7,15 @@ limits, names that the server knows, and field names, **never from the text of a
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
+
+# These end a task, a thread or the process. Anything else ends only a request: native libraries raise more than
+# `Exception` (a panic of a Rust library is a `BaseException`).
+ENDINGS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit)
 
 log = logging.getLogger("service")
 

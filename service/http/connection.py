@@ -19,7 +19,7 @@ from starlette.types import Message, Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.errors import BadHttp, HeadTimeout, HeadTooLarge, ServiceError, log_fault
+from service.errors import ENDINGS, BadHttp, HeadTimeout, HeadTooLarge, ServiceError, log_fault
 
 MAX_HEAD_BYTES = 1 << 16
 HEAD_SECONDS = 10.0
@@ -374,7 +374,9 @@ class RequestResponseCycle:
         connection = self._connection
         try:
             await connection.app(self._scope, self.receive, self.send)
-        except Exception as error:  # noqa: BLE001 - a last resort: the application handles its own errors
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a last resort: the application handles its own errors
             log_fault(error, "(protocol)")
         finally:
             connection.tasks.discard(self.task)

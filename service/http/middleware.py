@@ -20,7 +20,7 @@ from starlette.datastructures import State
 from starlette.types import Message, Receive, Scope, Send
 
 from service import errors
-from service.errors import ServiceError, error_body, log_fault
+from service.errors import ENDINGS, ServiceError, error_body, log_fault
 from service.http.context import Reply, RequestContext
 from service.http.keys import ApiKeys
 from service.http.requests import read_body
@@ -92,7 +92,9 @@ class RequestMiddleware:
                 await self.app(scope, receive, self._add_headers(context, send))
             else:
                 await self._send(context, await self._reply(context, path), send)
-        except Exception as error:  # noqa: BLE001 - no exception may leave this layer
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - no exception may leave this layer
             log_fault(error, request_id)
         finally:
             self._finish(context)
@@ -116,7 +118,9 @@ class RequestMiddleware:
                 context.receive, context.headers, endpoint.body, settings.max_body_bytes, settings.body_seconds
             )
             return await endpoint.handler(context, body)
-        except Exception as error:  # noqa: BLE001 - no exception may leave this layer
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - no exception may leave this layer
             context.timings = None
             if not isinstance(error, ServiceError):
                 log_fault(error, context.request_id)

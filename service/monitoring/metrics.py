@@ -29,7 +29,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from service.errors import ServiceError, log_fault
+from service.errors import ENDINGS, ServiceError, log_fault
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS_BUCKETS = tuple(round(50e-6 * 1.5**step, 9) for step in range(30))  # 50 µs to 6.4 s
@@ -131,6 +131,7 @@ class Metrics:
             "nlu_rejected", "Requests or batch items answered with an error, by reason.", ["reason"]
         )
         self.batch_size = histogram("nlu_batch_size", "Items of a batch request.", ["model"], buckets=BATCH_BUCKETS)
+        self.panics = counter("nlu_student_panics", "Panics of native libraries that ran a student.", ["model"])
         self.cache = counter("nlu_cache", "Look-ups in the answer cache, by outcome.", ["model", "outcome"])
 
     def _add_process_metrics(self) -> None:
@@ -265,5 +266,7 @@ class Metrics:
 def _try(work: Callable[..., None], *arguments: Any) -> None:
     try:
         work(*arguments)
-    except Exception as error:  # noqa: BLE001 - it must not affect the caller of `flush`
+    except ENDINGS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it must not affect the caller of `flush`
         log_fault(error, "(metrics)")

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypedDict
 
-from service.errors import log_fault
+from service.errors import ENDINGS, log_fault
 
 MAX_LINE_BYTES = 1 << 22
 
@@ -108,7 +108,9 @@ class Channel:
     async def _answer(self, number: int, reload: Reload) -> None:
         try:
             self.send(reloaded=number, outcome=await reload())
-        except Exception as error:  # noqa: BLE001 - the other end waits for a reply
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the other end waits for a reply
             log_fault(error, "(reload)")
             self.send(reloaded=number, failed=type(error).__name__)
 

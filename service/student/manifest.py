@@ -21,6 +21,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.student.files import open_regular_file
+
 SCHEMA_VERSION: Final = 1
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -231,8 +233,8 @@ class Manifest(_Frozen):
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, read in chunks."""
-    with path.open("rb") as stream:
+    """Hex sha256 of a regular file, read in chunks."""
+    with open_regular_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -244,7 +246,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        raw = path.read_bytes()
+        with open_regular_file(path) as stream:
+            raw = stream.read()
     except OSError as error:
         raise StudentError(f"{folder}: not a student folder: cannot read {MANIFEST_FILE} ({error.strerror})") from error
     try:
@@ -256,10 +259,12 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: {MANIFEST_FILE} does not fit schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
         ) from error
     for name, entry in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise StudentError(f"{folder}: {name} is missing")
-        found = sha256_of(file)
+        try:
+            found = sha256_of(folder / name)
+        except FileNotFoundError:
+            raise StudentError(f"{folder}: {name} is missing") from None
+        except OSError as error:
+            raise StudentError(f"{folder}: {name} cannot be read: {error.strerror}") from error
         if found != entry.sha256:
             raise StudentError(f"{folder}: {name} has sha256 {found[:12]}..., the manifest says {entry.sha256[:12]}...")
     return manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,23 @@ def test_missing_file_is_named(folder: Path, name: str) -> None:
 
     with pytest.raises(StudentError, match=f"{folder.name}: .*{name}"):
         read_manifest(folder)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "tokenizer.json"])
+def test_file_that_is_not_a_regular_one_is_named_and_not_waited_for(folder: Path, name: str, make: Any) -> None:
+    (folder / name).unlink()
+    make(folder / name)
+
+    with pytest.raises(StudentError, match=rf"{folder.name}: .*{name}.*\bnot a regular file"):
+        read_manifest(folder)
+
+
+def test_files_may_be_links(folder: Path) -> None:
+    (folder / "manifest.json").rename(folder / "other")
+    (folder / "manifest.json").symlink_to(folder / "other")
+
+    assert read_manifest(folder).name == "s"
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])
