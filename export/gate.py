@@ -11,14 +11,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from export.data import DEFAULT_MAX_DROP
 from export.folder import ExportError
 from export.quantization import quantise_int8
-from service.student.manifest import Labels
+from service.student.manifest import Labels, QualityGate
 from training.data.utterances import Utterance
 from training.evaluation.scoring import METRICS, PERCENT, RESAMPLES, Floats, PredictedLabels, Scores, weights_of
 
@@ -97,14 +96,15 @@ class Gate:
         """Whether no drop exceeds the budget (`DEFAULT_MAX_DROP` where the gate is off)."""
         return not self.worst.exceeds(DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> QualityGate:
         """The gate for the manifest; drops by metric and locale."""
         drops: dict[str, dict[str, dict[str, float]]] = {}
         for drop in self.drops:
             figures = {"drop": drop.points, "low": drop.low, "high": drop.high}
             rounded = {name: round(value, 3) for name, value in figures.items()}
             drops.setdefault(drop.metric, {})[drop.locale] = rounded
-        return {"max_drop": self.max_drop, "passed": self.passed, "kept_fp32": list(self.kept), "drops": drops}
+        found = {"max_drop": self.max_drop, "passed": self.passed, "kept_fp32": tuple(self.kept), "drops": drops}
+        return QualityGate.model_validate(found)
 
 
 def drops_of(utterances: Sequence[Utterance], labels: Labels, before: Answers, after: Answers) -> list[Drop]:

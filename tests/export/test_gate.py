@@ -157,10 +157,10 @@ def test_a_student_that_collapses_in_int8_is_mended_without_flags(
 
     manifest = read_manifest(out)
     assert manifest.quality_gate is not None
-    assert manifest.quality_gate["passed"]
-    assert manifest.quality_gate["max_drop"] == 0.5
-    assert manifest.quality_gate["kept_fp32"] == ["/token_embeddings/Gather"]
-    assert set(manifest.quality_gate["drops"]) == set(gate.GATED)
+    assert manifest.quality_gate.passed
+    assert manifest.quality_gate.max_drop == 0.5
+    assert manifest.quality_gate.kept_fp32 == ("/token_embeddings/Gather",)
+    assert set(manifest.quality_gate.drops) == set(gate.GATED)
     intents = {name: manifest.accuracy[name]["de-DE"]["intent_accuracy"] for name in ("fp32", "int8")}
     assert intents["int8"] > intents["fp32"] - 5
     assert "Kept in fp32 to pass: /token_embeddings/Gather" in (out / "MODEL_CARD.md").read_text()
@@ -179,8 +179,8 @@ def test_any_loss_is_exported_on_request_with_a_warning(
 
     found = read_manifest(out).quality_gate
     assert found is not None
-    assert (found["max_drop"], found["passed"], found["kept_fp32"]) == (None, False, [])
-    assert found["drops"]["intent_accuracy"]["de-DE"]["low"] > 5
+    assert (found.max_drop, found.passed, found.kept_fp32) == (None, False, ())
+    assert found.drops["intent_accuracy"]["de-DE"].low > 5
     assert "--max-drop none: the quality gate is off, and int8 loses" in capsys.readouterr().err
     assert "(off): the loss is too large" in (out / "MODEL_CARD.md").read_text()
 
@@ -232,9 +232,10 @@ def test_labels_of_others_are_judged_by_agreement_with_fp32(
     assert "the data has no labels of the student for intent" in capsys.readouterr().err
     assert onnx.main(["--ckpt", str(with_outlier), "--out", str(tmp_path / "mended"), *command]) == 0
 
-    assert (read_manifest(tmp_path / "sound").quality_gate or {})["kept_fp32"] == []
-    mended = read_manifest(tmp_path / "mended")
-    assert (mended.quality_gate or {})["kept_fp32"] == ["/token_embeddings/Gather"]
+    sound, mended = (read_manifest(tmp_path / name).quality_gate for name in ("sound", "mended"))
+    assert sound is not None
+    assert mended is not None
+    assert (sound.kept_fp32, mended.kept_fp32) == ((), ("/token_embeddings/Gather",))
     assert "only the agreement with fp32 was measured" in (tmp_path / "mended" / "MODEL_CARD.md").read_text()
 
 
