@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import orjson
+from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.datastructures import State
 
 from service import errors
 from service.errors import ServiceError, error_body
@@ -25,6 +25,7 @@ from service.models.queue import Answer, LoadedModel
 from service.models.registry import ModelRegistry
 from service.monitoring.metrics import NONE, Metrics
 from service.monitoring.timings import Timings
+from service.page import load_reference
 from service.settings import Settings
 from service.student.decoding import Ranked, Span
 
@@ -33,14 +34,14 @@ DIGITS = 6  # after the decimal point of a confidence; more would be numerical n
 
 @dataclass(frozen=True, eq=False)
 class Endpoints:
-    """The endpoints of one application. `state.reload` reloads the students of every process."""
+    """The endpoints of one application. `app.state.reload` reloads the students of every process."""
 
     settings: Settings
     registry: ModelRegistry
     metrics: Metrics
     router: Router
     page: Reply
-    state: State
+    app: FastAPI
 
     async def nlu(self, context: Context, body: requests.NluRequest) -> Reply:
         """Domain, intent and slots of one text.
@@ -165,7 +166,7 @@ class Endpoints:
         """
         if self.settings.api_keys_file is None:
             raise errors.Forbidden(problem="a reload needs an API key, and none is configured (--api-keys-file)")
-        outcome: Json = await self.state.reload()
+        outcome: Json = await self.app.state.reload()
         if outcome["refused"]:
             raise errors.ReloadRefused(problems="; ".join(outcome["refused"]))
         return _json_reply(outcome)
@@ -189,6 +190,18 @@ class Endpoints:
     async def show_page(self, _: Context) -> Reply:
         """The web page."""
         return self.page
+
+    async def show_reference(self, _: Context) -> Reply:
+        """The OpenAPI document as a page."""
+        return self._reference
+
+    async def openapi(self, _: Context) -> Reply:
+        """The OpenAPI document."""
+        return _json_reply(self.app.openapi())
+
+    @cached_property
+    def _reference(self) -> Reply:
+        return load_reference(self.app.openapi())
 
     def _record_turn(self, route: Route, answer: Answer, context: RequestContext) -> None:
         self._record(route.model, [answer], context)

@@ -112,7 +112,7 @@ def test_oversized_body_leaves_the_connection_usable(start: Start, students: Pat
     server.announcement()
 
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
-        connection.request("POST", "/v1/nlu", b" " * (2 << 20))
+        connection.request("POST", "/v1/nlu", b" " * (2 << 20), {"content-type": "application/json"})
         assert connection.getresponse().status == 413
 
     assert server.ask("GET", "/livez").status == 200
