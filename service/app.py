@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, get_type_hints
 
 from fastapi import FastAPI, Security
@@ -17,7 +18,7 @@ from service.errors import ENDINGS, ServiceError, log_fault
 from service.experiments.experiment import ExperimentFile
 from service.experiments.routing import MAX_CLIENT_KEY_BYTES, Router
 from service.http import schemas
-from service.http.context import Reply
+from service.http.context import Json, Reply
 from service.http.keys import ApiKeys
 from service.http.middleware import GUARDED, MAX_DEADLINE_MS, Endpoint, RequestMiddleware
 from service.models.registry import ModelRegistry
@@ -26,6 +27,7 @@ from service.monitoring.metrics import FLUSH_SECONDS, Metrics
 from service.monitoring.tracing import Tracer
 from service.page import load_page
 from service.settings import Settings
+from service.watched_file import WatchedFile
 
 Handler = Callable[..., Awaitable[Reply]]
 Errors = tuple[type[ServiceError], ...]
@@ -93,7 +95,7 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
     app.state.registry = registry
     app.state.metrics = metrics
     app.state.reloader = Reloader(registry, metrics, settings.load_seconds)
-    app.state.reload = app.state.reloader.reload
+    app.state.reload = partial(_reload, app.state.reloader, [file for file in (keys, experiment) if file is not None])
     app.state.watch = settings.watch
     app.state.tracer = Tracer.start() if settings.tracing else None
     app.state.loaded = asyncio.Event()
@@ -154,6 +156,13 @@ def _documented(raised: Errors) -> dict[int | str, dict[str, Any]]:
     for error in raised:
         codes.setdefault(error.row.status, []).append(f"`{error.row.code}`")
     return {status: {"model": schemas.ErrorReply, "description": ", ".join(names)} for status, names in codes.items()}
+
+
+async def _reload(reloader: Reloader, files: Sequence[WatchedFile[Any]]) -> Json:
+    """Read the files of keys and experiments again, and load new and changed students."""
+    for file in files:
+        file.check()
+    return await reloader.reload()
 
 
 @asynccontextmanager
