@@ -25,6 +25,7 @@ from training.models.devices import processes
 from training.models.prediction import answers_of_model
 from training.models.student import StudentModel
 from training.models.task_model import encoder_of, model_of, shape_of
+from training.objectives.first_weights import reduced
 from training.runs.flags import file_names, listed
 from training.runs.loop import Loop, Storage, source_commit
 from training.runs.settings import FinetuneSettings
@@ -86,6 +87,11 @@ class Run:
     def __init__(self, settings: FinetuneSettings, data: Data, storage: Storage) -> None:
         """Set up a new run, one from `settings.init`, or the interrupted one of the storage."""
         start = load_checkpoint(settings.init) if settings.init else None
+        torch.manual_seed(settings.seed)  # after loading, which may draw random numbers
+        if start is not None:
+            start = reduced(start, settings.size, settings.init_layers, settings.activation)
+        elif settings.init_layers:
+            raise ValueError("--init-layers: needs an --init, whose layers it chooses")
         shape = shape_of(settings.size, settings.activation, start)
         self.settings = settings = replace(settings, size=shape.size, activation=shape.activation)
         self.data, self.device, state = data, processes().device, storage.state

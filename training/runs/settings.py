@@ -48,6 +48,9 @@ class FinetuneSettings(RunSettings):
     locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
     init: str = setting("", "checkpoint, Hugging Face folder or hub name to start from", unit="CKPT")
+    init_layers: str = setting(
+        "", "layers of a deeper --init to take: 2,4,6, or a mapping's name", unit="LAYERS", shown="uniform"
+    )
     teacher: str = setting("", "comma-separated fine-tuned checkpoints or students to imitate", unit="CKPTS")
     unlabelled: str = setting("", "comma-separated files of plain sentences, for imitation alone", unit="FILES")
     unlabelled_share: float = share(0.5, "such sentences per step, as a share of --batch-size", low=0.01, high=16)
