@@ -83,12 +83,13 @@ def render(rows: dict[str, Row], tokens: float, words: float, scored: int) -> st
         cells = "".join(f"{f'{t:6.0f} µs  x {t / recipe[length]:.2f}':>18}" for length, t in row.times.items())
         exact, same = ("-" if x is None else f"{x:.1f}" for x in (row.exact_match, row.as_fp32))
         lines.append(f"{name:34}{cells}{row.megabytes:7.2f}{exact:>7}{same:>9}")
-    slope, start = linear_regression([int(length) for length in recipe], list(recipe.values()))
-    now, least = (start + slope * count for count in (tokens, words + 1))
-    lines.append(
-        f"{scored} texts scored, of {tokens:.1f} tokens and {words:.1f} words on average. "
-        f"The recipe takes {start:.0f} + {slope:.1f} x tokens µs; with one token per word x {least / now:.2f}"
-    )
+    lines.append(f"{scored} texts scored, of {tokens:.1f} tokens and {words:.1f} words on average.")
+    if len(recipe) > 1:  # a student that reads 8 tokens or fewer has one length
+        slope, start = linear_regression([int(length) for length in recipe], list(recipe.values()))
+        now, least = (start + slope * count for count in (tokens, words + 1))
+        lines[-1] += (
+            f" The recipe takes {start:.0f} + {slope:.1f} x tokens µs; with one token per word x {least / now:.2f}"
+        )
     return "\n".join(lines)
 
 

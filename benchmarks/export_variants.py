@@ -60,7 +60,8 @@ def compare(checkpoint: Checkpoint, data: datasets.Dataset, dev: Sequence[Uttera
     variants = build_variants(checkpoint, data, folder)
     vocabulary = json.loads(checkpoint.encoder.tokenizer.to_str())["model"]["vocab"]
     shared = sum(len(token) == 1 for token, _ in vocabulary)  # every trimmed vocabulary has these
-    times = turns({name: variant.run for name, variant in variants.items()}, shared, ROUNDS, CALLS)
+    runs = {name: variant.run for name, variant in variants.items()}
+    times = turns(runs, shared, checkpoint.encoder.max_length, ROUNDS, CALLS)
     answers = {name: answers_of_student(v.scored, dev) for name, v in variants.items() if v.scored}
     rows = {}
     for name, variant in variants.items():
@@ -125,18 +126,18 @@ def decode(predictor: Predictor, encoded: Encoded) -> None:
     """Run a graph that returns logits and decode them like the service."""
     for head, logits in predictor.logits(encoded).items():
         if head == "slots":
-            tags = logits[0].argmax(axis=-1)
+            tags = logits.argmax(axis=-1)
             if tags.any():  # like `decode_slots`: confidences of words in slots only
-                softmax(logits[0][tags > 0]).max(axis=-1)
+                softmax(logits[tags > 0]).max(axis=-1)
         else:
-            best(logits[0], getattr(predictor.labels, head))
+            best(logits, getattr(predictor.labels, head))
 
 
 class Sentences(CalibrationDataReader):  # type: ignore[misc]
     """Sentences of token ids, one at a time."""
 
     def __init__(self, sentences: Sequence[Sequence[int]]) -> None:
-        self._rest = ({"input_ids": np.array([ids], np.int64)} for ids in sentences)
+        self._rest = ({"input_ids": np.array(ids, np.int64)} for ids in sentences)
 
     def get_next(self) -> dict[str, Any] | None:
         """The next input of the graph, None after the last."""
@@ -188,8 +189,8 @@ def read_labels(graph: Path) -> Callable[[Encoded], Any]:
     session = open_session(graph, SESSION)
 
     def run(encoded: Encoded) -> None:
-        for values in session.run(None, {"input_ids": np.array([encoded.ids])}):
-            if values.dtype == np.float32 and values.ndim == 2 and len(values) == 1:  # probabilities of a text's labels
-                values[0].max(), values[0].argmax()
+        for values in session.run(None, {"input_ids": np.array(encoded.ids)}):
+            if values.dtype == np.float32 and values.ndim == 1:  # probabilities of a text's labels, or of its tags
+                values.max(), values.argmax()
 
     return run

@@ -56,7 +56,7 @@ class RawModel:
         self._session = open_session(folder / MODEL_FILE, student.manifest.graph.session)
         self._outputs = [OUTPUT_OF_HEAD[head] for head in student.manifest.labels.heads]
         encoded = (student.encoder.encode(text.text).ids for text in texts)
-        self._inputs = [{"input_ids": np.array([ids], dtype=np.int64)} for ids in encoded]
+        self._inputs = [{"input_ids": np.array(ids, dtype=np.int64)} for ids in encoded]
         self._wall = self._cpu = 0.0
 
     @property

@@ -147,7 +147,7 @@ def read_texts(predictor: Predictor, texts: Sequence[str]) -> Texts:
     for text in progress(texts):
         for name, row in predictor.logits(predictor.encoder.encode(text)).items():
             if name != "slots":
-                rows.setdefault(name, []).append(row[0])
+                rows.setdefault(name, []).append(row)
     return {name: np.array(values) for name, values in rows.items()}
 
 
@@ -164,7 +164,7 @@ def read_slots(predictor: Predictor, utterances: Sequence[Utterance]) -> Outcome
         encoded = predictor.encoder.encode(utterance.text)
         if not encoded.words:
             continue
-        at_words = predictor.logits(encoded)["slots"][0][encoded.first_tokens]
+        at_words = predictor.logits(encoded)["slots"][encoded.first_tokens]
         expected = {(slot.name, slot.start, slot.end) for slot in utterance.slots}
         for slot in decode_slots(utterance.text, encoded.words, at_words, tags):
             begins.append(len(words))

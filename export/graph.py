@@ -1,7 +1,8 @@
 """The fp32 graph of a checkpoint.
 
-The served graph takes one sentence without padding (batch size fixed at 1). Dynamic int8 has one activation scale per
-batch, so in a larger batch a prediction would depend on the other sentences.
+The served graph takes one sentence without padding and has no batch axis. Dynamic int8 has one activation scale per
+batch, so in a batch a prediction would depend on the other sentences. Without the axis, all shapes but the number of
+tokens are constants, and the graph contains no arithmetic on shapes.
 """
 
 from __future__ import annotations
@@ -9,19 +10,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import onnx
 import onnxruntime
 import torch
+from onnxruntime.quantization.onnx_model import ONNXModel
 from optimum import version as optimum_version
 from optimum.exporters.onnx import export
 from optimum.exporters.onnx.base import OnnxConfig
-from optimum.utils import DummyTextInputGenerator, NormalizedTextConfig
+from optimum.utils import NormalizedTextConfig
 
 from service.student.manifest import GraphRecipe, SessionOptions
 from service.student.predictor import OUTPUT_OF_HEAD
 from training.models.student import StudentModel
 
 OPSET = 18
+TRACED_TOKENS = 12
 FEATURES = "features"
 # On the CPU, onnxruntime's fused skip + layer-norm kernel was slower than separate Add and LayerNormalization, so the
 # fusion is off by default. The export measures both (`latency.fastest_session`).
@@ -33,31 +38,38 @@ class StudentOnnxConfig(OnnxConfig):  # type: ignore[misc]
 
     DEFAULT_ONNX_OPSET = OPSET
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
-    DUMMY_INPUT_GENERATOR_CLASSES = (DummyTextInputGenerator,)
 
     with_features = False
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
-        """Only the number of tokens varies; the batch is one sentence."""
-        return {"input_ids": {1: "tokens"}}
+        """The only axis is the number of tokens."""
+        return {"input_ids": {0: "tokens"}}
+
+    def generate_dummy_inputs(self, *_: Any, **__: Any) -> dict[str, torch.Tensor]:
+        """A text to trace the model with, [tokens]."""
+        length = min(TRACED_TOKENS, self._config.max_position_embeddings)
+        return {"input_ids": torch.zeros(length, dtype=torch.int64)}
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
         """Logits by head; those of slots have one row per token."""
-        logits = {OUTPUT_OF_HEAD[head]: {1: "tokens"} if head == "slots" else {} for head in self._config.labels}
+        logits = {OUTPUT_OF_HEAD[head]: {0: "tokens"} if head == "slots" else {} for head in self._config.labels}
         return {**logits, FEATURES: {}} if self.with_features else logits
 
 
 def export_fp32(model: StudentModel, path: Path, with_features: bool = False) -> None:
     """Write the fp32 graph of a student with optimum's exporter.
 
-    `with_features` adds the output `FEATURES` [1, 2 width], the input of the heads of domain and intent.
+    `with_features` adds the output `FEATURES` [2 width], the input of the heads of domain and intent.
     """
     config = StudentOnnxConfig(model.config)
     config.with_features = with_features
     with warnings.catch_warnings(action="ignore"):  # warnings of traced shapes; the parity check covers them
-        export(model.eval(), config, path, opset=OPSET, input_shapes={"batch_size": 1, "sequence_length": 12})
+        export(model.eval(), config, path, opset=OPSET)
+    graph = ONNXModel(onnx.load(str(path)))
+    graph.replace_gemm_with_matmul()  # the quantiser does the same, but then `keep` would not know the nodes' names
+    onnx.save(graph.model, str(path))
 
 
 def recipe_of(

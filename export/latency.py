@@ -28,14 +28,17 @@ OpenGraph = Callable[[Path, SessionOptions], Predictor]
 Times = dict[str, dict[str, float]]  # median microseconds by name and number of tokens
 
 
-def turns(runs: Mapping[str, Callable[[Encoded], Any]], vocabulary: int, rounds: int = 40, calls: int = 20) -> Times:
+def turns(
+    runs: Mapping[str, Callable[[Encoded], Any]], vocabulary: int, max_length: int, rounds: int = 40, calls: int = 20
+) -> Times:
     """Median microseconds of each of `runs` for sentences of 8, 16 and 32 random tokens of the first `vocabulary`.
 
-    The runs alternate, so that a change in the machine's speed affects all of them.
+    Sentences have at most `max_length` tokens, the most that the student reads. The runs alternate, so that a change in
+    the machine's speed affects all of them.
     """
     rng = np.random.default_rng(0)
     medians: Times = {name: {} for name in runs}
-    for length in LENGTHS:
+    for length in sorted({min(length, max_length) for length in LENGTHS}):
         encoded = Encoded(rng.integers(min(4, vocabulary - 1), vocabulary, size=length).tolist(), [], [], False, 0)
         times: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(rounds):
@@ -52,7 +55,8 @@ def turns(runs: Mapping[str, Callable[[Encoded], Any]], vocabulary: int, rounds:
 def latencies(predictors: Mapping[str, Predictor], rounds: int = 40) -> Times:
     """`turns` of the graphs alone, without tokenisation and decoding."""
     vocabulary = min(predictor.encoder.tokenizer.get_vocab_size() for predictor in predictors.values())
-    return turns({name: predictor.logits for name, predictor in predictors.items()}, vocabulary, rounds)
+    max_length = min(predictor.encoder.max_length for predictor in predictors.values())
+    return turns({name: predictor.logits for name, predictor in predictors.items()}, vocabulary, max_length, rounds)
 
 
 def measure_latency(predictors: Mapping[str, Predictor]) -> dict[str, Any]:

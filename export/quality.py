@@ -61,7 +61,7 @@ def logit_difference(model: StudentModel, predictor: Predictor, utterances: Sequ
             expected = model(torch.tensor([encoded.ids for _, encoded in rows]))
         for row, (locale, encoded) in enumerate(rows):
             differences = [
-                np.abs(getattr(expected, OUTPUT_OF_HEAD[head])[row].numpy() - found[0]).max()
+                np.abs(getattr(expected, OUTPUT_OF_HEAD[head])[row].numpy() - found).max()
                 for head, found in predictor.logits(encoded).items()
             ]
             largest[locale] = float(np.max([largest.get(locale, 0.0), *differences]))

@@ -82,8 +82,8 @@ class ClassMeans:
 def write_served(source: Path, target: Path, means: ClassMeans | None) -> None:
     """Copy a graph without the output `FEATURES`; with class means, add the distance to the nearest one.
 
-    The output [1] is the squared distance ``|z|² + min(|m|² - 2 z·m)`` over the means m, where z is the projection of
-    the features. It is computed in fp32, as directions of low variance are sensitive to rounding.
+    The output is a number, the squared distance ``|z|² + min(|m|² - 2 z·m)`` over the means m, where z is the
+    projection of the features. It is computed in fp32, as directions of low variance are sensitive to rounding.
     """
     model = onnx.load(str(source))
     graph = model.graph
@@ -98,17 +98,19 @@ def write_served(source: Path, target: Path, means: ClassMeans | None) -> None:
             "scope_lengths": (means.means**2).sum(axis=1),
         }
         graph.initializer.extend(numpy_helper.from_array(a.astype(np.float32), n) for n, a in constants.items())
-        graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "scope_axis"))
+        graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "scope_axis"))
         graph.node.extend(
             [
-                helper.make_node("Gemm", [FEATURES, "scope_projection", "scope_origin"], ["scope_at"]),
-                helper.make_node("Gemm", ["scope_at", "scope_means", "scope_lengths"], ["scope_to_means"]),
+                helper.make_node("MatMul", [FEATURES, "scope_projection"], ["scope_projected"]),
+                helper.make_node("Add", ["scope_projected", "scope_origin"], ["scope_at"]),
+                helper.make_node("MatMul", ["scope_at", "scope_means"], ["scope_products"]),
+                helper.make_node("Add", ["scope_products", "scope_lengths"], ["scope_to_means"]),
                 helper.make_node("ReduceMin", ["scope_to_means", "scope_axis"], ["scope_nearest"], keepdims=0),
                 helper.make_node("ReduceSumSquare", ["scope_at", "scope_axis"], ["scope_square"], keepdims=0),
                 helper.make_node("Add", ["scope_square", "scope_nearest"], [DISTANCE_OUTPUT]),
             ]
         )
-        graph.output.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, [1]))
+        graph.output.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, []))
     onnx.save(model, str(target))
 
 

@@ -115,7 +115,7 @@ def with_rows(model: StudentModel, kept: Sequence[int]) -> StudentModel:
     config.vocab_size, config.masked = len(kept), False
     smaller: StudentModel = type(model)(config)
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith("masked.")}
-    weights["token_embeddings.weight"] = weights["pieces.weight"][torch.tensor(list(kept))]
+    weights["token_embeddings.weight"] = weights["token_embeddings.weight"][torch.tensor(list(kept))]
     smaller.load_state_dict(weights)
     smaller.eval()
     return smaller

@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import orjson
+from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.datastructures import State
 
 from service import errors
 from service.errors import ServiceError, error_body
@@ -25,23 +25,23 @@ from service.models.queue import Answer, LoadedModel
 from service.models.registry import ModelRegistry
 from service.monitoring.metrics import NONE, Metrics
 from service.monitoring.timings import Timings
+from service.page import load_reference
 from service.settings import Settings
 from service.student.decoding import Ranked, Span
-from service.student.manifest import Manifest
 
 DIGITS = 6  # after the decimal point of a confidence; more would be numerical noise
 
 
 @dataclass(frozen=True, eq=False)
 class Endpoints:
-    """The endpoints of one application. `state.reload` reloads the students of every process."""
+    """The endpoints of one application. `app.state.reload` reloads the students of every process."""
 
     settings: Settings
     registry: ModelRegistry
     metrics: Metrics
     router: Router
     page: Reply
-    state: State
+    app: FastAPI
 
     async def nlu(self, context: Context, body: requests.NluRequest) -> Reply:
         """Domain, intent and slots of one text.
@@ -135,7 +135,7 @@ class Endpoints:
         context.model = model.name
         results: list[Json] = []
         answers: list[Answer] = []
-        with model.queue.admit(len(body.items)) as permits:
+        with await model.queue.admit_in_turn(context, len(body.items)) as permits:
             model.metrics.batch_size.observe(len(body.items))
             context.after_reply = partial(self._record, model, answers)
             for item in body.items:
@@ -156,10 +156,7 @@ class Endpoints:
 
     async def models(self, _: Context) -> Reply:
         """The loaded students, as described by their manifests, and the folders that were refused."""
-        models = [
-            _model_body(model.student.manifest, self.registry.aliases_of(name))
-            for name, model in self.registry.models.items()
-        ]
+        models = [_model_body(model, self.registry.aliases_of(name)) for name, model in self.registry.models.items()]
         return _json_reply({"models": models, "refused": self.registry.refused})
 
     async def reload(self, _: Context) -> Reply:
@@ -169,7 +166,7 @@ class Endpoints:
         """
         if self.settings.api_keys_file is None:
             raise errors.Forbidden(problem="a reload needs an API key, and none is configured (--api-keys-file)")
-        outcome: Json = await self.state.reload()
+        outcome: Json = await self.app.state.reload()
         if outcome["refused"]:
             raise errors.ReloadRefused(problems="; ".join(outcome["refused"]))
         return _json_reply(outcome)
@@ -193,6 +190,18 @@ class Endpoints:
     async def show_page(self, _: Context) -> Reply:
         """The web page."""
         return self.page
+
+    async def show_reference(self, _: Context) -> Reply:
+        """The OpenAPI document as a page."""
+        return self._reference
+
+    async def openapi(self, _: Context) -> Reply:
+        """The OpenAPI document."""
+        return _json_reply(self.app.openapi())
+
+    @cached_property
+    def _reference(self) -> Reply:
+        return load_reference(self.app.openapi())
 
     def _record_turn(self, route: Route, answer: Answer, context: RequestContext) -> None:
         self._record(route.model, [answer], context)
@@ -275,8 +284,9 @@ def _slots(spans: Sequence[Span] | None) -> list[Json] | None:
     ]
 
 
-def _model_body(manifest: Manifest, aliases: Sequence[str]) -> Json:
+def _model_body(model: LoadedModel, aliases: Sequence[str]) -> Json:
     """The body of `schemas.ModelSummary`."""
+    manifest = model.student.manifest
     labels = manifest.labels
     return {
         "name": manifest.name,
@@ -288,6 +298,7 @@ def _model_body(manifest: Manifest, aliases: Sequence[str]) -> Json:
         "heads": labels.heads,
         "locales": manifest.locales,
         "max_length": manifest.max_length,
+        "runs_on": "thread" if model.queue.in_thread else "event_loop",
         "calibrated": manifest.calibration is not None,
         "parameters": manifest.architecture.parameters,
         "domains": labels.domain,

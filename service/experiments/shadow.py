@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from service.errors import log_fault
+from service.errors import ENDINGS, log_fault
 from service.experiments.comparison import agreement
 from service.models.queue import LoadedModel
 from service.models.registry import ModelRegistry
@@ -57,7 +57,7 @@ class ShadowRunner:
         self._waiting: deque[ShadowText] = deque()
         self._thread = ThreadPoolExecutor(1, "shadow")
         self._timer: asyncio.TimerHandle | None = None
-        self._work: asyncio.Future[list[Same | None]] | None = None
+        self._work: asyncio.Future[list[Same | BaseException]] | None = None
         self._closed = False
 
     def __len__(self) -> int:
@@ -124,37 +124,42 @@ class ShadowRunner:
     def _is_idle(self) -> bool:
         return all(model.queue.is_idle for model in self._registry.models.values())
 
-    def _compare(self, group: Sequence[ShadowText]) -> list[Same | None]:
-        """Compare the students, text by text, while the process is idle; the result ends with None if one fails.
+    def _compare(self, group: Sequence[ShadowText]) -> list[Same | BaseException]:
+        """Compare the students, text by text, while the process is idle; the result ends with what one raises.
 
         Runs in the thread.
         """
-        agreements: list[Same | None] = []
+        agreements: list[Same | BaseException] = []
         try:
             ends = 0.0
             for waiting in group:
                 if time.perf_counter() >= ends:
                     time.sleep(YIELD_SECONDS)
-                    if self._closed or not self._is_idle():
+                    if self._closed or not self._is_idle() or waiting.shadow.queue.problem is not None:
                         break
                     ends = time.perf_counter() + SLICE_SECONDS
                 answer = waiting.shadow.student.predict_each([waiting.question])[0]
                 agreements.append(agreement({"primary": waiting.prediction, "shadow": answer}))
         except BaseException as fault:  # noqa: BLE001 - the libraries raise more than `Exception`
-            log_fault(fault, "(shadow)")
-            agreements.append(None)
+            agreements.append(fault)
         return agreements
 
-    def _finish(self, done: asyncio.Future[list[Same | None]]) -> None:
+    def _finish(self, done: asyncio.Future[list[Same | BaseException]]) -> None:
         self._work = None
         if done.cancelled():  # closed
             return
-        agreements = done.result()
-        for same in agreements:
+        failed = False
+        for same in done.result():
             waiting = self._waiting.popleft()
-            if same is not None:
+            if isinstance(same, dict):
                 self._metrics.defer(self._count, waiting.primary, waiting.shadow.name, same)
-        if None in agreements:
+                continue
+            failed = True
+            if isinstance(same, (Exception, *ENDINGS)):
+                log_fault(same, "(shadow)")
+            else:
+                waiting.shadow.queue.take_out(same, "(shadow)")
+        if failed:
             self._check_in(FAULT_SECONDS)
         elif self._waiting:
             self._check_in(CHECK_SECONDS)

@@ -12,7 +12,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 from starlette.types import Message, Receive
 
-from service.errors import BodyTimeout, BodyTooLarge, ClientLeft, InvalidRequest
+from service.errors import BodyTimeout, BodyTooLarge, ClientLeft, InvalidRequest, UnsupportedMediaType
 
 Outcome = Literal["accepted", "corrected", "abandoned"]
 Body = TypeVar("Body", bound=BaseModel)
@@ -33,12 +33,16 @@ async def read_body(
     """Read the body of a request, chunked or not, and parse it.
 
     Raises:
+        UnsupportedMediaType: its declared type is not JSON.
         BodyTooLarge: as soon as its declared or received size exceeds `max_bytes`.
         BodyTimeout: it took longer than `seconds`.
         ClientLeft: the connection closed before its end.
+        BadHttp: its chunks are invalid.
         InvalidRequest: it is not JSON or does not fit `model`; the message names the field and what is allowed.
     """
-    declared = headers.get(b"content-length", b"")
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType
+    declared = headers.get(b"content-length", b"").lstrip(b"0")  # `int` refuses thousands of digits
     if declared.isdigit() and int(declared) > max_bytes:
         raise BodyTooLarge(limit=max_bytes)
     message = poll(receive)  # most bodies arrive together with their headers and need no timer

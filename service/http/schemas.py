@@ -214,6 +214,10 @@ class ModelSummary(_Reply):
     heads: list[str]
     locales: list[str]
     max_length: Annotated[int, Field(description="maximum number of tokens of a text; the rest is ignored")]
+    runs_on: Annotated[
+        Literal["event_loop", "thread"],
+        Field(description="where its texts run; chosen from the manifests, so the same in each worker"),
+    ]
     calibrated: bool
     parameters: int
     domains: list[str]

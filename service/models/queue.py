@@ -1,39 +1,38 @@
-"""A loaded student and its queue: admission, deadlines, order of arrival, event loop or thread.
-
-A student runs on the event loop if possible: a thread lowers its rate. Beside a faster one, a slow student runs in a
-thread (onnxruntime releases the GIL meanwhile), so that it does not delay the other's texts.
+"""A loaded student and its queue: deadlines, order of arrival, groups, faults.
 
 Waiting texts are answered in groups, each text by a run of its own (see `Student.predict_each`). A run fills the
 processor's caches, so tokenising five texts, running five and decoding five is faster than five times all three. A
 group is what has arrived so far; the queue never waits for more, and a group is small enough not to delay health checks
 and refusals.
+
+A native library may panic: it raises a `BaseException` that is no `Exception`, and may be broken from then on. The text
+that caused it is answered with an internal error, and the queue refuses texts until the student was tested again
+(`service.models.reload`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from service import errors
-from service.errors import ServiceError
+from service.errors import ENDINGS, log_fault
 from service.http.context import RequestContext
 from service.http.requests import TextRequest, poll
 from service.models.cache import AnswerCache
+from service.models.permits import Admission, Permits
 from service.monitoring.student_metrics import StudentMetrics
 from service.monitoring.timings import Timings
 from service.student.student import Prediction, Question, Student
 
-PredictionOrError = Prediction | Exception
+PredictionOrError = Prediction | BaseException
 
-MAX_SHARED_LOOP_SECONDS = 0.5e-3  # a slower student runs in a thread if a faster one is served beside it
-MAX_LOOP_SECONDS = 5e-3  # a slower student always runs in a thread: health checks wait for the loop
 LONG_TEXT = 256  # characters; for each as many, a text counts as one more of a group
 GROUP_SECONDS = 10e-3
 
@@ -150,17 +149,26 @@ class ModelQueue:
         with queue.admit(len(items)) as permits:  # raises Overloaded at once
             prediction = await queue.predict(context, Question(text))
             permits.give_back(1)
+
+    Attributes:
+        permits: see `Admission`.
+        problem: why the student is out of service; None while it is in service.
+        has_panicked: a native library panicked while it ran the student.
+        on_panic: called on the event loop after each panic.
     """
 
     def __init__(self, student: Student, permits: int, seconds_per_text: float) -> None:
-        self.free = permits
+        self.permits = Admission(permits, seconds_per_text)
         self.seconds_per_text = seconds_per_text
+        self.problem: str | None = None
+        self.has_panicked = False
+        self.on_panic: Callable[[], None] = lambda: None
         self._student = student
-        self._permits = permits
         self._group = max(1, int(GROUP_SECONDS / seconds_per_text))
         self._waiting: deque[QueuedText] = deque()
         self._busy = False
         self._thread: ThreadPoolExecutor | None = None
+        self._group_began: float | None = None
 
     @property
     def in_thread(self) -> bool:
@@ -168,9 +176,20 @@ class ModelQueue:
         return self._thread is not None
 
     @property
+    def free(self) -> int:
+        """The number of free permits."""
+        return self.permits.free
+
+    @property
     def is_idle(self) -> bool:
         """Whether no text waits or runs. Thread-safe."""
-        return self.free == self._permits and not self._busy
+        return self.permits.free == self.permits.total and not self._busy
+
+    @property
+    def thread_seconds(self) -> float:
+        """For how long the thread has been running the present group; 0 if it does not run."""
+        began = self._group_began
+        return 0.0 if began is None else time.monotonic() - began
 
     def run_in_thread(self, enabled: bool) -> None:
         """Run texts in a thread, or else on the event loop, from the next group on."""
@@ -183,11 +202,23 @@ class ModelQueue:
         Raises:
             Overloaded: too few are left; the error says when to retry.
         """
-        if items > self.free:
-            seconds = max(1, math.ceil((self._permits - self.free) * self.seconds_per_text))
-            raise errors.Overloaded({"retry-after": str(seconds)}, limit=self._permits)
-        self.free -= items
-        return Permits(self, items)
+        return self.permits.admit(items)
+
+    async def admit_in_turn(self, context: RequestContext, items: int) -> Permits:
+        """Take permits for a batch, after waiting in line if too few are left.
+
+        Raises:
+            Overloaded, DeadlinePassed: as `Admission.admit_in_turn`.
+            ClientLeft: the client disconnected while the batch waited.
+        """
+        seconds = None if context.deadline is None else context.deadline - time.perf_counter()
+        permits = await self.permits.admit_in_turn(items, seconds)
+        try:
+            _check(context, waited=True)
+        except BaseException:
+            permits.give_back(items)
+            raise
+        return permits
 
     async def predict(self, context: RequestContext, question: Question) -> Prediction:
         """The student's answer to a text.
@@ -195,13 +226,23 @@ class ModelQueue:
         Raises:
             DeadlinePassed: the deadline passed while the text waited; no work was done.
             ClientLeft: the client disconnected while the text waited; no work was done.
+            NotReady: the student is out of service.
+            InternalError: a native library panicked; it is logged.
         """
+        if self.problem is not None:
+            raise _out_of_service(self.problem)
         loop = asyncio.get_running_loop()
         if not self._busy and self._thread is None:  # nothing waits
             self._busy = True
             loop.call_soon(self._serve)
             _check(context)
-            return self._student.predict_each([question])[0]
+            try:
+                return self._student.predict_each([question])[0]
+            except (Exception, *ENDINGS):
+                raise
+            except BaseException as panic:  # noqa: BLE001 - the libraries raise more than `Exception`
+                self.take_out(panic, context.request_id)
+            raise errors.InternalError
         waiting = QueuedText(context, question, loop.create_future())
         self._waiting.append(waiting)
         if not self._busy:
@@ -209,30 +250,66 @@ class ModelQueue:
             loop.call_soon(self._serve)
         return await waiting.answer
 
+    def take_out(self, panic: BaseException, request_id: str) -> None:
+        """Take the student out of service after a panic, and refuse the texts that wait."""
+        log_fault(panic, request_id)
+        self.has_panicked = True
+        if self.problem is None:
+            self.problem = f"student {self._student.manifest.name} is tested again after a panic of a native library"
+        waiting = [*self._waiting]
+        self._waiting.clear()
+        self._settle(waiting, [_out_of_service(self.problem) for _ in waiting])
+        self.on_panic()
+
+    def put_back(self) -> None:
+        """Put the student back into service."""
+        self.problem = None
+
     def _serve(self) -> None:
-        """Answer the next group; if there are more texts, again after the event loop has served sockets."""
+        """Answer the next group; if there are more texts, again after the event loop has served sockets.
+
+        Whatever is raised, each text of the group is settled and the queue continues.
+        """
         group = self._next_group()
         if not group:
             self._busy = False
             return
         questions = [waiting.question for waiting in group]
         loop = asyncio.get_running_loop()
+        outcomes: Sequence[PredictionOrError] = [errors.InternalError() for _ in group]
         if self._thread is None:
-            _settle(group, self._outcomes(questions))
-            loop.call_soon(self._serve)
-        else:
+            try:
+                outcomes = self._outcomes(questions)
+            finally:
+                loop.call_soon(self._serve)
+                self._settle(group, outcomes)
+            return
+        self._group_began = time.monotonic()
+        try:
             work = loop.run_in_executor(self._thread, self._outcomes, questions)
+        except RuntimeError as error:  # no thread can be started
+            log_fault(error, "(queue)")
+            loop.call_soon(self._serve)
+            self._settle(group, outcomes)
+        else:
             work.add_done_callback(lambda done: self._finish(group, done))
 
     def _finish(self, group: Sequence[QueuedText], done: asyncio.Future[list[PredictionOrError]]) -> None:
-        _settle(group, done.result())
-        self._serve()
+        outcomes: Sequence[PredictionOrError] = [errors.InternalError() for _ in group]
+        self._group_began = None
+        try:
+            outcomes = done.result()
+        finally:
+            self._settle(group, outcomes)
+            self._serve()
 
     def _outcomes(self, questions: Sequence[Question]) -> list[PredictionOrError]:
         """An answer or an error for each text; one that fails does not affect the others of its group."""
         try:
             return [*self._student.predict_each(questions)]
-        except Exception as error:  # noqa: BLE001 - raised where the answer is awaited
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised where the answer is awaited
             if len(questions) == 1:
                 return [error]
             return [self._outcomes([question])[0] for question in questions]
@@ -246,40 +323,27 @@ class ModelQueue:
             room -= 1 + len(waiting.question.text) // LONG_TEXT
             try:
                 _check(waiting.context, waited=True)
-            except ServiceError as error:
-                _settle([waiting], [error])
+            except Exception as error:  # noqa: BLE001 - raised where the answer is awaited
+                self._settle([waiting], [error])
             else:
                 group.append(waiting)
         return group
 
-
-class Permits:
-    """Permits of a queue; the rest is given back at the end of the ``with`` block."""
-
-    __slots__ = ("_items", "_queue")
-
-    def __init__(self, queue: ModelQueue, items: int) -> None:
-        self._queue = queue
-        self._items = items
-
-    def give_back(self, items: int) -> None:
-        """Give back some permits early."""
-        self._items -= items
-        self._queue.free += items
-
-    def __enter__(self) -> Permits:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.give_back(self._items)
-
-
-def assign_threads(queues: Collection[ModelQueue]) -> None:
-    """Decide which of the queues of one process run in threads."""
-    fastest = min((queue.seconds_per_text for queue in queues), default=0.0)
-    for queue in queues:
-        seconds = queue.seconds_per_text
-        queue.run_in_thread(seconds > MAX_LOOP_SECONDS or seconds > max(MAX_SHARED_LOOP_SECONDS, fastest))
+    def _settle(self, group: Sequence[QueuedText], outcomes: Sequence[PredictionOrError]) -> None:
+        panics: list[tuple[BaseException, str]] = []
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            failure = outcome if isinstance(outcome, Exception) else None
+            if isinstance(outcome, BaseException) and failure is None:
+                panics.append((outcome, waiting.context.request_id))
+                failure = errors.InternalError()
+            if waiting.answer.done():  # its request was cancelled
+                continue
+            if failure is not None:
+                waiting.answer.set_exception(failure)
+            elif not isinstance(outcome, BaseException):
+                waiting.answer.set_result(outcome)
+        for panic, request_id in panics:
+            self.take_out(panic, request_id)
 
 
 def _check(context: RequestContext, *, waited: bool = False) -> None:
@@ -289,11 +353,5 @@ def _check(context: RequestContext, *, waited: bool = False) -> None:
         raise errors.ClientLeft
 
 
-def _settle(group: Sequence[QueuedText], outcomes: Sequence[PredictionOrError]) -> None:
-    for waiting, outcome in zip(group, outcomes, strict=True):
-        if waiting.answer.done():  # its request was cancelled
-            continue
-        if isinstance(outcome, Exception):
-            waiting.answer.set_exception(outcome)
-        else:
-            waiting.answer.set_result(outcome)
+def _out_of_service(problem: str) -> errors.NotReady:
+    return errors.NotReady({"retry-after": "1"}, reason=problem)

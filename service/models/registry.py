@@ -5,13 +5,16 @@ from __future__ import annotations
 import gc
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from service.errors import NotReady, UnknownModel
+from service.errors import ENDINGS, NotReady, UnknownModel
 from service.http.context import Json
 from service.models.cache import AnswerCache
-from service.models.queue import LoadedModel, ModelQueue, assign_threads
+from service.models.placement import TYPICAL_TOKENS, choose_threads
+from service.models.queue import LoadedModel, ModelQueue
 from service.monitoring.metrics import Metrics
 from service.monitoring.student_metrics import StudentMetrics
 from service.settings import Settings
@@ -21,7 +24,6 @@ from service.student.student import Student
 PREFERRED = "s"
 DEFAULT = "default"
 DOMAIN = "domain"
-TYPICAL_TOKENS = 12
 GC_THRESHOLD = 20_000  # objects allocated and not freed before the collector looks for cycles
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -70,6 +72,8 @@ class ModelRegistry:
         models: the students that serve, by the name in their manifest; replaced by `adopt`.
         by_name: the same by each name and alias, "default" included.
         draining: the service is about to stop.
+        opening: the folder that `prepare` loads at present, for messages.
+        on_panic: called on the event loop with a student in which a native library panicked.
 
     Raises:
         StudentError: the students folder is missing or empty.
@@ -80,17 +84,21 @@ class ModelRegistry:
         self.models: dict[str, LoadedModel] = {}
         self.by_name: dict[str, LoadedModel] = {}
         self.draining = False
+        self.opening = settings.students
+        self.on_panic: Callable[[LoadedModel], None] = lambda _: None
         self._settings = settings
         self._metrics = metrics
         self._refused: dict[Path, str] = {}
         self._loading = True
+        self._load_problem: str | None = None
         self._missing: set[Path] = set()
         self._unmet: dict[str, str] = {}
 
     @property
     def refused(self) -> list[str]:
-        """The reasons why folders are refused."""
-        return list(self._refused.values())
+        """The reasons why folders are refused and students are out of service."""
+        problems = [model.queue.problem for model in self.models.values() if model.queue.problem is not None]
+        return [*self._refused.values(), *problems]
 
     def prepare(self) -> ModelSet:
         """Load, check, warm up and self-test every folder that is new or changed.
@@ -99,13 +107,13 @@ class ModelRegistry:
         """
         serving = {model.folder: model for model in self.models.values()}
         prepared = ModelSet({}, {}, {})
+        self.opening = self._settings.students
         try:
             folders = find_folders(self._settings.students)
         except StudentError as error:  # on a reload only
-            return ModelSet(
-                dict(self.models), {self._settings.students: str(error)}, dict.fromkeys(self.models, "kept")
-            )
+            return self._unchanged(str(error))
         for folder in folders:
+            self.opening = folder
             before = serving.get(folder)
             try:
                 model = self._open(folder, before)
@@ -123,6 +131,25 @@ class ModelRegistry:
         prepared.changes.update(dict.fromkeys(self.models.keys() - prepared.models.keys(), "dropped"))
         return prepared
 
+    def prepare_again(self, model: LoadedModel) -> ModelSet:
+        """Load one student again, from its folder; the others stay.
+
+        Raises:
+            StudentError: it is invalid, or the folder now has another student.
+        """
+        self.opening = model.folder
+        again = self._open(model.folder, None)
+        if again.name != model.name:
+            raise StudentError(f"{model.folder}: now has the student {again.name!r}, not {model.name!r}")
+        return ModelSet({**self.models, model.name: again}, self._refused, {model.name: "loaded"})
+
+    def give_up(self, reason: str) -> Json:
+        """Keep the students after a load that did not end. Returns the change of each, for JSON."""
+        if not self.draining:
+            log.error("students not loaded: %s", reason)
+        self._load_problem = reason
+        return self._unchanged(reason).outcome
+
     def adopt(self, prepared: ModelSet) -> Json:
         """Serve these students from now on; replaced ones finish the texts that are running.
 
@@ -132,7 +159,9 @@ class ModelRegistry:
         replaced = [old for name, old in self.models.items() if prepared.models.get(name) is not old]
         self.models, self._refused = dict(sorted(prepared.models.items())), prepared.refused
         self._resolve_aliases()
-        assign_threads([model.queue for model in self.models.values()])
+        in_threads = choose_threads({name: model.student.manifest for name, model in self.models.items()})
+        for name, model in self.models.items():
+            model.queue.run_in_thread(name in in_threads)
         for model in replaced:
             model.metrics.set_loaded(False)
         for model in self.models.values():
@@ -184,7 +213,7 @@ class ModelRegistry:
         if self.draining:
             return ["draining: the service is about to stop"]
         if self._loading:
-            return ["students are loading"]
+            return [self._load_problem or "students are loading"]
         reasons = [reason for folder, reason in self._refused.items() if folder in self._missing]
         missing = dict(self._unmet)
         if DEFAULT not in self.by_name:
@@ -193,7 +222,14 @@ class ModelRegistry:
             f"the {alias} student {name!r} is not loaded" if name else "no student is loaded"
             for alias, name in missing.items()
         ]
+        default = self.by_name.get(DEFAULT)
+        if default is not None and default.queue.problem is not None:
+            reasons.append(default.queue.problem)
         return reasons
+
+    def is_stuck(self, seconds: float) -> bool:
+        """Whether a student's thread has been running the same group of texts for longer than this."""
+        return any(model.queue.thread_seconds > seconds for model in self.models.values())
 
     def fingerprint(self) -> dict[Path, Fingerprint]:
         """A fingerprint of the students folder, which differs after any change in it."""
@@ -204,7 +240,7 @@ class ModelRegistry:
 
     def _open(self, folder: Path, before: LoadedModel | None) -> LoadedModel:
         fingerprint = _fingerprint(folder)
-        if before is not None and before.fingerprint == fingerprint:
+        if before is not None and before.fingerprint == fingerprint and not before.queue.has_panicked:
             return before
         student, seconds = _open_student(folder)
         manifest, settings = student.manifest, self._settings
@@ -213,7 +249,7 @@ class ModelRegistry:
         known = {locale: locale for locale in manifest.locales}
         fallbacks = {each: known[used] for each, used in settings.locale_fallback.items() if used in known}
         log.info("student loaded: %s (%s, %s) from %s", manifest.name, manifest.precision, manifest.digest, folder)
-        return LoadedModel(
+        model = LoadedModel(
             name=manifest.name,
             student=student,
             queue=ModelQueue(student, settings.permits, seconds),
@@ -224,6 +260,17 @@ class ModelRegistry:
             folder=folder,
             fingerprint=fingerprint,
         )
+        model.queue.on_panic = partial(self._panicked, model.name)  # not the model: a cycle would never be freed
+        return model
+
+    def _panicked(self, name: str) -> None:
+        self._metrics.panics.labels(name).inc()
+        model = self.models.get(name)
+        if model is not None and model.queue.problem is not None:  # else an earlier version of it has panicked
+            self.on_panic(model)
+
+    def _unchanged(self, reason: str) -> ModelSet:
+        return ModelSet(dict(self.models), {self._settings.students: reason}, dict.fromkeys(self.models, "kept"))
 
     def _resolve_aliases(self) -> None:
         """Set `by_name`, and find aliases of missing students: those at the start make the service not ready."""
@@ -245,9 +292,9 @@ def _open_student(folder: Path) -> tuple[Student, float]:
         return student, min(
             _seconds_of(student, TYPICAL_TOKENS) for _ in range(9)
         )  # the minimum: other workers start at the same time
-    except StudentError:
+    except (StudentError, *ENDINGS):
         raise
-    except Exception as error:  # a graph may pass every check and fail when run
+    except BaseException as error:  # a graph may pass every check and fail when run; the libraries raise more
         raise StudentError(f"{folder}: fails when run: {type(error).__name__}: {error}") from error
 
 

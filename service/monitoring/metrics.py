@@ -29,7 +29,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from service.errors import ServiceError, log_fault
+from service.errors import ENDINGS, ServiceError, log_fault
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS_BUCKETS = tuple(round(50e-6 * 1.5**step, 9) for step in range(30))  # 50 µs to 6.4 s
@@ -52,21 +52,30 @@ def count_as(process: str) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 
 
-class WorkerDeaths:
-    """The metric of the supervisor."""
+class WorkerMetrics:
+    """The metrics of the supervisor."""
 
     def __init__(self) -> None:
         count_as("supervisor")
         self._deaths = _worker_deaths(None)
+        self._hangs = _worker_hangs(None)
 
-    def count(self, process: str) -> None:
+    def count_death(self, process: str) -> None:
         """Record the death of a worker and drop its gauges; its counters stay."""
         self._deaths.inc()
         mark_process_dead(process)  # type: ignore[no-untyped-call]
 
+    def count_hang(self) -> None:
+        """Record that a worker hung and was killed; its death is recorded, too."""
+        self._hangs.inc()
+
 
 def _worker_deaths(registry: CollectorRegistry | None) -> Counter:
     return Counter("nlu_worker_deaths", "Workers that died and were replaced.", registry=registry)
+
+
+def _worker_hangs(registry: CollectorRegistry | None) -> Counter:
+    return Counter("nlu_worker_hangs", "Workers that hung and were killed.", registry=registry)
 
 
 class Tally:
@@ -131,6 +140,7 @@ class Metrics:
             "nlu_rejected", "Requests or batch items answered with an error, by reason.", ["reason"]
         )
         self.batch_size = histogram("nlu_batch_size", "Items of a batch request.", ["model"], buckets=BATCH_BUCKETS)
+        self.panics = counter("nlu_student_panics", "Panics of native libraries that ran a student.", ["model"])
         self.cache = counter("nlu_cache", "Look-ups in the answer cache, by outcome.", ["model", "outcome"])
 
     def _add_process_metrics(self) -> None:
@@ -142,6 +152,7 @@ class Metrics:
         self.workers = gauge("nlu_workers", "Worker processes.", multiprocess_mode="livesum")
         self.workers.set(1)
         self.worker_deaths = _worker_deaths(self.registry)
+        self.worker_hangs = _worker_hangs(self.registry)
         self.model_info = gauge(
             "nlu_model_info",
             "1 for each loaded student, 0 for one that was replaced.",
@@ -265,5 +276,7 @@ class Metrics:
 def _try(work: Callable[..., None], *arguments: Any) -> None:
     try:
         work(*arguments)
-    except Exception as error:  # noqa: BLE001 - it must not affect the caller of `flush`
+    except ENDINGS:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it must not affect the caller of `flush`
         log_fault(error, "(metrics)")

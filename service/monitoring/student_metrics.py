@@ -29,6 +29,7 @@ class StudentMetrics:
         self._look_ups = [metrics.cache.labels(name, outcome) for outcome in ("miss", "hit")]
         self._info = metrics.model_info.labels(name, manifest.precision, manifest.digest, manifest.size)
         self.batch_size = metrics.batch_size.labels(name)
+        metrics.panics.labels(name)  # starts at zero, so that Prometheus sees the first one as an increase
 
     def set_loaded(self, loaded: bool) -> None:
         """Record that the student serves, or no longer serves."""

@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypedDict
 
-from service.errors import log_fault
+from service.errors import ENDINGS, log_fault
 
 MAX_LINE_BYTES = 1 << 22
+BEATS = 4  # heartbeats of a worker in the time after which it is replaced
 
 Json = dict[str, Any]
 Reload = Callable[[], Awaitable[Json]]
@@ -40,7 +41,7 @@ class Channel:
     Either end requests a reload with ``{"reload": 7}``; the reply is ``{"reloaded": 7, "outcome": {...}}`` or
     ``{"reloaded": 7, "failed": "OSError"}``. A worker requests it of all workers, the supervisor of that worker alone.
     A worker also sends ``{"loaded": Report}`` when its students are loaded, or ``{"refused": "reason"}`` if it can't
-    start.
+    start, and ``{"alive": true}`` as its heartbeat.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,7 +109,9 @@ class Channel:
     async def _answer(self, number: int, reload: Reload) -> None:
         try:
             self.send(reloaded=number, outcome=await reload())
-        except Exception as error:  # noqa: BLE001 - the other end waits for a reply
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the other end waits for a reply
             log_fault(error, "(reload)")
             self.send(reloaded=number, failed=type(error).__name__)
 

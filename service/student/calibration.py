@@ -65,6 +65,6 @@ def is_in_scope(
     if calibration.threshold is None:
         return None
     if scope.method == "class_means":
-        return -float(logits["distance"][0]) >= calibration.threshold
+        return -float(logits["distance"]) >= calibration.threshold
     scale = calibration.intent if scope.head == "intent" else calibration.domain
-    return scope_score(scope.method, logits[scope.head][0], scale, confidence) >= calibration.threshold
+    return scope_score(scope.method, logits[scope.head], scale, confidence) >= calibration.threshold

@@ -7,10 +7,9 @@ A student folder holds::
           /manifest.json    this module's `Manifest`
           /MODEL_CARD.md    for people
 
-`model.onnx` takes ``input_ids`` (int64, ``[1, tokens]``) and returns, for the heads that it has, ``domain_logits``
-``[1, domains]``, ``intent_logits`` ``[1, intents]`` and ``slot_logits`` ``[1, tokens, tags]`` (float32). If the scope
-method is ``class_means``, it also returns ``distance`` ``[1]``: the text's squared Mahalanobis distance to the nearest
-class.
+`model.onnx` takes ``input_ids`` (int64, ``[tokens]``) and returns, for the heads that it has, ``domain_logits``
+``[domains]``, ``intent_logits`` ``[intents]`` and ``slot_logits`` ``[tokens, tags]`` (float32). If the scope method is
+``class_means``, it also returns the number ``distance``: the text's squared Mahalanobis distance to the nearest class.
 """
 
 from __future__ import annotations
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.student.files import open_regular_file
 
 SCHEMA_VERSION: Final = 1
 MODEL_FILE = "model.onnx"
@@ -175,6 +176,27 @@ class Calibration(_Frozen):
     measured: dict[str, Any] = {}
 
 
+class Drop(_Frozen):
+    """How much a metric lost, in points of percent, with the limits of its 95 % interval."""
+
+    drop: float
+    low: float
+    high: float
+
+
+class QualityGate(_Frozen):
+    """The result of the export's quality gate: the loss of the served graph against the fp32 graph.
+
+    `max_drop` is the allowed loss in points of percent, None if any is allowed; `kept_fp32` names the nodes that are
+    not quantised; `drops` are by metric and locale.
+    """
+
+    max_drop: Annotated[float, Field(ge=0)] | None
+    passed: bool
+    kept_fp32: tuple[str, ...] = ()
+    drops: dict[str, dict[str, Drop]] = {}
+
+
 class Manifest(_Frozen):
     """The description of a student. The export writes it; `read_manifest` checks it against the folder."""
 
@@ -192,7 +214,9 @@ class Manifest(_Frozen):
     parity: dict[str, Any] = {}
     accuracy: dict[str, Any] = {}
     latency: dict[str, Any] = {}
+    quality_gate: dict[str, Any] | None = None
     calibration: Calibration | None = None
+    quality_gate: QualityGate | None = None
     training: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -231,8 +255,8 @@ class Manifest(_Frozen):
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, read in chunks."""
-    with path.open("rb") as stream:
+    """Hex sha256 of a regular file, read in chunks."""
+    with open_regular_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -244,7 +268,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        raw = path.read_bytes()
+        with open_regular_file(path) as stream:
+            raw = stream.read()
     except OSError as error:
         raise StudentError(f"{folder}: not a student folder: cannot read {MANIFEST_FILE} ({error.strerror})") from error
     try:
@@ -256,10 +281,12 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder}: {MANIFEST_FILE} does not fit schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
         ) from error
     for name, entry in manifest.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise StudentError(f"{folder}: {name} is missing")
-        found = sha256_of(file)
+        try:
+            found = sha256_of(folder / name)
+        except FileNotFoundError:
+            raise StudentError(f"{folder}: {name} is missing") from None
+        except OSError as error:
+            raise StudentError(f"{folder}: {name} cannot be read: {error.strerror}") from error
         if found != entry.sha256:
             raise StudentError(f"{folder}: {name} has sha256 {found[:12]}..., the manifest says {entry.sha256[:12]}...")
     return manifest

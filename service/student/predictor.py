@@ -117,8 +117,8 @@ class Predictor:
         ]
 
     def logits(self, encoded: Encoded) -> dict[str, Any]:
-        """The graph's outputs: domain [1, D], intent [1, I], slots [1, tokens, tags], distance [1], if it has them."""
-        results = self._session.run(self._outputs, {"input_ids": np.array([encoded.ids], dtype=np.int64)})
+        """The graph's outputs: domain [D], intent [I], slots [tokens, tags], distance [], if it has them."""
+        results = self._session.run(self._outputs, {"input_ids": np.array(encoded.ids, dtype=np.int64)})
         return dict(zip(self._results, results, strict=True))
 
     def numbers_of(self, head: str, names: Collection[str]) -> tuple[int, ...]:
@@ -147,24 +147,24 @@ class Predictor:
         calibration = self._calibrations.get(question.locale or "", UNCALIBRATED)
         domain = intent = slots = in_scope = None
         if "domain" in logits:
-            domain = _ranked(logits["domain"][0], labels.domain, calibration.domain, question.top_k)
+            domain = _ranked(logits["domain"], labels.domain, calibration.domain, question.top_k)
         if "intent" in logits:
-            intent = _ranked(logits["intent"][0], labels.intent, calibration.intent, question.top_k)
+            intent = _ranked(logits["intent"], labels.intent, calibration.intent, question.top_k)
         if self._scope is not None and (ranked := intent if self._scope.head == "intent" else domain):
             in_scope = is_in_scope(self._scope, calibration, logits, ranked[0].confidence)
         kept_domains = kept_intents = None
         if question.domains is not None:
             domain, kept_domains = _ranked_among(
-                question.domains, logits["domain"][0], labels.domain, calibration.domain, question.top_k
+                question.domains, logits["domain"], labels.domain, calibration.domain, question.top_k
             )
         if question.intents is not None:
             intent, kept_intents = _ranked_among(
-                question.intents, logits["intent"][0], labels.intent, calibration.intent, question.top_k
+                question.intents, logits["intent"], labels.intent, calibration.intent, question.top_k
             )
         if "slots" in logits:
             slots = []
             if words := encoded.words:
-                at_words = logits["slots"][0].take(encoded.first_tokens, 0)
+                at_words = logits["slots"].take(encoded.first_tokens, 0)
                 slots = decode_slots(question.text, words, at_words, labels.slots, calibration.slots, self._combine)
         phases = (tokenize, inference, time.perf_counter() - began)
         return Prediction(

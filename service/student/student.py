@@ -44,7 +44,7 @@ class Student(Predictor):
             raise StudentError(f"{folder}: cannot open: {error}") from error
         student = cls(manifest, encoder, session)
         student._check_signature(folder)
-        student._check_golden(folder)
+        student.check_golden(folder)
         return student
 
     def _check_signature(self, folder: Path) -> None:
@@ -64,7 +64,7 @@ class Student(Predictor):
                     f"{folder}: output {output!r} has {found} columns, the manifest names {expected} labels"
                 )
 
-    def _check_golden(self, folder: Path) -> None:
+    def check_golden(self, folder: Path) -> None:
         """Raise StudentError if a golden answer differs: the file is damaged or this CPU computes other results."""
         for golden in self.manifest.golden:
             found = golden_answer(self, golden.text, golden.locale)

@@ -15,7 +15,8 @@ from export.latency import FUSED, fastest_session, saturates
 from export.quantization import quantise_int8
 from service.student.manifest import SessionOptions, read_manifest
 from service.student.student import Student
-from training.models.checkpoint import load_checkpoint
+from training.models.checkpoint import load_checkpoint, save_checkpoint
+from training.models.student import StudentConfig, StudentModel
 
 
 def timed(ratio: dict[str, float]) -> Any:
@@ -102,3 +103,20 @@ def test_int8_for_vnni_is_refused_on_a_cpu_that_saturates(
 
     assert "--cpu vnni: this CPU saturates the sums" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("max_length", "measured"), [(24, {"8", "16", "24"}), (6, {"6"})])
+def test_lengths_that_the_student_cannot_read_are_not_measured(
+    checkpoint: Path, sample: Path, tmp_path: Path, max_length: int, measured: set[str]
+) -> None:
+    whole = load_checkpoint(checkpoint)
+    tokens = {"vocab_size": whole.model.config.vocab_size, "max_position_embeddings": max_length}
+    model = StudentModel(StudentConfig.of_size("xs", whole.labels, **tokens))
+    training = {**whole.training, "settings": {**whole.training["settings"], "max_length": max_length}}
+    save_checkpoint(tmp_path / "ckpt", model, whole.encoder.tokenizer, training)
+
+    assert onnx.main(["--ckpt", str(tmp_path / "ckpt"), "--out", str(tmp_path / "s"), "--data", str(sample)]) == 0
+
+    found = Student.load(tmp_path / "s").manifest
+    assert found.max_length == max_length
+    assert set(found.latency["int8"]) == set(found.latency["fused_over_apart"]) == measured

@@ -60,7 +60,7 @@ def test_the_manifest_contains_the_measurements(student_folder: Path, sample: Pa
     assert {golden.text for golden in manifest.golden} <= {u.text for u in datasets.load(str(sample)).utterances}
 
 
-def test_int8_weights_are_int8_and_the_batch_is_one(student_folder: Path) -> None:
+def test_int8_weights_are_int8_and_there_is_no_batch_axis(student_folder: Path) -> None:
     graph = onnx_library.load(str(student_folder / "model.onnx")).graph
 
     by_type: dict[int, int] = {}
@@ -68,7 +68,7 @@ def test_int8_weights_are_int8_and_the_batch_is_one(student_folder: Path) -> Non
         by_type[tensor.data_type] = by_type.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
     int8 = by_type.get(onnx_library.TensorProto.INT8, 0) + by_type.get(onnx_library.TensorProto.UINT8, 0)
     assert int8 > 0.95 * sum(by_type.values())
-    assert [d.dim_value or d.dim_param for d in graph.input[0].type.tensor_type.shape.dim] == [1, "tokens"]
+    assert [d.dim_value or d.dim_param for d in graph.input[0].type.tensor_type.shape.dim] == ["tokens"]
 
 
 def test_fp32_computes_what_pytorch_does_at_every_length(
@@ -78,13 +78,13 @@ def test_fp32_computes_what_pytorch_does_at_every_length(
     assert onnx.main(["--ckpt", str(checkpoint), "--out", str(out), "--precision", "fp32"]) == 0
     student, loaded = Student.load(out), load_checkpoint(checkpoint)
 
-    for length in (1, 2, 31, 64):
+    for length in range(1, 65):
         ids = [2] + [5 + i for i in range(length - 1)]
         logits = student.logits(Encoded(ids, [], [], False, 0))
         with torch.no_grad():
             expected = loaded.model(torch.tensor([ids]))
         for head, output in OUTPUT_OF_HEAD.items():
-            np.testing.assert_allclose(logits[head], getattr(expected, output).numpy(), atol=1e-4)
+            np.testing.assert_allclose(logits[head], getattr(expected, output)[0].numpy(), atol=1e-4)
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert summary["precision"] == "fp32"
     sizes, config = summary["bytes"], loaded.model.config

@@ -100,8 +100,8 @@ def test_logits_are_bit_identical_where_the_tokens_are_kept(checkpoint: Path, tm
 
     same = 0
     for text in GERMAN:
-        ids = [np.array([found.encoder.encode(text).ids]) for found in (whole, trimmed.checkpoint)]
-        if not set(ids[0][0]) <= set(trimmed.kept):
+        ids = [np.array(found.encoder.encode(text).ids) for found in (whole, trimmed.checkpoint)]
+        if not set(ids[0].tolist()) <= set(trimmed.kept):
             continue
         same += 1
         for one, other in zip(*(g.run(None, {"input_ids": i}) for g, i in zip(graphs, ids, strict=True)), strict=True):

@@ -108,15 +108,15 @@ def build_graph(domains: int = len(DOMAINS), heads: tuple[str, ...] = HEADS, dis
     ]
     nodes.append(helper.make_node("Identity", ["slot_rows"], ["slot_logits"]))
     constants = [numpy_helper.from_array(table, name) for name, table in tables.items()]
-    constants.append(numpy_helper.from_array(np.array([1], np.int64), "axes"))
-    shapes = {"domain": [1, domains], "intent": [1, len(INTENTS)], "slots": [1, "pieces", len(TAGS)]}
+    constants.append(numpy_helper.from_array(np.array([0], np.int64), "axes"))
+    shapes = {"domain": [domains], "intent": [len(INTENTS)], "slots": ["tokens", len(TAGS)]}
     outputs = [helper.make_tensor_value_info(OUTPUT_OF_HEAD[head], TensorProto.FLOAT, shapes[head]) for head in heads]
     if distance:
         nodes.append(helper.make_node("ReduceMax", ["domain_logits", "axes"], ["largest"], keepdims=0))
         nodes.append(helper.make_node("Sub", ["ten", "largest"], [DISTANCE_OUTPUT]))
-        constants.append(numpy_helper.from_array(np.array([10], np.float32), "ten"))
-        outputs.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, [1]))
-    inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "pieces"])]
+        constants.append(numpy_helper.from_array(np.array(10, np.float32), "ten"))
+        outputs.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, []))
+    inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["tokens"])]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
@@ -268,7 +268,9 @@ class Client:
         return self.send("POST", path, **options)
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request."""
+        """Send a request. `content` is declared as JSON, unless `headers` say something else."""
+        if "content" in options:
+            options["headers"] = {"content-type": "application/json", **(options.get("headers") or {})}
         response: httpx.Response = self.call(partial(self.http.request, method, path, **options))
         return response
 

@@ -14,6 +14,7 @@ from service.student.student import Student
 
 BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
 KEY = "a-key-of-many-characters"
+TYPED = (b"content-type", b"application/json")
 
 
 def queue_of(client: Any, name: str = "s") -> Any:
@@ -32,12 +33,48 @@ def test_overload_is_429_with_retry_after(make_client: Any) -> None:
     assert client.post("/v1/nlu", json=BODY).status_code == 200
 
 
-def test_batch_takes_as_many_permits_as_it_has_items(make_client: Any) -> None:
+def test_batch_takes_as_many_permits_as_it_has_items(make_client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.models.permits.MAX_TURN_SECONDS", 0.0)
     client = make_client(permits=4, max_batch=4)
 
     with queue_of(client).admit(2):
         assert client.post("/v1/nlu/batch", json={"items": [BODY] * 3}).status_code == 429
         assert client.post("/v1/nlu/batch", json={"items": [BODY] * 2}).status_code == 200
+    assert queue_of(client).free == 4
+
+
+def test_batch_waits_for_its_turn_until_its_deadline(make_client: Any) -> None:
+    client = make_client(permits=4, max_batch=4)
+
+    with queue_of(client).admit(2):
+        late = client.post("/v1/nlu/batch", json={"items": [BODY] * 3}, headers={"x-deadline-ms": "20"})
+
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_passed")
+    assert queue_of(client).free == 4
+
+
+def test_batch_of_a_client_that_left_while_it_waited_takes_no_permits(make_client: Any) -> None:
+    client = make_client(permits=4, max_batch=4)
+    body = b'{"items":[{"text":"musik","locale":"de-DE"},{"text":"wetter","locale":"de-DE"}]}'
+    messages = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(_: Any) -> None:
+        raise AssertionError("the client has disconnected")
+
+    async def wait_and_leave() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/v1/nlu/batch", "headers": [], "query_string": b""}
+        with queue_of(client).admit(3):
+            waiting = asyncio.create_task(client.app(scope, receive, send))
+            while queue_of(client).free:  # the free permit is kept for the batch
+                await asyncio.sleep(0)
+        await waiting
+
+    client.call(wait_and_leave)
+
+    assert client.metric("nlu_requests_total", code="499") == 1
     assert queue_of(client).free == 4
 
 
@@ -106,7 +143,7 @@ def test_text_of_a_disconnected_client_is_not_run(make_client: Any, monkeypatch:
         raise AssertionError("the client has disconnected")
 
     async def both() -> None:
-        scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [], "query_string": b""}
+        scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [TYPED], "query_string": b""}
         await asyncio.gather(client.http.post("/v1/nlu", json=BODY), client.app(scope, receive, send))
 
     client.call(both)
@@ -126,7 +163,7 @@ def test_body_that_does_not_arrive_is_408_and_ends_the_connection(make_client: A
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [TYPED], "query_string": b""}
     client.call(client.app, scope, receive, send)
 
     assert sent[0]["status"] == 408

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from service.errors import ClientLeft, DeadlinePassed, Overloaded
+from service.errors import ClientLeft, DeadlinePassed, InternalError, Overloaded
 from service.http.context import RequestContext
-from service.models.queue import GROUP_SECONDS, MAX_LOOP_SECONDS, MAX_SHARED_LOOP_SECONDS, ModelQueue, assign_threads
+from service.models.placement import MAX_SHARED_LOOP_SECONDS
+from service.models.queue import GROUP_SECONDS, ModelQueue
 from service.student.student import Question, Student
 
 QUICK = MAX_SHARED_LOOP_SECONDS / 2
@@ -42,9 +43,12 @@ class Watched(Student):
         self.groups: list[list[str]] = []
         self.fails = False
         self.fails_on = ""
+        self.ends: type[BaseException] | None = None
 
     def predict_each(self, texts: Any) -> Any:
         self.groups.append([question.text for question in texts])
+        if self.ends is not None:
+            raise self.ends
         if self.fails or any(text == self.fails_on for text, *_ in texts):
             raise RuntimeError("no")
         return super().predict_each(texts)
@@ -139,6 +143,26 @@ def test_slow_student_does_not_block_the_loop(watched: Watched, monkeypatch: pyt
     assert run(watched, scenario, seconds=SLOW).domain[0].name == "alarm"
 
 
+def test_queue_says_for_how_long_its_thread_runs_a_group(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(watched, "logits", lambda encoded: (released.wait(10), Student.logits(watched, encoded))[1])
+
+    async def scenario(queue: ModelQueue) -> list[float]:
+        seconds = [queue.thread_seconds]
+        asking = asyncio.create_task(queue.predict(make_context(), Question(TEXT)))
+        while queue.thread_seconds <= 0.01:
+            await asyncio.sleep(0)
+        seconds.append(queue.thread_seconds)
+        released.set()
+        await asking
+        return [*seconds, queue.thread_seconds]
+
+    before, during, after = run(watched, scenario, seconds=SLOW)
+
+    assert (before, after) == (0, 0)
+    assert during > 0.01
+
+
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> None:
     async def scenario(queue: ModelQueue) -> Any:
@@ -204,6 +228,34 @@ def test_text_that_fails_does_not_affect_its_group(watched: Watched, seconds: fl
 
 
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+def test_end_of_the_process_stays_one(watched: Watched, seconds: float, end: type[BaseException]) -> None:
+    watched.ends = end
+
+    async def scenario(queue: ModelQueue) -> None:
+        await asyncio.gather(*(queue.predict(make_context(), Question(TEXT)) for _ in range(3)))
+
+    with pytest.raises(end):
+        run(watched, scenario, seconds=seconds)
+
+
+def test_request_fails_where_no_thread_can_be_started(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario(queue: ModelQueue) -> Any:
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", refuse)
+            failed = await asyncio.gather(queue.predict(make_context(), Question(TEXT)), return_exceptions=True)
+        return failed[0], await queue.predict(make_context(), Question(TEXT))
+
+    failed, after = run(watched, scenario, seconds=SLOW)
+
+    assert isinstance(failed, InternalError)
+    assert after.domain[0].name == "alarm"
+
+
+@pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_cancelled_request_leaves_its_place(watched: Watched, seconds: float) -> None:
     async def scenario(queue: ModelQueue) -> Any:
         asking = [asyncio.create_task(queue.predict(make_context(), Question(TEXT, top_k=1))) for _ in range(4)]
@@ -229,27 +281,6 @@ def test_thousand_interleaved_requests_never_mix(watched: Watched) -> None:
     assert len(texts) >= 1000
     for text, answer in run(watched, scenario):
         assert answer == watched.predict(text, 3)[:-1]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "in_thread"),
-    [
-        ([QUICK], [False]),
-        ([SLOW], [False]),  # there is no other student
-        ([QUICK, QUICK / 3], [False, False]),
-        ([QUICK, SLOW], [False, True]),
-        ([SLOW, 2 * SLOW], [False, True]),
-        ([2 * MAX_LOOP_SECONDS], [True]),
-    ],
-)
-def test_slow_students_run_in_threads_beside_quicker_ones(
-    student: Student, seconds: list[float], in_thread: list[bool]
-) -> None:
-    queues = [ModelQueue(student, 8, each) for each in seconds]
-
-    assign_threads(queues)
-
-    assert [queue.in_thread for queue in queues] == in_thread
 
 
 def test_queue_may_be_moved_while_texts_wait(watched: Watched) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import shutil
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from service.http.schemas import ReloadReply
 from service.models import reload as reloading
+from service.student.student import Student
 
 BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
 KEY = {"x-api-key": "a-key-of-many-characters"}
@@ -197,6 +200,100 @@ def test_fifty_reloads_under_load_lose_no_request_and_leak_nothing(serve: Any, f
     assert set(statuses) == {200}
     assert len(statuses) > 50
     assert sizes[-1] - sizes[9] < 16 << 20  # 40 reloads of a student that takes some MiB
+
+
+def test_pipe_in_a_folder_is_refused_and_blocks_no_later_reload(serve: Any, folder: Path, edit: Any) -> None:
+    client = serve()
+    manifest = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+    refused = reload(client)
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").write_text(manifest)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "reload_refused")
+    assert "(not a regular file)" in refused.json()["error"]["message"]
+    assert reload(client).status_code == 200
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let students hang while they load, as if on a file system that does not answer, once the event is cleared."""
+    answers, load = threading.Event(), Student.load
+    answers.set()
+    monkeypatch.setattr(Student, "load", lambda folder: (answers.wait(60), load(folder))[1])
+    yield answers
+    answers.set()
+
+
+def test_load_that_hangs_is_given_up_and_later_ones_succeed(
+    serve: Any, folder: Path, edit: Any, hanging: threading.Event
+) -> None:
+    client = serve(load_seconds=0.5)
+    changed(folder, edit)
+    hanging.clear()
+
+    refused, ready, answered = reload(client), client.get("/readyz"), ask(client)
+    hanging.set()
+
+    assert refused.status_code == 409
+    assert f"{folder}: not loaded within 0.5 s (--load-seconds)" in refused.json()["error"]["message"]
+    assert (ready.status_code, answered.json()["intent"]["name"]) == (200, "alarm_set")
+    assert client.metric("nlu_reloads_total", outcome="refused") == 1
+    assert reload(client).status_code == 200
+    assert ask(client).json()["intent"]["name"] == "x_alarm_set"
+
+
+def test_number_of_loads_that_hang_is_bounded(
+    serve: Any, folder: Path, edit: Any, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reloading, "MAX_THREADS", 2)
+    client = serve(load_seconds=0.5)
+    changed(folder, edit)
+    hanging.clear()
+    client.app.state.reloader.seconds = 0.01
+
+    messages = [reload(client).json()["error"]["message"] for _ in range(3)]
+
+    assert ["not loaded within" in message for message in messages] == [True, True, False]
+    assert "2 earlier loads hang; restart the service" in messages[2]
+
+
+def test_load_that_hangs_at_the_start_is_named_and_tried_again(
+    serve: Any, folder: Path, hanging: threading.Event
+) -> None:
+    hanging.clear()
+    client = serve(load_seconds=0.1)
+
+    before = client.get("/readyz")
+    hanging.set()
+
+    assert before.status_code == 503
+    assert f"{folder}: not loaded within 0.1 s" in before.json()["error"]["message"]
+    client.call(_until, lambda: not client.app.state.reloader.has_threads)
+    client.app.state.reloader.seconds = 20
+    assert reload(client).status_code == 200
+    assert client.get("/readyz").status_code == 200
+
+
+def test_load_is_given_up_when_the_service_stops(serve: Any, folder: Path, edit: Any, hanging: threading.Event) -> None:
+    client = serve()
+    changed(folder, edit)
+    hanging.clear()
+
+    async def reload_and_stop() -> Any:
+        reloading = asyncio.create_task(client.http.post("/v1/models/reload", headers=KEY))
+        while not client.app.state.reloader.has_threads:
+            await asyncio.sleep(0)
+        client.app.state.registry.draining = True
+        client.app.state.reloader.stop()
+        return await reloading
+
+    refused = client.call(reload_and_stop)
+
+    assert refused.status_code == 409
+    assert "the service is about to stop" in refused.json()["error"]["message"]
 
 
 async def _until(condition: Any) -> None:

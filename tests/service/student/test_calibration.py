@@ -82,7 +82,7 @@ def test_the_manifest_sets_how_slot_confidence_is_combined(folder: Path, edit: E
 @pytest.mark.parametrize("method", ["max_softmax", "energy"])
 def test_scope_is_judged_by_the_threshold_of_the_locale(folder: Path, edit: Edit, method: str) -> None:
     student = Student.load(folder)
-    logits = [student.logits(student.encoder.encode(text))["intent"][0] for text in (OTHER, REQUEST)]
+    logits = [student.logits(student.encoder.encode(text))["intent"] for text in (OTHER, REQUEST)]
     low, high = (scope_score(method, row, 2.0, float(softmax(row * 2).max())) for row in logits)
     edit(folder, "calibration", fitted(scope=scope(method, (low + high) / 2)))
     student = Student.load(folder)
@@ -111,9 +111,9 @@ def test_scope_by_distance_uses_an_output_of_the_graph(folder: Path, edit: Edit,
         Student.load(folder)
     model = onnx.load(str(folder / "model.onnx"))
     # the distance is the number of tokens, so that a long text is out of scope
-    model.graph.node.append(helper.make_node("Shape", ["input_ids"], ["pieces_of_text"], start=1))
-    model.graph.node.append(helper.make_node("Cast", ["pieces_of_text"], ["distance"], to=TensorProto.FLOAT))
-    model.graph.output.append(helper.make_tensor_value_info("distance", TensorProto.FLOAT, [1]))
+    model.graph.node.append(helper.make_node("Size", ["input_ids"], ["tokens_of_text"]))
+    model.graph.node.append(helper.make_node("Cast", ["tokens_of_text"], ["distance"], to=TensorProto.FLOAT))
+    model.graph.output.append(helper.make_tensor_value_info("distance", TensorProto.FLOAT, []))
     replace_graph(folder, model.SerializeToString())
 
     student = Student.load(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,40 @@ def test_valid_folder_is_read(folder: Path) -> None:
     assert manifest.files["model.onnx"].sha256.startswith(manifest.digest)
 
 
+def test_result_of_the_quality_gate_is_read(folder: Path, edit: Any) -> None:
+    drops = {"slot_f1": {"de-DE": {"drop": 0.3, "low": -0.1, "high": 0.7}}}
+    edit(folder, "quality_gate", {"max_drop": 0.5, "passed": True, "kept_fp32": ["/intent/MatMul"], "drops": drops})
+
+    gate = read_manifest(folder).quality_gate
+
+    assert gate is not None
+    assert (gate.max_drop, gate.passed, gate.kept_fp32) == (0.5, True, ("/intent/MatMul",))
+    assert gate.drops["slot_f1"]["de-DE"].high == 0.7
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "tokenizer.json"])
 def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
 
     with pytest.raises(StudentError, match=f"{folder.name}: .*{name}"):
         read_manifest(folder)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "tokenizer.json"])
+def test_file_that_is_not_a_regular_one_is_named_and_not_waited_for(folder: Path, name: str, make: Any) -> None:
+    (folder / name).unlink()
+    make(folder / name)
+
+    with pytest.raises(StudentError, match=rf"{folder.name}: .*{name}.*\bnot a regular file"):
+        read_manifest(folder)
+
+
+def test_files_may_be_links(folder: Path) -> None:
+    (folder / "manifest.json").rename(folder / "other")
+    (folder / "manifest.json").symlink_to(folder / "other")
+
+    assert read_manifest(folder).name == "s"
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json"])

@@ -257,10 +257,8 @@ def kill_when_there(command: list[str], awaited: Path) -> None:
     """Start a study and kill it as soon as a file exists."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 180
-        while not awaited.exists():
+        while not awaited.exists():  # the time-out of the test is the limit
             assert process.poll() is None, "the study ended before it could be killed"
-            assert time.monotonic() < deadline, f"no {awaited} within three minutes"
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
     finally:
