@@ -50,11 +50,17 @@ class FinetuneSettings(RunSettings):
     locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
     init: str = setting("", "checkpoint, Hugging Face folder or hub name to start from", unit="CKPT")
+    init_layers: str = setting(
+        "", "layers of a deeper --init to take: 2,4,6, or a mapping's name", unit="LAYERS", shown="uniform"
+    )
     teacher: str = setting("", "comma-separated fine-tuned checkpoints or students to imitate", unit="CKPTS")
     unlabelled: str = setting("", "comma-separated files of plain sentences, for imitation alone", unit="FILES")
     unlabelled_share: float = share(0.5, "such sentences per step, as a share of --batch-size", low=0.01, high=16)
     teacher_weight: float = share(0.7, "share of the loss that imitates the teachers; the rest is labels")
-    temperature: float = setting(1.0, "softens the teachers' probabilities", low=0.1)
+    teacher_cache: str = setting("", "folder of the teachers' logits, for further runs", shown="one in --out, removed")
+    views: int = setting(4, "variants of each utterance that the teachers read; epochs take turns with them", low=1)
+    prediction_loss: str = setting("mse", "compares the student's logits with the teachers'", choices=PREDICTION_LOSSES)
+    temperature: float = setting(1.0, "softens teachers' and student's probabilities; unused by mse", low=0.1)
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
     heads: str = setting(",".join(HEADS), "comma-separated heads", choices=HEADS, several=True)
     activation: str = setting("", "activation", choices=ACTIVATIONS, shown=f"{OF_INIT} {DEFAULT_ACTIVATION}")
