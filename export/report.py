@@ -116,7 +116,7 @@ def summary(out: Path, manifest: Manifest, sizes: dict[str, int]) -> dict[str, A
         "digest": manifest.digest,
         "megabytes": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6, 2),
         "accuracy": {p: manifest.accuracy[p]["mean"] for p in ("fp32", "int8", "typed") if p in manifest.accuracy},
-        "quality_gate": gate and gate.model_dump(mode="json", exclude={"drops"}),
+        "quality_gate": gate and gate.model_dump(mode="json", include={"max_drop", "passed", "kept_fp32"}),
         "latency": manifest.latency,
         "fp32_max_abs_logit_difference": max(manifest.parity["fp32_max_abs_logit_difference"].values()),
         "trimming": manifest.parity.get("trimming"),
@@ -170,8 +170,8 @@ def _gate(gate: QualityGate) -> str:
     )
     if unlabelled := sorted({locale for _, metric, locale in drops if metric.endswith("_agreement")}):
         text += f" Without labels only the agreement with fp32 was measured for some heads in {', '.join(unlabelled)}."
-    if gate.kept_fp32:
-        text += f" Kept in fp32 to pass: {', '.join(gate.kept_fp32)}."
+    if kept := gate.kept_fp32:
+        text += f" Kept in fp32 to pass: {', '.join(kept)}."
     return text
 
 
