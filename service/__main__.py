@@ -8,9 +8,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from service.process.signals import ignore_others, on_stop
 
 if TYPE_CHECKING:  # importing takes most of the start-up time; `main` does it once signals are handled
     import argparse
@@ -33,11 +35,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM, SIGINT or SIGQUIT.
 
     Returns the exit code: 0 stopped, 1 cannot start or did not stop in time, 2 a setting is invalid.
     """
-    _on_signals(lambda *_: os._exit(0))  # nothing to clean up yet
+    ignore_others()
+    on_stop(lambda *_: os._exit(0))  # nothing to clean up yet
     from service.settings import SettingsError, read_settings
 
     try:
@@ -48,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _serve(settings)
     finally:
-        _on_signals(signal.SIG_IGN)  # stopped already: another signal must not change the exit code
+        on_stop(signal.SIG_IGN)  # stopped already: another signal must not change the exit code
 
 
 def _serve(settings: Settings) -> int:
@@ -144,11 +147,6 @@ def _socket(settings: Settings, port: int, *options: int, listening: bool = Fals
 
 def _union(lists: Iterable[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(chain.from_iterable(lists)))
-
-
-def _on_signals(handler: Callable[..., Any] | signal.Handlers) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
 
 
 def _refuse(error: Exception, code: int) -> int:

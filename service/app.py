@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, get_type_hints
 
 from fastapi import FastAPI, Security
@@ -17,7 +18,7 @@ from service.errors import ENDINGS, ServiceError, log_fault
 from service.experiments.experiment import ExperimentFile
 from service.experiments.routing import MAX_CLIENT_KEY_BYTES, Router
 from service.http import schemas
-from service.http.context import Reply
+from service.http.context import Json, Reply
 from service.http.keys import ApiKeys
 from service.http.middleware import GUARDED, MAX_DEADLINE_MS, Endpoint, RequestMiddleware
 from service.models.registry import ModelRegistry
@@ -26,6 +27,7 @@ from service.monitoring.metrics import FLUSH_SECONDS, Metrics
 from service.monitoring.tracing import Tracer
 from service.page import load_page
 from service.settings import Settings
+from service.watched_file import WatchedFile
 
 Handler = Callable[..., Awaitable[Reply]]
 Errors = tuple[type[ServiceError], ...]
@@ -80,7 +82,7 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
         description=DESCRIPTION,
         version="1",
         lifespan=_lifespan,
-        redoc_url=None,
+        openapi_url=None,  # without it, FastAPI has no pages either
         redirect_slashes=False,
         telemetry={
             "tracing": False,
@@ -89,18 +91,17 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
             "auto_configure": False,
         },  # else: raw paths are exported
     )
-    documents = {route.path for route in app.routes if hasattr(route, "path")}
     app.state.registry = registry
     app.state.metrics = metrics
     app.state.reloader = Reloader(registry, metrics, settings.load_seconds)
-    app.state.reload = app.state.reloader.reload
+    app.state.reload = partial(_reload, app.state.reloader, [file for file in (keys, experiment) if file is not None])
     app.state.watch = settings.watch
     app.state.tracer = Tracer.start() if settings.tracing else None
     app.state.loaded = asyncio.Event()
     app.state.router = router = Router(registry, metrics, experiment)
-    endpoints = Endpoints(settings, registry, metrics, router, load_page(), app.state)
+    endpoints = Endpoints(settings, registry, metrics, router, load_page(), app)
     table = _add_endpoints(app, endpoints, guarded=keys is not None)
-    return RequestMiddleware(app, table, documents, settings, registry, metrics, keys, app.state.tracer)
+    return RequestMiddleware(app, table, settings, registry, metrics, keys, app.state.tracer)
 
 
 def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict[str, dict[str, Endpoint]]:
@@ -126,7 +127,7 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
             )
             table.setdefault(path, {})[method] = Endpoint(handler, get_type_hints(handler).get("body"))
 
-    body = (errors.InvalidRequest, errors.BodyTooLarge, errors.BodyTimeout)
+    body = (errors.InvalidRequest, errors.UnsupportedMediaType, errors.BodyTooLarge, errors.BodyTimeout)
     busy = (errors.Overloaded, errors.DeadlinePassed, errors.NotReady)
     text = (*body, errors.UnknownLocale, errors.UnknownModel, errors.TextTooLarge, *busy)
     headed = (*text, errors.MissingHead)
@@ -145,6 +146,8 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
     add("GET", "/readyz /v2/health/ready", endpoints.ready, schemas.HealthReply, (errors.NotReady,), tags=["operation"])
     add("GET", "/metrics", endpoints.expose, None, response_class=PlainTextResponse, tags=["operation"])
     add("GET", "/", endpoints.show_page, None, include_in_schema=False)
+    add("GET", "/docs", endpoints.show_reference, None, include_in_schema=False)
+    add("GET", "/openapi.json", endpoints.openapi, None, include_in_schema=False)
     return table
 
 
@@ -154,6 +157,13 @@ def _documented(raised: Errors) -> dict[int | str, dict[str, Any]]:
     for error in raised:
         codes.setdefault(error.row.status, []).append(f"`{error.row.code}`")
     return {status: {"model": schemas.ErrorReply, "description": ", ".join(names)} for status, names in codes.items()}
+
+
+async def _reload(reloader: Reloader, files: Sequence[WatchedFile[Any]]) -> Json:
+    """Read the files of keys and experiments again, and load new and changed students."""
+    for file in files:
+        file.check()
+    return await reloader.reload()
 
 
 @asynccontextmanager

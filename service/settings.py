@@ -135,6 +135,15 @@ class Settings(BaseSettings):
             "students loaded before still serve",
         ),
     ] = 120.0
+    hang_seconds: Annotated[
+        float,
+        Field(
+            ge=0.1,
+            le=3600,
+            description="time without a heartbeat after which one of several workers is killed and replaced, in "
+            "seconds",
+        ),
+    ] = 30.0
     max_body_bytes: Annotated[
         int,
         Field(
@@ -282,7 +291,7 @@ def _metavar(name: str, field: FieldInfo) -> str:
         "max_body_bytes": "BYTES",
         "max_text_chars": "CHARACTERS",
     }
-    units |= dict.fromkeys(("load_seconds", "body_seconds", "drain_delay", "drain_seconds"), "SECONDS")
+    units |= dict.fromkeys(("load_seconds", "hang_seconds", "body_seconds", "drain_delay", "drain_seconds"), "SECONDS")
     kind = str(field.annotation)
     return units.get(name) or ("N" if "int" in kind else "PATH" if "Path" in kind else "TEXT")
 

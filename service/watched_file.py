@@ -78,6 +78,11 @@ class WatchedFile(ABC, Generic[Content]):
             self._refresh()
         return self._content
 
+    def check(self) -> None:
+        """Read the file now if it has changed. Never raises."""
+        self._due = self._clock() + CHECK_SECONDS
+        self._refresh()
+
     def _refresh(self) -> None:
         try:
             if self._has_changed():

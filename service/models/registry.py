@@ -145,7 +145,8 @@ class ModelRegistry:
 
     def give_up(self, reason: str) -> Json:
         """Keep the students after a load that did not end. Returns the change of each, for JSON."""
-        log.error("students not loaded: %s", reason)
+        if not self.draining:
+            log.error("students not loaded: %s", reason)
         self._load_problem = reason
         return self._unchanged(reason).outcome
 
@@ -225,6 +226,10 @@ class ModelRegistry:
         if default is not None and default.queue.problem is not None:
             reasons.append(default.queue.problem)
         return reasons
+
+    def is_stuck(self, seconds: float) -> bool:
+        """Whether a student's thread has been running the same group of texts for longer than this."""
+        return any(model.queue.thread_seconds > seconds for model in self.models.values())
 
     def fingerprint(self) -> dict[Path, Fingerprint]:
         """A fingerprint of the students folder, which differs after any change in it."""

@@ -52,21 +52,30 @@ def count_as(process: str) -> None:
     values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
 
 
-class WorkerDeaths:
-    """The metric of the supervisor."""
+class WorkerMetrics:
+    """The metrics of the supervisor."""
 
     def __init__(self) -> None:
         count_as("supervisor")
         self._deaths = _worker_deaths(None)
+        self._hangs = _worker_hangs(None)
 
-    def count(self, process: str) -> None:
+    def count_death(self, process: str) -> None:
         """Record the death of a worker and drop its gauges; its counters stay."""
         self._deaths.inc()
         mark_process_dead(process)  # type: ignore[no-untyped-call]
 
+    def count_hang(self) -> None:
+        """Record that a worker hung and was killed; its death is recorded, too."""
+        self._hangs.inc()
+
 
 def _worker_deaths(registry: CollectorRegistry | None) -> Counter:
     return Counter("nlu_worker_deaths", "Workers that died and were replaced.", registry=registry)
+
+
+def _worker_hangs(registry: CollectorRegistry | None) -> Counter:
+    return Counter("nlu_worker_hangs", "Workers that hung and were killed.", registry=registry)
 
 
 class Tally:
@@ -143,6 +152,7 @@ class Metrics:
         self.workers = gauge("nlu_workers", "Worker processes.", multiprocess_mode="livesum")
         self.workers.set(1)
         self.worker_deaths = _worker_deaths(self.registry)
+        self.worker_hangs = _worker_hangs(self.registry)
         self.model_info = gauge(
             "nlu_model_info",
             "1 for each loaded student, 0 for one that was replaced.",

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 from service.errors import ENDINGS, log_fault
 
 MAX_LINE_BYTES = 1 << 22
+BEATS = 4  # heartbeats of a worker in the time after which it is replaced
 
 Json = dict[str, Any]
 Reload = Callable[[], Awaitable[Json]]
@@ -40,7 +41,7 @@ class Channel:
     Either end requests a reload with ``{"reload": 7}``; the reply is ``{"reloaded": 7, "outcome": {...}}`` or
     ``{"reloaded": 7, "failed": "OSError"}``. A worker requests it of all workers, the supervisor of that worker alone.
     A worker also sends ``{"loaded": Report}`` when its students are loaded, or ``{"refused": "reason"}`` if it can't
-    start.
+    start, and ``{"alive": true}`` as its heartbeat.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The supervisor of several workers on one port: starts them, replaces dead ones, reloads and stops them together.
+"""The supervisor of several workers on one port: starts them, replaces those that die or hang, reloads and stops them.
 
 It loads no students and answers no requests. It reserves the port, and starts processes that run
 `service.process.worker`, each with a listening socket of its own, over which the kernel distributes connections
@@ -16,19 +16,22 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from service.monitoring.metrics import SHARED_FOLDER, WorkerDeaths
-from service.process.channel import Announce, Channel, Json, ReloadError, Report, StartError
+from service.errors import ENDINGS, log_fault
+from service.monitoring.metrics import SHARED_FOLDER, WorkerMetrics
+from service.process.channel import BEATS, Announce, Channel, Json, ReloadError, Report, StartError
+from service.process.signals import RELOAD, STOP
 from service.settings import Settings
 
 MAX_FAILED_STARTS = 3
 FIRST_PAUSE, MAX_PAUSE = 0.25, 5.0  # seconds between failed starts of a worker; none after the first
 STOP_MARGIN = 5.0  # seconds beyond the workers' own limits before they are killed
-
+MAX_RELOADS = 2  # that run or wait, of those that signals requested
 
 log = logging.getLogger("service")
 
@@ -55,6 +58,8 @@ class Worker:
         report: of the process, once its students are loaded.
         refusal: the reason why it can't start, if it sent one.
         failures: number of processes in a row that died before their students were loaded.
+        has_beaten: a heartbeat has arrived from the process.
+        last_sign: `time.monotonic()` of its last message, or of its start.
     """
 
     name: str
@@ -63,6 +68,8 @@ class Worker:
     report: Report | None = None
     refusal: str | None = None
     failures: int = 0
+    has_beaten: bool = False
+    last_sign: float = 0.0
 
     def signal(self, number: int) -> None:
         """Send a signal to the process if there is one."""
@@ -94,21 +101,27 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._stopping_fast = False
         self._one_reload = asyncio.Lock()
+        self._reloading: set[asyncio.Task[None]] = set()
         self._code = 0
 
-    async def run(self, on_death: Callable[[str], None]) -> int:
-        """Run the workers until stopped; `on_death` gets the name of each that dies. Returns the exit code.
+    async def run(self, on_death: Callable[[str], None], on_hang: Callable[[], None] = lambda: None) -> int:
+        """Run the workers until stopped. Returns the exit code.
+
+        `on_death` gets the name of each worker that dies; `on_hang` is called for each that hung and was killed.
 
         Raises:
             StartError: no worker ever loaded its students.
         """
+        watching = asyncio.create_task(self._watch(on_hang))
         await asyncio.gather(*(self._keep(worker, on_death) for worker in self.workers))
+        watching.cancel()
         if self._problem is not None:
             raise StartError(self._problem)
         return self._code
 
     def stop(self, number: int) -> None:
-        """Pass on a signal to stop; a second SIGTERM as SIGINT, with which workers stop faster."""
+        """Pass on a signal to stop: SIGQUIT as SIGTERM; a second SIGTERM as SIGINT, with which workers stop faster."""
+        number = signal.SIGTERM if number == signal.SIGQUIT else number
         if not self._stopping.is_set():
             self._stopping.set()
             asyncio.get_running_loop().call_later(self._stop_seconds, self._kill)
@@ -119,6 +132,46 @@ class Supervisor:
         self._stopping_fast = number == signal.SIGINT
         for worker in self.workers:  # a worker that still starts has nothing to drain
             worker.signal(number if worker.report else signal.SIGTERM)
+
+    def reload_soon(self) -> None:
+        """Reload every worker, as a signal requests; the outcome is logged."""
+        if len(self._reloading) < MAX_RELOADS:  # else one that waits will see the latest changes
+            task = asyncio.create_task(self._reload_and_log())
+            self._reloading.add(task)
+            task.add_done_callback(self._reloading.discard)
+
+    async def _reload_and_log(self) -> None:
+        try:
+            outcome = await self._reload()
+            refused = "; ".join(outcome["refused"]) or "none"
+            log.info("%d workers reloaded their students, refused: %s", outcome["workers"], refused)
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the workers continue
+            log_fault(error, "(reload)")
+
+    async def _watch(self, on_hang: Callable[[], None]) -> None:
+        """Kill the workers that hang: they are replaced as those that die.
+
+        A worker must send a heartbeat every `Settings.hang_seconds`; the first one, once it has imported its modules,
+        within `Settings.load_seconds`. If this process did not run itself, as in a paused container, all get more time.
+        """
+        period = self._settings.hang_seconds / BEATS
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(period)
+            now = time.monotonic()
+            paused, last = now - last > 2 * period, now
+            for worker in self.workers:
+                if paused:
+                    worker.last_sign = now
+                limit = self._settings.hang_seconds if worker.has_beaten else self._settings.load_seconds
+                if worker.process is None or self._stopping.is_set() or now - worker.last_sign <= limit:
+                    continue
+                log.error("%s hangs: no heartbeat for %.0f s; it is killed", worker.name, now - worker.last_sign)
+                worker.last_sign = now
+                on_hang()
+                worker.signal(signal.SIGKILL)
 
     async def _keep(self, worker: Worker, on_death: Callable[[str], None]) -> None:
         """Run the worker's process, and replace it when it dies, until the service stops."""
@@ -141,6 +194,7 @@ class Supervisor:
         """Run the worker's process. Returns a description of its end."""
         ours, theirs = socket.socketpair()
         worker.channel, worker.refusal = await Channel.open(ours), None
+        worker.last_sign, worker.has_beaten = time.monotonic(), False
         task = {
             "name": worker.name,
             "settings": self._settings.model_dump(mode="json"),
@@ -170,6 +224,10 @@ class Supervisor:
             worker.channel = worker.process = None
 
     def _receive(self, worker: Worker, message: Json) -> None:
+        worker.last_sign = time.monotonic()
+        if "alive" in message:
+            worker.has_beaten = True
+            return
         if "refused" in message:
             worker.refusal = message["refused"]
             return
@@ -210,7 +268,7 @@ class Supervisor:
 
 
 def supervise(settings: Settings, count: int, bound: socket.socket, announce: Announce) -> int:
-    """Serve with `count` workers until SIGTERM or SIGINT. Returns the exit code: 0, or 1 if one had to be killed.
+    """Serve with `count` workers until a signal to stop. Returns the exit code: 0, or 1 if one had to be killed.
 
     `bound` reserves their address (SO_REUSEPORT) without listening itself. `announce` is called once, with the reports
     of all workers.
@@ -221,11 +279,14 @@ def supervise(settings: Settings, count: int, bound: socket.socket, announce: An
 
     async def run() -> int:
         supervisor = Supervisor([sys.executable, "-m", "service.process.worker"], settings, count, bound, announce)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, supervisor.stop, number)
+        loop = asyncio.get_running_loop()
+        for number in STOP:
+            loop.add_signal_handler(number, supervisor.stop, number)
+        loop.add_signal_handler(RELOAD, supervisor.reload_soon)
         with _metrics_folder() as folder:
             os.environ[SHARED_FOLDER] = folder  # for the workers, too
-            return await supervisor.run(WorkerDeaths().count)
+            metrics = WorkerMetrics()
+            return await supervisor.run(metrics.count_death, metrics.count_hang)
 
     return asyncio.run(run())
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,30 +21,35 @@ import uvicorn
 import uvloop
 
 from service.app import create_app
+from service.errors import ENDINGS, log_fault
 from service.experiments.experiment import ExperimentError
 from service.http.connection import Connection
 from service.http.keys import KeysError
 from service.http.middleware import RequestMiddleware
 from service.models.registry import ModelRegistry
+from service.models.reload import Reloader
 from service.monitoring.metrics import SHARED_FOLDER, count_as
 from service.monitoring.tracing import TracingError
-from service.process.channel import Announce, Channel, Json, Report, StartError
+from service.process.channel import BEATS, Announce, Channel, Json, Report, StartError
+from service.process.signals import RELOAD, STOP, ignore_others
 from service.settings import Settings
 from service.student.manifest import StudentError
 
 KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of common proxies, which answer 502 when a connection closes on reuse
 FIRST_REQUEST_SECONDS = 1.0  # after the stop began, time for a new connection to send its request
 TICK_SECONDS = 0.01
+EXIT_SECONDS = 2.0  # after the service has stopped, for the process to exit
 REFUSED = 1
 
 
 class Server(uvicorn.Server):
     """uvicorn's server with another start and stop.
 
-    After SIGTERM the server is not ready, but answers for `Settings.drain_delay` seconds, until load balancers have
-    noticed. Then the socket closes, and requests in flight have at most `Settings.drain_seconds` to finish. SIGINT or a
-    second SIGTERM ends the delay; a second SIGINT drops the requests in flight. A server whose students are still
-    loading stops at once; a `patient` one doesn't listen until they are loaded, since other workers serve meanwhile.
+    After SIGTERM or SIGQUIT the server is not ready, but answers for `Settings.drain_delay` seconds, until load
+    balancers have noticed. Then the socket closes, and requests in flight have at most `Settings.drain_seconds` to
+    finish. SIGINT or a second SIGTERM ends the delay; a second SIGINT drops the requests in flight. SIGHUP reloads the
+    students. A server whose students are still loading stops at once; a `patient` one doesn't listen until they are
+    loaded, since other workers serve meanwhile.
     """
 
     def __init__(
@@ -62,19 +68,16 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._listening = asyncio.Event()
+        self._state = app.state
         self._registry: ModelRegistry = app.state.registry
+        self._reloader: Reloader = app.state.reloader
+        self._reloading: set[asyncio.Task[None]] = set()
         self._loaded: asyncio.Event = app.state.loaded
         self._delay = settings.drain_delay
         self._supervised = supervised
         self._patient = patient
         self._interrupted = False
         self._old_connections: set[Any] = set()  # from before the stop
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve on bound sockets until stopped."""
-        await super().serve(sockets)
-        if not self._loaded.is_set():  # a thread that loads students can't be stopped
-            os._exit(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""
@@ -100,8 +103,10 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handle signals in the event loop, and don't raise them again afterwards: the exit code is 0."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number)
+        loop = asyncio.get_running_loop()
+        for number in STOP:
+            loop.add_signal_handler(number, self.handle_exit, number)
+        loop.add_signal_handler(RELOAD, self._reload_soon)
         yield
 
     def handle_exit(self, sig: int, frame: FrameType | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
@@ -109,6 +114,7 @@ class Server(uvicorn.Server):
         begun, self._registry.draining = self._registry.draining, True
         if not begun:
             self._old_connections = set(self.server_state.connections)
+            self._reloader.stop()
         if not self._loaded.is_set():
             self.should_exit = self.force_exit = True
         elif sig == signal.SIGINT:
@@ -130,6 +136,21 @@ class Server(uvicorn.Server):
         reporting = asyncio.create_task(wait_and_report())
         await self.serve([listener])
         reporting.cancel()
+
+    def _reload_soon(self) -> None:
+        task = asyncio.create_task(self._reload())
+        self._reloading.add(task)
+        task.add_done_callback(self._reloading.discard)
+
+    async def _reload(self) -> None:
+        """Reload the students of every process, as a signal requests; the outcome is logged."""
+        try:
+            await self._loaded.wait()
+            await self._state.reload()
+        except ENDINGS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the service continues
+            log_fault(error, "(reload)")
 
     def _protocol(self) -> asyncio.Protocol:
         return Connection(self.config, self.server_state, self.lifespan.state)
@@ -159,12 +180,18 @@ def serve_alone(settings: Settings, listener: socket.socket, announce: Announce)
         StartError: there are no students, a setting's file is invalid, or its package is missing.
     """
     app = _create_app(settings)
+
+    async def serve() -> None:
+        await Server(app, settings).serve_and_report(listener, lambda report: announce([report]))
+        _end_despite_threads(app)
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Server(app, settings).serve_and_report(listener, lambda report: announce([report])))
+        runner.run(serve())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve as one of several workers until the supervisor stops this one, or dies. Returns the exit code."""
+    ignore_others()
     task = json.loads((sys.argv[1:] if argv is None else argv)[0])
     settings = Settings(**task["settings"])
     logging.basicConfig(
@@ -193,13 +220,34 @@ async def _work(settings: Settings, task: Json) -> int:
 
     app.state.reload = channel.reload
     server = Server(app, settings, supervised=True, patient=task["patient"])
+    beating = asyncio.create_task(_beat(channel, app.state.registry, settings.hang_seconds))
     listening = asyncio.create_task(channel.listen(reload))
     listening.add_done_callback(lambda _: server.handle_exit(signal.SIGTERM))
     await server.serve_and_report(listener, lambda report: channel.send(loaded=report))
+    beating.cancel()
     app.metrics.flush()  # other workers may continue to report this one's metrics
     if listening.done():  # the supervisor has died and can't clean up
         shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
+    _end_despite_threads(app)
     return 0
+
+
+async def _beat(channel: Channel, registry: ModelRegistry, seconds: float) -> None:
+    """Send heartbeats as long as the event loop runs, and no student's thread is stuck."""
+    while True:
+        if not registry.is_stuck(seconds):
+            channel.send(alive=True)
+        await asyncio.sleep(seconds / BEATS)
+
+
+def _end_despite_threads(app: RequestMiddleware) -> None:
+    """Let the process exit although a thread hangs: at once if that loads students, else after `EXIT_SECONDS`."""
+    reloader: Reloader = app.state.reloader
+    if reloader.has_threads:
+        os._exit(0)
+    timer = threading.Timer(EXIT_SECONDS, os._exit, (0,))
+    timer.daemon = True
+    timer.start()
 
 
 def _create_app(settings: Settings, *, patient: bool = False) -> RequestMiddleware:

@@ -15,10 +15,17 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 UNKNOWN = "[UNK]"
-# Digests of normaliser and pre-tokenizer (`pipeline_of`), as `training.tokenizer` makes them now and made them for the
-# first students. They treat each word between spaces by itself, so the tokens of a text are those of its words. With
-# any other tokenizer, no word is cached.
-WORD_BY_WORD = frozenset({"8ed7b43fc75e", "079a300e0f45"})
+# Digests of normalisers and pre-tokenizers that treat each word between spaces by itself, so the tokens of a text are
+# those of its words. With any other tokenizer, no word is cached.
+WORD_BY_WORD = frozenset(
+    {
+        "8ed7b43fc75e",  # of `training.tokenizer`, and of adopted encoders with a SentencePiece vocabulary
+        "99f5f9047800",  # of adopted encoders with a WordPiece vocabulary
+        "d56616c1a807",  # of those that strip accents
+        "0fd029d50040",  # of adopted encoders with a byte-level vocabulary
+        "079a300e0f45",  # of the first shipped students
+    }
+)
 _WORD = r"[^\W\d_]+(?:['’-][^\W\d_]+)*"
 PLAIN = re.compile(f"{_WORD}(?: {_WORD})*")  # words of letters, single spaces
 MAX_CACHED_WORDS = 20_000

@@ -54,9 +54,11 @@ class Server:
         with Server("--students", str(students)) as server:
             server.ask("GET", "/livez")
             assert server.stop() == 0
+
+    `program` is Python code that is run in place of ``-m service``, with the same arguments.
     """
 
-    def __init__(self, *arguments: str, cores: Collection[int] | None = None) -> None:
+    def __init__(self, *arguments: str, cores: Collection[int] | None = None, program: str | None = None) -> None:
         flags = ["--workers", "1", "--drain-delay", "0", "--port", "0", *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("NLU_")}
         self._exits = ExitStack()
@@ -64,7 +66,7 @@ class Server:
         self._log = self._exits.enter_context(tempfile.NamedTemporaryFile("w+"))  # noqa: SIM115
         with on_cores(cores):
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service", *flags],
+                [sys.executable, *(("-m", "service") if program is None else ("-c", program)), *flags],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
@@ -94,10 +96,11 @@ class Server:
         return lines
 
     def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
-        """Send a request on a new connection. A body of bytes is sent unchanged, any other as JSON."""
+        """Send a request on a new connection. A body of bytes is sent unchanged, any other is converted to JSON."""
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        typed = {} if body is None else {"content-type": "application/json"}
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
-            connection.request(method, path, content, dict(headers or {}))
+            connection.request(method, path, content, {**typed, **(headers or {})})
             response = connection.getresponse()
             return Reply(response.status, dict(response.getheaders()), response.read())
 

@@ -109,7 +109,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Token
     special = {"special_tokens": list(SPECIAL_TOKENS), "unk_token": UNKNOWN}
     trainer = trainers.UnigramTrainer(vocab_size=vocabulary, show_progress=False, **special)
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer = _in_canonical_order(tokenizer)
+    return with_first_token(_in_canonical_order(tokenizer))
+
+
+def with_first_token(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, which then puts [CLS] in front of each text."""
     first = [(CLS, tokenizer.token_to_id(CLS))]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{CLS} $A", special_tokens=first)
     return tokenizer

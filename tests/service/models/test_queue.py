@@ -143,6 +143,26 @@ def test_slow_student_does_not_block_the_loop(watched: Watched, monkeypatch: pyt
     assert run(watched, scenario, seconds=SLOW).domain[0].name == "alarm"
 
 
+def test_queue_says_for_how_long_its_thread_runs_a_group(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(watched, "logits", lambda encoded: (released.wait(10), Student.logits(watched, encoded))[1])
+
+    async def scenario(queue: ModelQueue) -> list[float]:
+        seconds = [queue.thread_seconds]
+        asking = asyncio.create_task(queue.predict(make_context(), Question(TEXT)))
+        while queue.thread_seconds <= 0.01:
+            await asyncio.sleep(0)
+        seconds.append(queue.thread_seconds)
+        released.set()
+        await asking
+        return [*seconds, queue.thread_seconds]
+
+    before, during, after = run(watched, scenario, seconds=SLOW)
+
+    assert (before, after) == (0, 0)
+    assert during > 0.01
+
+
 @pytest.mark.parametrize("seconds", [QUICK, SLOW])
 def test_late_text_is_dropped_without_work(watched: Watched, seconds: float) -> None:
     async def scenario(queue: ModelQueue) -> Any:

@@ -112,7 +112,7 @@ def test_oversized_body_leaves_the_connection_usable(start: Start, students: Pat
     server.announcement()
 
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
-        connection.request("POST", "/v1/nlu", b" " * (2 << 20))
+        connection.request("POST", "/v1/nlu", b" " * (2 << 20), {"content-type": "application/json"})
         assert connection.getresponse().status == 413
 
     assert server.ask("GET", "/livez").status == 200
@@ -290,6 +290,121 @@ def test_reload_reaches_every_worker(start: Start, students: Path, folder: Path,
     assert (reply.status, json.loads(reply.content)["workers"]) == (200, 2)
     served = [json.loads(server.ask("GET", "/v1/models", headers=KEY).content)["models"] for _ in range(20)]
     assert all([model["name"] for model in models] == ["german", "s"] for models in served)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sighup_reloads_every_process(start: Start, students: Path, folder: Path, workers: str) -> None:
+    server = start("--students", str(folder.parent), "--workers", workers)
+    server.announcement()
+    (folder.parent / "german").symlink_to(students / "german")
+
+    server.process.send_signal(signal.SIGHUP)
+
+    until(lambda: server.metric("nlu_reloads_total", outcome="done") == int(workers))
+    served = [json.loads(server.ask("GET", "/v1/models").content)["models"] for _ in range(10)]
+    assert all([model["name"] for model in models] == ["german", "s"] for models in served)
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_other_signals_end_no_process(start: Start, students: Path, workers: str) -> None:
+    server = start("--students", str(students), "--workers", workers)
+    until(lambda: _handles_sigterm(server.process.pid))
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):  # while it starts
+        server.process.send_signal(number)
+    server.announcement()
+    processes = {server.process.pid, *server.children()}
+
+    for process in processes:
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+            os.kill(process, number)
+
+    assert server.ask("GET", "/readyz").status == 200
+    assert {server.process.pid, *server.children()} == processes
+    assert server.metric("nlu_worker_deaths_total") == 0
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigquit_drains(start: Start, students: Path, workers: str) -> None:
+    server = start("--students", str(students), "--workers", workers, "--drain-delay", "600")
+    server.announcement()
+
+    server.process.send_signal(signal.SIGQUIT)
+
+    until(lambda: {server.ask("GET", "/readyz").status for _ in range(10)} == {503})
+    assert server.ask("POST", "/v1/nlu", {"text": "wetter", "locale": "de-DE"}).status == 200
+    assert server.stop() == 0
+
+
+HANGING = """
+import sys, threading
+from service.models import registry
+
+def load(folder):
+    print("hangs", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+first = registry.Student.load
+registry.Student.load = lambda folder: (setattr(registry.Student, "load", load), first(folder))[1]
+from service.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_stop_does_not_wait_for_a_load_that_hangs(folder: Path) -> None:
+    with Server("--students", str(folder), "--drain-delay", "600", program=HANGING) as server:
+        os.utime(folder / "manifest.json", ns=(1, 1))  # looks new
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "hangs" in server.log())
+
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.ask("GET", "/readyz").status == 503)
+
+        assert server.ask("POST", "/v1/nlu", {"text": "wetter", "locale": "de-DE"}).status == 200
+        assert server.stop() == 0
+
+
+STUCK = """
+import sys, threading
+from service.student.student import Student
+
+def predict_each(student, questions):
+    print("stuck", file=sys.stderr, flush=True)
+    threading.Event().wait()
+
+Student.warm_up = lambda student: setattr(Student, "predict_each", predict_each)
+from service.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_stop_does_not_wait_for_a_text_that_hangs_in_a_thread(folder: Path, edit: Callable[..., None]) -> None:
+    edit(folder, "latency", {"fp32": {"16": 1e6}})
+    with Server("--students", str(folder), "--drain-seconds", "1", program=STUCK) as server:
+        body = b'{"text":"wetter","locale":"de-DE"}'
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            head = b"POST /v1/nlu HTTP/1.1\r\nhost: nlu\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            client.sendall(head % len(body) + body)
+            until(lambda: "stuck" in server.log())
+
+            assert server.stop() == 0
+
+
+def test_worker_that_hangs_is_killed_replaced_and_counted(start: Start, students: Path) -> None:
+    server = start("--students", str(students), "--workers", "2", "--hang-seconds", "2")
+    server.announcement()
+    before = server.children()
+    stopped = min(before)
+
+    os.kill(stopped, signal.SIGSTOP)
+    until(lambda: stopped not in server.children() and len(server.children()) == 2)
+
+    until(lambda: server.metric("nlu_worker_hangs_total") == 1)
+    assert server.metric("nlu_worker_deaths_total") == 1
+    assert before - {stopped} <= server.children()
+    assert "hangs: no heartbeat for" in server.log()
+    assert server.stop() == 0
 
 
 def test_workers_stop_when_their_supervisor_is_killed(start: Start, students: Path) -> None:

@@ -70,20 +70,21 @@ Play = Callable[..., "Scene"]
 class Scene:
     """A supervisor of two scripted workers, in the test's event loop; stopped at the end."""
 
-    def __init__(self, command: Sequence[str], notes: Path, bound: socket.socket) -> None:
+    def __init__(self, command: Sequence[str], notes: Path, bound: socket.socket, **settings: float) -> None:
         self.notes = notes
         self.address = bound.getsockname()
         self.stopped = False
         self.announced: list[Sequence[Report]] = []
         self.died: list[str] = []
-        settings = Settings(students=notes, drain_delay=0, drain_seconds=1)
-        self.supervisor = Supervisor(command, settings, 2, bound, self.announced.append)
+        self.hangs = 0
+        given = Settings(students=notes, drain_delay=0, drain_seconds=1, **settings)  # type: ignore[arg-type]
+        self.supervisor = Supervisor(command, given, 2, bound, self.announced.append)
 
     def play(self, act: Callable[[Scene], Coroutine[Any, Any, None]]) -> int:
         """Run the supervisor and a test's coroutine concurrently; return the supervisor's exit code."""
 
         async def both() -> int:
-            running = asyncio.create_task(self.supervisor.run(self.died.append))
+            running = asyncio.create_task(self.supervisor.run(self.died.append, self.count_hang))
             acting = asyncio.create_task(act(self))
             await asyncio.wait({running, acting}, return_when=asyncio.FIRST_COMPLETED)
             if not running.done() and not self.stopped:
@@ -93,6 +94,10 @@ class Scene:
             return code
 
         return asyncio.run(both())
+
+    def count_hang(self) -> None:
+        """Count a worker that hung."""
+        self.hangs += 1
 
     def stop(self, number: int) -> None:
         """Stop the supervisor."""
@@ -120,8 +125,8 @@ class Scene:
 def play(tmp_path: Path) -> Iterator[Play]:
     """Create a scene with a script for its workers, or another command."""
 
-    def build(script: str, *command: str) -> Scene:
-        return Scene(command or [sys.executable, "-S", "-c", PRELUDE + script], tmp_path, bound)
+    def build(script: str, *command: str, **settings: float) -> Scene:
+        return Scene(command or [sys.executable, "-S", "-c", PRELUDE + script], tmp_path, bound, **settings)
 
     with socket.socket() as bound:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -288,6 +293,70 @@ stay()
     scene.play(act)
 
     assert scene.noted(1) == ["started", "ReloadError"]
+
+
+def test_reload_of_a_signal_reaches_every_worker(play: Play) -> None:
+    scene = play(
+        """
+def answer(message):
+    note("reload")
+    tell(reloaded=message["reload"], outcome={"students": [], "refused": []})
+serve()
+"""
+    )
+
+    async def act(scene: Scene) -> None:
+        await scene.until_all_serve()
+        for _ in range(10):  # one runs, and one that waits will see all changes
+            scene.supervisor.reload_soon()
+        await scene.until(lambda: scene.noted(0) == scene.noted(1) == ["started", "reload", "reload"])
+
+    assert scene.play(act) == 0
+
+
+def test_worker_without_a_heartbeat_is_killed_counted_and_replaced(
+    play: Play, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = play("load(), tell(alive=True), stay()", hang_seconds=0.2)
+
+    async def act(scene: Scene) -> None:
+        await scene.until(lambda: len(scene.noted(0)) > 1 and len(scene.noted(1)) > 1)
+
+    assert scene.play(act) == 0
+    assert scene.hangs >= 2
+    assert {"worker0", "worker1"} <= set(scene.died)
+    assert "worker0 died: SIGKILL" in caplog.messages
+    assert any(message.startswith("worker0 hangs: no heartbeat for") for message in caplog.messages)
+
+
+def test_worker_that_hangs_before_its_first_heartbeat_is_killed(play: Play) -> None:
+    scene = play("stay()", load_seconds=0.2, hang_seconds=0.1)
+
+    with pytest.raises(StartError, match="each died 3 times, the last with SIGKILL"):
+        scene.play(nothing)
+
+    assert scene.hangs >= 3
+
+
+def test_worker_with_heartbeats_lives(play: Play) -> None:
+    scene = play(
+        """
+import threading
+load()
+for beat in range(20):
+    tell(alive=True)
+    threading.Event().wait(0.05)
+note("lives")
+stay()
+""",
+        hang_seconds=0.5,
+    )
+
+    async def act(scene: Scene) -> None:
+        await scene.until(lambda: "lives" in scene.noted(0) and "lives" in scene.noted(1))
+
+    assert scene.play(act) == 0
+    assert (scene.died, scene.hangs) == ([], 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
