@@ -149,6 +149,24 @@ def test_no_students_is_one_sentence(tmp_path: Path, name: str, workers: str) ->
     assert error.count("\n") == 1
 
 
+WITHOUT_SPACE = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+from service.__main__ import main
+sys.exit(main(["--log-level", "error", "--workers", "2", "--port", "0", "--students", sys.argv[1]]))
+"""
+
+
+def test_no_folder_for_metrics_is_one_sentence(students: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SPACE, str(students)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no folder for the metrics of several workers, with 3 MiB: /dev/shm: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_bad_flag_is_one_sentence() -> None:
     assert refuse("--prot", "1") == (2, "error: unknown argument --prot (did you mean --port?); see --help\n")
 
