@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from distilled_nlu.cli import COMMANDS
 from service.app import create_app
+from service.page.reference import FIELD_COLUMNS, ROUTE_COLUMNS, models, routes
 from service.settings import Settings, flag_of, shown_default, variable_of
 
 DOCS = Path(__file__).parent
-Json = Mapping[str, Any]
 
 SETTINGS = """\
 <!-- Written by `make docs` from service/settings.py: change it there. -->
@@ -93,20 +92,9 @@ def command_line_page() -> str:
 def http_page() -> str:
     """Endpoints and models of the service."""
     document = create_app(Settings()).app.openapi()
-    routes = []
-    for path, methods in document["paths"].items():
-        for method, operation in methods.items():
-            body, reply = _type_of(_body_of(operation)), _type_of(_reply_of(operation))
-            routes.append((f"`{method.upper()} {path}`", body, reply, _errors(operation)))
-    parts = [HTTP, _table(("route", "body", "reply", "errors"), routes)]
-    for name, schema in sorted(document["components"]["schemas"].items()):
-        required = schema.get("required", ())
-        fields = [
-            (f"`{field}`", _type_of(kind), "yes" if field in required else "", kind.get("description", ""))
-            for field, kind in schema.get("properties", {}).items()
-        ]
-        parts.append(f"## {name}\n\n{schema.get('description', '').strip()}\n".replace("``", "`"))
-        parts.append(_table(("field", "type", "always there", "meaning"), fields))
+    parts = [HTTP, _table(ROUTE_COLUMNS, routes(document))]
+    for name, description, fields, _ in models(document):
+        parts += [f"## {name}\n\n{description}\n", _table(FIELD_COLUMNS, fields)]
     return "\n".join(parts)
 
 
@@ -142,40 +130,6 @@ def _typed(module: str) -> str:
 def _default_of(field: FieldInfo) -> str:
     shown = shown_default(field)
     return f"`{shown}`" if shown == str(field.default) else shown
-
-
-def _body_of(operation: Json) -> Json:
-    schema: Json = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-    return schema
-
-
-def _reply_of(operation: Json) -> Json:
-    content: Json = operation["responses"]["200"].get("content", {})
-    schema: Json = content.get("application/json", {}).get("schema", {})
-    return schema if schema or not content else {"type": next(iter(content))}
-
-
-def _errors(operation: Json) -> str:
-    replies = sorted(operation["responses"].items())
-    return ", ".join(f"{status} {reply['description']}" for status, reply in replies if status != "200")
-
-
-def _type_of(schema: Json) -> str:
-    """A schema in a few words, with links to models."""
-    if not schema:
-        return ""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        return " or ".join(_type_of(kind) for kind in schema["anyOf"])
-    if "enum" in schema:
-        return " or ".join(f"`{value}`" for value in schema["enum"])
-    if schema.get("type") == "array":
-        return f"list of {_type_of(schema.get('items', {})) or 'any'}"
-    if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
-        return f"object of {_type_of(schema['additionalProperties']) or 'any'}"
-    return str(schema.get("type", "any"))
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

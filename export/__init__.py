@@ -14,7 +14,7 @@ rows; it returns to those in brackets.
 | `quantization` | quantise it to int8 |
 | `latency` | choose the faster kernels |
 | `quality` | compare fp32 with PyTorch |
-| (`quantization`) | with `--max-drop`: keep nodes in fp32 until int8 passes |
+| `gate` | compare int8 with fp32; keep nodes in fp32 until int8 passes |
 | `calibration` | run the graph on all texts, fit temperatures |
 | `scope` | choose a method, fit thresholds, write the served graph |
 | (`latency`, `quality`, `folder`) | measure latency and accuracy of both precisions, choose golden sentences |

@@ -26,6 +26,7 @@ MAX_TRIM_LINES = 200_000  # of --trim-text, evenly spread
 MAX_GOLDEN_CANDIDATES = 200  # of a locale that --golden lacks, from the evaluated data
 MIN_WORDS, MAX_WORDS = 3, 15  # of an out-of-scope sentence, like requests
 MAX_SENTENCES = 1000  # of an out-of-scope source
+DEFAULT_MAX_DROP = 0.5  # points of percent
 SAMPLE_TEXT = datasets.SAMPLE / "out_of_scope"
 _PUNCTUATION = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)|_")
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from export.data import Options
+from export.data import DEFAULT_MAX_DROP, Options
 from export.folder import ExportError
 from service.extras import require
 from service.student.manifest import StudentError
@@ -48,15 +48,16 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=("int8", "fp32", "auto"),
         default="int8",
-        help="auto: int8 if it stays within --max-drop (0.5 if not set) and is faster here, else fp32 "
-        "(default: %(default)s)",
+        help="auto: int8 if it stays within --max-drop and is faster here, else fp32 (default: %(default)s)",
     )
     add(
         "--max-drop",
-        type=_between(0, 100, "points of percent, 0 to 100"),
+        type=_budget,
         metavar="POINTS",
+        default=DEFAULT_MAX_DROP,
         help="maximum loss of int8 in accuracy, slot F1 or exact match in any locale, in points of percent; if it "
-        "loses more, sensitive nodes stay in fp32, and if that is not enough, nothing is written (default: any loss)",
+        "loses more with 95 %% confidence, sensitive nodes stay in fp32, and if that is not enough, nothing is "
+        "written; none allows any loss (default: %(default)s)",
     )
     add(
         "--cpu",
@@ -100,6 +101,10 @@ def _between(low: float, high: float, allowed: str, inclusive: bool = True) -> C
         raise argparse.ArgumentTypeError(f"{text}: allowed: {allowed}")
 
     return parse
+
+
+def _budget(text: str) -> float | None:
+    return None if text == "none" else _between(0, 100, "points of percent, 0 to 100, or none")(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 from export.calibration import fit_confidences, observe, profiles, scope_head
 from export.data import ExportData, Options, read_data
 from export.folder import ExportError, choose_golden, new_folder
+from export.gate import Gate, drops_of, quantise_within, warn
 from export.graph import FEATURES, export_fp32, recipe_of
 from export.latency import fastest_session, latencies, measure_latency, saturates
 from export.quality import accuracy, agreement, check_parity, first_of_each_locale
-from export.quantization import Scores, by_sensitivity, quantise_int8, quantise_within
+from export.quantization import by_sensitivity, quantise_int8
 from export.report import render_card
 from export.scope import ClassMeans, fit_scope, write_served
 from export.trimming import chosen_locales, compare, trim
@@ -31,15 +32,13 @@ from service.student.manifest import (
 )
 from service.student.predictor import Predictor, open_session
 from service.student.student import Student
-from training.data.utterances import Utterance
-from training.evaluation.scoring import score_by_locale
+from training.evaluation.scoring import PredictedLabels
 from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
 from training.models.prediction import answers_of_student
 from training.models.student import StudentConfig, StudentModel
 
 log = logging.getLogger(__name__)
 
-AUTO_DROP = 0.5  # default of --max-drop with --precision auto, in points of percent
 SENSITIVITY_SENTENCES = 20  # of each locale
 
 
@@ -106,13 +105,13 @@ def convert(
     predictor_of = partial(open_graph, session=session)
     parity = check_parity(checkpoint.model, predictor_of(graphs["fp32"]), data.utterances)
 
-    gate = None
-    if options.precision == "auto" or (options.precision == "int8" and options.max_drop is not None):
-        gate = pass_gate(graphs, predictor_of, data.utterances, options)
-    precision: Literal["fp32", "int8"] = "int8" if "int8" in graphs else "fp32"
-    predictors = {name: predictor_of(graph) for name, graph in graphs.items()}
     log.info("scoring %s on %d utterances of %s", " and ".join(graphs), len(data.utterances), data.source)
-    answers = {name: answers_of_student(predictor, data.utterances) for name, predictor in predictors.items()}
+    answers = {"fp32": answers_of_student(predictor_of(graphs["fp32"]), data.utterances)}
+    gate = pass_gate(graphs, predictor_of, data, answers["fp32"], options) if "int8" in graphs else None
+    if gate:
+        answers["int8"] = list(gate.answers)
+    precision: Literal["fp32", "int8"] = "int8" if gate else "fp32"
+    predictors = {name: predictor_of(graph) for name, graph in graphs.items()}
 
     calibration = means = None
     if options.calibration:
@@ -132,7 +131,7 @@ def convert(
         labels=labels,
         locales=tuple(checkpoint.training["locales"]),
         max_length=encoder.max_length,
-        graph=recipe_of(precision, gate["kept_in_fp32"] if gate else (), session, any_cpu),
+        graph=recipe_of(precision, gate.kept if gate else (), session, any_cpu),
         files={file: FileEntry.of(folder / file) for file in (MODEL_FILE, TOKENIZER_FILE)},
         golden=choose_golden(student, data.golden),
         parity={
@@ -145,8 +144,8 @@ def convert(
             "partition": data.partition,
             **accuracy(data.utterances, answers),
             **accuracy(data.typed, typed),
-            **({"gate": gate} if gate else {}),
         },
+        quality_gate=gate.report() if gate else None,
         latency={**measure_latency(predictors), "fused_over_apart": fused_over_apart},
         calibration=calibration,
         training=without_history(checkpoint.training),
@@ -179,26 +178,32 @@ def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Cali
 def pass_gate(
     graphs: dict[str, Path],
     predictor_of: Callable[[Path], Predictor],
-    utterances: Sequence[Utterance],
+    data: ExportData,
+    fp32_answers: Sequence[PredictedLabels],
     options: Options,
-) -> dict[str, Any] | None:
-    """Quantise within `--max-drop`, and return the gate's report for the manifest.
+) -> Gate | None:
+    """Quantise within `--max-drop`.
 
-    With ``--precision auto`` the int8 graph is deleted if it loses too much or is not faster here.
+    With ``--precision auto`` the int8 graph is deleted, and None returned, if it loses too much or is not faster here.
 
     Raises:
         ExportError: the precision is int8, and it loses too much.
     """
-
-    def score(graph: Path) -> Scores:
-        return score_by_locale(utterances, answers_of_student(predictor_of(graph), utterances))
-
     fp32, int8, any_cpu = graphs["fp32"], graphs["int8"], options.cpu == "any"
-    texts = [u.text for u in first_of_each_locale(utterances, SENSITIVITY_SENTENCES)]
-    max_drop = AUTO_DROP if options.max_drop is None else options.max_drop
+    labels = predictor_of(fp32).labels
+
+    def answers_of(graph: Path) -> list[PredictedLabels]:
+        return answers_of_student(predictor_of(graph), data.utterances)
+
+    drops = partial(drops_of, data.utterances, labels, fp32_answers)
+    texts = [u.text for u in first_of_each_locale(data.utterances, SENSITIVITY_SENTENCES)]
+    order = partial(by_sensitivity, fp32, predictor_of, texts, any_cpu)
     try:
-        order = partial(by_sensitivity, fp32, predictor_of, texts, any_cpu)
-        gate = quantise_within(max_drop, fp32, int8, score, order, any_cpu)
+        if options.max_drop is None:
+            answers = answers_of(int8)
+            gate = Gate(None, drops(answers), answers)
+        else:
+            gate = quantise_within(options.max_drop, fp32, int8, drops, answers_of, order, any_cpu)
         if options.precision == "auto":
             times = latencies({name: predictor_of(graph) for name, graph in graphs.items()})
             if slower := [tokens for tokens, time in times["int8"].items() if time >= times["fp32"][tokens]]:
@@ -209,6 +214,7 @@ def pass_gate(
         log.info("%s; fp32 is served", error)
         graphs.pop("int8").unlink(missing_ok=True)
         return None
+    warn(gate)
     return gate
 
 

@@ -1,17 +1,13 @@
-"""Quantisation to int8, and the gate that decides which nodes stay in fp32.
+"""Quantisation to int8, and the sensitivity of each node to it.
 
-"Plain" int8 quantises every look-up and every product with weights. If it loses too much quality, the most sensitive
-nodes stay in fp32, as few as a bisection finds.
+"Plain" int8 quantises every look-up and every product with weights; the gate (`export.gate`) may keep nodes in fp32.
 """
 
 from __future__ import annotations
 
-import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,16 +15,8 @@ from optimum.onnxruntime import ORTQuantizer
 from optimum.onnxruntime.configuration import AutoQuantizationConfig
 from tqdm import tqdm
 
-from export.folder import ExportError
 from service.student.decoding import FloatArray, softmax
 from service.student.predictor import Predictor
-
-log = logging.getLogger(__name__)
-
-GATED = ("domain_accuracy", "intent_accuracy", "slot_f1", "exact_match")
-ROUNDING = 1e-9
-
-Scores = Mapping[str, Mapping[str, float]]  # by locale and metric, in percent
 
 
 def quantise_int8(
@@ -78,101 +66,6 @@ def _nodes(source: Path, operators: Sequence[str], with_weights: bool) -> list[s
         for node in graph.node
         if node.op_type in operators and bool(weights.intersection(node.input)) == with_weights
     ]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The loss of a metric in a locale, in points of percent; negative for a gain."""
-
-    locale: str
-    metric: str
-    before: float
-    after: float
-
-    @property
-    def points(self) -> float:
-        """Before minus after."""
-        return self.before - self.after
-
-    def within(self, max_drop: float) -> bool:
-        """Whether the loss is at most `max_drop` points."""
-        return self.points <= max_drop + ROUNDING
-
-    def __str__(self) -> str:
-        return f"{self.points:.2f} points of {self.metric} in {self.locale} ({self.before:.2f} -> {self.after:.2f})"
-
-
-def max_loss(before: Scores, after: Scores) -> Loss:
-    """The greatest loss of any gated metric in any locale."""
-    found = [
-        Loss(locale, metric, float(values[metric]), float(after[locale][metric]))
-        for locale, values in before.items()
-        for metric in GATED
-        if metric in values
-    ]
-    return max(found, key=lambda loss: loss.points)
-
-
-def quantise_within(
-    max_drop: float,
-    source: Path,
-    target: Path,
-    score: Callable[[Path], Scores],
-    order: Callable[[], Sequence[str]],
-    any_cpu: bool = True,
-) -> dict[str, Any]:
-    """Write an int8 graph that loses at most `max_drop` points of any gated metric in any locale.
-
-    Args:
-        max_drop: In points of percent.
-        source: The fp32 graph.
-        target: The path of the int8 graph.
-        score: Scores a graph on the evaluated data.
-        order: Returns the nodes in the order in which they are kept in fp32; called if plain int8 loses too much.
-        any_cpu: As for `quantise_int8`.
-
-    Returns:
-        The report for the manifest.
-
-    Raises:
-        ExportError: no graph passes; the message names metric and locale.
-    """
-    before = score(source)
-    nodes: list[str] = []
-    losses: dict[int, Loss] = {}  # by number of nodes in fp32
-
-    def passes(count: int) -> bool:
-        quantise_int8(source, target, keep=nodes[:count], any_cpu=any_cpu)
-        losses[count] = max_loss(before, score(target))
-        log.info("%d nodes in fp32: loses %s", count, losses[count])
-        return losses[count].within(max_drop)
-
-    kept = 0
-    if not passes(kept):
-        log.info("measuring which nodes are the most sensitive")
-        nodes += order()
-        failed, kept = 0, 1
-        while not passes(kept):
-            if kept >= len(nodes):
-                raise ExportError(
-                    f"int8 loses {min(losses.values(), key=lambda loss: loss.points)}; allowed: {max_drop:g}. "
-                    f"{len(losses)} graphs were tried, with up to {kept} nodes in fp32; raise --max-drop or use "
-                    "--precision fp32"
-                )
-            failed, kept = kept, min(2 * kept, len(nodes))
-        while kept - failed > 1:
-            middle = (failed + kept) // 2
-            failed, kept = (failed, middle) if passes(middle) else (middle, kept)
-        quantise_int8(source, target, keep=nodes[:kept], any_cpu=any_cpu)  # the last trial may have failed
-    return {
-        "max_drop": max_drop,
-        "worst": {**asdict(losses[kept]), "points": round(losses[kept].points, 4)},
-        "kept_in_fp32": nodes[:kept],
-        "search": [
-            {"kept_in_fp32": count, "worst": str(loss), "passes": loss.within(max_drop)}
-            for count, loss in losses.items()
-        ],
-    }
 
 
 def by_sensitivity(

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from export.calibration import BINS, mean_errors
 from export.scope import means_by_method
-from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Manifest, Scope
+from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Manifest, QualityGate, Scope
 
 PARTS = {  # of a graph's file, and the modules with their weights
     "embeddings": ("token_embeddings", "positions"),
@@ -54,6 +54,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
         f"On `{manifest.accuracy['partition']}` of {manifest.accuracy['data']}, in percent; typed is the served graph "
         "on a copy with capitals and punctuation. Slot F1 is that of MASSIVE; the mean is over de, fr, it, es.",
         _quality(manifest),
+        *([_gate(manifest.quality_gate)] if manifest.quality_gate else []),
     ]
     if calibration:
         parts += ["## Confidence", *_confidence(calibration, manifest.locales)]
@@ -77,10 +78,8 @@ def render_card(manifest: Manifest, notice: str) -> str:
 def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
     """Quality, latency, calibration and `sizes`, the bytes of each part, as text."""
     lines = [f"{manifest.accuracy['partition']} of {manifest.accuracy['data']}", _quality(manifest), _latency(manifest)]
-    if gate := manifest.accuracy.get("gate"):
-        worst = next(trial["worst"] for trial in gate["search"] if trial["kept_in_fp32"] == len(gate["kept_in_fp32"]))
-        kept = f"{len(gate['kept_in_fp32'])} nodes in fp32"
-        lines.append(f"gate of {gate['max_drop']:g} points passed: loses at most {worst}; {kept}")
+    if manifest.quality_gate:
+        lines.append(_gate(manifest.quality_gate))
     if manifest.calibration:
         found = calibration_summary(manifest.calibration)
         errors = found["expected_calibration_error"].items()
@@ -110,12 +109,14 @@ def part_sizes(folder: Path) -> dict[str, int]:
 
 def summary(out: Path, manifest: Manifest, sizes: dict[str, int]) -> dict[str, Any]:
     """The JSON object of the last line of standard output."""
+    gate = manifest.quality_gate
     return {
         "student": str(out),
         "precision": manifest.precision,
         "digest": manifest.digest,
         "megabytes": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6, 2),
         "accuracy": {p: manifest.accuracy[p]["mean"] for p in ("fp32", "int8", "typed") if p in manifest.accuracy},
+        "quality_gate": gate and gate.model_dump(mode="json", include={"max_drop", "passed", "kept_fp32"}),
         "latency": manifest.latency,
         "fp32_max_abs_logit_difference": max(manifest.parity["fp32_max_abs_logit_difference"].values()),
         "trimming": manifest.parity.get("trimming"),
@@ -155,6 +156,23 @@ def _quality(manifest: Manifest) -> str:
     return _table(
         [" / ".join(shown), *(name.replace("_", " ").replace("f1", "F1") for name in names), "labels as in fp32"], rows
     )
+
+
+def _gate(gate: QualityGate) -> str:
+    """What int8 loses against fp32, by how much the quality gate allows it to, and which nodes stay in fp32."""
+    drops = [(figures, metric, locale) for metric, found in gate.drops.items() for locale, figures in found.items()]
+    worst, metric, locale = max(drops, key=lambda drop: (drop[0].low, drop[0].drop))
+    budget = "off" if gate.max_drop is None else f"{gate.max_drop:g} points"
+    outcome = "passed" if gate.passed else "the loss is too large"
+    text = (
+        f"Quality gate of int8 against fp32 ({budget}): {outcome}. The largest loss is {worst.drop:.2f} points of "
+        f"{metric.replace('_', ' ')} in {locale} (95 % interval {worst.low:.2f} to {worst.high:.2f})."
+    )
+    if unlabelled := sorted({locale for _, metric, locale in drops if metric.endswith("_agreement")}):
+        text += f" Without labels only the agreement with fp32 was measured for some heads in {', '.join(unlabelled)}."
+    if kept := gate.kept_fp32:
+        text += f" Kept in fp32 to pass: {', '.join(kept)}."
+    return text
 
 
 def _latency(manifest: Manifest) -> str:
@@ -249,12 +267,16 @@ def _training(training: dict[str, Any]) -> str:
     stage: dict[str, Any] | None = training
     while stage:
         flags = ((name.replace("_", "-"), value) for name, value in stage["settings"].items() if value != "")
-        texts = stage["lines"] if "lines" in stage else stage["utterances"]["train"]
-        outcome = "" if "lines" in stage else f"; epoch {stage['best_epoch']} was best by mean exact match on dev"
-        stages.append(
-            f"    python -m {stage['command']} {' '.join(f'--{name} {value}' for name, value in flags)}\n\n"
-            f"{texts:,} texts, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} minutes{outcome}. "
-            f"Source `{stage['commit']}`."
-        )
+        command = f"    python -m {stage['command']} {' '.join(f'--{name} {value}' for name, value in flags)}"
+        stages.append(f"{command}\n\n{_outcome(stage)} Source `{stage['commit']}`.")
         stage = stage.get("init")
     return "\n\n".join(reversed(stages))
+
+
+def _outcome(stage: dict[str, Any]) -> str:
+    """What a stage of training did, in a sentence."""
+    if "steps" not in stage:  # an encoder was adopted
+        return f"{stage['tokens']:,} of the {stage['tokens_before']:,} tokens of {stage['encoder']}."
+    texts = stage["lines"] if "lines" in stage else stage["utterances"]["train"]
+    best = "" if "lines" in stage else f"; epoch {stage['best_epoch']} was best by mean exact match on dev"
+    return f"{texts:,} texts, {stage['steps']:,} steps, {stage['seconds'] / 60:.0f} minutes{best}."

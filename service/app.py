@@ -82,7 +82,7 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
         description=DESCRIPTION,
         version="1",
         lifespan=_lifespan,
-        redoc_url=None,
+        openapi_url=None,  # without it, FastAPI has no pages either
         redirect_slashes=False,
         telemetry={
             "tracing": False,
@@ -91,7 +91,6 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
             "auto_configure": False,
         },  # else: raw paths are exported
     )
-    documents = {route.path for route in app.routes if hasattr(route, "path")}
     app.state.registry = registry
     app.state.metrics = metrics
     app.state.reloader = Reloader(registry, metrics, settings.load_seconds)
@@ -100,9 +99,9 @@ def create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewar
     app.state.tracer = Tracer.start() if settings.tracing else None
     app.state.loaded = asyncio.Event()
     app.state.router = router = Router(registry, metrics, experiment)
-    endpoints = Endpoints(settings, registry, metrics, router, load_page(), app.state)
+    endpoints = Endpoints(settings, registry, metrics, router, load_page(), app)
     table = _add_endpoints(app, endpoints, guarded=keys is not None)
-    return RequestMiddleware(app, table, documents, settings, registry, metrics, keys, app.state.tracer)
+    return RequestMiddleware(app, table, settings, registry, metrics, keys, app.state.tracer)
 
 
 def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict[str, dict[str, Endpoint]]:
@@ -128,7 +127,7 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
             )
             table.setdefault(path, {})[method] = Endpoint(handler, get_type_hints(handler).get("body"))
 
-    body = (errors.InvalidRequest, errors.BodyTooLarge, errors.BodyTimeout)
+    body = (errors.InvalidRequest, errors.UnsupportedMediaType, errors.BodyTooLarge, errors.BodyTimeout)
     busy = (errors.Overloaded, errors.DeadlinePassed, errors.NotReady)
     text = (*body, errors.UnknownLocale, errors.UnknownModel, errors.TextTooLarge, *busy)
     headed = (*text, errors.MissingHead)
@@ -147,6 +146,8 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
     add("GET", "/readyz /v2/health/ready", endpoints.ready, schemas.HealthReply, (errors.NotReady,), tags=["operation"])
     add("GET", "/metrics", endpoints.expose, None, response_class=PlainTextResponse, tags=["operation"])
     add("GET", "/", endpoints.show_page, None, include_in_schema=False)
+    add("GET", "/docs", endpoints.show_reference, None, include_in_schema=False)
+    add("GET", "/openapi.json", endpoints.openapi, None, include_in_schema=False)
     return table
 
 

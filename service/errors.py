@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 TABLE: dict[str, Row] = {
     # class                status  code                  public message                                        label
-    "BadHttp": Row(400, "bad_http", "not a valid HTTP/1.1 request", "http"),
+    "BadHttp": Row(400, "bad_http", "not a valid HTTP/1.1 request: {problem}", "http"),
     "HeadTimeout": Row(408, "head_timeout", "the request's headers did not arrive in time", "head_time"),
     "HeadTooLarge": Row(431, "head_too_large", "the request's headers are larger than {limit} bytes", "head_size"),
     "InvalidRequest": Row(422, "invalid_request", "{problem}", "invalid"),
@@ -40,6 +40,7 @@ TABLE: dict[str, Row] = {
     "UnknownModel": Row(404, "unknown_model", "model: no such student is loaded; loaded: {loaded}", "model"),
     "UnknownPath": Row(404, "not_found", "no such path; GET /docs lists them", "path"),
     "WrongMethod": Row(405, "method_not_allowed", "this path takes {allowed}", "method"),
+    "UnsupportedMediaType": Row(415, "unsupported_media_type", "content-type should be application/json", "media_type"),
     "BodyTooLarge": Row(413, "body_too_large", "the body is larger than {limit} bytes", "body_size"),
     "BatchTooLarge": Row(413, "batch_too_large", "items: {count} given, at most {limit} allowed", "batch_size"),
     "TextTooLarge": Row(413, "text_too_large", "text: {count} code points given, at most {limit} allowed", "text_size"),
@@ -108,6 +109,10 @@ class UnknownPath(ServiceError):
 
 class WrongMethod(ServiceError):
     """The path exists, but not for this method."""
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is not declared as JSON. Browsers send other bodies for any website, without asking the service."""
 
 
 class BodyTooLarge(ServiceError):

@@ -12,7 +12,6 @@ import asyncio
 import http
 from collections import deque
 from typing import Any, cast
-from urllib.parse import unquote
 
 import httptools
 from starlette.types import Message, Scope
@@ -20,10 +19,11 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from service.errors import ENDINGS, BadHttp, HeadTimeout, HeadTooLarge, ServiceError, log_fault
+from service.http.head import CHECKED_HEADERS, check_headers, unusual_target
+from service.http.lingering import Lingering
 
 MAX_HEAD_BYTES = 1 << 16
 HEAD_SECONDS = 10.0
-LINGER_SECONDS = 2.0
 MAX_UNREAD_BYTES = 1 << 16
 STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -55,11 +55,10 @@ class Connection(asyncio.Protocol):
         self.cycle: RequestResponseCycle | None = None
         self.is_full = False
         self.is_stopping = False
-        self._is_lingering = False
         self._keep_alive_seconds = config.timeout_keep_alive
         self._state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._parser: Any = httptools.HttpRequestParser(self)
+        self._parser = self._new_parser()
         self._incoming: RequestResponseCycle | None = None
         self._pipeline: deque[RequestResponseCycle] = deque()
         self._drained: asyncio.Future[None] | None = None
@@ -68,10 +67,14 @@ class Connection(asyncio.Protocol):
         self._head_is_open = False
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
+        self._checked: list[tuple[bytes, bytes]] = []  # of `_headers`, those in `CHECKED_HEADERS`
+        self._last_check: tuple[str, list[tuple[bytes, bytes]]] = ("", [])
+        self._expects_continue = False
         self._head_bytes = 0
-        self._head_received = 0
+        self._framing_bytes = 0  # received since the last complete head or part of a body
         self._idle_until = 0.0
         self._refusal: ServiceError | None = None
+        self._has_dropped = False  # something that the client sent was dropped, or is going to be
 
     # Called by asyncio
 
@@ -106,23 +109,24 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse bytes; each request whose head they complete is started or queued."""
         if self.is_stopping and self._incoming is None:
+            self._has_dropped = True
             return
+        self._framing_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserCallbackError as error:
-            self._refuse(error.__context__ if isinstance(error.__context__, ServiceError) else BadHttp())
-        except httptools.HttpParserError:
-            self._refuse(BadHttp())
-        if not self._head_is_open:
-            return
-        if self._head_timer is not None:  # all of this data belongs to the head
-            self._head_received += len(data)
-            if self._head_received > MAX_HEAD_BYTES:
-                self._refuse(HeadTooLarge(limit=MAX_HEAD_BYTES))
-        elif not self._is_paused:  # else the rest can't arrive before `resume_reading`
-            self._start_head_timer()
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._decline_upgrades(memoryview(data)[upgrade.args[0] :])
+        except ServiceError as error:
+            self._refuse(error)
+        except httptools.HttpParserError as error:
+            raised = error.__context__  # by a method below
+            # the parser's messages are constant, without anything of the request
+            self._refuse(raised if isinstance(raised, ServiceError) else BadHttp(problem=f"{error}"))
+        if self._framing_bytes > MAX_HEAD_BYTES and not self.is_stopping:
+            self._refuse(HeadTooLarge(limit=MAX_HEAD_BYTES))
+        elif self._head_is_open and self._head_timer is None and not self._is_paused:
+            self._start_head_timer()  # while paused, the rest can't arrive: `resume_reading` starts it
 
     def pause_writing(self) -> None:
         """The write buffer is full."""
@@ -139,48 +143,61 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._head_is_open = True
-        self._idle_until = max(self._idle_until, self._loop.time() + HEAD_SECONDS)
+        idle_until = self._loop.time() + HEAD_SECONDS
+        if idle_until > self._idle_until:
+            self._idle_until = idle_until
         self._url = b""
         self._headers = []
+        self._checked = []
         self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """A part of the request's target."""
         self._url += url
+        self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole header, or a trailer, which is dropped."""
         self._head_bytes += len(name) + len(value) + 4
-        if self._head_bytes + len(self._url) > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES:
             raise HeadTooLarge(limit=MAX_HEAD_BYTES)
-        if self._head_is_open:
-            self._headers.append((name.lower(), value))
+        if not self._head_is_open:
+            return
+        header = (name.lower(), value)
+        if header[0] in CHECKED_HEADERS:
+            self._checked.append(header)
+        self._headers.append(header)
 
     def on_headers_complete(self) -> None:
         """The head is complete: start the request, or queue it behind the one that is being answered."""
-        if self._is_lingering or self._parser.should_upgrade():  # the latter is parsed again: `_decline_upgrade`
+        if self.is_stopping:  # the request before asked to close
+            self._has_dropped = True
+            return
+        if self._parser.should_upgrade():  # parsed again: `_decline_upgrades`
             return
         self._end_head()
         version = self._parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise BadHttp
-        target = httptools.parse_url(self._url)
-        raw_path = target.path or b"/"
-        path = raw_path.decode("latin-1")
+        if self._last_check != (version, self._checked):  # those of a connection hardly ever differ
+            self._expects_continue = check_headers(version, self._checked)
+            self._last_check = (version, self._checked)
+        target = self._url
+        if target[:1] != b"/" or b"#" in target:
+            target = unusual_target(target, self._parser.get_method())
+        raw_path, _, query = target.partition(b"?")
         scope = {
             **self._scope,
             "http_version": version,
             "method": self._parser.get_method().decode("ascii"),
-            "path": unquote(path) if "%" in path else path,
+            "path": raw_path.decode("latin-1"),  # not decoded: a proxy's rule may be for the path as it was sent
             "raw_path": raw_path,
-            "query_string": target.query or b"",
+            "query_string": query,
             "headers": self._headers,
         }
         cycle = self._incoming = RequestResponseCycle(
             self,
             scope,
             keep_alive=version == "1.1" and self._parser.should_keep_alive(),
-            expects_continue=version == "1.1" and (b"expect", b"100-continue") in self._headers,
+            expects_continue=self._expects_continue,
         )
         if self.cycle is None or self.cycle.is_over:
             self._start(cycle)
@@ -190,16 +207,18 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the request's body."""
+        self._framing_bytes = 0
         if self._incoming is not None and self._incoming.feed(body) > MAX_UNREAD_BYTES:
             self._pause_reading()
 
     def on_message_complete(self) -> None:
         """The request is complete."""
-        if self._incoming is not None:
-            self._incoming.feed_end()
+        incoming = self._incoming
+        if incoming is not None:
+            incoming.feed_end()
+            if not incoming.keep_alive:
+                self.is_stopping = True
             self._incoming = None
-            if self._is_lingering:
-                self._transport.close()
 
     # Called by `RequestResponseCycle`
 
@@ -259,7 +278,7 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """Accept no further request, and close once the last one is answered."""
         self.is_stopping = True
-        if self._is_idle() and not self._is_lingering:
+        if self._is_idle():
             self._transport.close()
 
     # Internal
@@ -283,11 +302,11 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _start_head_timer(self) -> None:
-        self._head_received = 0
         self._head_timer = self._loop.call_later(HEAD_SECONDS, lambda: self._refuse(HeadTimeout()))
 
     def _end_head(self) -> None:
         self._head_is_open = False
+        self._framing_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -297,33 +316,49 @@ class Connection(asyncio.Protocol):
             self._is_paused = True
             self._transport.pause_reading()
 
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Parse a request again without its upgrade header, with which the parser would skip the body."""
-        method, version = self._parser.get_method(), self._parser.get_http_version()
-        if method == b"CONNECT":
-            self._refuse(BadHttp())
-            return
-        lines = [b"%s %s HTTP/%s" % (method, self._url, version.encode())]
-        lines += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
-        self._end_head()
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+    def _new_parser(self) -> Any:
+        parser = httptools.HttpRequestParser(self)
+        # Else a trailer "connection: close" ends the connection. What follows a request that asks to close is dropped.
+        parser.set_dangerous_leniencies(lenient_keep_alive=True)
+        return parser
+
+    def _decline_upgrades(self, rest: memoryview) -> None:
+        """Parse a request again without its upgrade, since the parser skips its body then; and what follows it."""
+        while True:
+            method, version = self._parser.get_method(), self._parser.get_http_version()
+            if method == b"CONNECT":
+                raise BadHttp(problem="this is no proxy")
+            lines = [b"%s %s HTTP/%s" % (method, self._url, version.encode())]
+            lines += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
+            self._end_head()
+            self._parser = self._new_parser()
+            self._parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            else:
+                return
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer an invalid request with an error, after the requests before it; then close."""
+        if self.is_stopping and self._incoming is None:  # the last request is complete
+            self._has_dropped = True
+            return
         self._end_head()
-        self.app.metrics.count_error(error)
-        self._refusal = error
+        self.is_stopping = self._has_dropped = True
         broken, self._incoming = self._incoming, None  # message framing is lost
+        if broken is not None and broken.fail(error):
+            self._pause_reading()
+            return
         if broken is not None and broken in self._pipeline:
             self._pipeline.remove(broken)
-        elif broken is not None and broken.is_over:  # answered: a second reply would seem that of its next request
-            self._refusal = None
-        elif broken is not None:
-            broken.end()
-        self.is_stopping = True
+        self.app.metrics.count_error(error)
+        self._refusal = error
         if self._is_idle():
             self._close()
+        else:
+            self._pause_reading()
 
     def _close(self) -> None:
         if self._refusal is not None:
@@ -333,16 +368,14 @@ class Connection(asyncio.Protocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Close after reading the rest of the request: else the kernel resets, and the client loses the reply."""
-        self.is_stopping = self._is_lingering = True
-        if (self._incoming is None and self._refusal is None) or self._transport.is_closing():
+        """Close; if the client may still be sending, only after it has got the last reply."""
+        self.is_stopping = True
+        if self._incoming is None and not self._pipeline and not self._has_dropped:
             self._transport.close()
-            return
-        self._transport.write_eof()
-        self.resume_reading()
-        self._idle_until = self._loop.time() + LINGER_SECONDS
-        self._idle_timer.cancel()
-        self._idle_timer = self._loop.call_at(self._idle_until, self._close_if_idle)
+        elif not self._transport.is_closing():
+            self.resume_reading()
+            Lingering(self._transport, self._state, self._loop)
+            self.connection_lost(None)  # for this protocol
 
 
 class RequestResponseCycle:
@@ -365,6 +398,8 @@ class RequestResponseCycle:
         self._size = 0
         self._more = True
         self._is_updated = False
+        self._has_begun = False
+        self._error: ServiceError | None = None
         self._reader: asyncio.Future[None] | None = None
         self._head: list[bytes] = []
         self._parts: list[bytes] = []
@@ -372,8 +407,10 @@ class RequestResponseCycle:
     async def run(self) -> None:
         """Run the application. If it does not finish its reply, close: a partial reply must not look complete."""
         connection = self._connection
+        self._has_begun = True
         try:
-            await connection.app(self._scope, self.receive, self.send)
+            if not self.is_over:
+                await connection.app(self._scope, self.receive, self.send)
         except ENDINGS:
             raise
         except BaseException as error:  # noqa: BLE001 - a last resort: the application handles its own errors
@@ -386,10 +423,15 @@ class RequestResponseCycle:
                 connection.abort()
 
     async def receive(self) -> Message:
-        """The next part of the body; after the last one, wait for the client to disconnect or the reply to be sent."""
+        """The next part of the body; after the last one, wait for the client to disconnect or the reply to be sent.
+
+        Raises:
+            ServiceError: the rest of the body is invalid.
+        """
         if self._expects_continue:
             self._expects_continue = False
-            self._connection.write(CONTINUE)
+            if self._more and not self.is_over:
+                self._connection.write(CONTINUE)
         if not self._is_updated and not self.is_over:
             if self._more:  # else only the next request could arrive, and it can wait
                 self._connection.resume_reading()
@@ -400,6 +442,8 @@ class RequestResponseCycle:
                 self._reader = None
         if self.is_over:
             return DISCONNECT
+        if self._error is not None:
+            raise self._error
         chunks, self._chunks, self._size, self._is_updated = self._chunks, [], 0, False
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return {"type": "http.request", "body": body, "more_body": self._more}
@@ -439,6 +483,16 @@ class RequestResponseCycle:
         self._more = False
         self._wake()
 
+    def fail(self, error: ServiceError) -> bool:
+        """The rest of the body is invalid. False if the application has not begun yet, which then never begins."""
+        if not self._has_begun:
+            self.end()
+            return False
+        self.keep_alive = False
+        self._error = error
+        self._wake()
+        return True
+
     def end(self) -> None:
         """Stop: the reply was sent, or the client has disconnected."""
         self.is_over = True
@@ -448,7 +502,7 @@ class RequestResponseCycle:
         self._wake()
 
     def _set_head(self, message: Message) -> None:
-        if self._expects_continue:  # without "100 Continue" it is unknown whether the client sends the body
+        if self._more:  # the rest of the body is not read
             self.keep_alive = False
         head = self._connection.head_of(message["status"])
         for name, value in message["headers"]:

@@ -1,7 +1,7 @@
 """The outermost ASGI layer: request ids, API keys, dispatch to endpoints, and one shape for every error.
 
-Requests to the service's own endpoints go straight to them; those to FastAPI's pages (``/docs``) go to FastAPI. No
-exception leaves this layer: frameworks log messages and values of exceptions, which may contain a user's text.
+Requests go straight to the endpoints; FastAPI starts and stops the service, and documents it. No exception leaves this
+layer: frameworks log messages and values of exceptions, which may contain a user's text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ import orjson
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.datastructures import State
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.errors import ENDINGS, ServiceError, error_body, log_fault
@@ -57,13 +57,12 @@ class RequestMiddleware:
     """The service as an ASGI application; see the module's docstring.
 
     Attributes:
-        app: answers the paths in `documents`, FastAPI's pages.
+        app: starts and stops the service.
         endpoints: of the service, by path and method.
     """
 
     app: FastAPI
     endpoints: Mapping[str, Mapping[str, Endpoint]]
-    documents: Collection[str]
     settings: Settings
     lifecycle: Draining
     metrics: Metrics
@@ -81,17 +80,14 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        endpoint = path if path in self.endpoints or path in self.documents else OTHER
+        endpoint = path if path in self.endpoints else OTHER
         headers = dict(scope["headers"])
         sent = headers.get(b"x-request-id")
         request_id = sent.decode() if sent is not None and REQUEST_ID.fullmatch(sent) else _new_request_id()
         context = RequestContext(scope["method"], endpoint, headers, request_id, receive)
         self.metrics.requests_in_flight += 1
         try:
-            if path in self.documents and context.method in ("GET", "HEAD"):
-                await self.app(scope, receive, self._add_headers(context, send))
-            else:
-                await self._send(context, await self._reply(context, path), send)
+            await self._send(context, await self._reply(context, path), send)
         except ENDINGS:
             raise
         except BaseException as error:  # noqa: BLE001 - no exception may leave this layer
@@ -130,8 +126,6 @@ class RequestMiddleware:
 
     def _endpoint(self, context: RequestContext, path: str) -> Endpoint:
         methods = self.endpoints.get(path)
-        if path in self.documents:
-            raise errors.WrongMethod({"allow": "GET"}, allowed="GET")
         if methods is None:
             raise errors.UnknownPath
         if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(context.headers):
@@ -148,17 +142,6 @@ class RequestMiddleware:
         headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body)), *self._headers(context)]
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
-
-    def _add_headers(self, context: RequestContext, send: Send) -> Send:
-        """Add the headers of every reply to FastAPI's replies."""
-
-        async def add(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                context.status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers(context)]
-            await send(message)
-
-        return add
 
     def _headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         headers = [(b"x-request-id", context.request_id.encode())]

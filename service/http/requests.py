@@ -12,7 +12,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 from starlette.types import Message, Receive
 
-from service.errors import BodyTimeout, BodyTooLarge, ClientLeft, InvalidRequest
+from service.errors import BodyTimeout, BodyTooLarge, ClientLeft, InvalidRequest, UnsupportedMediaType
 
 Outcome = Literal["accepted", "corrected", "abandoned"]
 Body = TypeVar("Body", bound=BaseModel)
@@ -33,12 +33,17 @@ async def read_body(
     """Read the body of a request, chunked or not, and parse it.
 
     Raises:
+        UnsupportedMediaType: its declared type is not JSON.
         BodyTooLarge: as soon as its declared or received size exceeds `max_bytes`.
         BodyTimeout: it took longer than `seconds`.
         ClientLeft: the connection closed before its end.
+        BadHttp: its chunks are invalid.
         InvalidRequest: it is not JSON or does not fit `model`; the message names the field and what is allowed.
     """
-    declared = headers.get(b"content-length", b"")
+    media_type = headers.get(b"content-type", b"")
+    if media_type != b"application/json" and media_type.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType
+    declared = headers.get(b"content-length", b"").lstrip(b"0")  # `int` refuses thousands of digits
     if declared.isdigit() and int(declared) > max_bytes:
         raise BodyTooLarge(limit=max_bytes)
     message = poll(receive)  # most bodies arrive together with their headers and need no timer
@@ -52,7 +57,7 @@ async def read_body(
                 raw = await _collect(receive, max_bytes, message or await receive())
         except TimeoutError:
             raise BodyTimeout({"connection": "close"}, seconds=seconds) from None
-    return _parse(raw, model)
+    return parse_body(raw, model)
 
 
 def poll(receive: Receive) -> Message | None:
@@ -83,7 +88,8 @@ async def _collect(receive: Receive, max_bytes: int, message: Message) -> bytes:
         message = await receive()
 
 
-def _parse(raw: bytes, model: type[Body]) -> Body:
+def parse_body(raw: bytes, model: type[Body]) -> Body:
+    """A body as its schema. Raises the service's error that names the field, and what is wrong with it."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

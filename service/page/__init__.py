@@ -1,20 +1,32 @@
-"""The web page: one file, served with headers that allow only its own script and style."""
+"""The web pages, served with headers that allow only their own script and style."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from service.http.context import Reply
+from service.page.reference import render
 
 INDEX = Path(__file__).parent / "index.html"
 
 
 def load_page() -> Reply:
-    """The reply to ``GET /``, with a content security policy that names its inline blocks by their hashes."""
-    body = INDEX.read_bytes()
+    """The reply to ``GET /``."""
+    return _page_reply(INDEX.read_bytes())
+
+
+def load_reference(document: Mapping[str, Any]) -> Reply:
+    """The reply to ``GET /docs``: the service's OpenAPI document, for people."""
+    return _page_reply(render(document).encode())
+
+
+def _page_reply(body: bytes) -> Reply:
+    """A page, with a content security policy that names its inline blocks by their hashes."""
     script, style = (_hashes(body, tag) for tag in ("script", "style"))
     policy = (
         f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
@@ -33,4 +45,5 @@ def load_page() -> Reply:
 
 def _hashes(page: bytes, tag: str) -> str:
     blocks = re.findall(rf"<{tag}>(.*?)</{tag}>".encode(), page, re.DOTALL)
-    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(block).digest()).decode()}'" for block in blocks)
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(block).digest()).decode()}'" for block in blocks]
+    return " ".join(hashes) or "'none'"

@@ -176,6 +176,27 @@ class Calibration(_Frozen):
     measured: dict[str, Any] = {}
 
 
+class Drop(_Frozen):
+    """How much a metric lost, in points of percent, with the limits of its 95 % interval."""
+
+    drop: float
+    low: float
+    high: float
+
+
+class QualityGate(_Frozen):
+    """The result of the export's quality gate: the loss of the served graph against the fp32 graph.
+
+    `max_drop` is the allowed loss in points of percent, None if any is allowed; `kept_fp32` names the nodes that are
+    not quantised; `drops` are by metric and locale.
+    """
+
+    max_drop: Annotated[float, Field(ge=0)] | None
+    passed: bool
+    kept_fp32: tuple[str, ...] = ()
+    drops: dict[str, dict[str, Drop]] = {}
+
+
 class Manifest(_Frozen):
     """The description of a student. The export writes it; `read_manifest` checks it against the folder."""
 
@@ -194,6 +215,7 @@ class Manifest(_Frozen):
     accuracy: dict[str, Any] = {}
     latency: dict[str, Any] = {}
     calibration: Calibration | None = None
+    quality_gate: QualityGate | None = None
     training: dict[str, Any] = {}
 
     @model_validator(mode="after")

@@ -15,9 +15,16 @@ from typing import NamedTuple
 from tokenizers import Tokenizer
 
 UNKNOWN = "[UNK]"
-# Digest of the normaliser and pre-tokenizer that `training.tokenizer` makes. They treat each word between spaces by
-# itself, so the tokens of a text are those of its words. With any other tokenizer, no word is cached.
-WORD_BY_WORD = "079a300e0f45"
+# Digests of normalisers and pre-tokenizers that treat each word between spaces by itself, so the tokens of a text are
+# those of its words. With any other tokenizer, no word is cached.
+WORD_BY_WORD = frozenset(
+    {
+        "079a300e0f45",  # of `training.tokenizer`, and of adopted encoders with a SentencePiece vocabulary
+        "8fe2626f3253",  # of adopted encoders with a WordPiece vocabulary
+        "3ceab8eebc02",  # of those that strip accents
+        "a747e4496311",  # of adopted encoders with a byte-level vocabulary
+    }
+)
 PLAIN = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")  # words of letters, single spaces
 MAX_CACHED_WORDS = 20_000
 MAX_WORD_LENGTH = 64
@@ -65,7 +72,7 @@ class TextEncoder:
         self._max_characters = MAX_CHARACTERS_PER_TOKEN * max_length
         self.unknown_id: int | None = tokenizer.token_to_id(UNKNOWN)
         self._front: list[int] = tokenizer.encode("").ids
-        self.word_cache: dict[str, WordTokens] | None = {} if pipeline_of(tokenizer) == WORD_BY_WORD else None
+        self.word_cache: dict[str, WordTokens] | None = {} if pipeline_of(tokenizer) in WORD_BY_WORD else None
 
     @classmethod
     def from_file(cls, path: Path, max_length: int) -> TextEncoder:

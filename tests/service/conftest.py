@@ -268,7 +268,9 @@ class Client:
         return self.send("POST", path, **options)
 
     def send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request."""
+        """Send a request. `content` is declared as JSON, unless `headers` say something else."""
+        if "content" in options:
+            options["headers"] = {"content-type": "application/json", **(options.get("headers") or {})}
         response: httpx.Response = self.call(partial(self.http.request, method, path, **options))
         return response
 

@@ -96,10 +96,11 @@ class Server:
         return lines
 
     def ask(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Reply:
-        """Send a request on a new connection. A body of bytes is sent unchanged, any other as JSON."""
+        """Send a request on a new connection. A body of bytes is sent unchanged, any other is converted to JSON."""
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        typed = {} if body is None else {"content-type": "application/json"}
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)) as connection:
-            connection.request(method, path, content, dict(headers or {}))
+            connection.request(method, path, content, {**typed, **(headers or {})})
             response = connection.getresponse()
             return Reply(response.status, dict(response.getheaders()), response.read())
 

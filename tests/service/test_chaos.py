@@ -147,7 +147,7 @@ def request(method: str, path: str, body: bytes | None = None, *headers: str, ve
     """A request; without a body if that is None."""
     lines = [f"{method} {path} HTTP/{version}", "host: localhost", *headers]
     if body is not None:
-        lines.append(f"content-length: {len(body)}")
+        lines += ["content-type: application/json", f"content-length: {len(body)}"]
     return "\r\n".join([*lines, "\r\n"]).encode() + (body or b"")
 
 
@@ -160,7 +160,7 @@ def chunked(dice: random.Random, body: bytes, path: str = "/v1/nlu") -> bytes:
     """Like `post`, in chunks."""
     cut = dice.randrange(1, len(body))
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:cut], body[cut:], b""))
-    return request("POST", path, None, "transfer-encoding: chunked") + chunks
+    return request("POST", path, None, "content-type: application/json", "transfer-encoding: chunked") + chunks
 
 
 def item(dice: random.Random, **different: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def test_headers_go_with_the_reply(client: Any) -> None:
         ("GET", "/v1/nlu", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
         ("POST", "/docs", 405, "method_not_allowed"),
-        ("POST", "/v1/nlu", 422, "invalid_request"),
+        ("POST", "/v1/nlu", 415, "unsupported_media_type"),
     ],
 )
 def test_every_error_has_one_shape(client: Any, method: str, path: str, status: int, code: str) -> None:

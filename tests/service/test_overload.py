@@ -156,7 +156,10 @@ def test_health_checks_are_answered_at_saturation() -> None:
 def test_health_checks_are_answered_beside_the_longest_texts() -> None:
     text = "\ufdfa" * 20_000  # each is normalised to 18 letters
     body = json.dumps({"text": text, "locale": "de-DE"}, ensure_ascii=False).encode()
-    head = f"POST /v1/nlu HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /v1/nlu HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n"
+    )
 
     async def work(port: int) -> list[float]:
         asking = asyncio.gather(*(_exchange(port, head.encode() + body) for _ in range(40)))

@@ -102,7 +102,8 @@ async def _path_of(settings: Settings, **more: Any) -> list[str]:
     config = uvicorn.Config(app, http=Watched, ws="none", log_config=None)
     loop = asyncio.get_running_loop()
     content = json.dumps(BODY | more).encode()
-    head = b"POST /v1/nlu HTTP/1.1\r\nhost: x\r\nx-client-key: me\r\ncontent-length: %d\r\n\r\n" % len(content)
+    typed = b"x-client-key: me\r\ncontent-type: application/json\r\n"
+    head = b"POST /v1/nlu HTTP/1.1\r\nhost: x\r\n%bcontent-length: %d\r\n\r\n" % (typed, len(content))
     async with app.app.router.lifespan_context(app.app):
         await app.state.loaded.wait()
         server = await loop.create_server(lambda: Watched(config, ServerState()), "127.0.0.1", 0)

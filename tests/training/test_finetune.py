@@ -14,6 +14,7 @@ from torch import Tensor
 
 from export import onnx
 from training import evaluate, finetune
+from training.data import datasets
 from training.models.checkpoint import load_checkpoint, load_resume_state, save_resume_state
 from training.models.errors import CheckpointError
 from training.models.hub import HubModel
@@ -207,19 +208,35 @@ def test_a_run_can_start_from_a_checkpoint(uninterrupted: Path, sample: Path, tm
     assert second.training["settings"]["size"] == "xs"
 
 
-def test_heads_with_other_labels_start_afresh(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:
+def test_labels_that_the_checkpoint_has_keep_their_weights(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    rows = [datasets.row_of(u) for u in datasets.load(str(sample), ["de-DE"]).utterances]
+    kept = sorted({row["intent"] for row in rows})[1:]
+    few.write_text("\n".join(json.dumps(row) for row in rows if row["intent"] in kept))
+    more = ["--init", str(uninterrupted), "--epochs", "1", "--learning-rate", "0", "--data", str(few)]
+    assert finetune.main(arguments(sample, tmp_path / "few", *more)) == 0
+
+    first, second = (load_checkpoint(folder) for folder in (uninterrupted, tmp_path / "few"))
+    assert set(second.labels.intent) < set(first.labels.intent)
+    for name in second.labels.intent:
+        ours, theirs = second.labels.intent.index(name), first.labels.intent.index(name)
+        weights = (x.model.heads["intent"].weight[i] for x, i in ((second, ours), (first, theirs)))
+        assert torch.equal(*weights)
+
+
+def test_a_checkpoint_may_start_a_student_with_fewer_heads(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:
     more = ["--init", str(uninterrupted), "--epochs", "1", "--learning-rate", "0", "--heads", "domain"]
     assert finetune.main(arguments(sample, tmp_path / "dc", *more)) == 0
 
     assert load_checkpoint(tmp_path / "dc").labels.heads == ("domain",)
 
 
-def test_starting_from_another_shape_is_refused(
+def test_starting_a_larger_student_is_refused(
     uninterrupted: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert finetune.main(arguments(sample, tmp_path / "m", "--init", str(uninterrupted), "--size", "s")) == 2
 
-    assert "--init has another size than --size s: xs; leave --size out" in capsys.readouterr().err
+    assert "--size s: 4 x 256 is larger than --init with its 2 x 128 (xs); allowed:" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_overwritten(

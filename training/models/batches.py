@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -59,8 +59,8 @@ class Whole:
 class Batch:
     """Tensors of a batch: input_ids, attention_mask, slots and first [batch, tokens]; domain and intent [batch].
 
-    `first` is true at the first tokens of words. `rows` [batch] are indices into the texts of the teachers' targets, -1
-    for rewritten texts. `whole` is the step's batch, of which this is one process's part.
+    `first` is true at the first tokens of words. `rows` [batch] are the texts' rows in the teachers' targets, -1
+    without teachers. `whole` is the step's batch, of which this is one process's part.
     """
 
     input_ids: Tensor
@@ -130,7 +130,8 @@ def length_buckets(lengths: Sequence[int] | Rows, batch_size: int, rng: np.rando
 class EpochData:
     """The training batches of each epoch: they depend on seed and epoch only, so that a resumed run sees the same.
 
-    A step takes `batch_size` utterances for each process.
+    A step takes `batch_size` utterances for each process. A view is a variant of each utterance; epochs take turns with
+    the `views`, or, with 0, each epoch has one of its own.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class EpochData:
         augmented_share: float,
         seed: int,
         substituted_share: float = 0.0,
+        views: int = 0,
     ) -> None:
         self._split = split()
         self._a_step = batch_size * self._split.count
@@ -149,22 +151,34 @@ class EpochData:
         self._encoder = encoder
         self._plain = [encoder.encode(u) for u in utterances]
         self._augmented_share, self._substituted_share, self._seed = augmented_share, substituted_share, seed
+        self._views = views
         self._values = SlotValues(utterances)
 
-    def batches(self, epoch: int, pad_id: int, skip: int = 0) -> Iterator[Batch]:
-        """This process's part of the batches of an epoch (from 0), without the first `skip`."""
-        rng = random.Random(f"{self._seed}:{epoch}")
-        examples = []
-        rewritten = np.zeros(len(self._utterances), dtype=bool)
-        for i, (utterance, plain) in enumerate(zip(self._utterances, self._plain, strict=True)):
+    def variants(self, view: int) -> list[Utterance]:
+        """The variants of a view, in the order of the utterances; the utterance itself where it was not rewritten."""
+        rng = random.Random(f"{self._seed}:{view}")
+        found = []
+        for utterance in self._utterances:
             variant = utterance
             if self._substituted_share and utterance.slots and rng.random() < self._substituted_share:
                 variant = self._values.substitute(utterance, rng)
-            variant = augment(variant, rng, self._augmented_share)
-            rewritten[i] = variant is not utterance
-            examples.append(self._encoder.encode(variant) if rewritten[i] else plain)
+            found.append(augment(variant, rng, self._augmented_share))
+        return found
+
+    def batches(
+        self, epoch: int, pad_id: int, skip: int = 0, rows_of: Callable[[Sequence[str]], Rows] | None = None
+    ) -> Iterator[Batch]:
+        """This process's part of the batches of an epoch (from 0), without the first `skip`.
+
+        `rows_of` gives the rows of the texts among the teachers' targets.
+        """
+        variants = self.variants(epoch % self._views if self._views else epoch)
+        known = np.full(len(variants), -1) if rows_of is None else rows_of([variant.text for variant in variants])
+        examples = [
+            plain if variant is utterance else self._encoder.encode(variant)
+            for variant, utterance, plain in zip(variants, self._utterances, self._plain, strict=True)
+        ]
         order = length_buckets([len(e.ids) for e in examples], self._a_step, np.random.default_rng([self._seed, epoch]))
-        known = np.where(rewritten, -1, np.arange(len(examples)))
         for chosen in order[skip:]:
             rows = self._split.enough(chosen)
             part = self._split.part_of(rows)

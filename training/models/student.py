@@ -1,13 +1,14 @@
 """The student: a lean transformer encoder with up to three heads, as a Hugging Face `PreTrainedModel`.
 
-Pre-layer-norm (Xiong et al. 2020), one fused matrix for query, key and value, learned positions, no token types.
+Pre-layer-norm (Xiong et al. 2020), or post-layer-norm with a layer norm of the embeddings, as BERT has it (Devlin et
+al. 2019), for adopted encoders. One fused matrix for query, key and value, learned positions, no token types.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,14 @@ from transformers.utils import ModelOutput
 from service.student.manifest import Labels
 from training.models.sizes import ACTIVATIONS, DEFAULT_ACTIVATION, SIZES
 
+PRE_NORM, POST_NORM = NORMS = ("pre", "post")
+
 
 class StudentConfig(PretrainedConfig):  # type: ignore[misc]
     """Configuration of a student; `labels` is {"domain": [...], "intent": [...], "slots": [...]} or a subset.
 
-    `masked`: whether the model has a masked-language head, for pretraining and distillation.
+    `masked`: whether the model has a masked-language head, for pretraining and distillation. `norm` is "pre" or "post",
+    the place of the layer norms; `norm_eps` their epsilon.
     """
 
     model_type = "distilled_nlu_student"
@@ -40,6 +44,8 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         labels: dict[str, list[str]] | None = None,
         size: str = "custom",
         masked: bool = False,
+        norm: str = PRE_NORM,
+        norm_eps: float = 1e-5,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -47,6 +53,8 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
             raise ValueError(f"hidden_size {hidden_size} is no multiple of num_attention_heads {num_attention_heads}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+        if norm not in NORMS:
+            raise ValueError(f"norm {norm!r}; allowed: {', '.join(NORMS)}")
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_hidden_layers = num_hidden_layers
@@ -58,6 +66,8 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         self.labels = labels or {}
         self.size = size
         self.masked = masked
+        self.norm = norm
+        self.norm_eps = norm_eps
 
     @classmethod
     def of_size(cls, size: str, labels: Labels, **kwargs: Any) -> StudentConfig:
@@ -110,7 +120,7 @@ class TaskHeads(nn.ModuleDict):
 
 
 class Block(nn.Module):
-    """One pre-layer-norm transformer layer."""
+    """One transformer layer, with layer norms in front of its two parts or, with post-layer-norm, after their sums."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -118,10 +128,11 @@ class Block(nn.Module):
         self.head_width = config.hidden_size // config.num_attention_heads
         self.dropout = config.dropout
         self.activation: Callable[[Tensor], Tensor] = getattr(functional, config.activation)
-        self.norm_attention = nn.LayerNorm(config.hidden_size)
+        self.post_norm = config.norm == POST_NORM
+        self.norm_attention = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.attention_out = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm_feed_forward = nn.LayerNorm(config.hidden_size)
+        self.norm_feed_forward = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
@@ -130,26 +141,35 @@ class Block(nn.Module):
 
         The batch axis may be left out. Then all shapes but the number of tokens are constants in an exported graph.
         """
+        if self.post_norm:
+            hidden = self.norm_attention(hidden + self._attend(hidden, bias))
+            return cast(Tensor, self.norm_feed_forward(hidden + self._feed_forward(hidden)))
+        hidden = hidden + self._attend(self.norm_attention(hidden), bias)
+        return hidden + self._feed_forward(self.norm_feed_forward(hidden))
+
+    def _attend(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
         batch = hidden.shape[:-2]
-        qkv = self.qkv(self.norm_attention(hidden)).view(*batch, -1, 3 * self.heads, self.head_width)
+        qkv = self.qkv(hidden).view(*batch, -1, 3 * self.heads, self.head_width)
         query, key, value = qkv.transpose(-2, -3).split([self.heads] * 3, dim=-3)
         scores = query @ key.transpose(-1, -2) * self.head_width**-0.5
         if bias is not None:
             scores = scores + bias
         weights = functional.dropout(scores.softmax(dim=-1), self.dropout / 2, self.training)
         context = (weights @ value).transpose(-2, -3).reshape(*batch, -1, self.heads * self.head_width)
-        hidden = hidden + functional.dropout(self.attention_out(context), self.dropout, self.training)
-        inner = self.down(self.activation(self.up(self.norm_feed_forward(hidden))))
-        return hidden + functional.dropout(inner, self.dropout, self.training)
+        return functional.dropout(self.attention_out(context), self.dropout, self.training)
+
+    def _feed_forward(self, hidden: Tensor) -> Tensor:
+        inner = self.down(self.activation(self.up(hidden)))
+        return functional.dropout(inner, self.dropout, self.training)
 
 
 class MaskedHead(nn.Module):
     """Predicts tokens: a transform, then the token embeddings as output layer (Devlin et al. 2019)."""
 
-    def __init__(self, width: int, vocabulary: int) -> None:
+    def __init__(self, width: int, vocabulary: int, norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.transform = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, hidden: Tensor, embeddings: Tensor) -> Tensor:
@@ -173,9 +193,10 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         self.token_embeddings = nn.Embedding(config.vocab_size, width)
         self.positions = nn.Embedding(config.max_position_embeddings, width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(width)
+        # of the last layer's output; with post-layer-norm of the embeddings
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         self.heads = TaskHeads(width, config.labels)
-        self.masked = MaskedHead(width, config.vocab_size) if config.masked else None
+        self.masked = MaskedHead(width, config.vocab_size, config.norm_eps) if config.masked else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -194,7 +215,8 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         """
         positions = torch.arange(input_ids.shape[-1], device=input_ids.device)
         read = self.token_embeddings(input_ids) + self.positions(positions)
-        hidden = functional.dropout(read, self.config.dropout, self.training)
+        post_norm = self.config.norm == POST_NORM
+        hidden = functional.dropout(self.norm(read) if post_norm else read, self.config.dropout, self.training)
         bias = None
         if attention_mask is not None:
             bias = (1.0 - attention_mask[..., None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
@@ -202,7 +224,8 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         for block in self.blocks:
             hidden = block(hidden, bias)
             states.append(hidden)
-        hidden = states[-1] = self.norm(hidden)
+        if not post_norm:
+            hidden = states[-1] = self.norm(hidden)
         if attention_mask is None:
             mean = hidden.mean(dim=-2)
         else:

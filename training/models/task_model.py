@@ -6,6 +6,7 @@ import copy
 import logging
 from typing import Any, NamedTuple
 
+import torch
 from tokenizers import Tokenizer
 
 from service.student.manifest import Labels
@@ -73,10 +74,18 @@ def model_of(
 
 
 def _copy_weights(source: Any, target: Any) -> None:
-    """Copy the weights of `source` to `target`, except heads whose labels differ."""
-    kept = {name for name, labels in target.config.labels.items() if source.config.labels.get(name) == labels}
-    log.info("starting from a checkpoint: encoder%s", "".join(f", {head} head" for head in sorted(kept)))
-    weights = {k: v for k, v in source.state_dict().items() if not k.startswith("heads.") or k.split(".")[1] in kept}
+    """Copy the weights of `source` to `target`; of its heads, those of the labels that both have."""
+    weights = {name: value for name, value in source.state_dict().items() if not name.startswith("heads.")}
     if "positions.weight" in weights:  # the maximum length may be smaller than before
         weights["positions.weight"] = weights["positions.weight"][: target.config.max_position_embeddings]
     target.load_state_dict(weights, strict=False)
+    copied = ""
+    for head, labels in target.config.labels.items():
+        places = {label: place for place, label in enumerate(source.config.labels.get(head, ()))}
+        pairs = [(ours, places[label]) for ours, label in enumerate(labels) if label in places]
+        if pairs:
+            ours, theirs = (torch.tensor(column) for column in zip(*pairs, strict=True))
+            for name, values in target.heads[head].named_parameters():
+                values.data[ours] = source.heads[head].get_parameter(name).data[theirs]
+            copied += f", {head} head" if len(pairs) == len(labels) else f", {len(pairs)} labels of the {head} head"
+    log.info("starting from a checkpoint: encoder%s", copied)

@@ -128,7 +128,7 @@ def require_part(teacher: StudentConfig, student: StudentConfig) -> None:
     ]
     reasons += [
         f"{name} {getattr(student, name)} of the student is not the teacher's {getattr(teacher, name)}"
-        for name in ("vocab_size", "activation")
+        for name in ("vocab_size", "activation", "norm")
         if getattr(student, name) != getattr(teacher, name)
     ]
     sizes = [config.hidden_size // config.num_attention_heads for config in (student, teacher)]

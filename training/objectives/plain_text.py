@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from array import array
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor
 
 from service.student.tokenization import MAX_CHARACTERS_PER_TOKEN, TextEncoder
-from training.models.batches import Batch, Example, Rows, collate, whole_of
+from training.models.batches import IGNORED, Batch, Example, Rows, collate, whole_of
 from training.models.devices import split
 from training.models.student import StudentOutput
 from training.text.corpus import CorpusError, read_lines
 
-MAX_SENTENCES = 60_000  # of a source
+MAX_SENTENCES = 60_000  # of a source of out-of-scope text
 NEIGHBOURS = 8  # a batch is drawn from the sentences of so many batches, of about equal length
 OUT_OF_SCOPE_WEIGHT = 0.5  # of the loss on out-of-scope text beside that on requests, as in the paper
 WORDS = range(2, 17)  # number of words of an out-of-scope sentence: as in requests
@@ -29,33 +30,29 @@ WORDS = range(2, 17)  # number of words of an out-of-scope sentence: as in reque
 class PlainText:
     """Sentences without labels, in batches of about equal length.
 
-    A batch depends on seed and step only, so that a resumed run sees the same. `texts` are in order of length; the
-    batches' `rows` count them from `first_row`.
+    A batch depends on seed and step only, so that a resumed run sees the same. `texts` are in order of length.
     """
 
-    def __init__(
-        self, texts: list[str], encoder: TextEncoder, batch_size: int, seed: tuple[int, ...], first_row: int = 0
-    ) -> None:
+    def __init__(self, texts: Sequence[str], encoder: TextEncoder, batch_size: int, seed: tuple[int, ...]) -> None:
         """Encode at least as many texts as a step takes: `batch_size` for each process."""
-        encoded = sorted(((encoder.encode(text), text) for text in texts), key=lambda pair: len(pair[0].ids))
-        self.texts = [text for _, text in encoded]
-        self._examples = [Example.of_text(tokens) for tokens, _ in encoded]
-        self._seed, self._first_row, self._split = seed, first_row, split()
+        encoded = EncodedTexts(texts, encoder)
+        self._order = np.argsort(encoded.lengths, kind="stable")
+        self.texts = [texts[i] for i in self._order]
+        self._encoded = encoded
+        self._rows: Rows = np.full(len(texts), -1)
+        self._seed, self._split = seed, split()
         self._a_step = batch_size * self._split.count
 
     @classmethod
-    def to_imitate(
-        cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int, first_row: int
-    ) -> PlainText:
-        """Sentences on which the student only imitates its teachers: some of each source.
+    def to_imitate(cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int) -> PlainText:
+        """Sentences on which the student only imitates its teachers: all of each source, each once.
 
         Raises CorpusError: a source can't be read, or all hold fewer sentences than a step takes.
         """
-        rng = random.Random(seed)
         longest = MAX_CHARACTERS_PER_TOKEN * encoder.max_length  # the encoder cuts texts there
-        texts = [text[:longest] for source in sources for text in sampled(read_lines([source]), rng)]
+        texts = list(dict.fromkeys(text[:longest] for text in read_lines(sources)))
         _require(sources, texts, "sentences", batch_size)
-        return cls(texts, encoder, batch_size, (seed, 1), first_row)
+        return cls(texts, encoder, batch_size, (seed, 1))
 
     @classmethod
     def out_of_scope(cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int) -> PlainText:
@@ -71,13 +68,38 @@ class PlainText:
         _require(sources, texts, f"sentences of {WORDS[0]} to {WORDS[-1]} words", batch_size)
         return cls(texts, encoder, batch_size, (seed,))
 
+    def set_rows(self, rows: Rows) -> None:
+        """Set the rows of `texts` among the teachers' targets."""
+        self._rows = rows
+
     def batch(self, step: int, pad_id: int) -> Batch:
         """This process's part of the sentences of a step (from 0)."""
         seed = [self._seed[0], step, *self._seed[1:]]
         chosen = neighbours(len(self.texts), self._a_step, np.random.default_rng(seed))
         part = self._split.part_of(chosen)
-        whole = whole_of([], self._first_row + chosen, self._split)
-        return collate([self._examples[i] for i in part], pad_id, self._first_row + part, whole)
+        whole = whole_of([], self._rows[chosen], self._split)
+        return collate([self._encoded.example(self._order[i]) for i in part], pad_id, self._rows[part], whole)
+
+
+class EncodedTexts:
+    """Encoded texts end to end in arrays: lists of Python numbers would take ten times the memory."""
+
+    def __init__(self, texts: Iterable[str], encoder: TextEncoder) -> None:
+        ids, first, lengths, words = array("i"), array("H"), array("i"), array("i")
+        for text in texts:
+            encoded = encoder.encode(text)
+            ids.extend(encoded.ids)
+            first.extend(encoded.first_tokens)
+            lengths.append(len(encoded.ids))
+            words.append(len(encoded.words))
+        self._ids, self._first, self.lengths = (np.array(values, dtype=np.int32) for values in (ids, first, lengths))
+        self._ends, self._word_ends = np.cumsum(self.lengths, dtype=np.int64), np.cumsum(words, dtype=np.int64)
+
+    def example(self, i: int) -> Example:
+        """Text i, without labels."""
+        start, word = (int(ends[i - 1]) if i else 0 for ends in (self._ends, self._word_ends))
+        ids = self._ids[start : self._ends[i]].tolist()
+        return Example(ids, IGNORED, IGNORED, [IGNORED] * len(ids), self._first[word : self._word_ends[i]].tolist())
 
 
 def _require(sources: Sequence[str], texts: Sequence[str], what: str, batch_size: int) -> None:

@@ -1,121 +1,156 @@
-"""Task distillation: a student imitates fine-tuned teachers on plain text (Hinton et al. 2015).
+"""Task distillation: a student imitates fine-tuned teachers on every text that it reads (Hinton et al. 2015).
 
-Slots are aligned by word, through character offsets, so that teacher and student may have different tokenizers.
+Slots are aligned by word, through character offsets, so that teacher and student may have different tokenizers. Several
+teachers are an ensemble: the student imitates the mean of their logits, the normalised geometric mean of their
+probabilities. Centred logits and probabilities at any temperature follow from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
-from tqdm import tqdm
 
-from service.student.manifest import MANIFEST_FILE, Labels, StudentError
-from service.student.student import Student
-from service.student.tokenization import Encoded, TextEncoder
+from service.student.manifest import Labels
+from service.student.tokenization import TextEncoder
 from training.models.batches import Batch, Rows
-from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
-from training.models.devices import processes
 from training.models.errors import CheckpointError
-from training.models.prediction import logits_of_model
 from training.models.student import StudentOutput
+from training.objectives.losses import PREDICTION_LOSSES
+from training.objectives.teacher_logits import POOLED, Keys, TeacherLogits, keys_of
 
 Word = tuple[int, int]
-Teacher = Checkpoint | Student
+Logits = NDArray[np.float32]
 
 
 class TeacherTargets:
-    """The teachers' mean probabilities at a temperature, for each text.
+    """The mean logits of the teachers for each of a student's texts, in the order of the student's labels.
 
-    `domain` [texts, domains], `intent` [texts, intents], and `slots`, one array [student's words, tags] a text, with
-    zeros for a word that no teacher has read; float16. `paired` counts the words that a teacher has read. A head that
-    the student lacks is left out.
+    A text is a row. `paired` [rows] counts the student's words that a teacher has read.
     """
 
     def __init__(
-        self, teachers: Sequence[Teacher], labels: Labels, texts: list[str], encoder: TextEncoder, temperature: float
+        self, teachers: Sequence[TeacherLogits], labels: Labels, texts: Iterable[str], encoder: TextEncoder
     ) -> None:
-        """Compute the targets of texts; `encoder` is the student's.
+        """Find the texts among those that the teachers have read; `encoder` is the student's.
 
-        Raises CheckpointError: a teacher has other labels than the student.
+        Raises CheckpointError: a teacher lacks a label of the student.
         """
-        self.temperature = temperature
-        self._labels = labels
-        self.domain = np.zeros((len(texts), len(labels.domain)), dtype=np.float16)
-        self.intent = np.zeros((len(texts), len(labels.intent)), dtype=np.float16)
-        words = [encoder.encode(text).words for text in texts]
-        self.slots = [np.zeros((len(found), len(labels.slots)), dtype=np.float16) for found in words]
-        for teacher in teachers:
-            has = teacher.manifest.labels if isinstance(teacher, Student) else teacher.labels
-            different = [head for head in labels.heads if getattr(has, head) != getattr(labels, head)]
-            if different:
-                raise CheckpointError(f"a teacher has other labels for {', '.join(different)} than the training data")
-            self._add(teacher, texts, words, 1 / len(teachers))
-        for soft in self.slots:  # where some of the teachers have read a word
-            soft /= np.maximum(soft.sum(axis=1, keepdims=True), 1e-3)
-        self.paired = np.array([int(soft.any(axis=1).sum()) for soft in self.slots])
+        self._teachers = [_Teacher.of(teacher, labels) for teacher in teachers]
+        unique = list(dict.fromkeys(texts))
+        keys = keys_of(unique)
+        self._order = np.argsort(keys)
+        self._keys = keys[self._order]
+        places = [place_of(teacher.logits.keys, keys) for teacher in self._teachers]
+        words = [encoder.encode(text).words for text in unique]
+        lengths = np.array([len(found) for found in words], dtype=np.int64)
+        self._ends: Rows = np.cumsum(lengths)
+        self._starts: Rows = self._ends - lengths
+        known = np.zeros(int(self._ends[-1]) if unique else 0, dtype=bool)
+        for teacher, rows in zip(self._teachers, places, strict=True):
+            teacher.rows = rows
+            teacher.words = np.concatenate([teacher.words_of(ours, row) for ours, row in zip(words, rows, strict=True)])
+            known |= teacher.words >= 0
+        until = np.concatenate([[0], np.cumsum(known)])
+        self.paired: Rows = until[self._ends] - until[self._starts]
 
-    def _add(self, teacher: Teacher, texts: Sequence[str], words: Sequence[Sequence[Word]], share: float) -> None:
-        encoded = [teacher.encoder.encode(text) for text in texts]
-        hidden = not processes().is_main_process
-        with tqdm(total=len(texts), desc="asking a teacher", unit="text", mininterval=5, disable=hidden) as bar:
-            for rows, logits in _logits_of(teacher, encoded):
-                soft = {head: (logits[head].float() / self.temperature).softmax(-1) for head in self._labels.heads}
-                found = {head: values.cpu().numpy() for head, values in soft.items()}
-                for head in [head for head in ("domain", "intent") if head in found]:
-                    getattr(self, head)[rows] += share * found[head]
-                for row, i in enumerate(rows if "slots" in found else ()):
-                    by_word = self._by_word(words[i], encoded[i], found["slots"][row])
-                    self.slots[i] += (share * by_word).astype(np.float16)
-                bar.update(len(rows))
+    def rows_of(self, texts: Sequence[str]) -> Rows:
+        """The rows of texts. Raises KeyError: no teacher has read one of them."""
+        return self._order[place_of(self._keys, keys_of(texts), is_sorted=True)]
 
-    def _by_word(self, words: Sequence[Word], encoded: Encoded, soft: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The probabilities [words, tags] at the student's words, from the teacher's [tokens, tags].
+    def of_texts(self, head: str, rows: Rows) -> Logits:
+        """Logits [rows, labels] of the domain or intent head."""
+        every = [teacher.pooled(head, rows) for teacher in self._teachers]
+        mean: Logits = np.mean(every, axis=0, dtype=np.float32)
+        return mean
 
-        Where several words are one word to the teacher, only the first may begin a slot; the others continue it.
+    def of_words(self, rows: Rows) -> tuple[Logits, NDArray[np.bool_]]:
+        """Slot logits [words, tags] of the student's words in these rows, and whether a teacher has read the word.
+
+        Logits of a word are the mean over the teachers that have read it; 0 where none has.
         """
-        pairs = pair_words(words, encoded.words)
-        found = np.zeros((len(words), soft.shape[1]), dtype=np.float32)
-        known = pairs >= 0
-        if known.any():
-            found[known] = soft[np.array(encoded.first_tokens)[pairs[known]]]
-        later = np.flatnonzero(known[1:] & (pairs[1:] == pairs[:-1])) + 1
-        if len(later):
-            tags = {name: i for i, name in enumerate(self._labels.slots)}
-            for begin, i in tags.items():
-                inside = tags.get(f"I-{begin[2:]}") if begin.startswith("B-") else None
-                if inside is not None:
-                    found[later, inside] += found[later, i]
-                    found[later, i] = 0
+        lengths: Rows = self._ends[rows] - self._starts[rows]
+        text = np.repeat(np.arange(len(rows)), lengths)
+        word = np.arange(len(text)) + np.repeat(self._starts[rows] - (np.cumsum(lengths) - lengths), lengths)
+        found = [teacher.tags(rows[text], word) for teacher in self._teachers]
+        readers = np.sum([read for _, read in found], axis=0)
+        total = np.sum([logits for logits, _ in found], axis=0, dtype=np.float32)
+        return total / np.maximum(readers, 1)[:, None].astype(np.float32), readers > 0
+
+
+@dataclass
+class _Teacher:
+    """A teacher's logits, read with the student's labels, rows and words.
+
+    `columns` are the teacher's labels by the student's, for each head; `rows` its records by the student's rows;
+    `words` its record of a word by the student's words, or -1; `continued` marks words that continue its word.
+    """
+
+    logits: TeacherLogits
+    columns: dict[str, Rows]
+    inside: list[tuple[int, int]]
+    rows: Rows
+    words: Rows
+
+    @classmethod
+    def of(cls, logits: TeacherLogits, labels: Labels) -> _Teacher:
+        columns = {}
+        for head in labels.heads:
+            place = {name: i for i, name in enumerate(getattr(logits.labels, head))}
+            if missing := [name for name in getattr(labels, head) if name not in place]:
+                lacks = f"{head} {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}"
+                raise CheckpointError(f"a teacher lacks labels of the training data: {lacks}; allowed: one with all")
+            columns[head] = np.array([place[name] for name in getattr(labels, head)])
+        tags = {name: i for i, name in enumerate(labels.slots)}
+        inside = [
+            (i, tags[f"I-{name[2:]}"]) for name, i in tags.items() if name[:2] == "B-" and f"I-{name[2:]}" in tags
+        ]
+        return cls(logits, columns, inside, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
+
+    def words_of(self, ours: Sequence[Word], row: int) -> Rows:
+        """The records of the student's words of a text, -1 where the teacher has read no such word."""
+        end = int(self.logits.ends[row])
+        start = int(self.logits.ends[row - 1]) if row else 0
+        pairs = pair_words(ours, self.logits.words[start:end].tolist())
+        return np.where(pairs >= 0, pairs + start, -1)
+
+    def pooled(self, head: str, rows: Rows) -> Logits:
+        """Logits [rows, labels] of the domain or intent head."""
+        found: Logits = getattr(self.logits, head)[self.rows[rows]][:, self.columns[head]].astype(np.float32)
         return found
 
+    def tags(self, rows: Rows, words: Rows) -> tuple[Logits, NDArray[np.bool_]]:
+        """Slot logits [words, tags] of the student's words, 0 where the teacher has not read one, and where it has.
 
-def open_teacher(folder: Path, device: torch.device) -> Teacher:
-    """Open a fine-tuned checkpoint, or an exported student, which answers as in the service.
+        `rows` [words] are those of the words' texts. Where several words are one word to the teacher, only the first
+        may begin a slot: in the others, "B-" gives its probability to "I-".
+        """
+        records = self.words[words]
+        read = records >= 0
+        logits = self.logits.slots[np.maximum(records, 0)][:, self.columns["slots"]].astype(np.float32)
+        logits[~read] = 0.0
+        later = np.flatnonzero(read[1:] & (records[1:] == records[:-1]) & (rows[1:] == rows[:-1])) + 1
+        if len(later) and self.inside:
+            begin, inside = (np.array(column) for column in zip(*self.inside, strict=True))
+            chosen = logits[later]
+            chosen[:, inside] = np.logaddexp(chosen[:, inside], chosen[:, begin])
+            chosen[:, begin] = chosen.min(axis=1, keepdims=True)
+            logits[later] = chosen
+        return logits, read
 
-    Raises CheckpointError: the folder is neither, or can't be used.
-    """
-    if (folder / MANIFEST_FILE).is_file():
-        try:
-            return Student.load(folder)
-        except StudentError as error:
-            raise CheckpointError(str(error)) from error
-    return with_heads(load_checkpoint(str(folder), device), folder)
 
-
-def _logits_of(teacher: Teacher, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
-    """Rows of the texts and their logits by head; a student answers one text at a time, as in the service."""
-    if isinstance(teacher, Student):
-        for i, text in enumerate(encoded):
-            yield np.array([i]), {head: torch.from_numpy(x) for head, x in teacher.logits(text).items()}
-    else:
-        for rows, logits in logits_of_model(teacher.model, teacher.encoder, encoded):
-            yield rows, {head: x for head, x in logits.items() if x is not None}
+def place_of(known: Keys, keys: Keys, is_sorted: bool = False) -> Rows:
+    """The places of keys among the known ones. Raises KeyError: one of them is not there."""
+    order = np.arange(len(known)) if is_sorted else np.argsort(known)
+    ranked = known[order]
+    found = np.minimum(np.searchsorted(ranked, keys), len(known) - 1)
+    if len(keys) and (not len(known) or (ranked[found] != keys).any()):
+        raise KeyError("a text that the teachers have not read")
+    return order[found]
 
 
 def pair_words(ours: Sequence[Word], theirs: Sequence[Word]) -> Rows:
@@ -133,30 +168,31 @@ def pair_words(ours: Sequence[Word], theirs: Sequence[Word]) -> Rows:
     return pairs
 
 
-def distillation_loss(output: StudentOutput, batch: Batch, targets: TeacherTargets, slot_weight: float) -> Tensor:
-    """T² times the cross entropy between the teachers' soft targets and the student, heads summed; a scalar.
+@dataclass(frozen=True)
+class Imitation:
+    """How a student's logits are compared with its teachers': the name of a prediction loss, and its temperature."""
 
-    Each is the mean over its targets. Only texts that the teachers read unchanged count (`batch.rows` >= 0), and of
-    their words those that a teacher has read; 0 where there is none.
-    """
-    plain, whole = np.flatnonzero(batch.rows >= 0), batch.whole
-    rows, all_rows = batch.rows[plain], whole.rows[whole.rows >= 0]
-    loss = torch.zeros((), device=batch.input_ids.device)
-    if not len(rows):
+    loss: str = "mse"
+    temperature: float = 1.0
+    slot_weight: float = 2.0
+
+    def __call__(self, output: StudentOutput, batch: Batch, targets: TeacherTargets) -> Tensor:
+        """The loss between the student's logits and its teachers', heads summed, slots times their weight; a scalar.
+
+        Each head's is the mean over its targets: the texts, or their words that a teacher has read.
+        """
+        loss = torch.zeros((), device=batch.input_ids.device)
+        compare, rows, whole = PREDICTION_LOSSES[self.loss], batch.rows, batch.whole
+        for head, logits in zip(POOLED, (output.domain_logits, output.intent_logits), strict=True):
+            if logits is not None:
+                taught = torch.from_numpy(targets.of_texts(head, rows)).to(loss.device)
+                share = len(rows) * whole.split.scale(len(whole.rows))
+                loss = loss + share * compare(logits, taught, self.temperature)
+        if output.slot_logits is not None:
+            found, read = targets.of_words(rows)
+            known = torch.from_numpy(read).to(loss.device)
+            taught = torch.from_numpy(found).to(loss.device)[known]
+            share = len(taught) * whole.split.scale(int(targets.paired[whole.rows].sum()))
+            ours = output.slot_logits[batch.first][known]
+            loss = loss + self.slot_weight * share * compare(ours, taught, self.temperature)
         return loss
-    chosen = torch.from_numpy(plain).to(loss.device)
-    for head, logits in (("domain", output.domain_logits), ("intent", output.intent_logits)):
-        if logits is not None:
-            total = _soft_cross_entropy(logits[chosen], getattr(targets, head)[rows], targets.temperature)
-            loss = loss + whole.split.scale(len(all_rows)) * total
-    if output.slot_logits is not None:
-        soft = np.concatenate([targets.slots[i] for i in rows])
-        total = _soft_cross_entropy(output.slot_logits[chosen][batch.first[chosen]], soft, targets.temperature)
-        loss = loss + slot_weight * whole.split.scale(int(targets.paired[all_rows].sum())) * total
-    return loss
-
-
-def _soft_cross_entropy(logits: Tensor, soft: NDArray[np.float16], temperature: float) -> Tensor:
-    """T² times the summed cross entropy; logits and soft are [items, classes], and items of zeros add nothing."""
-    target = torch.from_numpy(soft.astype(np.float32)).to(logits.device)
-    return temperature**2 * functional.cross_entropy(logits.float() / temperature, target, reduction="sum")

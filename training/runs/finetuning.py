@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -24,13 +25,15 @@ from training.models.devices import processes
 from training.models.prediction import answers_of_model
 from training.models.student import StudentModel
 from training.models.task_model import encoder_of, model_of, shape_of
+from training.objectives.first_weights import reduced
 from training.runs.flags import file_names, listed
 from training.runs.loop import Loop, Storage, source_commit
 from training.runs.settings import FinetuneSettings
 from training.runs.task_loss import TaskLoss
 from training.text.tokenizer import special_ids, train_tokenizer, with_variants
 
-FILES = ("init", "teacher", "unlabelled", "out_of_scope")  # settings that name files or folders
+TEACHER_CACHE = ".teacher"  # in the run's folder; names with a dot in front are temporary
+FILES = ("init", "teacher", "teacher_cache", "unlabelled", "out_of_scope")  # settings that name files or folders
 SELECTED_BY = ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")  # the first one that the heads have
 
 log = logging.getLogger(__name__)
@@ -84,6 +87,11 @@ class Run:
     def __init__(self, settings: FinetuneSettings, data: Data, storage: Storage) -> None:
         """Set up a new run, one from `settings.init`, or the interrupted one of the storage."""
         start = load_checkpoint(settings.init) if settings.init else None
+        torch.manual_seed(settings.seed)  # after loading, which may draw random numbers
+        if start is not None:
+            start = reduced(start, settings.size, settings.init_layers, settings.activation)
+        elif settings.init_layers:
+            raise ValueError("--init-layers: needs an --init, whose layers it chooses")
         shape = shape_of(settings.size, settings.activation, start)
         self.settings = settings = replace(settings, size=shape.size, activation=shape.activation)
         self.data, self.device, state = data, processes().device, storage.state
@@ -99,6 +107,7 @@ class Run:
             settings.augmented_share,
             settings.seed,
             settings.substituted_share,
+            min(settings.views, settings.epochs) if settings.teacher else 0,
         )
         facts = {"tokenizer": tokenizer.to_str(), "steps": self.epochs.steps, "data": checksum_of(data.train)}
         if state and state["data"] != facts["data"]:
@@ -106,9 +115,15 @@ class Run:
         if state and state["steps"] != facts["steps"]:
             counts = f"{state['steps']} steps an epoch, now {facts['steps']}"
             raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
-        self.loss = TaskLoss(settings, [u.text for u in data.train], data.labels, self.encoder)
+        cache = Path(settings.teacher_cache or storage.out / TEACHER_CACHE)
+        self.loss = TaskLoss(settings, self._texts, data.labels, self.encoder, cache)
         total = settings.epochs * self.epochs.steps
         self.loop = Loop(self.model, settings, storage, total, facts, settings.average)
+
+    def _texts(self) -> Iterator[str]:
+        """The texts of all views, which teachers read."""
+        for view in range(min(self.settings.views, self.settings.epochs)):
+            yield from (variant.text for variant in self.epochs.variants(view))
 
     def train(self) -> dict[str, Any]:
         """Train to the end. Returns the summary."""
@@ -133,7 +148,8 @@ class Run:
         loop = self.loop
         epoch, done = divmod(loop.progress.step, self.epochs.steps)
         loop.describe(f"epoch {epoch + 1}/{self.settings.epochs}")
-        for batch in self.epochs.batches(epoch, special_ids(self.encoder.tokenizer).pad, done):
+        pad, targets = special_ids(self.encoder.tokenizer).pad, self.loss.targets
+        for batch in self.epochs.batches(epoch, pad, done, targets.rows_of if targets is not None else None):
             loop.step(lambda batch=batch: self.loss(loop.model, batch, loop.progress.step))  # type: ignore[misc]
 
     def _score_epoch(self) -> None:
@@ -169,6 +185,7 @@ class Run:
                 scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
             save_checkpoint(self.loop.out, best.model, best.encoder.tokenizer, {**self._provenance(), **scores})
         self.loop.end()
+        shutil.rmtree(self.loop.out / TEACHER_CACHE, ignore_errors=True)
         facts = {"steps": progress.step, "minutes": round(progress.seconds / 60, 1)}
         means = {name: by_locale["mean"] for name, by_locale in scores.items()}
         return {"checkpoint": str(self.loop.out), "best_epoch": progress.best_epoch, **facts, **means}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import time
@@ -23,15 +24,41 @@ from training.models.checkpoint import RESUME_FILE, save_resume_state
 from training.models.devices import processes
 from training.runs.settings import RunSettings
 
-CLIP = 1.0
-
 State = dict[str, Any]
 
+LAYER = re.compile(r"\b(?:blocks|layers?)\.(\d+)\.")  # of this project's encoder, and of Hugging Face ones
+EMBEDDINGS = re.compile(r"embedding|positions")
 
-def rate_at(step: int, total: int, peak: float) -> float:
-    """Learning rate of a step (from 0): linear warm-up over the first 5 % of the steps, then linear decay to 0."""
-    warm_up = max(1, total // 20)
+
+def rate_at(step: int, total: int, peak: float, warm_up_share: float = 0.05) -> float:
+    """Learning rate of a step (from 0): linear warm-up over a share of the steps, then linear decay to 0."""
+    warm_up = max(1, int(total * warm_up_share + 1e-9))  # 1e-9: 0.05 is not exact
     return peak * min((step + 1) / warm_up, (total - step) / max(1, total - warm_up))
+
+
+def parameter_groups(model: nn.Module, settings: RunSettings) -> list[dict[str, Any]]:
+    """AdamW's parameter groups: no weight decay of norms and biases; rates by layer, and of the heads.
+
+    A group's "scale" is its rate as a share of the run's rate: `layer_decay`^(layers above), for embeddings that of a
+    layer below the first (Howard and Ruder 2018), and `head_rate` for the heads. Both are 1 where a command lacks them.
+    """
+    decay, heads = getattr(settings, "layer_decay", 1.0), getattr(settings, "head_rate", 1.0)
+    layers = max(
+        (int(found[1]) + 1 for name, _ in model.named_parameters() if (found := LAYER.search(name))), default=0
+    )
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        scale = heads if name.startswith("heads.") else decay ** (layers - _layer_of(name, layers))
+        of_norm = parameter.ndim < 2
+        groups.setdefault((scale, 0.0 if of_norm else settings.weight_decay), []).append(parameter)
+    return [{"params": found, "scale": scale, "weight_decay": rate} for (scale, rate), found in groups.items()]
+
+
+def _layer_of(name: str, layers: int) -> int:
+    """The layer of a weight, from 1; 0 for embeddings, the last one for what follows the layers."""
+    if found := LAYER.search(name):
+        return int(found[1]) + 1
+    return 0 if EMBEDDINGS.search(name) else layers
 
 
 @dataclass(frozen=True)
@@ -81,7 +108,7 @@ class Loop:
         self.bare, self._settings = model, settings
         rule = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
         self._average = AveragedModel(model, multi_avg_fn=rule) if average else None
-        optimiser = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay, fused=True)
+        optimiser = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
         self._measured_from = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if state is not None:
@@ -136,16 +163,17 @@ class Loop:
         """
         step, process = self.progress.step, self._accelerator.process_index
         torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, step, process]).generate_state(1)[0]))
-        rate = rate_at(step, self.total, self._settings.learning_rate)
+        rate = rate_at(step, self.total, self._settings.learning_rate, self._settings.warm_up)
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self.model.train()
         loss = loss_of()
         value = float(self._accelerator.reduce(loss.detach(), "mean").item())
         self._require_finite("loss", value)
         self._optimiser.zero_grad(set_to_none=True)
         self._accelerator.backward(loss)
-        norm = self._accelerator.clip_grad_norm_(self.model.parameters(), CLIP)
+        longest = self._settings.max_grad_norm or math.inf
+        norm = self._accelerator.clip_grad_norm_(self.model.parameters(), longest)
         self._require_finite("gradient", float(norm))
         self._optimiser.step()
         if self._average is not None:

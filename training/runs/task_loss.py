@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from training.models.devices import autocast_of, processes
 from training.models.student import StudentOutput
 from training.objectives.multitask import multitask_loss, word_dropout
 from training.objectives.plain_text import OUT_OF_SCOPE_WEIGHT, PlainText, outlier_exposure_loss
-from training.objectives.task_distillation import TeacherTargets, distillation_loss, open_teacher
+from training.objectives.task_distillation import Imitation, TeacherTargets
+from training.objectives.teacher_logits import read_by
 from training.runs.flags import listed
 from training.runs.settings import FinetuneSettings
 from training.text.corpus import located_files
@@ -27,10 +28,18 @@ from training.text.tokenizer import special_ids
 class TaskLoss:
     """The loss of a step of fine-tuning, for this process's part of the step."""
 
-    def __init__(self, settings: FinetuneSettings, texts: Sequence[str], labels: Labels, encoder: TextEncoder) -> None:
-        """Read unlabelled and out-of-scope text, and compute the teachers' targets for it and for the training `texts`.
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        texts: Callable[[], Iterable[str]],
+        labels: Labels,
+        encoder: TextEncoder,
+        cache: Path,
+    ) -> None:
+        """Read unlabelled and out-of-scope text, and let the teachers read it and the training `texts`.
 
-        Raises ValueError: teachers or text that can't be used, or settings that exclude each other.
+        `cache` is the folder of the teachers' logits. Raises ValueError: teachers or text that can't be used, or
+        settings that exclude each other.
         """
         out_of_scope = [file for _, file in located_files(settings.out_of_scope)]
         if settings.unlabelled and not settings.teacher:
@@ -38,36 +47,40 @@ class TaskLoss:
         if out_of_scope and not (labels.domain or labels.intent):
             raise ValueError("--out-of-scope: needs a domain or intent head, whose confidence it lowers")
         self._settings, self._special, self._device = settings, special_ids(encoder.tokenizer), processes().device
+        self._imitation = Imitation(settings.prediction_loss, settings.temperature, settings.slot_weight)
         self._unlabelled: PlainText | None = None
         self._out_of_scope: PlainText | None = None
-        self._targets: TeacherTargets | None = None
-        taught = list(texts)
+        self.targets: TeacherTargets | None = None
         if sources := listed(settings.unlabelled):
             size = math.ceil(settings.batch_size * settings.unlabelled_share)
-            self._unlabelled = PlainText.to_imitate(sources, encoder, size, settings.seed, len(texts))
-            taught += self._unlabelled.texts
+            self._unlabelled = PlainText.to_imitate(sources, encoder, size, settings.seed)
         if out_of_scope:
             size = math.ceil(settings.batch_size * settings.out_of_scope_share)
             self._out_of_scope = PlainText.out_of_scope(out_of_scope, encoder, size, settings.seed)
-        if folders := listed(settings.teacher):
-            teachers = [open_teacher(Path(folder), self._device) for folder in folders]
-            self._targets = TeacherTargets(teachers, labels, taught, encoder, settings.temperature)
+        if folders := [Path(folder) for folder in listed(settings.teacher)]:
+            taught = list(dict.fromkeys(texts()))
+            if self._unlabelled is not None:
+                taught += self._unlabelled.texts
+            self.targets = TeacherTargets(read_by(folders, taught, cache), labels, taught, encoder)
+            if self._unlabelled is not None:
+                self._unlabelled.set_rows(self.targets.rows_of(self._unlabelled.texts))
 
     def __call__(self, model: Any, batch: Batch, step: int) -> Tensor:
         """The loss of a batch in a step (from 0), a scalar."""
         settings, pad = self._settings, self._special.pad
         batch = batch.to(self._device)
         output = self._read(model, batch, settings.unknown_share)
-        loss = multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
-        if self._targets is not None and (batch.whole.rows >= 0).any():
-            imitation = distillation_loss(output, batch, self._targets, settings.slot_weight)
-            loss = torch.lerp(loss, imitation, settings.teacher_weight)
-        if self._targets is not None and self._unlabelled is not None:
+        weight = settings.teacher_weight if self.targets is not None else 0.0
+        loss = torch.zeros((), device=self._device)
+        if weight < 1:
+            loss = (1 - weight) * multitask_loss(output, batch, settings.slot_weight, settings.label_smoothing)
+        if self.targets is not None:
+            loss = loss + weight * self._imitation(output, batch, self.targets)
+        if self.targets is not None and self._unlabelled is not None:
             others = self._unlabelled.batch(step, pad).to(self._device)
             found = self._read(model, others, settings.unknown_share)
-            imitation = distillation_loss(found, others, self._targets, settings.slot_weight)
             # so that a sentence has the same weight as one of the labelled batch
-            loss = loss + settings.teacher_weight * settings.unlabelled_share * imitation
+            loss = loss + settings.unlabelled_share * self._imitation(found, others, self.targets)
         if self._out_of_scope is not None:
             others = self._out_of_scope.batch(step, pad).to(self._device)
             loss = loss + OUT_OF_SCOPE_WEIGHT * outlier_exposure_loss(self._read(model, others, 0.0))

@@ -64,13 +64,18 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     raise ValueError(f"the tokenizer lacks special tokens; allowed: {allowed}")
 
 
-def new_tokenizer() -> Tokenizer:
-    """An untrained tokenizer with the project's normaliser and word split."""
-    tokenizer = Tokenizer(tokenizer_models.Unigram())
+def normaliser(*more: normalizers.Normalizer) -> normalizers.Normalizer:
+    """The project's normaliser (NFKC, lower case, single spaces), then `more`."""
     apostrophes = normalizers.Replace(Regex("[’‘ʼ]"), "'")
     spaces = normalizers.Replace(Regex(r"[\s\p{Cc}\u200b]+"), " ")
     lower = normalizers.Lowercase()
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), lower, apostrophes, spaces, normalizers.Strip()])
+    return normalizers.Sequence([normalizers.NFKC(), lower, apostrophes, spaces, normalizers.Strip(), *more])
+
+
+def new_tokenizer() -> Tokenizer:
+    """An untrained tokenizer with the project's normaliser and word split."""
+    tokenizer = Tokenizer(tokenizer_models.Unigram())
+    tokenizer.normalizer = normaliser()
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     words = pre_tokenizers.Split(Regex(WORD_SPLIT), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([metaspace, words])
@@ -86,7 +91,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Token
     special = {"special_tokens": list(SPECIAL_TOKENS), "unk_token": UNKNOWN}
     trainer = trainers.UnigramTrainer(vocab_size=vocabulary, show_progress=False, **special)
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer = _in_canonical_order(tokenizer)
+    return with_first_token(_in_canonical_order(tokenizer))
+
+
+def with_first_token(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer, which then puts [CLS] in front of each text."""
     first = [(CLS, tokenizer.token_to_id(CLS))]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{CLS} $A", special_tokens=first)
     return tokenizer

@@ -42,8 +42,32 @@ def test_422_names_the_field_and_what_is_allowed(client: Any, body: bytes, messa
     assert response.json()["error"]["message"].startswith(message)
 
 
-def test_content_type_does_not_matter(client: Any) -> None:
-    assert client.post("/v1/nlu", content=GOOD, headers={"content-type": "text/plain"}).status_code == 200
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "application/json; charset=utf-8", "application/json;charset=UTF-8", "Application/JSON "],
+)
+def test_body_is_declared_as_json(client: Any, content_type: str) -> None:
+    assert client.post("/v1/nlu", content=GOOD, headers={"content-type": content_type}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/nlu", "/v1/nlu/batch", "/v1/domain", "/v1/compare", "/v1/feedback"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "text/plain; x=application/json",
+        "text/plain, application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+        "",
+    ],
+)
+def test_other_bodies_are_refused_since_any_website_could_send_them(client: Any, path: str, content_type: str) -> None:
+    response = client.post(path, content=GOOD, headers={"content-type": content_type})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (415, "unsupported_media_type")
+    assert response.json()["error"]["message"] == "content-type should be application/json"
 
 
 def test_declared_size_over_the_limit_is_413(make_client: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from service.student.student import Student
-from tests.service.server import PATIENCE, Server
+from tests.service.server import PATIENCE, Server, until
 
 BODY = b'{"text":"wetter","locale":"de-DE"}'
 Reply = tuple[int, dict[str, str], bytes]
@@ -62,12 +62,14 @@ def wire(server: Server) -> Iterator[Wire]:
 
 
 def post(body: bytes = BODY, *headers: bytes, path: bytes = b"/v1/nlu", version: bytes = b"1.1") -> bytes:
-    lines = [b"POST %s HTTP/%s" % (path, version), b"host: x", *headers, b"content-length: %d" % len(body)]
+    lines = [b"POST %s HTTP/%s" % (path, version), b"host: x", b"content-type: application/json", *headers]
+    lines.append(b"content-length: %d" % len(body))
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
 def chunked(*chunks: bytes, trailer: bytes = b"", path: bytes = b"/v1/nlu") -> bytes:
-    head = b"POST %s HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n" % path
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n" % path
+    head += b"transfer-encoding: chunked\r\n\r\n"
     return head + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n" + trailer + b"\r\n"
 
 
@@ -161,12 +163,82 @@ def test_bytes_behind_an_early_reply_bring_no_second_one(wire: Wire) -> None:
     assert (status, wire.rest()) == (404, b"")
 
 
-def test_body_is_awaited_where_the_client_waits_too(wire: Wire) -> None:
-    head, body = post(BODY, b"expect: 100-continue").split(b"\r\n\r\n")
+@pytest.mark.parametrize("expectation", [b"100-continue", b"100-Continue", b" 100-CONTINUE "])
+def test_body_is_awaited_where_the_client_waits_too(wire: Wire, expectation: bytes) -> None:
+    head, body = post(BODY, b"expect: " + expectation).split(b"\r\n\r\n")
     wire.send(head, b"\r\n\r\n")
     status = wire.reply()[0]
 
     assert (status, wire.send(body).reply()[0]) == (100, 200)
+
+
+def test_a_client_that_waits_in_vain_gets_the_reply_and_the_end(wire: Wire) -> None:
+    wire.send(b"POST /nowhere HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n")
+    status, headers, _ = wire.reply()
+
+    assert (status, headers["connection"], wire.rest()) == (404, "close", b"")
+
+
+def test_endless_body_of_a_refused_request_is_not_read(wire: Wire) -> None:
+    wire.send(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000000\r\n\r\n")
+    status = wire.reply()[0]
+
+    with pytest.raises(OSError, match=r"reset|Broken pipe"):
+        wire.send(b" " * (64 << 20))
+
+    assert status == 404
+
+
+@pytest.mark.parametrize("framing", [b"content-length: 1000000000000", b"transfer-encoding: chunked"])
+def test_rest_of_a_refused_request_is_not_awaited_for_long(
+    make_client: Any, monkeypatch: pytest.MonkeyPatch, framing: bytes
+) -> None:
+    monkeypatch.setattr("service.http.lingering.LINGER_SECONDS", 0.0)
+
+    with make_client().listening() as port, Wire(port) as wire:
+        wire.send(b"POST /nowhere HTTP/1.1\r\nhost: x\r\n", framing, b"\r\n\r\n")
+        assert wire.reply()[0] == 404
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            until(lambda: not wire.send(b"0"))
+
+
+def test_invalid_chunk_is_counted_once(server: Server, wire: Wire) -> None:
+    before = counts(server)
+    head = b"POST /v1/nlu HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n"
+    wire.send(head, b"expect: 100-continue\r\nx-request-id: mine\r\n\r\n")
+    assert wire.reply()[0] == 100  # the service waits for the body
+
+    status, headers, content = wire.send(b"this is no chunk\r\n").reply()
+
+    assert (status, json.loads(content)["error"]["code"]) == (400, "bad_http")
+    assert (headers["x-request-id"], headers["connection"], wire.rest()) == ("mine", "close", b"")
+    assert [after - earlier for after, earlier in zip(counts(server), before, strict=True)] == [1, 1]
+
+
+def test_invalid_chunk_in_the_first_bytes_is_counted_once(server: Server, wire: Wire) -> None:
+    before = counts(server)
+
+    assert wire.send(chunked(BODY).replace(b"22\r\n", b"zz\r\n")).reply()[0] == 400
+    assert [after - earlier for after, earlier in zip(counts(server), before, strict=True)] == [1, 1]
+
+
+def counts(server: Server) -> tuple[float, float]:
+    """The numbers of requests, those for this excepted, and of errors."""
+    requests = server.metric("nlu_requests_total") - server.metric("nlu_requests_total", endpoint="/metrics")
+    return requests, server.metric("nlu_rejected_total")
+
+
+def test_invalid_chunk_behind_a_reply_is_no_fault(server: Server, wire: Wire) -> None:
+    first = b"GET /livez HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n\r\n"
+    second, chunks = chunked(BODY).split(b"\r\n\r\n", 1)
+    wire.send(first, second, b"\r\n\r\n")
+    statuses = [wire.reply()[0]]
+    wire.send(chunks.replace(b"22", b"zz"))
+    statuses.append(wire.reply()[0])
+
+    assert (statuses, wire.rest()) == ([200, 400], b"")
+    assert "ERROR" not in server.log()
+    assert "Traceback" not in server.log()
 
 
 def test_old_clients_get_no_100_continue(wire: Wire) -> None:

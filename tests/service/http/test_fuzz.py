@@ -25,6 +25,7 @@ from tests.service.conftest import LOCALES, TAG_WORDS
 from tests.service.server import PATIENCE, Server
 
 KEY = "a-key-of-many-characters"
+JSON = {"content-type": "application/json"}
 QUICK = {"max-examples": 40, "deterministic": True, "database": "none", "no-shrink": True}
 LONG = {"max-examples": 2000, "database": "none"}
 UNREADABLE = ("text: must not hold NUL", "text: must hold at least one")  # not expressible in JSON Schema
@@ -154,7 +155,7 @@ def recognise(request: pytest.FixtureRequest, students: Path) -> Iterator[Recogn
     ):
 
         def ask(text: str) -> dict[str, Any]:
-            connection.request("POST", "/v1/nlu", json.dumps({"text": text, "locale": "de-DE"}).encode())
+            connection.request("POST", "/v1/nlu", json.dumps({"text": text, "locale": "de-DE"}).encode(), JSON)
             response = connection.getresponse()
             content = response.read()
             assert response.status == 200, content

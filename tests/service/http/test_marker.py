@@ -46,6 +46,7 @@ EVERYWHERE = {
     "x-forwarded-for": MARKER,
 }
 QUERY = f"?{quote(MARKER)}={quote(MARKER)}"
+TYPED = "content-type: application/json"
 NLU, BATCH = f"/v1/nlu{QUERY}", f"/v1/nlu/batch{QUERY}"
 
 
@@ -67,8 +68,9 @@ ODD = [
     _raw("GET /livez HTTP/1.1", f"upgrade: {MARKER}"),
     _raw("GET /livez HTTP/1.1", "connection: upgrade", f"upgrade: {WORDS[0]}"),
     _raw("POST /v1/nlu HTTP/1.1", f"transfer-encoding: {MARKER}", body=MARKER.encode()),
-    _raw("POST /v1/nlu HTTP/1.1", f"expect: {MARKER}", "content-length: 18", body=MARKER.encode()),
-    _raw("POST /v1/nlu HTTP/1.1", "content-length: 99", body=MARKER.encode()),  # the rest never comes
+    _raw("POST /v1/nlu HTTP/1.1", f"expect: {MARKER}", TYPED, "content-length: 18", body=MARKER.encode()),
+    _raw("POST /v1/nlu HTTP/1.1", TYPED, "content-length: 99", body=MARKER.encode()),  # the rest never comes
+    *(_raw(f"GET /livez#{MARKER} HTTP/1.1"), _raw("GET /livez HTTP/1.1", f"host: {MARKER}")),
 ]
 
 
@@ -109,7 +111,8 @@ class Service:
         async def send(message: Any) -> None:
             sent.append(message)
 
-        headers = [(name.encode(), value.encode()) for name, value in EVERYWHERE.items()]
+        headers = [(b"content-type", b"application/json")]
+        headers += [(name.encode(), value.encode()) for name, value in EVERYWHERE.items()]
         scope = {
             "type": "http",
             "method": "POST",
@@ -215,6 +218,10 @@ class Provoke:
             *service.post({"request_id": MARKER, "outcome": MARKER}, path="/v1/feedback"),
             *service.post({**BODY, "models": MARKER}, path="/v1/compare"),
         ]
+
+    def unsupported_media_type(self) -> tuple[Service, list[SentReply]]:
+        service = self.start()
+        return service, service.post(BODY, headers={"content-type": f"text/{WORDS[0]}; {WORDS[1]}"})
 
     def unknown_locale(self) -> tuple[Service, list[SentReply]]:
         service = self.start(locale_fallback="de-AT=de-DE")
@@ -375,9 +382,9 @@ def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) 
         "service.models.queue.ModelQueue.admit",
         "service.models.queue.LoadedModel.answer_admitted",
         "service.models.queue.LoadedModel.question_of",
-        "service.endpoints._nlu_body",
-        "service.endpoints._json_reply",
-        "service.http.requests._parse",
+        "service.endpoints.nlu_body",
+        "service.endpoints.json_reply",
+        "service.http.requests.parse_body",
         "service.http.middleware.read_body",
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from service.student.student import Student
 
 MARKER = "geheimnis 4711"
+TYPED = (b"content-type", b"application/json")
 
 
 @pytest.mark.parametrize("request_id", ["a", "Ab-1._", "x" * 64])
@@ -56,7 +57,7 @@ def test_disconnected_client_is_only_counted(client: Any, caplog: pytest.LogCapt
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [TYPED], "query_string": b""}
     client.call(client.app, scope, receive, send)
 
     assert sent == []

@@ -14,6 +14,7 @@ from service.student.student import Student
 
 BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
 KEY = "a-key-of-many-characters"
+TYPED = (b"content-type", b"application/json")
 
 
 def queue_of(client: Any, name: str = "s") -> Any:
@@ -64,10 +65,10 @@ def test_batch_of_a_client_that_left_while_it_waited_takes_no_permits(make_clien
         raise AssertionError("the client has disconnected")
 
     async def wait_and_leave() -> None:
-        scope = {"type": "http", "method": "POST", "path": "/v1/nlu/batch", "headers": [], "query_string": b""}
+        scope = {"type": "http", "method": "POST", "path": "/v1/nlu/batch", "headers": [TYPED], "query_string": b""}
         with queue_of(client).admit(3):
             waiting = asyncio.create_task(client.app(scope, receive, send))
-            while queue_of(client).free:  # the free permit is kept for the batch
+            while queue_of(client).free and not waiting.done():  # the free permit is kept for the batch
                 await asyncio.sleep(0)
         await waiting
 
@@ -142,7 +143,7 @@ def test_text_of_a_disconnected_client_is_not_run(make_client: Any, monkeypatch:
         raise AssertionError("the client has disconnected")
 
     async def both() -> None:
-        scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [], "query_string": b""}
+        scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [TYPED], "query_string": b""}
         await asyncio.gather(client.http.post("/v1/nlu", json=BODY), client.app(scope, receive, send))
 
     client.call(both)
@@ -162,7 +163,7 @@ def test_body_that_does_not_arrive_is_408_and_ends_the_connection(make_client: A
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": "POST", "path": "/v1/nlu", "headers": [TYPED], "query_string": b""}
     client.call(client.app, scope, receive, send)
 
     assert sent[0]["status"] == 408

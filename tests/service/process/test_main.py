@@ -112,7 +112,7 @@ def test_oversized_body_leaves_the_connection_usable(start: Start, students: Pat
     server.announcement()
 
     with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)) as connection:
-        connection.request("POST", "/v1/nlu", b" " * (2 << 20))
+        connection.request("POST", "/v1/nlu", b" " * (2 << 20), {"content-type": "application/json"})
         assert connection.getresponse().status == 413
 
     assert server.ask("GET", "/livez").status == 200
@@ -402,7 +402,8 @@ def test_stop_does_not_wait_for_a_text_that_hangs_in_a_thread(folder: Path, edit
     with Server("--students", str(folder), "--drain-seconds", "1", program=STUCK) as server:
         body = b'{"text":"wetter","locale":"de-DE"}'
         with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(b"POST /v1/nlu HTTP/1.1\r\nhost: nlu\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+            head = b"POST /v1/nlu HTTP/1.1\r\nhost: nlu\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            client.sendall(head % len(body) + body)
             until(lambda: "stuck" in server.log())
 
             assert server.stop() == 0

@@ -15,7 +15,8 @@ import pytest
 from tests.service.server import Server
 
 BODY = json.dumps({"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}).encode()
-REQUEST = b"POST /v1/nlu HTTP/1.1\r\nhost: nlu\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
+HEAD = b"POST /v1/nlu HTTP/1.1\r\nhost: nlu\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(BODY)
+REQUEST = HEAD + BODY
 PROBE = b"GET /readyz HTTP/1.1\r\nhost: nlu\r\nconnection: close\r\n\r\n"
 PROBE_SECONDS = 0.05
 CLIENTS = 8

@@ -19,6 +19,17 @@ def test_valid_folder_is_read(folder: Path) -> None:
     assert manifest.files["model.onnx"].sha256.startswith(manifest.digest)
 
 
+def test_result_of_the_quality_gate_is_read(folder: Path, edit: Any) -> None:
+    drops = {"slot_f1": {"de-DE": {"drop": 0.3, "low": -0.1, "high": 0.7}}}
+    edit(folder, "quality_gate", {"max_drop": 0.5, "passed": True, "kept_fp32": ["/intent/MatMul"], "drops": drops})
+
+    gate = read_manifest(folder).quality_gate
+
+    assert gate is not None
+    assert (gate.max_drop, gate.passed, gate.kept_fp32) == (0.5, True, ("/intent/MatMul",))
+    assert gate.drops["slot_f1"]["de-DE"].high == 0.7
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "tokenizer.json"])
 def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()

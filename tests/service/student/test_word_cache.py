@@ -35,7 +35,8 @@ def encoder() -> TextEncoder:
 
 
 def test_the_projects_own_tokenizers_split_into_independent_words(encoder: TextEncoder) -> None:
-    assert pipeline_of(new_tokenizer()) == pipeline_of(encoder.tokenizer) == WORD_BY_WORD
+    assert pipeline_of(new_tokenizer()) == pipeline_of(encoder.tokenizer)
+    assert pipeline_of(encoder.tokenizer) in WORD_BY_WORD
 
 
 @ANY
@@ -56,7 +57,7 @@ def test_requests_are_tokenised_as_without_the_cache(encoder: TextEncoder) -> No
 def test_other_tokenizers_have_no_cache(student: Student) -> None:
     encoder = student.encoder
 
-    assert pipeline_of(encoder.tokenizer) != WORD_BY_WORD
+    assert pipeline_of(encoder.tokenizer) not in WORD_BY_WORD
     assert encoder.encode("wetter in berlin") == encoder.encode_whole("wetter in berlin")
     assert encoder.word_cache is None
 

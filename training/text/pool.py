@@ -1,0 +1,282 @@
+r"""A transfer pool: in-domain plain sentences by locale, on which students imitate a fine-tuned teacher.
+
+    python -m training.corpus pool --data DATA --locales de-DE,fr-FR --extra-locales nl-NL --generic FOLDER \
+        --teacher CKPT --out POOL
+
+POOL holds `LOCALE.txt.gz`, a sentence a line, shuffled, for `training.finetune --unlabelled POOL`, and `manifest.json`:
+arguments, and lines by locale and part. The parts of a locale:
+
+- `train`: the training texts of the labelled data; `typed`: variants of them as people type.
+- `substituted`: with other values in their slots, from other utterances of the locale; only those for which the teacher
+  gives the utterance's own intent.
+- `voice_prompts`: the source of that name in the folder of plain sentences.
+- `nearest`: those sentences of its spoken sources that are nearest to an intent: by the cosine between the teacher's
+  sentence embedding and the mean embedding of an intent's training texts.
+
+A line occurs once in a locale. None equals a dev or test utterance of the labelled data, in any of the locales, without
+regard to case, spacing and punctuation; nor is one made from a training text that does.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data import datasets
+from training.data.augmentation import SlotValues, augment
+from training.data.files import write_atomically, write_json
+from training.data.utterances import Utterance
+from training.text.budgets import SPOKEN
+from training.text.corpus import CorpusError, find_files, language_of, lines_of_file, same_text, same_utterance
+from training.text.sources import texts_by_language
+
+MANIFEST = "manifest.json"
+PROMPTS = "voice_prompts"
+WORDS = range(2, 21)  # number of words of a generic sentence that may be a request
+PER_INTENT = 50  # training texts of an intent and locale whose mean embedding stands for it
+
+Embeddings = NDArray[np.float32]
+
+
+class Teacher(Protocol):
+    """What a pool asks a teacher."""
+
+    def intents(self, texts: Sequence[str]) -> list[str]:
+        """The intent of each text."""
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Sentence embeddings [texts, width]."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The specification of a pool; each field is a flag of the command."""
+
+    data: str
+    locales: str
+    extra_locales: str = ""
+    generic: str = ""
+    spoken: str = SPOKEN
+    views: int = 2
+    substitutions: int = 2
+    candidates: int = 30_000
+    nearest: int = 10_000
+    seed: int = 1
+    on_error: datasets.OnError = "raise"
+
+
+def build(
+    spec: Pool, teacher: Teacher, out: Path, force: bool = False, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write the pool to the folder `out`, which is complete or absent. Returns the manifest, with the given `facts`.
+
+    Raises CorpusError, DatasetError: text or data that can't be used, or `out` exists.
+    """
+    if out.exists() and not force:
+        raise CorpusError(f"{out}: exists already; choose another --out, or --force to overwrite")
+    served, extra = (_listed(text) for text in (spec.locales, spec.extra_locales))
+    locales = list(dict.fromkeys([*served, *extra]))
+    utterances = datasets.load(spec.data, locales, spec.on_error).utterances
+    pool = Lines(held_out_forms(utterances))
+    train = [u for u in utterances if u.partition == "train"]
+    kept = [u for u in train if pool.add(u.locale, "train", u.text)]
+    add_typed(spec, kept, pool)
+    add_substituted(spec, kept, teacher, pool)
+    if spec.generic:
+        add_generic(spec, served, kept, teacher, pool)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        files = {locale: _write(scratch / f"{locale}.txt.gz", pool.of(locale), spec.seed) for locale in locales}
+        manifest = {"command": "training.corpus pool", "arguments": arguments_of(spec), **(facts or {})}
+        manifest |= {**pool.facts(locales), "files": files}
+        write_json(scratch / MANIFEST, manifest)
+        scratch.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(scratch, out)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+class Lines:
+    """The lines of each locale, each once, with counts by part; without those held out."""
+
+    def __init__(self, held_out: frozenset[str]) -> None:
+        """`held_out` are forms as of `held_out_forms`."""
+        self._held_out = held_out
+        self._lines: dict[str, dict[str, None]] = {}
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self.removed: Counter[str] = Counter()
+
+    def is_new(self, locale: str, text: str) -> bool:
+        """Whether a line may be added; if not, it is counted as removed."""
+        reason = ""
+        if same_utterance(same_text(text)) in self._held_out:
+            reason = "dev_or_test"
+        elif text in self._lines.get(locale, {}):
+            reason = "duplicate"
+        if reason:
+            self.removed[reason] += 1
+        return not reason
+
+    def add(self, locale: str, part: str, text: str) -> bool:
+        """Add a line, unless it is held out. Returns whether it was not; a line that is there already counts once."""
+        text = " ".join(text.encode("utf-8", "replace").decode().split())
+        if self.is_new(locale, text):
+            self._lines.setdefault(locale, {})[text] = None
+            self._counts[locale, part] += 1
+        return text in self._lines.get(locale, {})
+
+    def of(self, locale: str) -> list[str]:
+        """The lines of a locale, in the order in which they were added."""
+        return list(self._lines.get(locale, {}))
+
+    def facts(self, locales: Sequence[str]) -> dict[str, Any]:
+        """Counts for the manifest."""
+        parts: dict[str, dict[str, int]] = {locale: {} for locale in locales}
+        for (locale, part), count in self._counts.items():
+            parts[locale][part] = count
+        return {"lines": self._counts.total(), "locales": parts, "removed": dict(sorted(self.removed.items()))}
+
+
+def held_out_forms(utterances: Iterable[Utterance]) -> frozenset[str]:
+    """The forms of dev and test utterances in which lines are compared with them."""
+    return frozenset(same_utterance(same_text(u.text)) for u in utterances if u.partition != "train")
+
+
+def add_typed(spec: Pool, utterances: Sequence[Utterance], pool: Lines) -> None:
+    """Add typed variants of the utterances."""
+    rng = random.Random(f"{spec.seed}:typed")
+    for _ in range(spec.views):
+        for utterance in utterances:
+            pool.add(utterance.locale, "typed", augment(utterance, rng, 1.0).text)
+
+
+def add_substituted(spec: Pool, utterances: Sequence[Utterance], teacher: Teacher, pool: Lines) -> None:
+    """Add variants with other slot values, half of them typed, where the teacher gives the utterance's intent."""
+    rng, values = random.Random(f"{spec.seed}:substituted"), SlotValues(utterances)
+    found: dict[tuple[str, str], Utterance] = {}
+    for _ in range(spec.substitutions):
+        for utterance in utterances:
+            if utterance.slots and utterance.intent:
+                variant = augment(values.substitute(utterance, rng), rng, 0.5)
+                if pool.is_new(variant.locale, variant.text):
+                    found[variant.locale, variant.text] = variant
+    variants = list(found.values())
+    for variant, intent in zip(variants, teacher.intents([v.text for v in variants]), strict=True):
+        if intent == variant.intent:
+            pool.add(variant.locale, "substituted", variant.text)
+        else:
+            pool.removed["teacher_disagrees"] += 1
+
+
+def add_generic(spec: Pool, served: Sequence[str], train: Sequence[Utterance], teacher: Teacher, pool: Lines) -> None:
+    """Add voice prompts, and the spoken sentences nearest to the domain, in the languages of the served locales.
+
+    Raises CorpusError: the folder holds no text in any of them.
+    """
+    found = texts_by_language(Path(spec.generic))
+    by_language = {language_of(locale): locale for locale in reversed(served)}
+    if not any(language in found for language in by_language):
+        raise CorpusError(f"--generic {spec.generic}: holds no text in {', '.join(by_language)}")
+    candidates: list[tuple[str, str]] = []  # locale and text
+    for language, locale in sorted(by_language.items()):
+        spoken: list[str] = []
+        for file in find_files([str(entry) for entry in found.get(language, ())]) if language in found else ():
+            name = file.name.removesuffix(".gz").removesuffix(".txt")
+            if name == PROMPTS:
+                for line in lines_of_file(file):
+                    if line.strip():
+                        pool.add(locale, PROMPTS, line)
+            elif name in _listed(spec.spoken):
+                spoken += _requests(lines_of_file(file))
+        rng = random.Random(f"{spec.seed}:{language}")
+        rng.shuffle(spoken)
+        candidates += [(locale, text) for text in spoken[: spec.candidates] if pool.is_new(locale, text)]
+    if not candidates or not spec.nearest:
+        return
+    scores = nearness(teacher.embed([text for _, text in candidates]), intent_embeddings(train, teacher))
+    taken: Counter[str] = Counter()
+    for i in np.argsort(-scores, kind="stable"):
+        locale, text = candidates[i]
+        if taken[locale] < spec.nearest:
+            taken[locale] += 1
+            pool.add(locale, "nearest", text)
+
+
+def _requests(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        if len(words := line.split()) in WORDS:
+            yield " ".join(words)
+
+
+def intent_embeddings(utterances: Sequence[Utterance], teacher: Teacher) -> Embeddings:
+    """The mean embedding of each intent, over some training texts of each locale, [intents, width]."""
+    chosen: dict[tuple[str, str], list[str]] = {}
+    for utterance in utterances:
+        texts = chosen.setdefault((utterance.intent or "", utterance.locale), [])
+        if len(texts) < PER_INTENT:
+            texts.append(utterance.text)
+    intents = [intent for (intent, _), texts in chosen.items() for _ in texts]
+    embedded = teacher.embed([text for texts in chosen.values() for text in texts])
+    rows: dict[str, list[int]] = {}
+    for i, intent in enumerate(intents):
+        rows.setdefault(intent, []).append(i)
+    return np.stack([embedded[places].mean(axis=0) for places in rows.values()])
+
+
+def nearness(texts: Embeddings, intents: Embeddings) -> NDArray[np.float32]:
+    """The cosine between each text and the intent nearest to it, [texts].
+
+    The mean of the texts is taken off first, as sentence embeddings share most of their direction.
+    """
+    mean = texts.mean(axis=0)
+    ours, theirs = (
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in (texts - mean, intents - mean)
+    )
+    best: NDArray[np.float32] = (ours @ theirs.T).max(axis=1)
+    return best
+
+
+def arguments_of(spec: Pool) -> dict[str, Any]:
+    """The flags; files and folders without their parent folders, which may name a person or a machine."""
+    arguments = asdict(spec)
+    for name in ("generic", "data"):
+        if (value := arguments[name]) and not value.startswith(datasets.HUB_PREFIX):
+            arguments[name] = Path(value).resolve().name
+    return arguments
+
+
+def render(manifest: Mapping[str, Any]) -> str:
+    """Lines by locale and part, as a table."""
+    parts = list(dict.fromkeys(part for counts in manifest["locales"].values() for part in counts))
+    rows = [f"{'':9}" + "".join(f"{part:>15}" for part in parts)]
+    for locale, counts in manifest["locales"].items():
+        rows.append(f"{locale:9}" + "".join(f"{counts.get(part, 0):15,}" for part in parts))
+    removed = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in manifest["removed"].items())
+    return "\n".join([*rows, f"{manifest['lines']:,} lines; removed: {removed or 'none'}"])
+
+
+def _write(path: Path, lines: list[str], seed: int) -> dict[str, Any]:
+    random.Random(seed).shuffle(lines)
+    data = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+    write_atomically(path, data)
+    return {"lines": len(lines), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
