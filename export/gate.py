@@ -11,14 +11,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from export.data import DEFAULT_MAX_DROP
 from export.folder import ExportError
 from export.quantization import quantise_int8
-from service.student.manifest import Labels
+from service.student.manifest import Drop, Labels, QualityGate
 from training.data.utterances import Utterance
 from training.evaluation.scoring import METRICS, PERCENT, RESAMPLES, Floats, PredictedLabels, Scores, weights_of
 
@@ -34,7 +33,7 @@ AnswersOf = Callable[[Path], Answers]  # of a graph
 
 
 @dataclass(frozen=True)
-class Drop:
+class MetricDrop:
     """The loss of a metric in a locale, in points of percent: before minus after, and its 95 % interval.
 
     `changed` is the number of texts whose answer changed. For a head without labels the metric is the agreement with
@@ -83,12 +82,12 @@ class Gate:
     """
 
     max_drop: float | None
-    drops: Sequence[Drop]
+    drops: Sequence[MetricDrop]
     answers: Answers
     kept: Sequence[str] = field(default=())
 
     @property
-    def worst(self) -> Drop:
+    def worst(self) -> MetricDrop:
         """The drop that is the furthest beyond the budget, or the closest to it."""
         return worst_of(self.drops, DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop)
 
@@ -97,22 +96,21 @@ class Gate:
         """Whether no drop exceeds the budget (`DEFAULT_MAX_DROP` where the gate is off)."""
         return not self.worst.exceeds(DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop)
 
-    def report(self) -> dict[str, Any]:
-        """The gate for the manifest; drops by metric and locale."""
-        drops: dict[str, dict[str, dict[str, float]]] = {}
-        for drop in self.drops:
-            figures = {"drop": drop.points, "low": drop.low, "high": drop.high}
-            rounded = {name: round(value, 3) for name, value in figures.items()}
-            drops.setdefault(drop.metric, {})[drop.locale] = rounded
-        return {"max_drop": self.max_drop, "passed": self.passed, "kept_fp32": list(self.kept), "drops": drops}
+    def report(self) -> QualityGate:
+        """The gate for the manifest."""
+        drops: dict[str, dict[str, Drop]] = {}
+        for found in self.drops:
+            drop, low, high = (round(value, 3) for value in (found.points, found.low, found.high))
+            drops.setdefault(found.metric, {})[found.locale] = Drop(drop=drop, low=low, high=high)
+        return QualityGate(max_drop=self.max_drop, passed=self.passed, kept_fp32=tuple(self.kept), drops=drops)
 
 
-def drops_of(utterances: Sequence[Utterance], labels: Labels, before: Answers, after: Answers) -> list[Drop]:
+def drops_of(utterances: Sequence[Utterance], labels: Labels, before: Answers, after: Answers) -> list[MetricDrop]:
     """The drop of each gated metric in each locale, from the answers of fp32 and int8 to labelled utterances.
 
     A head of which a locale has no labels that the student knows is judged by the agreement of both answers.
     """
-    found: list[Drop] = []
+    found: list[MetricDrop] = []
     for locale in dict.fromkeys(u.locale for u in utterances):
         rows = [i for i, u in enumerate(utterances) if u.locale == locale]
         of_locale = [utterances[i] for i in rows]
@@ -144,13 +142,13 @@ def _labelled_heads(utterances: Sequence[Utterance], labels: Labels) -> set[str]
     return {head for head in labels.heads if found[head] and 2 * sum(found[head]) >= len(found[head])}
 
 
-def _drop(locale: str, metric: str, before: Floats, after: Floats, changed: np.int64) -> Drop:
+def _drop(locale: str, metric: str, before: Floats, after: Floats, changed: np.int64) -> MetricDrop:
     """From values [1 + resamples], which are NaN where a resample has no label."""
     low, high = np.nanpercentile((before - after)[1:], [2.5, 97.5])
-    return Drop(locale, metric, float(before[0]), float(after[0]), float(low), float(high), int(changed))
+    return MetricDrop(locale, metric, float(before[0]), float(after[0]), float(low), float(high), int(changed))
 
 
-def worst_of(drops: Sequence[Drop], max_drop: float) -> Drop:
+def worst_of(drops: Sequence[MetricDrop], max_drop: float) -> MetricDrop:
     """The drop that is the furthest beyond its budget, or the closest to it."""
     return max(drops, key=lambda x: (x.exceeds(max_drop), x.low - x.allowed(max_drop), x.points))
 
@@ -159,7 +157,7 @@ def quantise_within(
     max_drop: float,
     source: Path,
     target: Path,
-    drops: Callable[[Answers], Sequence[Drop]],
+    drops: Callable[[Answers], Sequence[MetricDrop]],
     answers_of: AnswersOf,
     order: Callable[[], Sequence[str]],
     any_cpu: bool = True,

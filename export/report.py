@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from export.calibration import BINS, mean_errors
 from export.scope import means_by_method
-from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Manifest, Scope
+from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Manifest, QualityGate, Scope
 
 PARTS = {  # of a graph's file, and the modules with their weights
     "embeddings": ("token_embeddings", "positions"),
@@ -116,7 +116,7 @@ def summary(out: Path, manifest: Manifest, sizes: dict[str, int]) -> dict[str, A
         "digest": manifest.digest,
         "megabytes": round(sum(entry.bytes for entry in manifest.files.values()) / 1e6, 2),
         "accuracy": {p: manifest.accuracy[p]["mean"] for p in ("fp32", "int8", "typed") if p in manifest.accuracy},
-        "quality_gate": gate and {name: gate[name] for name in ("max_drop", "passed", "kept_fp32")},
+        "quality_gate": gate and gate.model_dump(mode="json", include={"max_drop", "passed", "kept_fp32"}),
         "latency": manifest.latency,
         "fp32_max_abs_logit_difference": max(manifest.parity["fp32_max_abs_logit_difference"].values()),
         "trimming": manifest.parity.get("trimming"),
@@ -158,19 +158,19 @@ def _quality(manifest: Manifest) -> str:
     )
 
 
-def _gate(gate: Mapping[str, Any]) -> str:
+def _gate(gate: QualityGate) -> str:
     """What int8 loses against fp32, by how much the quality gate allows it to, and which nodes stay in fp32."""
-    drops = [(figures, metric, locale) for metric, found in gate["drops"].items() for locale, figures in found.items()]
-    worst, metric, locale = max(drops, key=lambda drop: (drop[0]["low"], drop[0]["drop"]))
-    budget = "off" if gate["max_drop"] is None else f"{gate['max_drop']:g} points"
-    outcome = "passed" if gate["passed"] else "the loss is too large"
+    drops = [(figures, metric, locale) for metric, found in gate.drops.items() for locale, figures in found.items()]
+    worst, metric, locale = max(drops, key=lambda drop: (drop[0].low, drop[0].drop))
+    budget = "off" if gate.max_drop is None else f"{gate.max_drop:g} points"
+    outcome = "passed" if gate.passed else "the loss is too large"
     text = (
-        f"Quality gate of int8 against fp32 ({budget}): {outcome}. The largest loss is {worst['drop']:.2f} points of "
-        f"{metric.replace('_', ' ')} in {locale} (95 % interval {worst['low']:.2f} to {worst['high']:.2f})."
+        f"Quality gate of int8 against fp32 ({budget}): {outcome}. The largest loss is {worst.drop:.2f} points of "
+        f"{metric.replace('_', ' ')} in {locale} (95 % interval {worst.low:.2f} to {worst.high:.2f})."
     )
     if unlabelled := sorted({locale for _, metric, locale in drops if metric.endswith("_agreement")}):
         text += f" Without labels only the agreement with fp32 was measured for some heads in {', '.join(unlabelled)}."
-    if kept := gate["kept_fp32"]:
+    if kept := gate.kept_fp32:
         text += f" Kept in fp32 to pass: {', '.join(kept)}."
     return text
 

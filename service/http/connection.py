@@ -113,7 +113,10 @@ class Connection(asyncio.Protocol):
             return
         self._framing_bytes += len(data)
         try:
-            self._feed(data)
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._decline_upgrades(memoryview(data)[upgrade.args[0] :])
         except ServiceError as error:
             self._refuse(error)
         except httptools.HttpParserError as error:
@@ -140,7 +143,9 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._head_is_open = True
-        self._idle_until = max(self._idle_until, self._loop.time() + HEAD_SECONDS)
+        idle_until = self._loop.time() + HEAD_SECONDS
+        if idle_until > self._idle_until:
+            self._idle_until = idle_until
         self._url = b""
         self._headers = []
         self._checked = []
@@ -158,17 +163,17 @@ class Connection(asyncio.Protocol):
             raise HeadTooLarge(limit=MAX_HEAD_BYTES)
         if not self._head_is_open:
             return
-        name = name.lower()
-        if name in CHECKED_HEADERS:
-            self._checked.append((name, value))
-        self._headers.append((name, value))
+        header = (name.lower(), value)
+        if header[0] in CHECKED_HEADERS:
+            self._checked.append(header)
+        self._headers.append(header)
 
     def on_headers_complete(self) -> None:
         """The head is complete: start the request, or queue it behind the one that is being answered."""
         if self.is_stopping:  # the request before asked to close
             self._has_dropped = True
             return
-        if self._parser.should_upgrade():  # parsed again: `_decline_upgrade`
+        if self._parser.should_upgrade():  # parsed again: `_decline_upgrades`
             return
         self._end_head()
         version = self._parser.get_http_version()
@@ -208,9 +213,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The request is complete."""
-        if self._incoming is not None:
-            self._incoming.feed_end()
-            if not self._incoming.keep_alive:
+        incoming = self._incoming
+        if incoming is not None:
+            incoming.feed_end()
+            if not incoming.keep_alive:
                 self.is_stopping = True
             self._incoming = None
 
@@ -316,28 +322,23 @@ class Connection(asyncio.Protocol):
         parser.set_dangerous_leniencies(lenient_keep_alive=True)
         return parser
 
-    def _feed(self, data: bytes) -> None:
-        """Parse bytes. A request that asks for an upgrade is parsed again without, since the parser skips its body."""
-        rest: bytes | memoryview = data
+    def _decline_upgrades(self, rest: memoryview) -> None:
+        """Parse a request again without its upgrade, since the parser skips its body then; and what follows it."""
         while True:
+            method, version = self._parser.get_method(), self._parser.get_http_version()
+            if method == b"CONNECT":
+                raise BadHttp(problem="this is no proxy")
+            lines = [b"%s %s HTTP/%s" % (method, self._url, version.encode())]
+            lines += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
+            self._end_head()
+            self._parser = self._new_parser()
+            self._parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
             try:
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
-                rest = memoryview(rest)[upgrade.args[0] :]
-                self._decline_upgrade()
+                rest = rest[upgrade.args[0] :]
             else:
                 return
-
-    def _decline_upgrade(self) -> None:
-        """Parse the current head again without its upgrade header."""
-        method, version = self._parser.get_method(), self._parser.get_http_version()
-        if method == b"CONNECT":
-            raise BadHttp(problem="this is no proxy")
-        lines = [b"%s %s HTTP/%s" % (method, self._url, version.encode())]
-        lines += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
-        self._end_head()
-        self._parser = self._new_parser()
-        self._parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer an invalid request with an error, after the requests before it; then close."""

@@ -40,7 +40,8 @@ async def read_body(
         BadHttp: its chunks are invalid.
         InvalidRequest: it is not JSON or does not fit `model`; the message names the field and what is allowed.
     """
-    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+    media_type = headers.get(b"content-type", b"")
+    if media_type != b"application/json" and media_type.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType
     declared = headers.get(b"content-length", b"").lstrip(b"0")  # `int` refuses thousands of digits
     if declared.isdigit() and int(declared) > max_bytes:

@@ -210,11 +210,14 @@ class ModelQueue:
         Raises:
             Overloaded, DeadlinePassed: as `Admission.admit_in_turn`.
             ClientLeft: the client disconnected while the batch waited.
+            NotReady: the student is out of service.
         """
         seconds = None if context.deadline is None else context.deadline - time.perf_counter()
         permits = await self.permits.admit_in_turn(items, seconds)
         try:
             _check(context, waited=True)
+            if self.problem is not None:
+                raise _out_of_service(self.problem)
         except BaseException:
             permits.give_back(items)
             raise

@@ -214,7 +214,6 @@ class Manifest(_Frozen):
     parity: dict[str, Any] = {}
     accuracy: dict[str, Any] = {}
     latency: dict[str, Any] = {}
-    quality_gate: dict[str, Any] | None = None
     calibration: Calibration | None = None
     quality_gate: QualityGate | None = None
     training: dict[str, Any] = {}

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from export import gate, onnx, pipeline
 from export.folder import ExportError
-from export.gate import Drop, drops_of, quantise_within
+from export.gate import MetricDrop, drops_of, quantise_within
 from export.graph import export_fp32
 from export.quantization import quantisable_nodes, quantise_int8
-from service.student.manifest import Labels, read_manifest
+from service.student.manifest import Drop, Labels, read_manifest
 from service.student.student import Student
 from training.data import datasets
 from training.data.utterances import Slot, Utterance
@@ -82,7 +82,7 @@ def test_without_labels_of_the_student_the_agreement_with_fp32_counts(
     gate.warn(found)
     assert found.passed
     assert "the data has no labels of the student for intent" in caplog.text
-    assert found.report()["drops"]["intent_agreement"] == {"de-DE": {"drop": 0.0, "low": 0.0, "high": 0.0}}
+    assert found.report().drops["intent_agreement"] == {"de-DE": Drop(drop=0, low=0, high=0)}
 
 
 def test_a_head_with_labels_in_one_locale_is_measured_there() -> None:
@@ -108,8 +108,8 @@ def fp32_nodes(graph: Path, candidates: Sequence[str]) -> list[str]:
     return [node.name for node in loaded.node if node.name in candidates and weights.intersection(node.input)]
 
 
-def drop_of(points: float) -> list[Drop]:
-    return [Drop("de-DE", "exact_match", 60.0, 60.0 - points, points, points, 10)]
+def drop_of(points: float) -> list[MetricDrop]:
+    return [MetricDrop("de-DE", "exact_match", 60.0, 60.0 - points, points, points, 10)]
 
 
 @pytest.mark.parametrize("needed", [0, 1, 3, 6])
@@ -117,7 +117,7 @@ def test_as_few_nodes_as_possible_stay_in_fp32(fp32: Path, tmp_path: Path, neede
     order = quantisable_nodes(fp32)
     graph = tmp_path / "int8.onnx"
 
-    def drops(_: object) -> list[Drop]:
+    def drops(_: object) -> list[MetricDrop]:
         return drop_of(2.0 * (needed - len(fp32_nodes(graph, order[:needed]))))
 
     found = quantise_within(0.5, fp32, graph, drops, lambda _: [RIGHT], lambda: order)
@@ -157,10 +157,10 @@ def test_a_student_that_collapses_in_int8_is_mended_without_flags(
 
     manifest = read_manifest(out)
     assert manifest.quality_gate is not None
-    assert manifest.quality_gate["passed"]
-    assert manifest.quality_gate["max_drop"] == 0.5
-    assert manifest.quality_gate["kept_fp32"] == ["/token_embeddings/Gather"]
-    assert set(manifest.quality_gate["drops"]) == set(gate.GATED)
+    assert manifest.quality_gate.passed
+    assert manifest.quality_gate.max_drop == 0.5
+    assert manifest.quality_gate.kept_fp32 == ("/token_embeddings/Gather",)
+    assert set(manifest.quality_gate.drops) == set(gate.GATED)
     intents = {name: manifest.accuracy[name]["de-DE"]["intent_accuracy"] for name in ("fp32", "int8")}
     assert intents["int8"] > intents["fp32"] - 5
     assert "Kept in fp32 to pass: /token_embeddings/Gather" in (out / "MODEL_CARD.md").read_text()
@@ -179,8 +179,8 @@ def test_any_loss_is_exported_on_request_with_a_warning(
 
     found = read_manifest(out).quality_gate
     assert found is not None
-    assert (found["max_drop"], found["passed"], found["kept_fp32"]) == (None, False, [])
-    assert found["drops"]["intent_accuracy"]["de-DE"]["low"] > 5
+    assert (found.max_drop, found.passed, found.kept_fp32) == (None, False, ())
+    assert found.drops["intent_accuracy"]["de-DE"].low > 5
     assert "--max-drop none: the quality gate is off, and int8 loses" in capsys.readouterr().err
     assert "(off): the loss is too large" in (out / "MODEL_CARD.md").read_text()
 
@@ -232,9 +232,8 @@ def test_labels_of_others_are_judged_by_agreement_with_fp32(
     assert "the data has no labels of the student for intent" in capsys.readouterr().err
     assert onnx.main(["--ckpt", str(with_outlier), "--out", str(tmp_path / "mended"), *command]) == 0
 
-    assert (read_manifest(tmp_path / "sound").quality_gate or {})["kept_fp32"] == []
-    mended = read_manifest(tmp_path / "mended")
-    assert (mended.quality_gate or {})["kept_fp32"] == ["/token_embeddings/Gather"]
+    gates = [read_manifest(tmp_path / name).quality_gate for name in ("sound", "mended")]
+    assert [found and found.kept_fp32 for found in gates] == [(), ("/token_embeddings/Gather",)]
     assert "only the agreement with fp32 was measured" in (tmp_path / "mended" / "MODEL_CARD.md").read_text()
 
 

@@ -120,6 +120,16 @@ def test_item_of_a_batch_that_panics_has_an_error_of_its_own(client: Any) -> Non
     assert queue.free == 128
 
 
+def test_text_that_panics_is_not_cached(make_client: Any, poisoned: Path) -> None:
+    client = make_client(poisoned, cache_entries=10)
+
+    statuses = [client.post("/v1/nlu", json=POISON).status_code]
+    until(client, lambda: is_back(client))
+    statuses += [client.post("/v1/nlu", json=body).status_code for body in (BODY, BODY, POISON)]
+
+    assert statuses == [500, 200, 200, 500]
+
+
 def test_comparison_with_a_student_that_panics_has_the_others_answers(client: Any) -> None:
     results = ask(client, "/v1/compare", POISON).json()["results"]
 
@@ -130,9 +140,11 @@ def test_comparison_with_a_student_that_panics_has_the_others_answers(client: An
 def test_student_is_out_of_service_until_it_is_tested(client: Any, held: threading.Event) -> None:
     ask(client, body=POISON)
 
+    batch = ask(client, "/v1/nlu/batch", {"items": [BODY, BODY]})
     refused, other, ready = ask(client), ask(client, body={**BODY, "model": "german"}), client.get("/readyz")
 
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert (batch.status_code, batch.headers["retry-after"]) == (503, "1")
     assert (
         refused.json()["error"]["message"] == "not ready: student s is tested again after a panic of a native library"
     )

@@ -116,6 +116,14 @@ def test_line_is_bounded_by_the_texts_before_a_batch_and_not_by_its_size() -> No
     run(scenario)
 
 
+def test_batch_of_one_text_does_not_wait() -> None:
+    async def scenario(admission: Admission) -> None:
+        with admission.admit(8), pytest.raises(Overloaded):
+            await admission.admit_in_turn(1, None)
+
+    run(scenario)
+
+
 @given(st.lists(st.tuples(st.sampled_from(("single", "batch", "end", "cancel")), st.integers(1, 8)), max_size=60))
 def test_no_permit_is_lost_or_given_twice(steps: list[tuple[str, int]]) -> None:
     async def scenario(admission: Admission) -> None:

@@ -137,6 +137,27 @@ def test_reload_needs_keys_to_be_configured(client: Any) -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "forbidden")
 
 
+def test_reload_reads_keys_and_experiment_again_at_once(
+    make_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.watched_file.CHECK_SECONDS", 3600)
+    keys, experiment = tmp_path / "keys", tmp_path / "experiment.toml"
+    keys.write_text(KEY["x-api-key"])
+    experiment.write_text('[arms.a]\nmodel = "s"\nweight = 1\n')
+    client = make_client(api_keys_file=keys, experiment_file=experiment)
+    new = {"x-api-key": "another-key-of-many-characters"}
+    keys.write_text(new["x-api-key"])
+    experiment.write_text('[arms.other]\nmodel = "s"\nweight = 1\n')
+
+    before = client.post("/v1/nlu", json=BODY, headers=new)
+    client.call(client.app.state.reload)
+    after = client.post("/v1/nlu", json=BODY, headers=new)
+
+    assert before.status_code == 401
+    assert (after.status_code, after.json()["arm"]) == (200, "other")
+    assert ask(client).status_code == 401
+
+
 def test_reload_empties_the_cache(serve: Any, folder: Path, edit: Any) -> None:
     client = serve(cache_entries=10)
     ask(client)
