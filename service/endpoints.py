@@ -58,7 +58,7 @@ class Endpoints:
             raise
         context.timings = answer.timings
         context.after_reply = partial(self._record_turn, route, answer)
-        return _json_reply(_nlu_body(route.model, body, answer, context.request_id, route.arm))
+        return json_reply(nlu_body(route.model, body, answer, context.request_id, route.arm))
 
     async def domain(self, context: Context, body: requests.DomainRequest) -> Reply:
         """The domain alone, from the student with the alias `domain` if there is one, else from the default student."""
@@ -68,7 +68,7 @@ class Endpoints:
         answer = await model.answer(context, body)
         context.timings = answer.timings
         context.after_reply = partial(self._record, model, [answer])
-        return _json_reply(_domain_body(model, body, answer, context.request_id))
+        return json_reply(_domain_body(model, body, answer, context.request_id))
 
     async def compare(self, context: Context, body: requests.CompareRequest) -> Reply:
         """The answers of several students to one text, with their timings and differences.
@@ -84,7 +84,7 @@ class Endpoints:
         for name, model in models.items():
             try:
                 answers[name] = await model.answer(context, body, began=time.perf_counter())
-                results[name] = _nlu_body(model, body, answers[name], context.request_id)
+                results[name] = nlu_body(model, body, answers[name], context.request_id)
             except errors.ClientLeft:
                 raise
             except ServiceError as error:
@@ -96,7 +96,7 @@ class Endpoints:
             self.metrics.count_error(problem)
         context.timings = Timings.of_several([answer.timings for answer in answers.values()], context.began)
         same = agreement({name: answer.prediction for name, answer in answers.items()})
-        return _json_reply(
+        return json_reply(
             {
                 "results": results,
                 "agreement": same,
@@ -113,7 +113,7 @@ class Endpoints:
         result = self.router.record_feedback(body)
         labels = result.labels
         context.model = labels.model
-        return _json_reply(
+        return json_reply(
             {
                 "request_id": body.request_id,
                 "outcome": body.outcome,
@@ -144,7 +144,7 @@ class Endpoints:
                         raise item
                     answer = await model.answer_admitted(context, item)
                     answers.append(answer)
-                    results.append(_nlu_body(model, item, answer, context.request_id))
+                    results.append(nlu_body(model, item, answer, context.request_id))
                 except errors.ClientLeft:
                     raise
                 except ServiceError as error:
@@ -152,12 +152,12 @@ class Endpoints:
                     results.append(error_body(error, context.request_id))
                 permits.give_back(1)
         context.timings = Timings.of_batch([answer.timings for answer in answers])
-        return _json_reply({"results": results})
+        return json_reply({"results": results})
 
     async def models(self, _: Context) -> Reply:
         """The loaded students, as described by their manifests, and the folders that were refused."""
         models = [_model_body(model, self.registry.aliases_of(name)) for name, model in self.registry.models.items()]
-        return _json_reply({"models": models, "refused": self.registry.refused})
+        return json_reply({"models": models, "refused": self.registry.refused})
 
     async def reload(self, _: Context) -> Reply:
         """Load new and changed students from the students folder; they serve once they are warm and self-tested.
@@ -169,19 +169,19 @@ class Endpoints:
         outcome: Json = await self.app.state.reload()
         if outcome["refused"]:
             raise errors.ReloadRefused(problems="; ".join(outcome["refused"]))
-        return _json_reply(outcome)
+        return json_reply(outcome)
 
     async def live(self, _: Context) -> Reply:
         """200 as long as the process can answer."""
-        return _json_reply({"status": "live"})
+        return json_reply({"status": "live"})
 
     async def ready(self, context: Context) -> Reply:
         """200 once every expected student is loaded, warm and self-tested; else 503 with the reasons."""
         reasons = self.registry.reasons_not_ready()
         if not reasons:
-            return _json_reply({"status": "ready"})
+            return json_reply({"status": "ready"})
         error = errors.NotReady(reason="; ".join(reasons))  # not raised: a health check is not a rejected request
-        return _json_reply(error_body(error, context.request_id))._replace(status=error.row.status)
+        return json_reply(error_body(error, context.request_id))._replace(status=error.row.status)
 
     async def expose(self, _: Context) -> Reply:
         """Metrics in the Prometheus text format."""
@@ -197,7 +197,7 @@ class Endpoints:
 
     async def openapi(self, _: Context) -> Reply:
         """The OpenAPI document."""
-        return _json_reply(self.app.openapi())
+        return json_reply(self.app.openapi())
 
     @cached_property
     def _reference(self) -> Reply:
@@ -212,11 +212,12 @@ class Endpoints:
             self.metrics.defer(model.metrics.count, question.locale, prediction, timings, cached)
 
 
-def _json_reply(body: Json) -> Reply:
+def json_reply(body: Json) -> Reply:
+    """A reply of status 200 with a JSON body."""
     return Reply(orjson.dumps(body))
 
 
-def _nlu_body(model: LoadedModel, item: TextRequest, answer: Answer, request_id: str, arm: str | None = None) -> Json:
+def nlu_body(model: LoadedModel, item: TextRequest, answer: Answer, request_id: str, arm: str | None = None) -> Json:
     """The body of `schemas.NluReply`."""
     question, prediction, _, _ = answer
     domain, intent = _labels(prediction.domain), _labels(prediction.intent)

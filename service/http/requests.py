@@ -57,7 +57,7 @@ async def read_body(
                 raw = await _collect(receive, max_bytes, message or await receive())
         except TimeoutError:
             raise BodyTimeout({"connection": "close"}, seconds=seconds) from None
-    return _parse(raw, model)
+    return parse_body(raw, model)
 
 
 def poll(receive: Receive) -> Message | None:
@@ -88,7 +88,8 @@ async def _collect(receive: Receive, max_bytes: int, message: Message) -> bytes:
         message = await receive()
 
 
-def _parse(raw: bytes, model: type[Body]) -> Body:
+def parse_body(raw: bytes, model: type[Body]) -> Body:
+    """A body as its schema. Raises the service's error that names the field, and what is wrong with it."""
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:

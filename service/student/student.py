@@ -48,9 +48,10 @@ class Student(Predictor):
         return student
 
     def _check_signature(self, folder: Path) -> None:
-        inputs = [i.name for i in self._session.get_inputs()]
-        if inputs != ["input_ids"]:
-            raise StudentError(f"{folder}: {MODEL_FILE} takes {inputs}, expected ['input_ids']")
+        inputs = {i.name: i.shape for i in self._session.get_inputs()}
+        if list(inputs) != ["input_ids"] or len(inputs["input_ids"]) != 1:
+            hint = "; export the student again" if list(inputs) == ["input_ids"] else ""
+            raise StudentError(f"{folder}: {MODEL_FILE} takes {inputs}, expected input_ids [tokens]{hint}")
         shapes = {o.name: o.shape for o in self._session.get_outputs()}
         for name, output in zip(self._results, self._outputs, strict=True):
             if output not in shapes:

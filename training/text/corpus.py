@@ -24,7 +24,7 @@ LOCALE = re.compile(r"[a-z]{2,3}([-_][A-Za-z0-9]{2,8})*")  # a language or a BCP
 _RECORD = struct.Struct(">QI")  # key, length of the payload
 _BUCKET_BITS = 7  # 128 open files at most: macOS allows 256
 _SPILL_LEVELS = 3
-_BUFFER = 1 << 15
+BUFFER_BYTES = 1 << 15
 _TAIL = 2048  # tokens at the end of a budget, for which lines are chosen that sum up to it exactly
 _HAN_KANA = re.compile(
     "[\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
@@ -175,7 +175,7 @@ class DiskShuffle:
         """Add a record."""
         bucket = (key >> self._shift) & ((1 << _BUCKET_BITS) - 1)
         if bucket not in self._streams:
-            self._streams[bucket] = (self._folder / f"{bucket:03}").open("wb", buffering=_BUFFER)
+            self._streams[bucket] = (self._folder / f"{bucket:03}").open("wb", buffering=BUFFER_BYTES)
         write_record(self._streams[bucket], key, payload)
 
     def drain(self) -> Iterator[tuple[int, bytes]]:

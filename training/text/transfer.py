@@ -42,7 +42,7 @@ COMMAND = "training.corpus"
 log = logging.getLogger(COMMAND)
 
 _LINE = struct.Struct(">HI")  # source, tokens; the text follows
-_BATCH = 1000
+BATCH_LINES = 1000
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 
@@ -120,7 +120,7 @@ class Mixer:
         with self._read, _bar("read") as bar:
             for index, source in enumerate(self._sources):
                 lines = iter(source.lines())
-                while batch := list(islice(lines, _BATCH)):
+                while batch := list(islice(lines, BATCH_LINES)):
                     kept = list(self._allowed(batch, source.kind, held_out))
                     for (form, text), tokens in zip(kept, count([text for _, text in kept]), strict=True):
                         if tokens:

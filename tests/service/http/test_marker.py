@@ -382,9 +382,9 @@ def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) 
         "service.models.queue.ModelQueue.admit",
         "service.models.queue.LoadedModel.answer_admitted",
         "service.models.queue.LoadedModel.question_of",
-        "service.endpoints._nlu_body",
-        "service.endpoints._json_reply",
-        "service.http.requests._parse",
+        "service.endpoints.nlu_body",
+        "service.endpoints.json_reply",
+        "service.http.requests.parse_body",
         "service.http.middleware.read_body",
     ],
 )

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from service.student.manifest import StudentError
 from service.student.student import Student
@@ -111,6 +113,18 @@ def test_graph_of_other_width_is_refused(folder: Path, replace_graph: Any, graph
     replace_graph(folder, graph_of_other_width)
 
     with pytest.raises(StudentError, match="'domain_logits' has 4 columns"):
+        Student.load(folder)
+
+
+def test_graph_of_an_older_export_is_refused(folder: Path, replace_graph: Any) -> None:
+    model = onnx.load(str(folder / "model.onnx"))
+    for node in model.graph.node:
+        node.input[:] = ["text" if name == "input_ids" else name for name in node.input]
+    model.graph.node.insert(0, helper.make_node("Squeeze", ["input_ids"], ["text"]))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input_ids", TensorProto.INT64, [1, "tokens"]))
+    replace_graph(folder, model.SerializeToString())
+
+    with pytest.raises(StudentError, match=r"takes .*\[1, 'tokens'\].*, expected input_ids \[tokens\]; export"):
         Student.load(folder)
 
 

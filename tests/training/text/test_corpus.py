@@ -488,8 +488,8 @@ def test_buckets_too_large_for_memory_are_split(tmp_path: Path, monkeypatch: pyt
 
 
 def test_memory_does_not_grow_with_text_or_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "_BUFFER", 1 << 10)  # the buffers of open files would hide what a line costs
-    monkeypatch.setattr(transfer, "_BATCH", 100)
+    monkeypatch.setattr(corpus, "BUFFER_BYTES", 1 << 10)  # the buffers of open files would hide what a line costs
+    monkeypatch.setattr(transfer, "BATCH_LINES", 100)
     peaks = []
     for lines in (2_000, 20_000):
         flags = {"generic": large(tmp_path / str(lines), lines), "ratio": "1:0", "locales": "de"}
