@@ -30,6 +30,7 @@ MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
 OUTSIDE = "O"
 PROFILE_BINS = 20
+MAX_MANIFEST_BYTES = 1 << 22  # one with 52 locales has about half a megabyte; requests wait while it is parsed
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Head = Literal["domain", "intent", "slots"]
@@ -268,9 +269,11 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         with open_regular_file(path) as stream:
-            raw = stream.read()
+            raw = stream.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
         raise StudentError(f"{folder}: not a student folder: cannot read {MANIFEST_FILE} ({error.strerror})") from error
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise StudentError(f"{folder}: {MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
     try:
         manifest = Manifest.model_validate_json(raw)
     except ValidationError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.student.manifest import StudentError, read_manifest
+from service.student.manifest import MAX_MANIFEST_BYTES, StudentError, read_manifest
 
 
 def test_valid_folder_is_read(folder: Path) -> None:
@@ -88,6 +88,14 @@ def test_invalid_field_is_named(folder: Path, edit: Any, path: str, value: Any, 
 
     assert str(folder) in str(caught.value)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[" * 30_000, '{"training":' + '{"a":' * 30_000, " " * (MAX_MANIFEST_BYTES + 1)])
+def test_manifest_that_is_too_deep_or_too_large_is_refused(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+
+    with pytest.raises(StudentError, match=r"manifest\.json (does not fit schema version 1|is larger)"):
+        read_manifest(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
