@@ -28,7 +28,7 @@ from service.http.keys import KeysError
 from service.http.middleware import RequestMiddleware
 from service.models.registry import ModelRegistry
 from service.models.reload import Reloader
-from service.monitoring.metrics import SHARED_FOLDER, count_as
+from service.monitoring.shared import FOLDER_VARIABLE, count_as
 from service.monitoring.tracing import TracingError
 from service.process.channel import BEATS, Announce, Channel, Json, Report, StartError
 from service.process.signals import RELOAD, STOP, ignore_others
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)s {task['name']} %(name)s: %(message)s"
     )
-    count_as(task["name"])
+    count_as(task["name"], os.environ[FOLDER_VARIABLE])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_work(settings, task))
 
@@ -227,7 +227,7 @@ async def _work(settings: Settings, task: Json) -> int:
     beating.cancel()
     app.metrics.flush()  # other workers may continue to report this one's metrics
     if listening.done():  # the supervisor has died and can't clean up
-        shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
+        shutil.rmtree(os.environ[FOLDER_VARIABLE], ignore_errors=True)
     _end_despite_threads(app)
     return 0
 

@@ -149,6 +149,24 @@ def test_no_students_is_one_sentence(tmp_path: Path, name: str, workers: str) ->
     assert error.count("\n") == 1
 
 
+WITHOUT_SPACE = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+from service.__main__ import main
+sys.exit(main(["--log-level", "error", "--workers", "2", "--port", "0", "--students", sys.argv[1]]))
+"""
+
+
+def test_no_folder_for_metrics_is_one_sentence(students: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SPACE, str(students)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no folder for the metrics of several workers, with 3 MiB: /dev/shm: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_bad_flag_is_one_sentence() -> None:
     assert refuse("--prot", "1") == (2, "error: unknown argument --prot (did you mean --port?); see --help\n")
 
@@ -384,7 +402,8 @@ def test_stop_does_not_wait_for_a_text_that_hangs_in_a_thread(folder: Path, edit
     with Server("--students", str(folder), "--drain-seconds", "1", program=STUCK) as server:
         body = b'{"text":"wetter","locale":"de-DE"}'
         with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(b"POST /v1/nlu HTTP/1.1\r\nhost: nlu\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+            head = b"POST /v1/nlu HTTP/1.1\r\nhost: nlu\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            client.sendall(head % len(body) + body)
             until(lambda: "stuck" in server.log())
 
             assert server.stop() == 0
