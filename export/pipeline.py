@@ -82,7 +82,7 @@ def load_student(ckpt: Path) -> Checkpoint:
     if not isinstance(checkpoint.model.config, StudentConfig):
         raise ExportError(
             f"a Hugging Face encoder ({checkpoint.model.config.size}) can't be exported, only this project's students: "
-            "train one with training.finetune --teacher"
+            "train one with training.finetune --teacher, or adopt the encoder with training.adopt before fine-tuning"
         )
     return checkpoint
 

@@ -1,7 +1,7 @@
 """The shared unigram tokenizer.
 
-Its file holds everything that the service needs: normaliser (NFKC, lower case, single spaces), the split into words
-that carry slot tags, the tokens, and the [CLS] in front.
+Its file holds everything that the service needs: normaliser, the split into words that carry slot tags, the tokens, and
+the [CLS] in front.
 """
 
 from __future__ import annotations
@@ -38,6 +38,15 @@ _KEPT = rf"(?<=[^{_LETTER}]\p{{L}})\.(?![{_LETTER}])|(?<=\p{{L}})'(?![{_LETTER}]
 _EDGE = rf"▁?(?:(?<![{_LETTER}])[^{_LETTER}▁]|[^{_LETTER}▁](?![{_LETTER}]))"
 WORD_SPLIT = rf"(?!{_KEPT}){_EDGE}|▁?[\p{{Han}}\p{{Hiragana}}\p{{Katakana}}ー]"
 
+# Format characters (Unicode category Cf: soft hyphen, zero-width space, joiners, byte-order mark, marks of direction),
+# variation selectors and fillers: nobody sees them, so they are no part of a word
+_INVISIBLE = r"[\p{Cf}\p{Default_Ignorable_Code_Point}]"
+_APOSTROPHES = "[’‘‛ʼ´`′]"
+_QUOTES = "[“”„‟«»‹›‚❝❞「」『』〝〞〟]"
+_HYPHENS = "[‐‑‒–—―−]"
+# Between a mark in front of a word and the word: "¿qué" and "$5" have the tokens of "qué" and "5", as after a space
+_AFTER_OPENING_MARK = rf"(?<=^[^{_LETTER}\s]|[^{_LETTER}][^{_LETTER}\s])(?=[\p{{L}}\p{{N}}])"
+
 
 class SpecialIds(NamedTuple):
     """Ids of the special tokens; `protected` are all of them in order, including those that end a text."""
@@ -65,11 +74,20 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
 
 
 def normaliser(*more: normalizers.Normalizer) -> normalizers.Normalizer:
-    """The project's normaliser (NFKC, lower case, single spaces), then `more`."""
-    apostrophes = normalizers.Replace(Regex("[’‘ʼ]"), "'")
-    spaces = normalizers.Replace(Regex(r"[\s\p{Cc}\u200b]+"), " ")
-    lower = normalizers.Lowercase()
-    return normalizers.Sequence([normalizers.NFKC(), lower, apostrophes, spaces, normalizers.Strip(), *more])
+    """The project's normaliser, then `more`: what can be typed in several ways becomes one.
+
+    NFKC and lower case; no invisible characters, inside words either; one kind of apostrophe, quotation mark and
+    hyphen; "…", "..." and "!!" as "." and "!"; single spaces, also after a mark in front of a word. MASSIVE's text has
+    the same tokens as with NFKC, lower case and single spaces alone, but for about one utterance in a thousand.
+    """
+    first = {_INVISIBLE: "", _APOSTROPHES: "'", _QUOTES: '"'}  # before NFKC, which splits "´" into space and accent
+    then = {_HYPHENS: "-", r"\.{2,}": ". ", r"([!?])(?=\1)": "", _AFTER_OPENING_MARK: " ", r"[\s\p{Cc}]+": " "}
+    before, after = (
+        [normalizers.Replace(Regex(pattern), content) for pattern, content in replaced.items()]
+        for replaced in (first, then)
+    )
+    parts = [*before, normalizers.NFKC(), normalizers.Lowercase(), *after, normalizers.Strip(), *more]
+    return normalizers.Sequence(parts)
 
 
 def new_tokenizer() -> Tokenizer:

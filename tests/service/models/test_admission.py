@@ -65,10 +65,10 @@ def test_batch_of_a_client_that_left_while_it_waited_takes_no_permits(make_clien
         raise AssertionError("the client has disconnected")
 
     async def wait_and_leave() -> None:
-        scope = {"type": "http", "method": "POST", "path": "/v1/nlu/batch", "headers": [], "query_string": b""}
+        scope = {"type": "http", "method": "POST", "path": "/v1/nlu/batch", "headers": [TYPED], "query_string": b""}
         with queue_of(client).admit(3):
             waiting = asyncio.create_task(client.app(scope, receive, send))
-            while queue_of(client).free:  # the free permit is kept for the batch
+            while queue_of(client).free and not waiting.done():  # the free permit is kept for the batch
                 await asyncio.sleep(0)
         await waiting
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import unicodedata
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,9 @@ def encoder(sample: Path) -> TextEncoder:
         ("l’été «Jazz»", "l’été|«|Jazz|»"),
         ("星期五 9点", "星|期|五|9|点"),
         ("नमस्ते, 50%", "नमस्ते|,|50|%"),
+        ("„Jazz“ ‹Jazz› 'Jazz'", "„|Jazz|“|‹|Jazz|›|'|Jazz'"),
+        ("$5 5€ 20° (9h)", "$|5|5|€|20|°|(|9h|)"),
+        ("weck\u00admich um\u200bgehend❤\ufe0f…heute", "weck\u00admich|um\u200bgehend|❤|…|heute"),
     ],
 )
 def test_words_end_where_punctuation_begins(encoder: TextEncoder, text: str, words: str) -> None:
@@ -51,8 +56,44 @@ def test_case_and_spaces_make_no_difference(encoder: TextEncoder) -> None:
     assert encoder.encode("  WECK  mich\u00a0auf ").ids == encoder.encode("weck mich auf").ids
 
 
-@given(st.text(max_size=60))
-@settings(max_examples=300)
+@pytest.mark.parametrize(
+    ("typed", "plain"),
+    [
+        ("\ufeffweck\u200b mi\u00adch\u2060 a\u034fuf\ufe0f", "weck mich auf"),
+        ("\u200eweck\u202f\u2009mich\u3000auf", "weck mich auf"),
+        ("l’heure l‘heure lʼheure l´heure l`heure", "l'heure l'heure l'heure l'heure l'heure"),
+        ("“a” „a“ «a» ‹a› ”a” 「a」 ❝a❞", '"a" "a" "a" "a" "a" "a" "a"'),
+        ("weck mich… um neun.... los!!! ja??", "weck mich. um neun. los! ja?"),
+        ("porte‑moi – 5−6", "porte-moi - 5-6"),
+    ],
+)
+def test_ways_of_typing_make_no_difference(encoder: TextEncoder, typed: str, plain: str) -> None:
+    assert encoder.encode(typed).ids == encoder.encode(plain).ids
+
+
+@pytest.mark.parametrize("mark", ["¿", "$", '"', "(", "#", "…"])
+def test_a_mark_in_front_of_a_word_leaves_its_tokens(encoder: TextEncoder, mark: str) -> None:
+    marked, alone = encoder.encode(f"{mark}freitag"), encoder.encode("freitag")
+
+    assert marked.ids[marked.first_tokens[1] :] == alone.ids[1:]
+    assert marked.words == [(0, 1), (1, 8)]
+
+
+def test_no_format_character_makes_a_difference(encoder: TextEncoder) -> None:
+    plain = encoder.encode("frei tag").ids
+
+    for character in filter(lambda c: unicodedata.category(c) == "Cf", map(chr, range(sys.maxunicode + 1))):
+        assert encoder.encode(f"{character}fr{character}ei{character} tag{character}").ids == plain, character
+
+
+TYPED = st.text(
+    st.sampled_from("aB9 '’´“”„«»\"…..!?¿-–$€°%(\u00a0\u200b\u00ad\ufeff\u200d\ufe0f\u0301😀½l")
+    | st.characters(codec="utf-8")
+)
+
+
+@given(st.text(max_size=60) | TYPED)
+@settings(max_examples=600)
 def test_words_are_ordered_slices_of_the_raw_text(encoder: TextEncoder, text: str) -> None:
     encoded = encoder.encode(text)
 
@@ -60,6 +101,7 @@ def test_words_are_ordered_slices_of_the_raw_text(encoder: TextEncoder, text: st
     for start, end in encoded.words:
         assert 0 <= start < end <= len(text)
         assert text[start:end] == text[start:end].strip()
+    assert all(before[0] <= after[0] and before[1] <= after[1] for before, after in pairwise(encoded.words))
     assert encoded.first_tokens == sorted(set(encoded.first_tokens))
     assert all(0 < position < len(encoded.ids) <= 64 for position in encoded.first_tokens)
 
