@@ -170,7 +170,7 @@ async def _reload(reloader: Reloader, files: Sequence[WatchedFile[Any]]) -> Json
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the students in a thread, so that ``/livez`` answers meanwhile; then watch their folder, if set."""
+    """Load the students in a thread, so that signals are handled meanwhile; then watch their folder, if set."""
     tasks = [asyncio.create_task(_load_and_watch(app)), asyncio.create_task(_keep_flushing(app))]
     yield
     for task in tasks:

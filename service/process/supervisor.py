@@ -201,7 +201,7 @@ class Supervisor:
             "family": self._bound.family,
             "address": self._bound.getsockname(),
             "channel": theirs.fileno(),
-            # if others serve: don't listen before the students are loaded
+            # if others serve: start although the experiment file is invalid
             "patient": any(other.report for other in self.workers),
         }
         try:

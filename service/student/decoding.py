@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 from service.student.manifest import OUTSIDE
 
 FloatArray = NDArray[np.float32]
+
+_APOSTROPHES = "'’‘ʼ"
+_QUOTES = '"“”„‟«»‹›'
+_OPENING, _CLOSING = "([{", ")]}"
 
 
 class Ranked(NamedTuple):
@@ -89,7 +94,7 @@ def decode_slots(
         combine: computes a slot's confidence from those of its words.
 
     Returns:
-        Spans in order of `start`, not overlapping.
+        Spans in order of `start`, not overlapping, without marks at their edges (`trim`); each has a letter or digit.
     """
     chosen = logits.argmax(axis=-1).tolist()
     if not any(chosen):  # tag 0 is O
@@ -100,9 +105,68 @@ def decode_slots(
         start, end = max(words[first][0], last_end), words[after - 1][1]
         while start < end and text[start].isspace():  # the last span ended within this word's first character
             start += 1
+        last_end = max(end, last_end)
         if start >= end:  # two words from one raw character, such as a fraction sign
             continue
+        if not (text[start].isalnum() and text[end - 1].isalnum()):
+            start, end = trim(text, start, end)
+            if start == end:
+                continue
         confidence = combine(best(logits[word], tags, scale).confidence for word in range(first, after))
         spans.append(Span(name, text[start:end], start, end, confidence))
-        last_end = end
     return spans
+
+
+def trim(text: str, start: int, end: int) -> tuple[int, int]:
+    """The span without white space, punctuation and emoji at its edges; empty where it has no letter or digit.
+
+    What belongs to a value stays: "5 €", "$5", "50%", "20°", "-5", "c++", "#1", "p. m.", "dell'", "hallo (live)".
+    """
+    if not any(map(str.isalnum, text[start:end])):
+        return start, start
+    is_quoted = text[max(start - 1, 0)] in _APOSTROPHES or text[start] in _APOSTROPHES
+    before = start, -1
+    while (start, end) != before:  # an edge may depend on the other one
+        before = start, end
+        while not _ends_value(text, start, end, is_quoted):
+            end -= 1
+        while not _begins_value(text, start, end):
+            start += 1
+    return start, end
+
+
+def _begins_value(text: str, start: int, end: int) -> bool:
+    """Whether the first character of a span is a part of its value."""
+    first, following = text[start], text[start + 1 : end].lstrip()[:1]
+    if first.isalnum():
+        return True
+    if first in "+-−.#@":
+        return text[start + 1].isdigit() or (first in "#@" and text[start + 1].isalnum())
+    if first in _OPENING or first in _QUOTES:
+        return _is_balanced(text[start:end]) and text[end - 1] not in _CLOSING + _QUOTES
+    return unicodedata.category(first) == "Sc" and following.isdigit()
+
+
+def _ends_value(text: str, start: int, end: int, is_quoted: bool) -> bool:
+    """Whether the last character of a span is a part of its value; `is_quoted` if an apostrophe stands before it."""
+    last, before = text[end - 1], text[start : end - 1]
+    if last.isalnum():
+        return True
+    if last == ".":  # of an abbreviation: one letter, with no letter before it
+        return before[-1:].isalpha() and not before[-2:-1].isalnum()
+    if last in _APOSTROPHES:
+        return before[-1:].isalpha() and not is_quoted
+    if last in "+#":
+        return before.rstrip("+#")[-1:].isalnum()
+    if last in _CLOSING or last in _QUOTES:
+        return _is_balanced(text[start:end]) and text[start] not in _OPENING + _QUOTES
+    if unicodedata.category(last) in ("Mn", "Mc") and not unicodedata.name(last, "").startswith("VARIATION SELECTOR"):
+        base = next((c for c in reversed(before) if unicodedata.category(c)[0] != "M"), "")
+        return base.isalnum()  # an accent or vowel sign of its letter
+    return (unicodedata.category(last) == "Sc" or last in "%‰°") and before.rstrip()[-1:].isdigit()
+
+
+def _is_balanced(value: str) -> bool:
+    """Whether a value has as many opening as closing brackets and an even number of quotation marks."""
+    opening, closing, quotes = (sum(map(value.count, marks)) for marks in (_OPENING, _CLOSING, _QUOTES))
+    return opening == closing and quotes % 2 == 0
