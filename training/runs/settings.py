@@ -49,7 +49,7 @@ class FinetuneSettings(RunSettings):
     data: str = setting("", "labelled data: folder, tarball, file or hub:NAME", shown="that of the resumed run")
     locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
-    init: str = setting("", "checkpoint, Hugging Face folder or hub name to start from", unit="CKPT")
+    init: str = setting("", "checkpoint, student, Hugging Face folder or hub name to start from", unit="CKPT")
     init_layers: str = setting(
         "", "layers of a deeper --init to take: 2,4,6, or a mapping's name", unit="LAYERS", shown="uniform"
     )
@@ -97,7 +97,7 @@ class PretrainSettings(TextSettings):
 
     data: str = setting("", "labelled data whose training texts are read too: folder, tarball, file or hub:NAME")
     locales: str = setting("", "comma-separated locales of --data", shown="all of --data")
-    init: str = setting("", "checkpoint, Hugging Face folder or hub name to start from", unit="CKPT")
+    init: str = setting("", "checkpoint, student, Hugging Face folder or hub name to start from", unit="CKPT")
     tokenizer: str = setting("", "tokenizer.json to use", unit="FILE", shown=f"{OF_INIT} trained on the text")
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
     vocabulary: int = tokens(VOCABULARY, "maximum vocabulary of a tokenizer that is trained, in tokens", low=100)
