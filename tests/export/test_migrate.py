@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import onnx
 import pytest
 
+from distilled_nlu import cli
 from export import migrate
 from service.student.manifest import SCHEMA_VERSION, FileEntry, StudentError, read_manifest
 from service.student.student import Student
@@ -125,3 +127,16 @@ def test_damaged_file_is_named(old: Path, capsys: pytest.CaptureFixture[str]) ->
     assert migrate.main([str(old)]) == 2
 
     assert "model.onnx has sha256" in capsys.readouterr().err
+
+
+def test_graph_with_a_batch_axis_needs_the_extra(
+    old: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    before = content_of(old)
+
+    assert cli.main(["migrate", str(old)]) == 2
+
+    assert "onnx is not installed; this command needs: pip install 'distilled-nlu[export]'" in capsys.readouterr().err
+    assert content_of(old) == before
+    assert [file.name for file in old.parent.iterdir()] == ["tiny"]
