@@ -30,6 +30,7 @@ COMMANDS = {
     "distill": Command("training.distill", "distil an encoder from a teacher on a transfer set"),
     "evaluate": Command("training.evaluate", "score a checkpoint or a student on labelled utterances"),
     "export": Command("export.onnx", "convert a checkpoint to a quantised student folder"),
+    "migrate": Command("export.migrate", "rewrite a student folder of an older release"),
     "compare": Command("loadtest.compare", "compare students as served: quality, latency, memory"),
     "loadtest": Command("loadtest.__main__", "load a service with locust and print its latencies"),
     "experiment": Command("loadtest.experiment", "analyse an A/B experiment on live traffic"),

@@ -17,10 +17,11 @@ rows; it returns to those in brackets.
 | `gate` | compare int8 with fp32; keep nodes in fp32 until int8 passes |
 | `calibration` | run the graph on all texts, fit temperatures |
 | `scope` | choose a method, fit thresholds, write the served graph |
-| (`latency`, `quality`, `folder`) | measure latency and accuracy of both precisions, choose golden sentences |
+| (`latency`, `quality`) | measure latency and accuracy of both precisions |
+| `golden` | choose golden sentences |
 | `report` | after the files are hashed and the `Manifest` is built: model card, table, line of JSON |
 
-`text_axis` rewrites graphs of older exports, whose input had a batch axis.
+`migrate` is a command of its own: it rewrites student folders of older releases, and their graphs with `text_axis`.
 
 Every graph is run through `service.student.predictor.Predictor`.
 """

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from export.calibration import fit_confidences, observe, profiles, scope_head
 from export.data import ExportData, Options, read_data
-from export.folder import ExportError, choose_golden, new_folder
+from export.folder import ExportError, new_folder
 from export.gate import Gate, drops_of, quantise_within, warn
+from export.golden import choose_golden, tolerance_of
 from export.graph import FEATURES, export_fp32, recipe_of
 from export.latency import fastest_session, latencies, measure_latency, saturates
 from export.quality import accuracy, agreement, check_parity, first_of_each_locale
@@ -81,7 +82,7 @@ def load_student(ckpt: Path) -> Checkpoint:
     if not isinstance(checkpoint.model.config, StudentConfig):
         raise ExportError(
             f"a Hugging Face encoder ({checkpoint.model.config.size}) can't be exported, only this project's students: "
-            "train one with training.finetune --teacher"
+            "train one with training.finetune --teacher, or adopt the encoder with training.adopt before fine-tuning"
         )
     return checkpoint
 
@@ -121,6 +122,7 @@ def convert(
     encoder.tokenizer.save(str(folder / TOKENIZER_FILE))
     student = predictors[precision] = predictor_of(folder / MODEL_FILE, calibration=calibration)
     typed = {"typed": answers_of_student(student, data.typed)}
+    tolerance = tolerance_of(precision, any_cpu)
     for graph in graphs.values():
         graph.unlink()
     return Manifest(
@@ -133,7 +135,8 @@ def convert(
         max_length=encoder.max_length,
         graph=recipe_of(precision, gate.kept if gate else (), session, any_cpu),
         files={file: FileEntry.of(folder / file) for file in (MODEL_FILE, TOKENIZER_FILE)},
-        golden=choose_golden(student, data.golden),
+        golden=choose_golden(student, data.golden, tolerance, calibration),
+        golden_tolerance=tolerance,
         parity={
             **parity,
             "agreement_with_fp32": agreement(data.utterances, answers["fp32"], answers[precision]),

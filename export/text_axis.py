@@ -73,6 +73,8 @@ def _fold_shapes(model: onnx.ModelProto) -> None:
         inputs = set(filter(None, node.input))
         if node.op_type == "Shape" or (inputs & of_shapes and inputs <= of_shapes | constants):
             of_shapes.update(node.output)
+    if not of_shapes:
+        return
     one, two = (_evaluate(model, sorted(of_shapes), length) for length in LENGTHS)
     folded = {name: value for name in of_shapes if (value := _constant(one[name], two[name])) is not None}
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in folded.items() if -1 not in value)

@@ -7,7 +7,8 @@ The path of a text of ``POST /v1/nlu`` from socket to reply; a test checks it::
     http.requests          reads the body within its limits and parses it
     endpoints              requests the answer and builds the reply's body
     experiments.routing    chooses the student: the one named, that of an experiment's arm, or the default
-    models.queue           checks the request against the student; answer cache, permits, queue, deadline
+    models.queue           checks the request against the student; answer cache, queue, deadline
+    models.permits         admits the text, or refuses it at once
     student.predictor      runs the graph, one text at a time
     student.tokenization   text to tokens and words
     student.decoding       logits to labels and slots
@@ -23,7 +24,7 @@ The folders, each of which imports only those above it:
 | `student/` | the student folder and the student loaded from it, without HTTP |
 | `monitoring/` | metrics, drift, tracing |
 | `http/` | connection, middleware, request context, bodies, schemas, API keys |
-| `models/` | the loaded students: registry, queue, answer cache, reload |
+| `models/` | the loaded students: registry, queue, permits, answer cache, reload |
 | `experiments/` | A/B routing, shadow traffic, user dissatisfaction |
 | `page/` | the web page |
 | `process/` | supervisor, workers, the number of processes; imports `app`, too |

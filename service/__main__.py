@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # importing takes most of the start-up time; `main` does it o
 
 INVALID_SETTING = 2  # exit codes
 CANNOT_START = 1
-BACKLOG = 2048
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 EXAMPLE = {"text": "weck mich am freitag um neun uhr auf", "locale": "de-DE"}
 
@@ -67,7 +67,7 @@ def _serve(settings: Settings) -> int:
             settings.host,
         )
     try:
-        bound = reserve(settings) if workers.number > 1 else listen(settings)
+        bound = reserve(settings)
     except OSError as error:
         return _refuse(error, CANNOT_START)
 
@@ -109,22 +109,31 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A listening socket. Raises OSError, with a one-sentence message, if the address is unknown or in use."""
-    return _socket(settings, settings.port, socket.SO_REUSEADDR, listening=True)
-
-
 def reserve(settings: Settings) -> socket.socket:
-    """A socket that reserves the address for the workers without listening itself. Raises OSError as `listen`."""
-    with _socket(settings, settings.port, socket.SO_REUSEADDR) as probe:  # fails if another service holds the address
-        port = probe.getsockname()[1]
-    try:  # without SO_REUSEADDR: the probe of another service must fail even before a worker listens
-        return _socket(settings, port, socket.SO_REUSEPORT)
-    except OSError:  # connections of an earlier service are still closing
-        return _socket(settings, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+    """A socket that reserves the address for the sockets of the workers, and does not listen itself.
+
+    Of several services that reserve an address at the same time, one gets it.
+
+    Raises:
+        OSError: the address is unknown or in use; the message is one sentence.
+    """
+    # only one socket can listen without SO_REUSEPORT; several can be bound, since connections of an earlier service
+    # that are still closing make SO_REUSEADDR necessary
+    with _socket(settings, settings.port, socket.SO_REUSEADDR, listens=True) as first:
+        port = first.getsockname()[1]
+        first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with suppress(OSError):  # a kernel other than Linux may look at the option only when a socket is bound
+            return _socket_for_workers(settings, port)
+    return _socket_for_workers(settings, port)
 
 
-def _socket(settings: Settings, port: int, *options: int, listening: bool = False) -> socket.socket:
+def _socket_for_workers(settings: Settings, port: int) -> socket.socket:
+    reserved = _socket(settings, port, socket.SO_REUSEADDR, socket.SO_REUSEPORT)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # from now on other services can't be bound
+    return reserved
+
+
+def _socket(settings: Settings, port: int, *options: int, listens: bool = False) -> socket.socket:
     where = f"{settings.host}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -137,8 +146,8 @@ def _socket(settings: Settings, port: int, *options: int, listening: bool = Fals
         for option in options:
             created.setsockopt(socket.SOL_SOCKET, option, 1)
         created.bind(address)
-        if listening:
-            created.listen(BACKLOG)
+        if listens:
+            created.listen(0)
     except OSError as error:
         created.close()
         raise OSError(f"cannot listen on {where}: {error.strerror}; choose another with --port") from None

@@ -23,6 +23,7 @@ from service.http.keys import ApiKeys
 from service.http.middleware import GUARDED, MAX_DEADLINE_MS, Endpoint, RequestMiddleware
 from service.models.registry import ModelRegistry
 from service.models.reload import Reloader
+from service.models.threads import start_daemon_thread
 from service.monitoring.metrics import FLUSH_SECONDS, Metrics
 from service.monitoring.tracing import Tracer
 from service.page import load_page
@@ -161,14 +162,15 @@ def _documented(raised: Errors) -> dict[int | str, dict[str, Any]]:
 
 async def _reload(reloader: Reloader, files: Sequence[WatchedFile[Any]]) -> Json:
     """Read the files of keys and experiments again, and load new and changed students."""
-    for file in files:
-        file.check()
+    checks = {start_daemon_thread(file.check, "check")[1] for file in files}
+    if checks:
+        await asyncio.wait(checks, timeout=reloader.seconds)
     return await reloader.reload()
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Load the students in a thread, so that ``/livez`` answers meanwhile; then watch their folder, if set."""
+    """Load the students in a thread, so that signals are handled meanwhile; then watch their folder, if set."""
     tasks = [asyncio.create_task(_load_and_watch(app)), asyncio.create_task(_keep_flushing(app))]
     yield
     for task in tasks:

@@ -1,15 +1,22 @@
-"""Files that may change while the service runs: checked when their content is used, and read again if changed."""
+"""Files that may change while the service runs: checked when their content is used, and read again if changed.
+
+Checks run in a thread, since a file system may not answer, and parsing takes time.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import stat
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
+
+from service.errors import ENDINGS
 
 CHECK_SECONDS = 1.0
 
@@ -22,7 +29,8 @@ Signature = tuple[int, int, int]
 class WatchedFile(ABC, Generic[Content]):
     """The content of a file, checked for changes at most once a second. Each kind of file is a subclass.
 
-    An invalid new version is logged once and changes nothing: the last valid content stays in use.
+    An invalid new version is logged once and changes nothing: the last valid content stays in use. The same invalid
+    content is not parsed again.
 
     Args:
         path: of the file, in UTF-8.
@@ -33,7 +41,8 @@ class WatchedFile(ABC, Generic[Content]):
         kind: such as "API keys file"; every message begins with it and the path.
         error: raised if the file is invalid; the message is one sentence.
         kept: what an invalid new version leaves in use, for the log.
-        max_bytes: size limit, since the file is read between two requests.
+        max_bytes: size limit. It has to keep `parse` fast on any content, since a thread that computes delays the
+            event loop.
 
     Raises:
         ValueError: as `error`, unless there is a `meanwhile`: the file is missing, unreadable, not a regular file, too
@@ -52,7 +61,10 @@ class WatchedFile(ABC, Generic[Content]):
         self._clock = clock
         self._due = clock() + CHECK_SECONDS
         self._problem = ""
+        self._refused: tuple[bytes, str] | None = None  # the digest of the last invalid content, and its problem
         self._signature: Signature = 0, 0, 0
+        self._one_check = threading.Lock()
+        self._checking: threading.Thread | None = None
         if meanwhile is None:
             self._signature, self._content = self._read()
         else:
@@ -71,17 +83,20 @@ class WatchedFile(ABC, Generic[Content]):
 
     @property
     def current(self) -> Content:
-        """The content that is valid now. Never raises."""
+        """The last valid content. If a check is due, it begins in a thread. Never raises, and never waits."""
         now = self._clock()
         if now >= self._due:
             self._due = now + CHECK_SECONDS
-            self._refresh()
+            if self._checking is None or not self._checking.is_alive():  # it may hang
+                self._checking = threading.Thread(target=self.check, name="check", daemon=True)
+                self._checking.start()
         return self._content
 
     def check(self) -> None:
         """Read the file now if it has changed. Never raises."""
-        self._due = self._clock() + CHECK_SECONDS
-        self._refresh()
+        with self._one_check:
+            self._due = self._clock() + CHECK_SECONDS
+            self._refresh()
 
     def _refresh(self) -> None:
         try:
@@ -118,7 +133,22 @@ class WatchedFile(ABC, Generic[Content]):
             text = raw.decode("utf-8-sig")
         except UnicodeDecodeError:
             raise self.error(f"{named} is not UTF-8") from None  # the cause would show the content
-        return signature, self.parse(text, named)
+        return signature, self._parse(raw, text, named)
+
+    def _parse(self, raw: bytes, text: str, named: str) -> Content:
+        digest = hashlib.sha256(raw).digest()
+        if self._refused is not None and self._refused[0] == digest:
+            raise self.error(self._refused[1])
+        try:
+            return self.parse(text, named)
+        except ENDINGS:
+            raise
+        except self.error as error:
+            problem = str(error)
+        except BaseException as error:  # noqa: BLE001 - the parser's libraries may raise anything on some content
+            problem = f"{named} can't be parsed: {type(error).__name__}"
+        self._refused = digest, problem
+        raise self.error(problem)
 
 
 def _signature(status: os.stat_result) -> Signature:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from export.calibration import expected_calibration_error
 from export.data import by_locale, read_out_of_scope
 from export.report import render_card
-from service.student.manifest import read_manifest
+from service.student.golden import mismatch
+from service.student.manifest import SessionOptions, read_manifest
+from service.student.predictor import Predictor, open_session
 from service.student.shipped import SHIPPED_STUDENTS, shipped_students
 from service.student.student import Student
 from training.data import datasets
@@ -140,3 +145,48 @@ def test_offsets_hold_on_ten_thousand_characters(student: Student, character: st
     answer(student, text)
 
     assert student.predict(text).truncated
+
+
+def scaled(student: Student, name: str, factor: float) -> Predictor:
+    """A student with one quantisation scale multiplied."""
+    model = onnx.load(str(SHIPPED_STUDENTS / student.manifest.name / "model.onnx"))
+    [tensor] = [tensor for tensor in model.graph.initializer if tensor.name == name]
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(factor), name))
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return Predictor(student.labels, student.encoder, session, student.manifest.calibration)
+
+
+def accepted(student: Student, predictor: Predictor) -> bool:
+    """Whether a graph passes as the student's."""
+    manifest = student.manifest
+    return all(mismatch(predictor, golden, manifest.golden_tolerance) is None for golden in manifest.golden)
+
+
+def test_golden_answers_differ_for_changed_scales(shipped: Student) -> None:
+    model = onnx.load(str(SHIPPED_STUDENTS / shipped.manifest.name / "model.onnx"))
+    scales = [tensor.name for tensor in model.graph.initializer if tensor.name.endswith("_scale")]
+    factors = (0.75, 1.5)
+    if shipped.manifest.name == "s":  # it has a wider tolerance, and takes longer
+        scales, factors = scales[::3], (0.5, 2.0)
+
+    passed = [(name, by) for name in scales for by in factors if accepted(shipped, scaled(shipped, name, by))]
+
+    assert scales
+    assert passed == []
+
+
+def test_golden_answers_differ_for_an_intent_head_at_a_quarter_of_its_scale(shipped: Student) -> None:
+    assert not accepted(shipped, scaled(shipped, "heads.intent.weight_scale", 0.25))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    "disabled", [(), ("SkipLayerNormFusion",), ("LayerNormFusion", "GeluFusion", "MatmulAddFusion")]
+)
+def test_golden_answers_hold_for_other_session_options(
+    shipped: Student, threads: int, disabled: tuple[str, ...]
+) -> None:
+    options = SessionOptions(intra_op_num_threads=threads, disabled_optimizers=disabled)
+    session = open_session(SHIPPED_STUDENTS / shipped.manifest.name / "model.onnx", options)
+
+    assert accepted(shipped, Predictor(shipped.labels, shipped.encoder, session, shipped.manifest.calibration))

@@ -47,7 +47,8 @@ from pydantic import (
 from service.monitoring.metrics import NONE
 from service.watched_file import WatchedFile
 
-MAX_BYTES = 1 << 16
+MAX_BYTES = 1 << 14
+MAX_LINE_LENGTH = 256  # in code points: the time to parse a key grows with the square of the number of its parts
 MAX_WEIGHT = 1e6
 MAX_SECONDS = 86_400
 BITS = 53  # of a digest that make a number in [0, 1); a float represents that many exactly
@@ -177,6 +178,9 @@ class ExperimentFile(WatchedFile[Experiment]):
     @staticmethod
     def parse(text: str, named: str) -> Experiment:
         """The experiment that a text describes."""
+        for number, line in enumerate(text.split("\n"), start=1):
+            if len(line) > MAX_LINE_LENGTH:
+                raise ExperimentError(f"{named}, line {number}: a line may have at most {MAX_LINE_LENGTH} characters")
         try:
             return Experiment.model_validate(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
@@ -185,8 +189,6 @@ class ExperimentFile(WatchedFile[Experiment]):
             raise ExperimentError(f"{named} is nested too deeply") from None
         except ValidationError as error:
             raise ExperimentError(f"{named}{_problem(error)}") from None
-        except ValueError:  # an integer of thousands of digits
-            raise ExperimentError(f"{named} has a number that is too large") from None
 
     @staticmethod
     def summary(content: Experiment) -> str:

@@ -3,14 +3,13 @@
 Each application has its own registry: two in one process, as in tests, don't share counters. Label values are names
 that the server knows (students, locales, routes), never data from a client.
 
-With several processes, the environment variable `SHARED_FOLDER` names a folder in which each of them counts, in files
-under its name. A scrape of any process adds them up: counters of all processes, gauges of the running ones.
+With several processes, each counts in files of a shared folder (`shared`). A scrape of any process adds them up:
+counters of all processes, gauges of the running ones.
 """
 
 from __future__ import annotations
 
 import collections
-import os
 import time
 from bisect import bisect_left
 from collections import defaultdict
@@ -18,20 +17,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-    values,
-)
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from service.errors import ENDINGS, ServiceError, log_fault
+from service.monitoring import shared
 
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SECONDS_BUCKETS = tuple(round(50e-6 * 1.5**step, 9) for step in range(30))  # 50 µs to 6.4 s
 CONFIDENCE_BUCKETS = tuple(step / 20 for step in range(1, 21))
 TOKENS_BUCKETS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 256, 512)
@@ -44,26 +34,18 @@ UPDATE_SECONDS = 5.0  # update interval of expensive gauges
 disable_created_metrics()  # type: ignore[no-untyped-call]  # unused time stamps
 
 
-def count_as(process: str) -> None:
-    """Count in the shared folder under this name, and continue the counters of a dead process of the same name.
-
-    Call it before the first metric is created. Files are named by process id by default, and would accumulate.
-    """
-    values.ValueClass = values.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
-
-
 class WorkerMetrics:
-    """The metrics of the supervisor."""
+    """The metrics of the supervisor, in the shared folder of its workers."""
 
-    def __init__(self) -> None:
-        count_as("supervisor")
+    def __init__(self, folder: str) -> None:
+        self._files = shared.count_as("supervisor", folder)
         self._deaths = _worker_deaths(None)
         self._hangs = _worker_hangs(None)
 
     def count_death(self, process: str) -> None:
         """Record the death of a worker and drop its gauges; its counters stay."""
         self._deaths.inc()
-        mark_process_dead(process)  # type: ignore[no-untyped-call]
+        self._files.drop_gauges(process)
 
     def count_hang(self) -> None:
         """Record that a worker hung and was killed; its death is recorded, too."""
@@ -266,11 +248,7 @@ class Metrics:
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format, added up over all processes."""
         self.flush()
-        if SHARED_FOLDER not in os.environ:
-            return generate_latest(self.registry)
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return shared.exposition(self.registry)
 
 
 def _try(work: Callable[..., None], *arguments: Any) -> None:

@@ -15,7 +15,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +22,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.errors import ENDINGS, log_fault
-from service.monitoring.metrics import SHARED_FOLDER, WorkerMetrics
+from service.monitoring.metrics import WorkerMetrics
+from service.monitoring.shared import FOLDER_VARIABLE, NoFolderError, shared_folder
 from service.process.channel import BEATS, Announce, Channel, Json, ReloadError, Report, StartError
 from service.process.signals import RELOAD, STOP
 from service.settings import Settings
@@ -201,7 +201,7 @@ class Supervisor:
             "family": self._bound.family,
             "address": self._bound.getsockname(),
             "channel": theirs.fileno(),
-            # if others serve: don't listen before the students are loaded
+            # if others serve: start although the experiment file is invalid
             "patient": any(other.report for other in self.workers),
         }
         try:
@@ -274,7 +274,7 @@ def supervise(settings: Settings, count: int, bound: socket.socket, announce: An
     of all workers.
 
     Raises:
-        StartError: no worker starts.
+        StartError: no worker starts, or there is no folder for the metrics.
     """
 
     async def run() -> int:
@@ -283,19 +283,15 @@ def supervise(settings: Settings, count: int, bound: socket.socket, announce: An
         for number in STOP:
             loop.add_signal_handler(number, supervisor.stop, number)
         loop.add_signal_handler(RELOAD, supervisor.reload_soon)
-        with _metrics_folder() as folder:
-            os.environ[SHARED_FOLDER] = folder  # for the workers, too
-            metrics = WorkerMetrics()
+        with shared_folder(count + 1) as folder:
+            os.environ[FOLDER_VARIABLE] = folder  # for the workers, too
+            metrics = WorkerMetrics(folder)
             return await supervisor.run(metrics.count_death, metrics.count_hang)
 
-    return asyncio.run(run())
-
-
-def _metrics_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for the workers' metrics: in memory where possible, since a write to a file may wait for a disk."""
-    memory = "/dev/shm"
-    place = memory if os.access(memory, os.W_OK) else None
-    return tempfile.TemporaryDirectory(prefix="nlu-metrics-", dir=place, ignore_cleanup_errors=True)
+    try:
+        return asyncio.run(run())
+    except NoFolderError as error:
+        raise StartError(error) from None
 
 
 def _describe_exit(code: int) -> str:

@@ -28,7 +28,7 @@ from service.http.keys import KeysError
 from service.http.middleware import RequestMiddleware
 from service.models.registry import ModelRegistry
 from service.models.reload import Reloader
-from service.monitoring.metrics import SHARED_FOLDER, count_as
+from service.monitoring.shared import FOLDER_VARIABLE, count_as
 from service.monitoring.tracing import TracingError
 from service.process.channel import BEATS, Announce, Channel, Json, Report, StartError
 from service.process.signals import RELOAD, STOP, ignore_others
@@ -45,16 +45,16 @@ REFUSED = 1
 class Server(uvicorn.Server):
     """uvicorn's server with another start and stop.
 
+    It listens once the students are loaded and tested: until then connections are refused, and a proxy sends the
+    request to another instance. It would hand a 503 to the client.
+
     After SIGTERM or SIGQUIT the server is not ready, but answers for `Settings.drain_delay` seconds, until load
     balancers have noticed. Then the socket closes, and requests in flight have at most `Settings.drain_seconds` to
     finish. SIGINT or a second SIGTERM ends the delay; a second SIGINT drops the requests in flight. SIGHUP reloads the
-    students. A server whose students are still loading stops at once; a `patient` one doesn't listen until they are
-    loaded, since other workers serve meanwhile.
+    students. A server whose students are still loading stops at once.
     """
 
-    def __init__(
-        self, app: RequestMiddleware, settings: Settings, *, supervised: bool = False, patient: bool = False
-    ) -> None:
+    def __init__(self, app: RequestMiddleware, settings: Settings, *, supervised: bool = False) -> None:
         config = uvicorn.Config(
             app,
             http=Connection,
@@ -75,15 +75,16 @@ class Server(uvicorn.Server):
         self._loaded: asyncio.Event = app.state.loaded
         self._delay = settings.drain_delay
         self._supervised = supervised
-        self._patient = patient
         self._interrupted = False
         self._old_connections: set[Any] = set()  # from before the stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then listen."""
+        """Start the application, load the students, then listen."""
         await super().startup(sockets=[])
-        while self._patient and not self._loaded.is_set() and not self.should_exit:
+        while not self._loaded.is_set() and not self.should_exit:
             await asyncio.sleep(TICK_SECONDS)
+        if self.should_exit:
+            return
         loop = asyncio.get_running_loop()
         for listener in sockets or []:
             self.servers.append(await loop.create_server(self._protocol, sock=listener, backlog=self.config.backlog))
@@ -126,11 +127,10 @@ class Server(uvicorn.Server):
             self.should_exit = True
 
     async def serve_and_report(self, listener: socket.socket, report: Callable[[Report], None]) -> None:
-        """Serve until stopped. `report` is called once the students are loaded."""
+        """Serve until stopped, on a bound socket. `report` is called once it listens."""
 
         async def wait_and_report() -> None:
             await self._listening.wait()
-            await self._loaded.wait()
             report(Report(students=list(self._registry.models), reasons=self._registry.reasons_not_ready()))
 
         reporting = asyncio.create_task(wait_and_report())
@@ -173,13 +173,16 @@ class Server(uvicorn.Server):
         return any(connection.cycle is None for connection in new)
 
 
-def serve_alone(settings: Settings, listener: socket.socket, announce: Announce) -> None:
+def serve_alone(settings: Settings, bound: socket.socket, announce: Announce) -> None:
     """Serve in this process until SIGTERM or SIGINT; `announce` is called once the students are loaded.
+
+    `bound` reserves the address without listening itself.
 
     Raises:
         StartError: there are no students, a setting's file is invalid, or its package is missing.
     """
     app = _create_app(settings)
+    listener = _join(bound.family, bound.getsockname())
 
     async def serve() -> None:
         await Server(app, settings).serve_and_report(listener, lambda report: announce([report]))
@@ -197,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format=f"%(asctime)s %(levelname)s {task['name']} %(name)s: %(message)s"
     )
-    count_as(task["name"])
+    count_as(task["name"], os.environ[FOLDER_VARIABLE])
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_work(settings, task))
 
@@ -219,7 +222,7 @@ async def _work(settings: Settings, task: Json) -> int:
         return outcome
 
     app.state.reload = channel.reload
-    server = Server(app, settings, supervised=True, patient=task["patient"])
+    server = Server(app, settings, supervised=True)
     beating = asyncio.create_task(_beat(channel, app.state.registry, settings.hang_seconds))
     listening = asyncio.create_task(channel.listen(reload))
     listening.add_done_callback(lambda _: server.handle_exit(signal.SIGTERM))
@@ -227,7 +230,7 @@ async def _work(settings: Settings, task: Json) -> int:
     beating.cancel()
     app.metrics.flush()  # other workers may continue to report this one's metrics
     if listening.done():  # the supervisor has died and can't clean up
-        shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
+        shutil.rmtree(os.environ[FOLDER_VARIABLE], ignore_errors=True)
     _end_despite_threads(app)
     return 0
 
@@ -258,7 +261,7 @@ def _create_app(settings: Settings, *, patient: bool = False) -> RequestMiddlewa
 
 
 def _join(family: int, address: tuple[Any, ...]) -> socket.socket:
-    """This process's own socket at an address that other workers listen at, too."""
+    """This process's own socket at a reserved address, which other workers have, too. It does not listen yet."""
     listener = socket.socket(family, socket.SOCK_STREAM)
     for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
         listener.setsockopt(socket.SOL_SOCKET, option, 1)

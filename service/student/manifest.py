@@ -7,6 +7,8 @@ A student folder holds::
           /manifest.json    this module's `Manifest`
           /MODEL_CARD.md    for people
 
+The graph may have its weights in further files (external data), if the manifest has their digests.
+
 `model.onnx` takes ``input_ids`` (int64, ``[tokens]``) and returns, for the heads that it has, ``domain_logits``
 ``[domains]``, ``intent_logits`` ``[intents]`` and ``slot_logits`` ``[tokens, tags]`` (float32). If the scope method is
 ``class_means``, it also returns the number ``distance``: the text's squared Mahalanobis distance to the nearest class.
@@ -15,25 +17,30 @@ A student folder holds::
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.student.external_data import external_files
 from service.student.files import open_regular_file
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+GOLDEN_TOLERANCE: Final = 0.15  # log odds; see `golden`
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
 OUTSIDE = "O"
 PROFILE_BINS = 20
+MAX_MANIFEST_BYTES = 1 << 22  # one with 52 locales has about half a megabyte; requests wait while it is parsed
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Head = Literal["domain", "intent", "slots"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Confidence = Annotated[float, Field(ge=0, le=1)]
 
 
 class StudentError(Exception):
@@ -121,16 +128,31 @@ class GoldenSlot(_Frozen):
     value: str
     start: int
     end: int
+    confidence: Confidence
 
 
 class Golden(_Frozen):
-    """A sentence and the student's answer on the exporting machine; checked when the student is loaded."""
+    """A sentence and the student's answer on the exporting machine; checked when the student is loaded.
+
+    `tokens` are the token ids that the graph read, `distance` is the graph's output of that name.
+    """
 
     text: str
     locale: str
+    tokens: tuple[int, ...]
     domain: str | None = None
+    domain_confidence: Confidence | None = None
     intent: str | None = None
+    intent_confidence: Confidence | None = None
     slots: tuple[GoldenSlot, ...] = ()
+    distance: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _check_confidences(self) -> Self:
+        for head in ("domain", "intent"):
+            if (getattr(self, head) is None) != (getattr(self, f"{head}_confidence") is None):
+                raise ValueError(f"{head} and {head}_confidence: give both or neither")
+        return self
 
 
 class Scope(_Frozen):
@@ -200,7 +222,7 @@ class QualityGate(_Frozen):
 class Manifest(_Frozen):
     """The description of a student. The export writes it; `read_manifest` checks it against the folder."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
     size: str
     precision: Literal["fp32", "int8"]
@@ -211,6 +233,7 @@ class Manifest(_Frozen):
     graph: GraphRecipe
     files: dict[str, FileEntry]
     golden: Annotated[tuple[Golden, ...], Field(min_length=1)]
+    golden_tolerance: Annotated[float, Field(gt=0, le=1, description="of confidences, in log odds")] = GOLDEN_TOLERANCE
     parity: dict[str, Any] = {}
     accuracy: dict[str, Any] = {}
     latency: dict[str, Any] = {}
@@ -259,27 +282,69 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a student folder, and check it and the digest of each file in it.
+def read_json(folder: Path) -> dict[str, Any]:
+    """The content of a student folder's manifest, of any version.
 
     Raises:
-        StudentError: the folder or a file is missing, a field is invalid, or a digest does not match.
+        StudentError: the folder or the file is missing, or the file is not a JSON object, or too large.
     """
-    path = folder / MANIFEST_FILE
     try:
-        with open_regular_file(path) as stream:
-            raw = stream.read()
+        with open_regular_file(folder / MANIFEST_FILE) as stream:
+            raw = stream.read(MAX_MANIFEST_BYTES + 1)
+        if len(raw) > MAX_MANIFEST_BYTES:
+            raise StudentError(f"{folder}: {MANIFEST_FILE} is larger than {MAX_MANIFEST_BYTES} bytes")
+        content = json.loads(raw)
     except OSError as error:
         raise StudentError(f"{folder}: not a student folder: cannot read {MANIFEST_FILE} ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise StudentError(f"{folder}: {MANIFEST_FILE} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise StudentError(f"{folder}: {MANIFEST_FILE} is not a JSON object")
+    return content
+
+
+def validated(folder: Path, content: Mapping[str, Any]) -> Manifest:
+    """The manifest with the content of a JSON object.
+
+    Raises:
+        StudentError: it has another schema version, or a field is missing, unknown or invalid.
+    """
+    version = content.get("schema_version")
+    if version != SCHEMA_VERSION:
+        older = isinstance(version, int) and 0 < version < SCHEMA_VERSION
+        remedy = f"run: distilled-nlu migrate {folder}" if older else "was it written by a newer release?"
+        raise StudentError(
+            f"{folder}: {MANIFEST_FILE} has schema_version {version!r}, this release reads {SCHEMA_VERSION}; {remedy}"
+        )
     try:
-        manifest = Manifest.model_validate_json(raw)
+        return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "(root)"
         raise StudentError(
             f"{folder}: {MANIFEST_FILE} does not fit schema version {SCHEMA_VERSION}: {where}: {first['msg']}"
         ) from error
-    for name, entry in manifest.files.items():
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a student folder, and check it and the digest of each file in it.
+
+    Raises:
+        StudentError: the folder or a file is missing, a field is invalid, a digest does not match, or the graph reads
+            a file without a digest.
+    """
+    manifest = validated(folder, read_json(folder))
+    check_files(folder, manifest.files)
+    return manifest
+
+
+def check_files(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Check the digests of a student's files, and that they include each file that the graph reads.
+
+    Raises:
+        StudentError: a file is missing, can't be read or is another one.
+    """
+    for name, entry in files.items():
         try:
             found = sha256_of(folder / name)
         except FileNotFoundError:
@@ -287,5 +352,19 @@ def read_manifest(folder: Path) -> Manifest:
         except OSError as error:
             raise StudentError(f"{folder}: {name} cannot be read: {error.strerror}") from error
         if found != entry.sha256:
-            raise StudentError(f"{folder}: {name} has sha256 {found[:12]}..., the manifest says {entry.sha256[:12]}...")
-    return manifest
+            wrong = "is not this student's tokenizer: it " if name == TOKENIZER_FILE else ""
+            raise StudentError(
+                f"{folder}: {name} {wrong}has sha256 {found[:12]}..., the manifest says {entry.sha256[:12]}..."
+            )
+    try:
+        unknown = [name for name in external_files(folder / MODEL_FILE) if name not in files]
+    except (OSError, ValueError) as error:
+        raise StudentError(f"{folder}: cannot open {MODEL_FILE}: {error}") from error
+    if unknown:
+        raise StudentError(f"{folder}: {MODEL_FILE} reads {unknown[0]!r}, for which the manifest has no digest")
+
+
+def unknown_files(folder: Path, manifest: Manifest) -> list[str]:
+    """The files of a student folder that nothing reads, sorted; hidden ones are left out."""
+    known = {MANIFEST_FILE, CARD_FILE, *manifest.files}
+    return sorted(file.name for file in folder.iterdir() if file.name not in known and file.name[0] != ".")

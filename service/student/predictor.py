@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,13 @@ import onnxruntime as ort
 
 from service.student.calibration import COMBINE, UNCALIBRATED, by_locale, is_in_scope
 from service.student.decoding import FloatArray, Ranked, Span, best, decode_slots, rank, softmax
-from service.student.manifest import Calibration, Golden, GoldenSlot, Labels, SessionOptions
+from service.student.manifest import Calibration, Labels, SessionOptions
 from service.student.tokenization import Encoded, TextEncoder
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 DISTANCE_OUTPUT = "distance"
+NOT_FINITE = "the student's graph computed NaN or infinite logits"
 OUTPUT_OF_HEAD = {"domain": "domain_logits", "intent": "intent_logits", "slots": "slot_logits"}
 
 
@@ -100,14 +102,18 @@ class Predictor:
         self._outputs = [OUTPUT_OF_HEAD.get(name, name) for name in self._results]
 
     def predict(self, text: str, top_k: int = 1, locale: str | None = None) -> Prediction:
-        """Predict one text. Every str has a prediction; that of a blank one comes from the special tokens alone."""
+        """Predict one text. Every str has a prediction; that of a blank one comes from the special tokens alone.
+
+        Raises:
+            FloatingPointError: the graph computed NaN or infinite logits.
+        """
         return self.predict_each([Question(text, locale, top_k)])[0]
 
     def predict_each(self, questions: Sequence[Question]) -> list[Prediction]:
         """Predict several texts, each in a graph run of its own.
 
         Batched runs would be faster, but a dynamically quantised graph has one activation scale per batch, so a
-        prediction would depend on the other texts in its batch.
+        prediction would depend on the other texts in its batch. Raises FloatingPointError as `predict` does.
         """
         encoded = [_timed(self.encoder.encode, question.text) for question in questions]
         logits = [_timed(self.logits, found) for found, _ in encoded]
@@ -150,6 +156,9 @@ class Predictor:
             domain = _ranked(logits["domain"], labels.domain, calibration.domain, question.top_k)
         if "intent" in logits:
             intent = _ranked(logits["intent"], labels.intent, calibration.intent, question.top_k)
+        for ranked in (domain, intent):
+            if ranked and not ranked[0].confidence > 0:  # the softmax of NaN or infinite logits is NaN
+                raise FloatingPointError(NOT_FINITE)
         if self._scope is not None and (ranked := intent if self._scope.head == "intent" else domain):
             in_scope = is_in_scope(self._scope, calibration, logits, ranked[0].confidence)
         kept_domains = kept_intents = None
@@ -165,6 +174,8 @@ class Predictor:
             slots = []
             if words := encoded.words:
                 at_words = logits["slots"].take(encoded.first_tokens, 0)
+                if not math.isfinite(at_words.item(0)):  # one of them: attention spreads NaN to all tokens
+                    raise FloatingPointError(NOT_FINITE)
                 slots = decode_slots(question.text, words, at_words, labels.slots, calibration.slots, self._combine)
         phases = (tokenize, inference, time.perf_counter() - began)
         return Prediction(
@@ -179,18 +190,6 @@ class Predictor:
             kept_intents,
             phases,
         )
-
-
-def golden_answer(predictor: Predictor, text: str, locale: str) -> Golden:
-    """The prediction for a text, as a golden sentence."""
-    answer = predictor.predict(text, locale=locale)
-    return Golden(
-        text=text,
-        locale=locale,
-        domain=answer.domain[0].name if answer.domain else None,
-        intent=answer.intent[0].name if answer.intent else None,
-        slots=tuple(GoldenSlot(name=s.name, value=s.value, start=s.start, end=s.end) for s in answer.slots or ()),
-    )
 
 
 def _timed(function: Callable[[Argument], Result], argument: Argument) -> tuple[Result, float]:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import onnxruntime as ort
 
-from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest, StudentError, read_manifest
-from service.student.predictor import (
-    DISTANCE_OUTPUT,
-    OUTPUT_OF_HEAD,
-    Prediction,
-    Predictor,
-    Question,
-    golden_answer,
-    open_session,
+from service.student.golden import mismatch
+from service.student.manifest import (
+    MODEL_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+    StudentError,
+    read_manifest,
+    unknown_files,
 )
+from service.student.predictor import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Prediction, Predictor, Question, open_session
 from service.student.tokenization import TextEncoder
 
-__all__ = ["DISTANCE_OUTPUT", "OUTPUT_OF_HEAD", "Prediction", "Question", "Student", "golden_answer", "open_session"]
+__all__ = ["DISTANCE_OUTPUT", "OUTPUT_OF_HEAD", "Prediction", "Question", "Student", "open_session"]
+
+log = logging.getLogger("service")
 
 
 class Student(Predictor):
@@ -45,6 +48,8 @@ class Student(Predictor):
         student = cls(manifest, encoder, session)
         student._check_signature(folder)
         student.check_golden(folder)
+        if unknown := unknown_files(folder, manifest):
+            log.warning("%s: unknown files, which nothing reads: %s", folder, ", ".join(unknown))
         return student
 
     def _check_signature(self, folder: Path) -> None:
@@ -66,12 +71,7 @@ class Student(Predictor):
                 )
 
     def check_golden(self, folder: Path) -> None:
-        """Raise StudentError if a golden answer differs: the file is damaged or this CPU computes other results."""
+        """Raise StudentError if a golden answer differs: a file is another one, or this CPU computes other results."""
         for golden in self.manifest.golden:
-            found = golden_answer(self, golden.text, golden.locale)
-            if found != golden:
-                raise StudentError(
-                    f"{folder}: golden answer differs on this machine for a {golden.locale} sentence: "
-                    f"expected {golden.domain}/{golden.intent} {[s.name for s in golden.slots]}, "
-                    f"got {found.domain}/{found.intent} {[s.name for s in found.slots]}"
-                )
+            if difference := mismatch(self, golden, self.manifest.golden_tolerance):
+                raise StudentError(f"{folder}: {difference}")

@@ -16,7 +16,7 @@ import torch
 from export import onnx, pipeline
 from export.calibration import MIN_TEXTS
 from export.data import read_out_of_scope
-from service.student.manifest import Labels, read_manifest
+from service.student.manifest import GOLDEN_TOLERANCE, Labels, read_manifest
 from service.student.predictor import OUTPUT_OF_HEAD
 from service.student.student import Student
 from service.student.tokenization import Encoded
@@ -56,7 +56,9 @@ def test_the_manifest_contains_the_measurements(student_folder: Path, sample: Pa
     assert manifest.training["settings"]["size"] == "xs"
     assert "/" not in json.dumps(manifest.training["settings"])  # a path could name a person or a machine
     assert manifest.architecture.non_embedding_parameters == 396_800
-    assert len(manifest.golden) == 4
+    assert len(manifest.golden) == 7
+    assert len({len(golden.tokens) for golden in manifest.golden}) > 2
+    assert manifest.golden_tolerance == GOLDEN_TOLERANCE
     assert {golden.text for golden in manifest.golden} <= {u.text for u in datasets.load(str(sample)).utterances}
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,8 +34,17 @@ from service.http.connection import Connection
 from service.http.middleware import RequestMiddleware
 from service.process import worker
 from service.settings import Settings
-from service.student.manifest import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Manifest, SessionOptions, sha256_of
-from service.student.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Student, golden_answer, open_session
+from service.student.golden import golden_answer
+from service.student.manifest import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SCHEMA_VERSION,
+    TOKENIZER_FILE,
+    Manifest,
+    SessionOptions,
+    sha256_of,
+)
+from service.student.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Student, open_session
 from service.student.tokenization import TextEncoder
 
 DOMAINS = ("alarm", "music", "weather")
@@ -136,6 +145,7 @@ def write_student(
     by_distance = bool(calibration) and calibration.get("scope", {}).get("method") == "class_means"
     (folder / MODEL_FILE).write_bytes(build_graph(heads=heads, distance=by_distance))
     manifest: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
         "name": name,
         "size": "xs",
         "precision": "fp32",
@@ -146,16 +156,24 @@ def write_student(
         "max_length": MAX_LENGTH,
         "graph": {"exporter": "by hand", "quantisation": "none", "opset": 18},
         "files": {file: _entry(folder / file) for file in (MODEL_FILE, TOKENIZER_FILE)},
-        "golden": [{"text": "to be answered", "locale": locales[0]}],
+        "golden": [{"text": text, "locale": locale, "tokens": []} for text, locale in GOLDEN],
     }
     if calibration is not None:
         manifest["calibration"] = {"data": "by hand", "partition": "dev", "temperatures": {}, **calibration}
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    record_golden(folder)
+    return folder
+
+
+def record_golden(folder: Path, *texts: str) -> None:
+    """Record a student's present answers to its golden sentences, or to these in German, as golden."""
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
     session = open_session(folder / MODEL_FILE, SessionOptions())
     encoder = TextEncoder.from_file(folder / TOKENIZER_FILE, MAX_LENGTH)
     student = Student(Manifest.model_validate(manifest), encoder, session)
-    manifest["golden"] = [golden_answer(student, *sentence).model_dump() for sentence in GOLDEN]
+    sentences = [(text, "de-DE") for text in texts] or [(g["text"], g["locale"]) for g in manifest["golden"]]
+    manifest["golden"] = [golden_answer(student, *sentence).model_dump() for sentence in sentences]
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
-    return folder
 
 
 def _entry(file: Path) -> dict[str, Any]:
@@ -185,7 +203,10 @@ def folder(students: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def edit() -> Edit:
-    """Change the manifest of a student folder: `edit(folder, "labels.domain", [...])`."""
+    """Change the manifest of a student folder: `edit(folder, "labels.domain", [...])`.
+
+    If labels or calibration change, the student's answers become golden, unless the change is invalid.
+    """
 
     def change(folder: Path, path: str, value: Any) -> None:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
@@ -195,6 +216,9 @@ def edit() -> Edit:
             place = place[int(key)] if isinstance(place, list) else place[key]
         place[last] = value
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+        if path.startswith(("labels", "calibration")):
+            with suppress(Exception):
+                record_golden(folder)
 
     return change
 

@@ -271,12 +271,12 @@ async def upgrades(visitor: Visitor) -> None:
 
 
 async def slowly(visitor: Visitor) -> None:
-    """Half a body, later the other half."""
+    """Half a body, later the other half: too late where this machine is busy for longer than --body-seconds."""
     raw = post(good(visitor.dice))
     visitor.send(raw[:-9])
     await visitor.pause()
     visitor.send(raw[-9:])
-    await visitor.expect(*SERVED)
+    await visitor.expect(*SERVED, 408)
 
 
 async def stalls(visitor: Visitor) -> None:

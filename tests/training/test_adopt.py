@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from export import onnx
 from training import adopt, evaluate, finetune
@@ -30,6 +31,11 @@ def test_an_adopted_encoder_is_fine_tuned_exported_and_answers(
     exported = onnx.main(["--ckpt", tuned, "--data", str(sample), "--out", student])
     assert exported == 0
     assert evaluate.main(["--student", student, *data]) == 0
+    model, read_back = load_checkpoint(tuned).model, load_checkpoint(student).model
+    assert (read_back.config.norm, read_back.config.norm_eps) == ("post", model.config.norm_eps)
+    ids = torch.tensor([[2, 7, 9]])
+    with torch.no_grad():  # the student's weights are rounded to seven bits
+        torch.testing.assert_close(read_back(ids).intent_logits, model(ids).intent_logits, atol=0.05, rtol=0)
 
 
 def test_tokens_need_texts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

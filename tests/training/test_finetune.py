@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModel
 
 from export import onnx
 from training import evaluate, finetune
@@ -351,6 +352,20 @@ def test_a_hugging_face_encoder_becomes_a_task_model_and_a_teacher(
     assert onnx.main(["--ckpt", str(out), "--out", str(tmp_path / "exported")]) == 2
     assert "a Hugging Face encoder (" in capsys.readouterr().err
     assert not isinstance(load_checkpoint(tmp_path / "student").model, HubModel)
+
+
+def test_an_encoder_without_masked_language_head_is_fine_tuned(
+    hub_bert: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(hub_bert, tmp_path / "source")
+    AutoModel.from_pretrained(hub_bert).save_pretrained(source)
+    data = ["--data", str(sample), "--locales", "de-DE", "--epochs", "1", "--threads", "1"]
+
+    assert finetune.main([*data, "--init", str(source), "--out", str(tmp_path / "out")]) == 0
+
+    assert "bert, 2 x 64 keeps its own architecture" in (said := capsys.readouterr().err)
+    assert said.index("can't be exported or served. training.adopt makes") < said.index("epoch 1")
+    assert not load_checkpoint(tmp_path / "out").model.config.masked
 
 
 def test_a_hugging_face_encoder_has_its_own_size(

@@ -20,11 +20,13 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
-from service.student.manifest import TOKENIZER_FILE, Labels
+from service.student.manifest import MANIFEST_FILE, TOKENIZER_FILE, Labels
+from service.student.shipped import named_folder
 from service.student.tokenization import TextEncoder
 from training.data.files import write_json, writing
 from training.models import hub
 from training.models.errors import CheckpointError
+from training.models.exported import open_exported
 from training.models.student import StudentConfig, StudentModel
 
 TRAINING_FILE = "training.json"
@@ -45,11 +47,16 @@ class Checkpoint:
     training: dict[str, Any]
 
     def encoder_alone(self, dropout: float) -> StudentModel:
-        """A copy of the model without heads, with a masked-language head: a new one if the model has none."""
+        """A copy of the model without heads, with a masked-language head: a new one if the model has none.
+
+        Raises CheckpointError: a Hugging Face encoder whose masked-language head is not supported.
+        """
         config = copy.deepcopy(self.model.config)
         config.labels, config.dropout = {}, dropout
         if not config.masked:
             config.masked = True
+            if isinstance(self.model, hub.HubModel):
+                return self.model.with_new_head(config)
         alone = type(self.model)(config)
         weights = {name: value for name, value in self.model.state_dict().items() if not name.startswith("heads.")}
         alone.load_state_dict(weights, strict=False)
@@ -70,12 +77,22 @@ def save_checkpoint(folder: Path, model: StudentModel, tokenizer: Tokenizer, tra
     write_json(folder / TRAINING_FILE, training)
 
 
+def existing_folder(source: str | Path) -> Path:
+    """The path if it exists, else the folder of the shipped student of that name, else the path."""
+    return Path(source) if Path(source).exists() else named_folder(source)
+
+
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
-    """Load a checkpoint folder, a Hugging Face encoder's folder, or one from the hub by its name.
+    """Load a checkpoint folder, an exported student, a Hugging Face encoder's folder, or one from the hub by its name.
+
+    A student is read back from its graph, and has no masked-language head.
 
     Raises CheckpointError: no such folder or name, a file missing, another architecture, or weights that do not fit.
     """
-    folder = Path(source)
+    folder = existing_folder(source)
+    if (folder / MANIFEST_FILE).is_file():
+        model, encoder, manifest = open_exported(folder)
+        return Checkpoint(model.to(device), encoder, manifest.labels, manifest.training)
     if hub.is_hub_source(source):
         model, tokenizer = hub.open_hub(str(source), device)
         return Checkpoint(model, TextEncoder(tokenizer, model.config.max_position_embeddings), Labels(), {})

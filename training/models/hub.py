@@ -1,7 +1,7 @@
-"""Hugging Face encoders with a masked-language head, with the interface of `StudentModel`.
+"""Hugging Face encoders in their own architecture, with the interface of `StudentModel`.
 
-`xlm-roberta-base`, or a folder that `save_pretrained` made, can be pretrained further, distilled from, fine-tuned
-and saved as a checkpoint.
+`xlm-roberta-base`, or a folder that `save_pretrained` made, can be fine-tuned, imitated and saved as a checkpoint, but
+not exported. To be distilled from on plain text, it needs a masked-language head.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from training.models.errors import CheckpointError
 from training.models.student import StudentConfig, StudentOutput, TaskHeads
@@ -37,6 +44,13 @@ TOKEN_LOGITS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "electra": lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden)),
     "modernbert": lambda model, hidden: model.decoder(model.head(hidden)),
 }
+# Encoders whose masked-language heads are not read: they can be fine-tuned.
+WITHOUT_HEAD = ("deberta", "deberta-v2")
+ENCODERS = sorted((*TOKEN_LOGITS, *WITHOUT_HEAD))
+NO_EXPORT = (
+    "{name} keeps its own architecture: it can teach (--teacher) and be evaluated, but it can't be exported or served. "
+    "training.adopt makes a checkpoint that can be, of a BERT, RoBERTa, XLM-R, DistilBERT or CamemBERT encoder"
+)
 
 HUB_NAME = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*")  # model or owner/model
 
@@ -48,7 +62,8 @@ class HubConfig(PretrainedConfig):  # type: ignore[misc]
     """Configuration of a wrapped encoder: its own as a dict, `labels` of our heads, and the dropout before them.
 
     `max_position_embeddings` is the maximum length of a text in tokens, special ones included; by default that of the
-    encoder. `size` is a name to show. Raises ValueError for an unknown architecture.
+    encoder. `size` is a name to show. `masked`: whether the encoder has its masked-language head; never for those of
+    `WITHOUT_HEAD`. Raises ValueError for an unknown architecture.
     """
 
     model_type = "distilled_nlu_hub"
@@ -60,6 +75,7 @@ class HubConfig(PretrainedConfig):  # type: ignore[misc]
         dropout: float = 0.1,
         max_position_embeddings: int | None = None,
         size: str = "",
+        masked: bool = True,
         **kwargs: Any,
     ) -> None:
         wrapped = {"model_type": "bert"} if wrapped is None else wrapped  # transformers creates a default instance
@@ -71,7 +87,7 @@ class HubConfig(PretrainedConfig):  # type: ignore[misc]
         self.wrapped = wrapped
         self.labels = labels or {}
         self.dropout = dropout
-        self.masked = True  # all wrapped encoders have the head
+        self.masked = masked and inner.model_type in TOKEN_LOGITS
         self.max_position_embeddings = min(max_position_embeddings or readable, readable)
         self.vocab_size: int = inner.vocab_size
         self.hidden_size: int = inner.hidden_size
@@ -80,14 +96,19 @@ class HubConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 class HubModel(PreTrainedModel):  # type: ignore[misc]
-    """A wrapped `AutoModelForMaskedLM` with the heads that `config.labels` names, read as `StudentModel` reads them."""
+    """A wrapped encoder with the heads that `config.labels` names, read as `StudentModel` reads them.
+
+    `wrapped` is an `AutoModelForMaskedLM`, or the encoder of one if it has no masked-language head.
+    """
 
     config_class = HubConfig
     base_model_prefix = "hub"
 
     def __init__(self, config: HubConfig) -> None:
         super().__init__(config)
-        self.wrapped = AutoModelForMaskedLM.from_config(inner_config(config.wrapped))
+        self.wrapped = _without_pooler(architecture_of(config).from_config(inner_config(config.wrapped)))
+        if not config.masked:
+            self.wrapped = self.wrapped.base_model
         self.heads = TaskHeads(config.hidden_size, config.labels)
         self.post_init()
 
@@ -110,7 +131,7 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
 
     def get_output_embeddings(self) -> nn.Module | None:
         """The last layer of the masked-language head, which usually shares its weights with the token embeddings."""
-        embeddings: nn.Module | None = self.wrapped.get_output_embeddings()
+        embeddings: nn.Module | None = self.wrapped.get_output_embeddings() if self.config.masked else None
         return embeddings
 
     def forward(
@@ -129,8 +150,26 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
         return output
 
     def token_logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""
+        """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width].
+
+        Raises ValueError: the encoder has no such head.
+        """
+        if not self.config.masked:
+            raise ValueError("the encoder has no masked-language head")
         return TOKEN_LOGITS[self.wrapped.config.model_type](self.wrapped, hidden)
+
+    def with_new_head(self, config: HubConfig) -> HubModel:
+        """A model of `config` with this one's encoder and a new masked-language head.
+
+        Raises CheckpointError: such a head is not supported for the architecture.
+        """
+        kind = config.wrapped["model_type"]
+        if kind not in TOKEN_LOGITS:
+            allowed = ", ".join(sorted(TOKEN_LOGITS))
+            raise CheckpointError(f"{kind}: its masked-language head is not supported; allowed: {allowed}")
+        model = HubModel(config)
+        model.wrapped.base_model.load_state_dict(self.wrapped.base_model.state_dict())
+        return model
 
     def count_parameters(self) -> tuple[int, int]:
         """All weights, and those outside the embedding tables and all heads."""
@@ -140,12 +179,16 @@ class HubModel(PreTrainedModel):  # type: ignore[misc]
         return total, outside - sum(p.numel() for table in tables for p in table.parameters())
 
 
+def architecture_of(config: HubConfig) -> Any:
+    """The class that builds and loads a wrapped encoder: with masked-language head where that can be read."""
+    return AutoModelForMaskedLM if config.wrapped["model_type"] in TOKEN_LOGITS else AutoModel
+
+
 def inner_config(wrapped: dict[str, Any]) -> Any:
     """The Transformers configuration of a wrapped encoder. Raises ValueError for an unknown architecture."""
     kind = wrapped.get("model_type")
-    if kind not in TOKEN_LOGITS:
-        allowed = ", ".join(sorted(TOKEN_LOGITS))
-        raise ValueError(f"model_type {kind!r} is no supported encoder with a masked-language head; allowed: {allowed}")
+    if kind not in ENCODERS:
+        raise ValueError(f"model_type {kind!r} is no supported encoder; allowed: {', '.join(ENCODERS)}")
     if wrapped.get("is_decoder"):
         raise ValueError(f"{kind!r} is configured as a decoder; allowed: encoders")
     config = AutoConfig.for_model(**wrapped)
@@ -181,8 +224,8 @@ def is_hub_source(source: str | Path) -> bool:
 def open_hub(name: str, device: str | torch.device = "cpu") -> tuple[HubModel, Tokenizer]:
     """An encoder and its tokenizer, from a local folder or by its name on the hub; in evaluation mode and float32.
 
-    Raises CheckpointError: neither can be found or reached, or the model lacks a supported masked-language head, a fast
-    tokenizer or a special token.
+    The masked-language head may be missing. Raises CheckpointError: neither can be found or reached, or the model is of
+    an unknown architecture, or lacks weights, a fast tokenizer or a special token.
     """
     is_folder = Path(name).is_dir()
     if not is_folder and not HUB_NAME.fullmatch(name):
@@ -193,15 +236,25 @@ def open_hub(name: str, device: str | torch.device = "cpu") -> tuple[HubModel, T
     except ValueError as error:
         raise CheckpointError(f"{name}: {error}") from error
     tokenizer = _open_tokenizer(name, config)
-    load, options = AutoModelForMaskedLM.from_pretrained, {"output_loading_info": True}
+    load, options = architecture_of(config).from_pretrained, {"output_loading_info": True}
     wrapped, loading = _attempt(name, "its weights", load, config=inner_config(config.wrapped), **options)
-    if missing := sorted(loading["missing_keys"]):
-        lacks = ", ".join(missing[:3])
-        raise CheckpointError(f"{name}: is no encoder with a masked-language head: its weights lack {lacks}")
+    encoder = wrapped.base_model
+    inside = {f"{place}{key}" for key in encoder.state_dict() for place in ("", f"{wrapped.base_model_prefix}.")}
+    missing = [key for key in sorted(loading["missing_keys"]) if "pooler." not in key]
+    if lacking := [key for key in missing if key in inside]:
+        raise CheckpointError(f"{name}: its weights lack {', '.join(lacking[:3])}")
+    config.masked = config.masked and not missing
     with torch.device("meta"):  # allocates no second set of weights
         model = HubModel(config)
-    model.wrapped = wrapped.float()
+    model.wrapped = _without_pooler(wrapped if config.masked else encoder).float()
     return model.to(device).eval(), tokenizer
+
+
+def _without_pooler(encoder: Any) -> Any:
+    """The encoder without the layer behind its first token, which nothing here reads."""
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return encoder
 
 
 def _open_tokenizer(name: str, config: HubConfig) -> Tokenizer:

@@ -13,7 +13,7 @@ from service.student.manifest import Labels
 from service.student.tokenization import TextEncoder
 from training.models.checkpoint import Checkpoint
 from training.models.errors import CheckpointError
-from training.models.hub import HubModel
+from training.models.hub import NO_EXPORT, HubModel
 from training.models.sizes import DEFAULT_ACTIVATION, DEFAULT_SIZE
 from training.models.student import StudentConfig, StudentModel
 
@@ -66,6 +66,7 @@ def model_of(
     model = type(start.model)(config)
     _copy_weights(start.model, model)
     if isinstance(model, HubModel):
+        log.info(NO_EXPORT.format(name=config.size))
         # the masked-language head has no gradient in fine-tuning, for which several processes would wait
         model.requires_grad_(False)
         model.wrapped.base_model.requires_grad_(True)

@@ -172,8 +172,8 @@ def pair_words(ours: Sequence[Word], theirs: Sequence[Word]) -> Rows:
 class Imitation:
     """How a student's logits are compared with its teachers': the name of a prediction loss, and its temperature."""
 
-    loss: str = "mse"
-    temperature: float = 1.0
+    loss: str = "kl"
+    temperature: float = 2.0
     slot_weight: float = 2.0
 
     def __call__(self, output: StudentOutput, batch: Batch, targets: TeacherTargets) -> Tensor:

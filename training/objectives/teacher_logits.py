@@ -179,7 +179,7 @@ def _logits_of(teacher: Teacher, encoded: Sequence[Encoded]) -> Iterator[tuple[R
     """Rows of the texts and their logits by head; a student answers one text at a time, as in the service."""
     if isinstance(teacher, Student):
         for i, text in enumerate(encoded):
-            yield np.array([i]), {head: torch.from_numpy(x) for head, x in teacher.logits(text).items()}
+            yield np.array([i]), {head: torch.from_numpy(x)[None] for head, x in teacher.logits(text).items()}
     else:
         with autocast_of("auto", teacher.model.device):
             for rows, logits in logits_of_model(teacher.model, teacher.encoder, encoded, BATCH):

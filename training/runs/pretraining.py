@@ -18,6 +18,7 @@ from training.data import datasets
 from training.data.utterances import Utterance
 from training.models.checkpoint import Checkpoint, load_checkpoint
 from training.models.devices import autocast_of
+from training.models.hub import NO_EXPORT, HubModel
 from training.models.student import StudentConfig, StudentModel
 from training.models.task_model import shape_of
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
@@ -60,6 +61,8 @@ def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
 def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpoint | None) -> Any:
     """The encoder to start from, without its heads, or one of the given size with random weights."""
     if start is not None:
+        if isinstance(start.model, HubModel):
+            log.info(NO_EXPORT.format(name=start.model.config.size))
         return start.encoder_alone(settings.dropout)
     shape = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": settings.max_length}
     return StudentModel(StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=True, **shape))

@@ -49,7 +49,7 @@ class FinetuneSettings(RunSettings):
     data: str = setting("", "labelled data: folder, tarball, file or hub:NAME", shown="that of the resumed run")
     locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
-    init: str = setting("", "checkpoint, Hugging Face folder or hub name to start from", unit="CKPT")
+    init: str = setting("", "checkpoint, student, Hugging Face folder or hub name to start from", unit="CKPT")
     init_layers: str = setting(
         "", "layers of a deeper --init to take: 2,4,6, or a mapping's name", unit="LAYERS", shown="uniform"
     )
@@ -59,8 +59,8 @@ class FinetuneSettings(RunSettings):
     teacher_weight: float = share(0.7, "share of the loss that imitates the teachers; the rest is labels")
     teacher_cache: str = setting("", "folder of the teachers' logits, for further runs", shown="one in --out, removed")
     views: int = setting(4, "variants of each utterance that the teachers read; epochs take turns with them", low=1)
-    prediction_loss: str = setting("mse", "compares the student's logits with the teachers'", choices=PREDICTION_LOSSES)
-    temperature: float = setting(1.0, "softens teachers' and student's probabilities; unused by mse", low=0.1)
+    prediction_loss: str = setting("kl", "compares the student's logits with the teachers'", choices=PREDICTION_LOSSES)
+    temperature: float = setting(2.0, "softens teachers' and student's probabilities; unused by mse", low=0.1)
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
     heads: str = setting(",".join(HEADS), "comma-separated heads", choices=HEADS, several=True)
     activation: str = setting("", "activation", choices=ACTIVATIONS, shown=f"{OF_INIT} {DEFAULT_ACTIVATION}")
@@ -97,7 +97,7 @@ class PretrainSettings(TextSettings):
 
     data: str = setting("", "labelled data whose training texts are read too: folder, tarball, file or hub:NAME")
     locales: str = setting("", "comma-separated locales of --data", shown="all of --data")
-    init: str = setting("", "checkpoint, Hugging Face folder or hub name to start from", unit="CKPT")
+    init: str = setting("", "checkpoint, student, Hugging Face folder or hub name to start from", unit="CKPT")
     tokenizer: str = setting("", "tokenizer.json to use", unit="FILE", shown=f"{OF_INIT} trained on the text")
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
     vocabulary: int = tokens(VOCABULARY, "maximum vocabulary of a tokenizer that is trained, in tokens", low=100)

@@ -14,6 +14,7 @@ from torch import Tensor
 from service.student.manifest import Labels
 from service.student.tokenization import TextEncoder
 from training.models.batches import Batch
+from training.models.checkpoint import existing_folder
 from training.models.devices import autocast_of, processes
 from training.models.student import StudentOutput
 from training.objectives.multitask import multitask_loss, word_dropout
@@ -64,7 +65,7 @@ class TaskLoss:
             self._out_of_scope = PlainText.out_of_scope(out_of_scope, encoder, size, settings.seed, held_out)
         for setting, count in held_out.facts().items():
             log.info("--%s: removed %d lines that equal dev or test utterances", setting.replace("_", "-"), count)
-        if folders := [Path(folder) for folder in listed(settings.teacher)]:
+        if folders := [existing_folder(folder) for folder in listed(settings.teacher)]:
             taught = list(dict.fromkeys(texts()))
             if self._unlabelled is not None:
                 taught += self._unlabelled.texts

@@ -11,7 +11,7 @@ arguments, and lines by locale and part. The parts of a locale:
   gives the utterance's own intent.
 - `voice_prompts`: the source of that name in the folder of plain sentences.
 - `nearest`: those sentences of its spoken sources that are nearest to an intent: by the cosine between the teacher's
-  sentence embedding and the mean embedding of an intent's training texts.
+  sentence embedding and the mean embedding of an intent's training texts. Intents take turns.
 
 A line occurs once in a locale. None equals a dev or test utterance of the labelled data, in any of the locales, without
 regard to case, spacing and punctuation; nor is one made from a training text that does.
@@ -205,13 +205,13 @@ def add_generic(spec: Pool, served: Sequence[str], train: Sequence[Utterance], t
         candidates += [(locale, text) for text in spoken[: spec.candidates] if pool.is_new(locale, text)]
     if not candidates or not spec.nearest:
         return
-    scores = nearness(teacher.embed([text for _, text in candidates]), intent_embeddings(train, teacher))
-    taken: Counter[str] = Counter()
-    for i in np.argsort(-scores, kind="stable"):
-        locale, text = candidates[i]
-        if taken[locale] < spec.nearest:
-            taken[locale] += 1
-            pool.add(locale, "nearest", text)
+    intents, scores = nearest_intents(
+        teacher.embed([text for _, text in candidates]), intent_embeddings(train, teacher)
+    )
+    for locale in by_language.values():
+        rows = np.array([i for i, (of, _) in enumerate(candidates) if of == locale], dtype=np.int64)
+        for i in rows[in_turns(intents[rows], scores[rows])[: spec.nearest]]:
+            pool.add(locale, "nearest", candidates[i][1])
 
 
 def _requests(lines: Iterable[str]) -> Iterator[str]:
@@ -235,8 +235,8 @@ def intent_embeddings(utterances: Sequence[Utterance], teacher: Teacher) -> Embe
     return np.stack([embedded[places].mean(axis=0) for places in rows.values()])
 
 
-def nearness(texts: Embeddings, intents: Embeddings) -> NDArray[np.float32]:
-    """The cosine between each text and the intent nearest to it, [texts].
+def nearest_intents(texts: Embeddings, intents: Embeddings) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The intent nearest to each text, [texts], and the cosine between them.
 
     The mean of the texts is taken off first, as sentence embeddings share most of their direction.
     """
@@ -244,8 +244,22 @@ def nearness(texts: Embeddings, intents: Embeddings) -> NDArray[np.float32]:
     ours, theirs = (
         x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in (texts - mean, intents - mean)
     )
-    best: NDArray[np.float32] = (ours @ theirs.T).max(axis=1)
-    return best
+    cosines = ours @ theirs.T
+    return cosines.argmax(axis=1), cosines.max(axis=1)
+
+
+def in_turns(intents: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The order of texts in which intents take turns, each with its nearest text that is left.
+
+    Else an intent of small talk, to which much text is near, would take most places.
+    """
+    ranked = np.argsort(-scores, kind="stable")
+    seen: Counter[int] = Counter()
+    turns = np.zeros(len(scores), dtype=np.int64)
+    for i in ranked:
+        turns[i] = seen[int(intents[i])]
+        seen[int(intents[i])] += 1
+    return np.lexsort((-scores, turns))
 
 
 def arguments_of(spec: Pool) -> dict[str, Any]:

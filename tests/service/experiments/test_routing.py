@@ -113,15 +113,18 @@ def test_request_that_one_arm_can_not_answer_takes_no_part(trial: StartTrial, mo
     assert {reply["model"]["name"] for reply in replies} == {"s"}
 
 
-def test_weights_change_without_a_restart(trial: StartTrial, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_change_without_a_restart(
+    trial: StartTrial, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("service.watched_file.CHECK_SECONDS", 0.0)
     client = trial(control=1, weight=0)
     assert ask(client, "me")["arm"] == "control"
 
     write(file, control=0, weight=1)
-    assert ask(client, "me")["arm"] == "candidate"
+    until(lambda: ask(client, "me")["arm"] == "candidate")
 
     file.write_text("[arms]")
+    until(lambda: ask(client, "me") and "the experiment continues unchanged" in caplog.text)
     assert ask(client, "me")["arm"] == "candidate"
 
 

@@ -165,7 +165,6 @@ def test_differences_are_listed(root: Path, tmp_path: Path, edit: Any) -> None:
     other = write_student(tmp_path / "other", "other")
     edit(other, "labels.domain", ["music", "alarm", "weather"])
     edit(other, "labels.slots", ["O", "B-day", "I-day", "B-time", "I-time", "B-place_name", "I-place_name"])
-    edit(other, "golden", [{"text": "hallo", "locale": "de-DE", "domain": "music", "intent": "alarm_set"}])
     with Client(create_app(Settings(students=tmp_path))) as client:
         reply = ask(client, "/v1/compare")
 

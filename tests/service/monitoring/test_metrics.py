@@ -131,8 +131,6 @@ def test_a_filtered_answer_does_not_count_in_confidence(student: Student, filter
 
 def test_student_without_a_domain_head_counts_none(folder: Path, edit: Any, make_client: Any) -> None:
     edit(folder, "labels.domain", [])
-    for number in range(2):
-        edit(folder, f"golden.{number}.domain", None)
     client = make_client(folder)
 
     client.post("/v1/nlu", json=BODY)

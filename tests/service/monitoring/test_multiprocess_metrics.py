@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.mmap_dict import MmapedDict
 
-from service.monitoring.metrics import SHARED_FOLDER
+from service.monitoring.shared import FOLDER_VARIABLE
 from tests.service.server import Server, until
 
 BODY = {"text": "weck mich am freitag um neun", "locale": "de-DE"}
@@ -19,8 +19,10 @@ REQUESTS = 60
 
 
 @pytest.fixture
-def server(students: Path) -> Iterator[Server]:
-    """A service with two workers."""
+def server(students: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A service with two workers, and an environment in which another program counts."""
+    (tmp_path / "gauge_livesum_1.db").write_bytes(b"of another program")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     with Server("--students", str(students), "--workers", "2") as server:
         yield server
 
@@ -42,7 +44,7 @@ def answered(server: Server) -> float:
 def folder_of(server: Server) -> Path:
     """The folder in which its workers count."""
     environment = Path(f"/proc/{min(server.children())}/environ").read_text().split("\0")
-    return Path(next(line for line in environment if line.startswith(SHARED_FOLDER)).split("=")[1])
+    return Path(next(line for line in environment if line.startswith(FOLDER_VARIABLE)).split("=")[1])
 
 
 def counted_by(server: Server, worker: str) -> float:

@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from service.__main__ import announcement, listen, reserve, url_of
+from service.__main__ import announcement, reserve, url_of
 from service.app import create_app
 from service.process import worker
 from service.process.channel import Report
 from service.settings import Settings
+from service.student.student import Student
 from tests.service.server import PATIENCE, ROOT, Reply, Server, until
 
 KEY = {"x-api-key": "0123456789abcdef0123456789abcdef"}
@@ -129,13 +130,70 @@ def test_port_in_use_is_one_sentence(students: Path, workers: str) -> None:
     assert error == f"error: cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port\n"
 
 
-def test_reserved_port_is_in_use_before_a_worker_listens() -> None:
-    with reserve(Settings(port=0)) as reserved:
-        port = reserved.getsockname()[1]
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
-        for take in (listen, reserve):
+
+def port_of_closing_connections() -> int:
+    """A port at which an earlier service listened, whose connections the system has not forgotten yet."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as client:
+            listener.accept()[0].close()
+            assert client.recv(1) == b""
+        return int(listener.getsockname()[1])
+
+
+def reserve_at_once(settings: Settings, services: int) -> tuple[list[socket.socket], list[str]]:
+    """Reserve an address several times at once; returns the sockets, and the errors of those that failed."""
+    at_once = threading.Barrier(services)
+    reserved: list[socket.socket] = []
+    errors: list[str] = []
+
+    def start_one() -> None:
+        at_once.wait(PATIENCE)
+        try:
+            reserved.append(reserve(settings))
+        except OSError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=start_one) for _ in range(services)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return reserved, errors
+
+
+@pytest.mark.parametrize("choose", [free_port, port_of_closing_connections])
+def test_one_of_several_services_that_start_at_once_gets_the_port(choose: Callable[[], int]) -> None:
+    for _ in range(50):
+        settings = Settings(port=choose())
+
+        reserved, errors = reserve_at_once(settings, services=4)
+
+        sentence = f"cannot listen on 127.0.0.1:{settings.port}: Address already in use; choose another with --port"
+        assert errors == [sentence] * 3
+        with reserved[0], pytest.raises(OSError, match="Address already in use"):  # before a worker listens, too
+            reserve(settings)
+
+
+def test_reserved_port_refuses_connections_and_admits_workers() -> None:
+    with reserve(Settings(port=0)) as reserved:
+        address = reserved.getsockname()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+
+        with ExitStack() as workers:
+            for _ in range(2):
+                listener = workers.enter_context(socket.socket())
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                listener.bind(address)
+                listener.listen()
+            socket.create_connection(address).close()
             with pytest.raises(OSError, match="Address already in use"):
-                take(Settings(port=port))
+                reserve(Settings(port=address[1]))
 
 
 @pytest.mark.parametrize(("name", "workers"), [("missing", "1"), ("empty", "1"), ("empty", "2")])
@@ -147,6 +205,24 @@ def test_no_students_is_one_sentence(tmp_path: Path, name: str, workers: str) ->
     assert code == 1
     assert error.startswith(f"error: {tmp_path / name}: no ")
     assert error.count("\n") == 1
+
+
+WITHOUT_SPACE = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+from service.__main__ import main
+sys.exit(main(["--log-level", "error", "--workers", "2", "--port", "0", "--students", sys.argv[1]]))
+"""
+
+
+def test_no_folder_for_metrics_is_one_sentence(students: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SPACE, str(students)], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no folder for the metrics of several workers, with 3 MiB: /dev/shm: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_bad_flag_is_one_sentence() -> None:
@@ -247,6 +323,42 @@ def test_connections_that_wait_to_be_accepted_are_answered(students: Path) -> No
             assert client.recv(15) == b"HTTP/1.1 200 OK"
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address)
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_connections_are_refused_until_the_students_are_loaded(
+    students: Path, supervised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading, may_load, load = threading.Event(), threading.Event(), Student.load
+
+    def load_later(folder: Path) -> Student:
+        loading.set()
+        assert may_load.wait(PATIENCE)
+        return load(folder)
+
+    async def start_and_connect() -> bytes:
+        loaded = asyncio.Event()
+        serving = asyncio.create_task(server.serve_and_report(listener, lambda _: loaded.set()))
+        assert await asyncio.to_thread(loading.wait, PATIENCE)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*listener.getsockname())
+        may_load.set()
+        await loaded.wait()
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(REQUEST.replace(b"livez", b"readyz"))
+        status = await reader.readline()
+        writer.close()
+        server.handle_exit(signal.SIGINT)
+        await serving
+        return status
+
+    monkeypatch.setattr(Student, "load", load_later)
+    settings = Settings(students=students)
+    server = worker.Server(create_app(settings), settings, supervised=supervised)
+    with socket.socket() as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        listener.bind(("127.0.0.1", 0))
+
+        assert runner.run(start_and_connect()) == b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.mark.parametrize(

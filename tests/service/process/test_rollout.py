@@ -96,6 +96,29 @@ class Proxy:
             await upstream.close()
 
 
+class PassiveProxy:
+    """Round robin over all instances, without health checks. It tries the next one if a connection is refused."""
+
+    def __init__(self, *ports: int) -> None:
+        self._ports = ports
+        self._next = 0
+
+    async def forward(self, request: bytes) -> int:
+        """Send a request on a new connection to the instance whose turn it is, and return the reply's status."""
+        self._next += 1
+        turn = self._next % len(self._ports)
+        for port in (*self._ports[turn:], *self._ports[:turn]):
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                continue
+            writer.write(request)
+            status, *_ = await read_reply(reader)
+            await close_writer(writer)
+            return status
+        raise ConnectionRefusedError
+
+
 async def close_writer(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with suppress(OSError):
@@ -160,3 +183,30 @@ def test_rolling_restart_behind_a_proxy_loses_no_request(start: Any, workers: st
     assert len(replies) == first.answered + second.answered
     assert old.process.returncode == 0
     assert while_draining > 0  # it answered until the proxy had noticed
+
+
+def test_rolling_restart_behind_a_proxy_without_health_checks_loses_no_request(start: Any) -> None:
+    old, other = start(), start()
+    replies: list[int] = []
+
+    async def restart() -> None:
+        proxy = PassiveProxy(old.port, other.port)
+        stop = asyncio.Event()
+
+        async def ask_until_stopped() -> None:
+            while not stop.is_set():
+                replies.append(await proxy.forward(REQUEST))
+
+        asking = [asyncio.create_task(ask_until_stopped()) for _ in range(CLIENTS)]
+        await until(lambda: len(replies) > 200)
+        old.process.send_signal(signal.SIGTERM)
+        await until(lambda: old.process.poll() is not None)
+        await asyncio.to_thread(start, "--port", str(old.port))  # at the same port, at once
+        enough = len(replies) + 200
+        await until(lambda: len(replies) > enough)
+        stop.set()
+        await asyncio.gather(*asking)
+
+    asyncio.run(restart())
+
+    assert set(replies) == {200}

@@ -115,6 +115,7 @@ def test_scope_by_distance_uses_an_output_of_the_graph(folder: Path, edit: Edit,
     model.graph.node.append(helper.make_node("Cast", ["tokens_of_text"], ["distance"], to=TensorProto.FLOAT))
     model.graph.output.append(helper.make_tensor_value_info("distance", TensorProto.FLOAT, []))
     replace_graph(folder, model.SerializeToString())
+    edit(folder, "calibration", fitted(scope=scope("class_means", -1.5)))
 
     student = Student.load(folder)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from service.student.manifest import StudentError, read_manifest
+from service.student.manifest import MAX_MANIFEST_BYTES, StudentError, read_manifest
 
 
 def test_valid_folder_is_read(folder: Path) -> None:
@@ -59,19 +59,24 @@ def test_files_may_be_links(folder: Path) -> None:
 def test_changed_file_is_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"changed")
 
-    with pytest.raises(StudentError, match=f"{folder.name}: {name} has sha256"):
+    with pytest.raises(StudentError, match=f"{folder.name}: {name} .*has sha256"):
         read_manifest(folder)
 
 
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [
-        ("schema_version", 2, "schema_version"),
+        ("schema_version", 3, "schema_version 3, this release reads 2; was it written by a newer release?"),
+        ("schema_version", None, "schema_version None"),
+        ("schema_version", 1, "schema_version 1, this release reads 2; run: distilled-nlu migrate"),
         ("surplus", 1, "surplus"),
         ("name", "../s", "name"),
         ("precision", "int4", "precision"),
         ("locales", [], "locales"),
         ("golden", [], "golden"),
+        ("golden.0.domain_confidence", None, "domain and domain_confidence: give both or neither"),
+        ("golden.0.slots.0.confidence", 1.5, "golden.0.slots.0.confidence"),
+        ("golden_tolerance", 2, "golden_tolerance"),
         ("max_length", 1, "max_length"),
         ("labels.domain", ["a", "a"], "labels.domain contains a name twice"),
         ("labels.slots", ["B-date"], "labels.slots must begin with 'O'"),
@@ -90,11 +95,19 @@ def test_invalid_field_is_named(folder: Path, edit: Any, path: str, value: Any, 
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["[" * 30_000, '{"training":' + '{"a":' * 30_000, " " * (MAX_MANIFEST_BYTES + 1)])
+def test_manifest_that_is_too_deep_or_too_large_is_refused(folder: Path, content: str) -> None:
+    (folder / "manifest.json").write_text(content)
+
+    with pytest.raises(StudentError, match=r"manifest\.json is (not JSON|larger than)"):
+        read_manifest(folder)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "\xff"])
 def test_manifest_that_is_not_a_json_object_is_refused(folder: Path, content: str) -> None:
     (folder / "manifest.json").write_text(content, encoding="latin-1")
 
-    with pytest.raises(StudentError, match=r"manifest\.json does not fit schema version 1"):
+    with pytest.raises(StudentError, match=r"manifest\.json is not (JSON|a JSON object)"):
         read_manifest(folder)
 
 

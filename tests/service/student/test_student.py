@@ -81,7 +81,6 @@ def test_concurrent_threads_get_the_same_answers(student: Student) -> None:
 def test_missing_head_has_no_prediction(folder: Path, edit: Any) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     edit(folder, "labels", {"domain": manifest["labels"]["domain"]})
-    edit(folder, "golden", [{"text": "wetter", "locale": "de-DE", "domain": "weather"}])
 
     prediction = Student.load(folder).predict("wetter")
 

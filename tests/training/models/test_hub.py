@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, GPT2Config, GPT2LMHeadModel
 
@@ -14,7 +15,7 @@ from service.student.tokenization import TextEncoder
 from training.models.batches import IGNORED, Example, collate
 from training.models.checkpoint import load_checkpoint, save_checkpoint
 from training.models.errors import CheckpointError
-from training.models.hub import TOKEN_LOGITS, HubConfig, HubModel, is_hub_folder, is_hub_source, open_hub
+from training.models.hub import TOKEN_LOGITS, WITHOUT_HEAD, HubConfig, HubModel, is_hub_folder, is_hub_source, open_hub
 from training.models.student import StudentConfig, StudentModel
 from training.text.tokenizer import special_ids
 
@@ -268,7 +269,7 @@ def test_a_hub_folder_is_told_from_a_checkpoint(folder: Path, tmp_path: Path) ->
 
 def test_an_unknown_architecture_is_refused_with_those_known() -> None:
     with pytest.raises(
-        ValueError, match=r"'albert' is no supported encoder .*allowed: bert, camembert, distilbert, .*xlm-roberta"
+        ValueError, match=r"'albert' is no supported encoder; allowed: bert, camembert, deberta, .*xlm-roberta"
     ):
         HubConfig(wrapped={"model_type": "albert"})
 
@@ -312,10 +313,58 @@ def test_a_decoder_is_refused(copied: Path) -> None:
         open_hub(str(copied))
 
 
-def test_an_encoder_without_its_head_is_refused(copied: Path) -> None:
-    AutoModel.from_pretrained(copied, add_pooling_layer=False).save_pretrained(copied)
+def without_head(folder: Path, copy: Path) -> Path:
+    """A copy of a folder with the encoder alone, with the pooler that `BertModel` has."""
+    shutil.copytree(folder, copy)
+    AutoModel.from_pretrained(folder).save_pretrained(copy)
+    return copy
 
-    with pytest.raises(CheckpointError, match=r"no encoder with a masked-language head: its weights lack cls\."):
+
+def test_an_encoder_without_masked_language_head_opens(folder: Path, tmp_path: Path) -> None:
+    model, _ = open_hub(str(without_head(folder, tmp_path / "copy")))
+    whole, _ = open_hub(str(folder))
+    ids = torch.tensor([[5, 6, 7]])
+
+    assert (model.config.masked, whole.config.masked) == (False, True)
+    assert torch.equal(model(ids).last_hidden_state, whole(ids).last_hidden_state)
+    assert model.count_parameters()[1] == whole.count_parameters()[1]
+    with pytest.raises(ValueError, match="no masked-language head"):
+        model.token_logits(model(ids).last_hidden_state[0])
+
+
+def test_an_encoder_without_head_is_saved_and_gets_a_new_head(folder: Path, tmp_path: Path) -> None:
+    model, tokenizer = open_hub(str(without_head(folder, tmp_path / "copy")))
+    save_checkpoint(tmp_path / "saved", model, tokenizer, {})  # type: ignore[arg-type]
+
+    loaded = load_checkpoint(tmp_path / "saved")
+    alone = loaded.encoder_alone(dropout=0.0).eval()
+
+    ids = torch.tensor([[5, 6, 7]])
+    hidden = alone(ids).last_hidden_state
+    assert torch.equal(hidden, loaded.model(ids).last_hidden_state)
+    assert torch.equal(hidden, model(ids).last_hidden_state)
+    assert alone.token_logits(hidden[0]).shape == (3, alone.config.vocab_size)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # DeBERTa's module
+@pytest.mark.parametrize("kind", WITHOUT_HEAD)
+def test_encoders_whose_head_is_not_read_open_and_have_none(kind: str, hub_bert: Path, tmp_path: Path) -> None:
+    shutil.copytree(hub_bert, tmp_path / "copy")
+    config = AutoConfig.for_model(**{**tiny(kind), "vocab_size": 400, "relative_attention": True, "pad_token_id": 0})
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "copy")
+    checkpoint = load_checkpoint(tmp_path / "copy")
+
+    assert not checkpoint.model.config.masked
+    assert checkpoint.model(torch.tensor([[5, 6, 7]])).last_hidden_state.shape == (1, 3, 32)
+    with pytest.raises(CheckpointError, match=f"{kind}: its masked-language head is not supported; allowed: bert"):
+        checkpoint.encoder_alone(dropout=0.0)
+
+
+def test_an_encoder_that_lacks_a_layer_is_refused(copied: Path) -> None:
+    weights = {k: v for k, v in load_file(copied / "model.safetensors").items() if "layer.1.output.dense" not in k}
+    save_file(weights, copied / "model.safetensors", {"format": "pt"})
+
+    with pytest.raises(CheckpointError, match=r"copied: its weights lack bert.encoder.layer.1.output.dense.bias, "):
         open_hub(str(copied))
 
 
