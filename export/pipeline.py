@@ -15,7 +15,7 @@ from export.gate import Gate, drops_of, quantise_within, warn
 from export.golden import choose_golden, tolerance_of
 from export.graph import FEATURES, export_fp32, recipe_of
 from export.latency import fastest_session, latencies, measure_latency, saturates
-from export.quality import accuracy, agreement, check_parity, first_of_each_locale
+from export.quality import accuracy, agreement, check_parity, first_of_each_locale, typed_drops
 from export.quantization import by_sensitivity, quantise_int8
 from export.report import render_card
 from export.scope import ClassMeans, fit_scope, write_served
@@ -122,6 +122,7 @@ def convert(
     encoder.tokenizer.save(str(folder / TOKENIZER_FILE))
     student = predictors[precision] = predictor_of(folder / MODEL_FILE, calibration=calibration)
     typed = {"typed": answers_of_student(student, data.typed)}
+    drops = typed_drops(student, data.utterances)
     tolerance = tolerance_of(precision, any_cpu)
     for graph in graphs.values():
         graph.unlink()
@@ -147,6 +148,7 @@ def convert(
             "partition": data.partition,
             **accuracy(data.utterances, answers),
             **accuracy(data.typed, typed),
+            "typed_drops": drops,
         },
         quality_gate=gate.report() if gate else None,
         latency={**measure_latency(predictors), "fused_over_apart": fused_over_apart},

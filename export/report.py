@@ -19,6 +19,7 @@ PARTS = {  # of a graph's file, and the modules with their weights
     "heads": ("domain", "intent", "slots"),
 }
 _SHOWN = ("domain_f1", "intent_accuracy", "slot_f1", "exact_match")
+WORST_DROPS = 5  # ways of typing in card and table
 _METHODS = {
     "max_softmax": "the confidence of the best {head}",
     "energy": "the energy of the {head} logits",
@@ -55,6 +56,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
         "on a copy with capitals and punctuation. Slot F1 is that of MASSIVE; the mean is over de, fr, it, es.",
         _quality(manifest),
         *([_gate(manifest.quality_gate)] if manifest.quality_gate else []),
+        *_typed_drops(manifest),
     ]
     if calibration:
         parts += ["## Confidence", *_confidence(calibration, manifest.locales)]
@@ -78,6 +80,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
 def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
     """Quality, latency, calibration and `sizes`, the bytes of each part, as text."""
     lines = [f"{manifest.accuracy['partition']} of {manifest.accuracy['data']}", _quality(manifest), _latency(manifest)]
+    lines += _typed_drops(manifest)
     if manifest.quality_gate:
         lines.append(_gate(manifest.quality_gate))
     if manifest.calibration:
@@ -156,6 +159,18 @@ def _quality(manifest: Manifest) -> str:
     return _table(
         [" / ".join(shown), *(name.replace("_", " ").replace("f1", "F1") for name in names), "labels as in fp32"], rows
     )
+
+
+def _typed_drops(manifest: Manifest) -> list[str]:
+    """The ways of typing that cost most, and what they cost; nothing for students exported before this was measured."""
+    found = manifest.accuracy.get("typed_drops", {})
+    if not found.get("drops"):
+        return []
+    worst = [f"{name} {drop:.1f} ({low:.1f} to {high:.1f})" for name, (drop, low, high) in found["drops"].items()]
+    return [
+        f"Ways of typing that cost most, in points of {found['metric'].replace('_', ' ')} against the same texts as "
+        f"they are, with 95 % intervals: {', '.join(worst[:WORST_DROPS])}."
+    ]
 
 
 def _gate(gate: QualityGate) -> str:

@@ -51,7 +51,8 @@ def test_the_manifest_contains_the_measurements(student_folder: Path, sample: Pa
     assert manifest.parity["fp32_max_abs_logit_difference"]["de-DE"] < 1e-4
     assert manifest.parity["sentences"]["de-DE"] == len(datasets.load(str(sample), ["de-DE"]).part("dev"))
     assert set(manifest.parity["agreement_with_fp32"]["de-DE"]) == {"domain", "intent", "slots"}
-    assert set(manifest.accuracy) == {"data", "partition", "fp32", "int8", "typed"}
+    assert set(manifest.accuracy) == {"data", "partition", "fp32", "int8", "typed", "typed_drops"}
+    assert {"quotes", "emoji", "soft hyphen"} <= set(manifest.accuracy["typed_drops"]["drops"])
     assert set(manifest.latency["int8"]) == {"8", "16", "32"}
     assert manifest.training["settings"]["size"] == "xs"
     assert "/" not in json.dumps(manifest.training["settings"])  # a path could name a person or a machine
@@ -176,6 +177,8 @@ def test_card_and_summary_report_the_calibration_and_the_notice(
     card = (tmp_path / "s" / "MODEL_CARD.md").read_text()
     assert "| de-DE  | novels    |" in card
     assert "10 % of requests" in card
+    assert "Ways of typing that cost most, in points of exact match" in card
+    assert "Ways of typing that cost most" in captured.err
     assert "confidences hold for texts like those it was scored on" in card
     assert "Jane Doe, CC BY 4.0" in card
     assert "\n| de-DE " in card

@@ -61,7 +61,7 @@ def test_the_typed_suite_has_a_row_for_each_way_of_typing(
         assert 0 < row["utterances"]["de-DE"] <= 33
         assert row["drop"][0] == pytest.approx(row["plain"] - row["typed"], abs=0.02)
         assert row["drop"][1] <= row["drop"][0] <= row["drop"][2]
-    for name in ("all capitals", "soft hyphen", "zero-width space", "byte-order mark", "no-break space"):
+    for name in ("title case", "soft hyphen", "zero-width space", "byte-order mark", "no-break space"):
         assert report["typed"][name]["drop"] == [0, 0, 0]  # the normaliser sees no difference
 
 

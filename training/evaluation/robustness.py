@@ -27,7 +27,12 @@ class TypedSuite:
     """
 
     def __init__(self, utterances: Sequence[Utterance], seed: int = 0, limit: int = MAX_UTTERANCES) -> None:
-        """Rewrite at most `limit` utterances of each locale in each way; deterministic for a seed."""
+        """Rewrite at most `limit` utterances of each locale in each way; deterministic for a seed.
+
+        Where only some utterances have both domain and intent, the others are left out.
+        """
+        most = max(_labels(utterance) for utterance in utterances)
+        utterances = [utterance for utterance in utterances if _labels(utterance) == most]
         found = {name: _limited(typed_pairs(name, utterances, seed), limit) for name in TYPED}
         used = {i: place for place, i in enumerate(sorted({i for pairs in found.values() for i, _ in pairs}))}
         self.texts = [utterances[i] for i in used]
@@ -51,7 +56,9 @@ class TypedSuite:
                 Scorecard.of([self.texts[i] for i in side], [answers[i] for i in side])
                 for side in zip(*places, strict=True)
             )
-            metric = next(name for name in MEASURES if name in plain.values[MEAN])
+            metric = next((name for name in MEASURES if name in plain.values[MEAN]), "")
+            if not metric:  # neither labels nor slots
+                continue
             drops = compare(plain, typed)
             rows[name] = {
                 "utterances": dict(Counter(self.texts[i].locale for i, _ in places)),
@@ -71,6 +78,10 @@ def render_suite(rows: dict[str, dict[str, Any]], metric: str) -> str:
         figures = f"{sum(row['utterances'].values()):12}{row['plain']:9.1f}{row['typed']:9.1f}{drop:8.1f}"
         lines.append(f"{name:18}{figures}{f'{low:.1f} to {high:.1f}':>18}")
     return "\n".join(lines)
+
+
+def _labels(utterance: Utterance) -> int:
+    return bool(utterance.domain) + bool(utterance.intent)
 
 
 def _limited(pairs: Sequence[tuple[int, Utterance]], limit: int) -> list[tuple[int, Utterance]]:
