@@ -3,7 +3,8 @@
     python -m training.evaluate --ckpt CKPT --data DIR --partition dev --out scores.json
 
 Every metric per locale and as the mean of de, fr, it, es, with 95 % intervals; the table goes to standard error, the
-last line of standard output is one JSON object. `accelerate launch -m training.evaluate ...` splits the utterances over
+last line of standard output is one JSON object. `--typed` reports instead what each way of typing costs, one row each
+(`training.evaluation.robustness`). `accelerate launch -m training.evaluate ...` splits the utterances over
 several devices.
 """
 
@@ -19,9 +20,9 @@ from typing import Any
 
 from service.extras import require
 from training.data import datasets
-from training.data.augmentation import typed_copy
 from training.data.files import write_json
 from training.data.utterances import PARTITIONS, Utterance
+from training.evaluation.robustness import TypedSuite, render_suite
 from training.evaluation.scoring import Scorecard
 from training.evaluation.tails import TAILS, tail_of
 from training.runs.flags import listed, new_parser
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--partition", default="dev", choices=(*PARTITIONS, *TAILS), help=scored)
     add("--tails-of", default="test", choices=PARTITIONS, help="partition of the tails (default: %(default)s)")
     add("--locales", default="", help="comma-separated locales (default: those that the model serves)")
-    add("--typed", action="store_true", help="score the capitalised and punctuated copy")
+    add("--typed", action="store_true", help="what each way of typing costs, instead of the scores")
     add("--on-error", choices=ON_ERROR, default="raise", help="what to do with a bad row (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="also write the scores to this file (default: none)")
     return whole
@@ -68,10 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (datasets.DatasetError, CheckpointError, StudentError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with processes().split_between_processes(utterances) as part:
+    suite = TypedSuite(utterances) if args.typed else None
+    with processes().split_between_processes(suite.texts if suite else utterances) as part:
         answers = gather_object(answers_of(part))
     if is_main:
-        publish(args, skipped, Scorecard.of(utterances, answers).report())
+        publish(args, skipped, suite.report(answers) if suite else Scorecard.of(utterances, answers).report())
     leave()
     return 0
 
@@ -87,7 +89,7 @@ def choose(dataset: datasets.Dataset, args: argparse.Namespace, locales: Sequenc
         found = tail_of(args.partition, found, dataset.part("train", locales))
     if not found:
         raise datasets.DatasetError(f"{dataset.source}: {args.partition} of {args.tails_of} is empty")
-    return typed_copy(found) if args.typed else found, dataset.skipped
+    return found, dataset.skipped
 
 
 def publish(args: argparse.Namespace, skipped: int, scores: dict[str, Any]) -> None:
@@ -102,9 +104,12 @@ def publish(args: argparse.Namespace, skipped: int, scores: dict[str, Any]) -> N
 
 
 def render(report: dict[str, Any]) -> str:
-    """The report as a table: value and half the width of its interval, in percent."""
+    """The report as a table: the typed suite, or values and half the width of their intervals, in percent."""
+    title = f"{report['model']} ({report['kind']}) on {report['partition']}"
+    if "typed" in report:
+        return f"{title}\n{render_suite(report['typed'], report['metric'])}"
     names = [name for name in SHOWN if name in report["mean"]]
-    lines = [f"{report['model']} ({report['kind']}) on {report['partition']}"]
+    lines = [title]
     lines.append(" " * 9 + "".join(f"{name:>17}" for name in names))
     for locale, values in {**report["locales"], "mean": report["mean"]}.items():
         cells = [f"{values[n][0]:.1f} ± {(values[n][2] - values[n][1]) / 2:.1f}" for n in names]

@@ -44,10 +44,30 @@ def test_checkpoint_and_student_folder_are_scored_alike(
         assert abs(one["mean"][metric][0] - other["mean"][metric][0]) < 100 * 3 / 33  # type: ignore[index]
 
 
-def test_typed_text_and_tails(checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_typed_suite_has_a_row_for_each_way_of_typing(
+    checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(["--ckpt", str(checkpoint), "--data", str(sample), "--typed"]) == 0
+
+    output = capsys.readouterr()
+    report = json.loads(output.out)
+    assert report["partition"] == "dev, typed"
+    assert report["metric"] == "exact_match"
+    assert {"quotes", "emoji", "digits", "soft hyphen"} <= set(report["typed"])
+    drops = [row["drop"][0] for row in report["typed"].values()]
+    assert drops == sorted(drops, reverse=True)
+    for name, row in report["typed"].items():
+        assert name in output.err
+        assert 0 < row["utterances"]["de-DE"] <= 33
+        assert row["drop"][0] == pytest.approx(row["plain"] - row["typed"], abs=0.02)
+        assert row["drop"][1] <= row["drop"][0] <= row["drop"][2]
+    for name in ("all capitals", "soft hyphen", "zero-width space", "byte-order mark", "no-break space"):
+        assert report["typed"][name]["drop"] == [0, 0, 0]  # the normaliser sees no difference
+
+
+def test_tails(checkpoint: Path, sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = ["--ckpt", str(checkpoint), "--data", str(sample)]
 
-    assert scores(capsys, *source, "--typed")["partition"] == "dev, typed"
     tail = scores(capsys, *source, "--partition", "tail_unseen_word")
 
     assert tail["partition"] == "tail_unseen_word of test"

@@ -16,7 +16,7 @@ from training import finetune, pretrain
 from training.data import datasets
 from training.models.checkpoint import Checkpoint, load_checkpoint, load_resume_state
 from training.runs import text_run
-from training.text.corpus import CorpusError, read_lines
+from training.text.corpus import CorpusError, read_lines, same_text, same_utterance
 
 SHORT = ["--batch-tokens", "512", "--threads", "1"]
 LAUNCH = f"""{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1
@@ -88,6 +88,23 @@ def test_it_learns_and_says_what_it_did(encoder: Path, corpus: Path, tmp_path: P
     assert training["held_out"]["held_out_loss"] < untrained["held_out"]["held_out_loss"] - 0.1
     assert training["lines"] == 1100 - 110
     assert training["settings"]["corpus"].endswith(corpus.name)
+
+
+def test_dev_and_test_texts_of_the_labelled_data_are_removed(
+    corpus: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = datasets.load(str(sample))
+    held_out = {same_utterance(same_text(u.text)) for u in data.utterances if u.partition != "train"}
+    equal = sum(same_utterance(same_text(u.text)) in held_out for u in data.utterances)
+
+    more = ["--data", str(sample), "--steps", "1", "--tokenizer-lines", "0"]
+    assert pretrain.main(arguments(corpus, tmp_path / "out", *more)) == 0
+
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert training["dev_or_test_removed"] == {"corpus": equal}
+    lines = len(data.part("train")) + len(data.utterances) - equal
+    assert training["lines"] == lines - lines // 10
+    assert f"--corpus: removed {equal} lines that equal dev or test utterances" in capsys.readouterr().err
 
 
 def test_finetuning_goes_on_from_it(encoder: Path, sample: Path, tmp_path: Path) -> None:

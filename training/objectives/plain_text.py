@@ -20,6 +20,7 @@ from training.models.batches import IGNORED, Batch, Example, Rows, collate, whol
 from training.models.devices import split
 from training.models.student import StudentOutput
 from training.text.corpus import CorpusError, read_lines
+from training.text.held_out import HeldOut
 
 MAX_SENTENCES = 60_000  # of a source of out-of-scope text
 NEIGHBOURS = 8  # a batch is drawn from the sentences of so many batches, of about equal length
@@ -44,26 +45,33 @@ class PlainText:
         self._a_step = batch_size * self._split.count
 
     @classmethod
-    def to_imitate(cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int) -> PlainText:
-        """Sentences on which the student only imitates its teachers: all of each source, each once.
+    def to_imitate(
+        cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int, held_out: HeldOut | None = None
+    ) -> PlainText:
+        """Sentences on which the student only imitates its teachers: each of the sources' once, but for those held out.
 
         Raises CorpusError: a source can't be read, or all hold fewer sentences than a step takes.
         """
         longest = MAX_CHARACTERS_PER_TOKEN * encoder.max_length  # the encoder cuts texts there
-        texts = list(dict.fromkeys(text[:longest] for text in read_lines(sources)))
+        texts = list(dict.fromkeys(text[:longest] for text in _allowed(sources, "unlabelled", held_out)))
         _require(sources, texts, "sentences", batch_size)
         return cls(texts, encoder, batch_size, (seed, 1))
 
     @classmethod
-    def out_of_scope(cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int) -> PlainText:
-        """Out-of-scope sentences of 2 to 16 words; half of them without capitals and punctuation, like speech.
+    def out_of_scope(
+        cls, sources: Sequence[str], encoder: TextEncoder, batch_size: int, seed: int, held_out: HeldOut | None = None
+    ) -> PlainText:
+        """Out-of-scope sentences of 2 to 16 words, without those held out.
+
+        Half of them have no capitals and punctuation, like speech.
 
         Raises CorpusError: a source can't be read, or all hold fewer such sentences than a step takes.
         """
         rng = random.Random(seed)
         texts: list[str] = []
         for source in sources:
-            lines = sampled((line for line in read_lines([source]) if len(line.split()) in WORDS), rng)
+            allowed = _allowed([source], "out_of_scope", held_out)
+            lines = sampled((line for line in allowed if len(line.split()) in WORDS), rng)
             texts += [re.sub(r"[^\w\s']", "", text.lower()) if rng.random() < 0.5 else text for text in lines]
         _require(sources, texts, f"sentences of {WORDS[0]} to {WORDS[-1]} words", batch_size)
         return cls(texts, encoder, batch_size, (seed,))
@@ -100,6 +108,11 @@ class EncodedTexts:
         start, word = (int(ends[i - 1]) if i else 0 for ends in (self._ends, self._word_ends))
         ids = self._ids[start : self._ends[i]].tolist()
         return Example(ids, IGNORED, IGNORED, [IGNORED] * len(ids), self._first[word : self._word_ends[i]].tolist())
+
+
+def _allowed(sources: Sequence[str], setting: str, held_out: HeldOut | None) -> Iterable[str]:
+    lines = read_lines(sources)
+    return held_out.without(lines, setting) if held_out else lines
 
 
 def _require(sources: Sequence[str], texts: Sequence[str], what: str, batch_size: int) -> None:

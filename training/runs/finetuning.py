@@ -30,6 +30,7 @@ from training.runs.flags import file_names, listed
 from training.runs.loop import Loop, Storage, source_commit
 from training.runs.settings import FinetuneSettings
 from training.runs.task_loss import TaskLoss
+from training.text.held_out import HeldOut
 from training.text.tokenizer import special_ids, train_tokenizer, with_variants
 
 TEACHER_CACHE = ".teacher"  # in the run's folder; names with a dot in front are temporary
@@ -48,6 +49,7 @@ class Data:
     served: list[str]
     labels: Labels
     skipped: int
+    held_out: HeldOut
 
 
 def finetune(settings: FinetuneSettings, storage: Storage) -> dict[str, Any]:
@@ -73,7 +75,8 @@ def read_data(settings: FinetuneSettings) -> Data:
     train = [u for u in dataset.part("train", served + extra) if is_labelled(u, heads)]
     if not train:
         raise datasets.DatasetError(f"{settings.data}: no training utterance has a label for {', '.join(heads)}")
-    return Data(train, dataset.part("dev", served), served, labels_of(train, heads), dataset.skipped)
+    dev, held_out = dataset.part("dev", served), HeldOut(dataset.utterances)
+    return Data(train, dev, served, labels_of(train, heads), dataset.skipped, held_out)
 
 
 def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
@@ -116,7 +119,7 @@ class Run:
             counts = f"{state['steps']} steps an epoch, now {facts['steps']}"
             raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
         cache = Path(settings.teacher_cache or storage.out / TEACHER_CACHE)
-        self.loss = TaskLoss(settings, self._texts, data.labels, self.encoder, cache)
+        self.loss = TaskLoss(settings, self._texts, data.labels, self.encoder, cache, data.held_out)
         total = settings.epochs * self.epochs.steps
         self.loop = Loop(self.model, settings, storage, total, facts, settings.average)
 
@@ -200,6 +203,7 @@ class Run:
             "init": self.lineage,
             "locales": data.served,
             "utterances": {"train": len(data.train), "dev": len(data.dev), "skipped": data.skipped},
+            "dev_or_test_removed": data.held_out.facts(),
             "steps": progress.step,
             "seconds": round(progress.seconds, 1),
             "best_epoch": progress.best_epoch,

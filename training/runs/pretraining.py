@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from training.runs.loop import Storage
 from training.runs.settings import PretrainSettings
 from training.runs.text_run import TextRun
 from training.text.corpus import read_lines
+from training.text.held_out import HeldOut
 from training.text.tokenizer import load_tokenizer, spread_lines, train_tokenizer, with_variants
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,13 @@ def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
         raise ValueError("no text: give --corpus, --data or both")
     start = load_checkpoint(settings.init) if settings.init else None
     settings = replace(settings, size=shape_of(settings.size, "", start).size)
-    tokenizer = tokenizer_of(settings, start, storage)
+    task, held_out = task_text(settings)
+    tokenizer = tokenizer_of(settings, start, storage, task, held_out)
     readable = start.model.config.max_position_embeddings if start else settings.max_length
-    run = TextRun(settings, tokenizer, texts_of(settings), storage, readable)
+    run = TextRun(settings, tokenizer, texts_of(settings, task, held_out), storage, readable)
     torch.manual_seed(settings.seed)  # after loading an encoder, which may draw random numbers
     model = MaskedLanguageModel(first_model(settings, tokenizer, start))
+    log.info("--corpus: removed %d lines that equal dev or test utterances", held_out.removed["corpus"])
     run.begin(model, model)
 
     def loss_of(batch: MaskedBatch) -> Tensor:
@@ -51,7 +54,8 @@ def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
         return masked_loss(logits, batch, run.split)
 
     run.train(loss_of)
-    return run.finish({"init": start.training} if start else {})
+    lineage = {"init": start.training} if start else {}
+    return run.finish({**lineage, "dev_or_test_removed": held_out.facts()})
 
 
 def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpoint | None) -> Any:
@@ -64,21 +68,29 @@ def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpo
     return StudentModel(StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=True, **shape))
 
 
-def texts_of(settings: PretrainSettings) -> Iterator[str]:
-    """All lines of the run: the labelled data's training texts, then the corpus."""
-    task = (utterance.text for utterance in task_utterances(settings))
-    return chain(task, read_lines(listed(settings.corpus))) if settings.corpus else task
+def texts_of(settings: PretrainSettings, task: Sequence[Utterance], held_out: HeldOut) -> Iterator[str]:
+    """All lines of the run: the labelled data's training texts, then the corpus without dev and test utterances."""
+    texts = (utterance.text for utterance in task)
+    lines = read_lines(listed(settings.corpus)) if settings.corpus else ()
+    return chain(texts, held_out.without(lines, "corpus"))
 
 
-def task_utterances(settings: PretrainSettings) -> list[Utterance]:
-    """The training partition of the labelled data."""
+def task_text(settings: PretrainSettings) -> tuple[list[Utterance], HeldOut]:
+    """The training partition of the labelled data, and what its dev and test partitions hold out."""
     if not settings.data:
-        return []
+        return [], HeldOut()
     locales = listed(settings.locales) or None
-    return datasets.load(settings.data, locales, settings.on_error).part("train", locales)  # type: ignore[arg-type]
+    dataset = datasets.load(settings.data, locales, settings.on_error)  # type: ignore[arg-type]
+    return dataset.part("train", locales), HeldOut(dataset.utterances)
 
 
-def tokenizer_of(settings: PretrainSettings, start: Checkpoint | None, storage: Storage) -> Tokenizer:
+def tokenizer_of(
+    settings: PretrainSettings,
+    start: Checkpoint | None,
+    storage: Storage,
+    task: Sequence[Utterance],
+    held_out: HeldOut,
+) -> Tokenizer:
     """The tokenizer of the interrupted run, of the initial encoder, of --tokenizer, or one trained on the text."""
     if storage.state:
         return Tokenizer.from_str(storage.state["tokenizer"])
@@ -88,8 +100,8 @@ def tokenizer_of(settings: PretrainSettings, start: Checkpoint | None, storage: 
         return start.encoder.tokenizer
     if settings.tokenizer:
         return load_tokenizer(Path(settings.tokenizer))
-    texts = with_variants(task_utterances(settings), settings.seed)
+    texts = with_variants(task, settings.seed)
     if settings.corpus and settings.tokenizer_lines:
-        texts += spread_lines(listed(settings.corpus), settings.tokenizer_lines)
+        texts += held_out.without(spread_lines(listed(settings.corpus), settings.tokenizer_lines), "tokenizer_lines")
     log.info("training the tokenizer on %d texts", len(texts))
     return train_tokenizer(texts, settings.vocabulary)

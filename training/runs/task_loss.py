@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -23,7 +24,10 @@ from training.objectives.teacher_logits import read_by
 from training.runs.flags import listed
 from training.runs.settings import FinetuneSettings
 from training.text.corpus import located_files
+from training.text.held_out import HeldOut
 from training.text.tokenizer import special_ids
+
+log = logging.getLogger(__name__)
 
 
 class TaskLoss:
@@ -36,11 +40,12 @@ class TaskLoss:
         labels: Labels,
         encoder: TextEncoder,
         cache: Path,
+        held_out: HeldOut,
     ) -> None:
         """Read unlabelled and out-of-scope text, and let the teachers read it and the training `texts`.
 
-        `cache` is the folder of the teachers' logits. Raises ValueError: teachers or text that can't be used, or
-        settings that exclude each other.
+        What equals a dev or test utterance is removed (`held_out`). `cache` is the folder of the teachers' logits.
+        Raises ValueError: teachers or text that can't be used, or settings that exclude each other.
         """
         out_of_scope = [file for _, file in located_files(settings.out_of_scope)]
         if settings.unlabelled and not settings.teacher:
@@ -54,10 +59,12 @@ class TaskLoss:
         self.targets: TeacherTargets | None = None
         if sources := listed(settings.unlabelled):
             size = math.ceil(settings.batch_size * settings.unlabelled_share)
-            self._unlabelled = PlainText.to_imitate(sources, encoder, size, settings.seed)
+            self._unlabelled = PlainText.to_imitate(sources, encoder, size, settings.seed, held_out)
         if out_of_scope:
             size = math.ceil(settings.batch_size * settings.out_of_scope_share)
-            self._out_of_scope = PlainText.out_of_scope(out_of_scope, encoder, size, settings.seed)
+            self._out_of_scope = PlainText.out_of_scope(out_of_scope, encoder, size, settings.seed, held_out)
+        for setting, count in held_out.facts().items():
+            log.info("--%s: removed %d lines that equal dev or test utterances", setting.replace("_", "-"), count)
         if folders := [existing_folder(folder) for folder in listed(settings.teacher)]:
             taught = list(dict.fromkeys(texts()))
             if self._unlabelled is not None:

@@ -40,6 +40,7 @@ from training.data.files import write_atomically, write_json
 from training.data.utterances import Utterance
 from training.text.budgets import SPOKEN
 from training.text.corpus import CorpusError, find_files, language_of, lines_of_file, same_text, same_utterance
+from training.text.held_out import held_out_forms
 from training.text.sources import texts_by_language
 
 MANIFEST = "manifest.json"
@@ -151,11 +152,6 @@ class Lines:
         for (locale, part), count in self._counts.items():
             parts[locale][part] = count
         return {"lines": self._counts.total(), "locales": parts, "removed": dict(sorted(self.removed.items()))}
-
-
-def held_out_forms(utterances: Iterable[Utterance]) -> frozenset[str]:
-    """The forms of dev and test utterances in which lines are compared with them."""
-    return frozenset(same_utterance(same_text(u.text)) for u in utterances if u.partition != "train")
 
 
 def add_typed(spec: Pool, utterances: Sequence[Utterance], pool: Lines) -> None:

@@ -11,10 +11,12 @@ import torch
 
 from service.student.tokenization import TextEncoder
 from training import finetune
+from training.data.utterances import Utterance
 from training.models.checkpoint import load_checkpoint
 from training.models.student import StudentOutput
 from training.objectives.plain_text import PlainText, outlier_exposure_loss
 from training.text.corpus import CorpusError
+from training.text.held_out import HeldOut
 from training.text.tokenizer import train_tokenizer
 
 SENTENCES = [f"der alte mann ging {word} über die brücke und schwieg" for word in ("gestern", "langsam", "oft", "nie")]
@@ -46,6 +48,25 @@ def test_too_few_sentences_are_refused(corpus: str, encoder: TextEncoder) -> Non
         PlainText.out_of_scope([corpus], encoder, 41, seed=1)
 
 
+def test_dev_and_test_utterances_are_removed(tmp_path: Path, encoder: TextEncoder) -> None:
+    lines = ["Der alte Mann ging oft über die Brücke, und schwieg!", "gestern war  er da", "Heute war er da."]
+    (tmp_path / "plain.txt").write_text("\n".join(lines))
+    held_out = HeldOut(
+        [
+            Utterance("1", SENTENCES[2], "de-DE", "dev"),
+            Utterance("2", "gestern war er da", "de-DE", "test"),
+            Utterance("3", "heute war er da", "de-DE", "train"),
+        ]
+    )
+
+    imitated = PlainText.to_imitate([str(tmp_path / "plain.txt")], encoder, 1, 1, held_out)
+    outside = PlainText.out_of_scope([str(tmp_path / "plain.txt")], encoder, 1, 1, held_out)
+
+    assert imitated.texts == ["Heute war er da."]
+    assert [text.lower().strip(".") for text in outside.texts] == ["heute war er da"]
+    assert held_out.facts() == {"unlabelled": 2, "out_of_scope": 2}
+
+
 def test_loss_is_least_where_the_student_is_unsure() -> None:
     sure = StudentOutput(domain_logits=torch.tensor([[9.0, 0.0]]), intent_logits=torch.tensor([[9.0, 0.0, 0.0]]))
     unsure = StudentOutput(domain_logits=torch.zeros(1, 2), intent_logits=torch.zeros(1, 3))
@@ -67,7 +88,9 @@ def test_student_learns_to_be_unsure(sample: Path, corpus: str, tmp_path: Path) 
             surest[name] = float(checkpoint.model.eval()(ids).domain_logits.softmax(-1).max())
 
     assert surest["exposed"] < surest["plain"]
-    settings = json.loads((tmp_path / "exposed" / "training.json").read_text())["settings"]
+    training = json.loads((tmp_path / "exposed" / "training.json").read_text())
+    assert training["dev_or_test_removed"] == {"out_of_scope": 0}
+    settings = training["settings"]
     assert settings["out_of_scope"] == "de-DE=plain.txt.gz"
 
 
