@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         total, outside = found.model.count_parameters()
         facts = {"command": COMMAND, **found.facts, "parameters": total, "outside_embeddings": outside}
         settings = {
-            "encoder": Path(args.encoder).name if Path(args.encoder).is_dir() else args.encoder,
+            "encoder": Path(args.encoder).resolve().name if Path(args.encoder).is_dir() else args.encoder,
             "revision": args.revision,
             "layers": ",".join(map(str, args.layers)),
             "tokens": args.tokens or "",
@@ -92,7 +92,10 @@ def _texts(args: argparse.Namespace) -> Iterator[str]:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(part) for part in listed(text)]
+    parts = listed(text)
+    if wrong := [part for part in parts if not part.isdecimal()]:
+        raise argparse.ArgumentTypeError(f"{', '.join(wrong)}; allowed: numbers of layers, such as 2,4,6")
+    return [int(part) for part in parts]
 
 
 if __name__ == "__main__":

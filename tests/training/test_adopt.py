@@ -38,6 +38,12 @@ def test_an_adopted_encoder_is_fine_tuned_exported_and_answers(
         torch.testing.assert_close(read_back(ids).intent_logits, model(ids).intent_logits, atol=0.05, rtol=0)
 
 
+def test_layers_are_numbers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        adopt.main(["--encoder", "x", "--layers", "2,four", "--out", str(tmp_path / "out")])
+    assert "argument --layers: four; allowed: numbers of layers, such as 2,4,6" in capsys.readouterr().err
+
+
 def test_tokens_need_texts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         adopt.main(["--encoder", "x", "--tokens", "100", "--out", str(tmp_path / "out")])

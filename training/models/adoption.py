@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
@@ -232,10 +233,13 @@ def _layers(chosen: Sequence[int], count: int) -> list[int]:
 
 
 def _sampled(texts: Iterable[str], sample: list[str]) -> Iterable[str]:
-    """The texts; the first ones are added to `sample` as they pass."""
-    for text in texts:
+    """The texts; a random part of them is put into `sample` as they pass (reservoir sampling, Vitter 1985)."""
+    rng = Random(1)
+    for count, text in enumerate(texts, start=1):
         if len(sample) < SAMPLE:
             sample.append(text)
+        elif (place := rng.randrange(count)) < SAMPLE:
+            sample[place] = text
         yield text
 
 

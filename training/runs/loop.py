@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from training.models.checkpoint import RESUME_FILE, save_resume_state
 from training.models.devices import processes
+from training.models.student import POST_NORM
 from training.runs.settings import RunSettings
 
 State = dict[str, Any]
@@ -46,9 +47,13 @@ def parameter_groups(model: nn.Module, settings: RunSettings) -> list[dict[str, 
     layers = max(
         (int(found[1]) + 1 for name, _ in model.named_parameters() if (found := LAYER.search(name))), default=0
     )
+    post_norm = getattr(getattr(model, "config", None), "norm", "") == POST_NORM
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        scale = heads if name.startswith("heads.") else decay ** (layers - _layer_of(name, layers))
+        # the one norm outside the layers is that of the embeddings in a post-layer-norm encoder
+        below = post_norm and name.startswith("norm.")
+        layer = 0 if below else _layer_of(name, layers)
+        scale = heads if name.startswith("heads.") else decay ** (layers - layer)
         of_norm = parameter.ndim < 2
         groups.setdefault((scale, 0.0 if of_norm else settings.weight_decay), []).append(parameter)
     return [{"params": found, "scale": scale, "weight_decay": rate} for (scale, rate), found in groups.items()]
