@@ -22,7 +22,6 @@ from service.extras import require
 from training.data import datasets
 from training.data.files import write_json
 from training.data.utterances import PARTITIONS, Utterance
-from training.evaluation.robustness import TypedSuite, render_suite
 from training.evaluation.scoring import Scorecard
 from training.evaluation.tails import TAILS, tail_of
 from training.runs.flags import listed, new_parser
@@ -52,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parser().parse_args(argv)
     require("training")
-    from accelerate.utils import gather_object  # PyTorch is not needed for --help
+    from accelerate.utils import gather_object  # neither PyTorch nor scipy is needed for --help
 
     from service.student.manifest import StudentError
+    from training.evaluation.robustness import TypedSuite
     from training.models.devices import leave, processes
     from training.models.errors import CheckpointError
     from training.models.prediction import open_model
@@ -107,6 +107,8 @@ def render(report: dict[str, Any]) -> str:
     """The report as a table: the typed suite, or values and half the width of their intervals, in percent."""
     title = f"{report['model']} ({report['kind']}) on {report['partition']}"
     if "typed" in report:
+        from training.evaluation.robustness import render_suite
+
         return f"{title}\n{render_suite(report['typed'], report['metric'])}"
     names = [name for name in SHOWN if name in report["mean"]]
     lines = [title]
