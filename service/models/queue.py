@@ -284,8 +284,10 @@ class ModelQueue:
             try:
                 outcomes = self._outcomes(questions)
             finally:
-                loop.call_soon(self._serve)
-                self._settle(group, outcomes)
+                try:
+                    self._settle(group, outcomes)
+                finally:
+                    loop.call_soon(self._serve)  # after the replies of this group
             return
         self._group_began = time.monotonic()
         try:
