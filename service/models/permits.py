@@ -83,7 +83,7 @@ class Admission:
             Overloaded: as many texts as there are permits wait in line already, or the batch's turn did not come.
             DeadlinePassed: its turn did not come before its deadline.
         """
-        if items == 1 or (not self._line and items <= self.free):  # a batch of one text is as a text
+        if items == 1 or (not self._line and items <= self.free):  # a batch of one text counts as a text
             return self.admit(items)
         if items > self.total or sum(place.needed for place in self._line) >= self.total:
             raise self._overloaded()
