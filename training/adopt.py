@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "locales": args.locales,
         }
         training = {**facts, "encoder": settings["encoder"], "settings": settings, "commit": source_commit()}
-        save_checkpoint(args.out, found.model, found.adopted.tokenizer, training)
+        save_checkpoint(args.out, found.model, found.vocabulary.tokenizer, training)
         return {"checkpoint": str(args.out), **facts}
 
     return report(run)

@@ -78,10 +78,10 @@ ARCHITECTURES = {
 
 
 class Adopted(NamedTuple):
-    """The encoder, its tokenizer, and facts for `training.json`."""
+    """The encoder, its tokenizer with the rows of its table, and facts for `training.json`."""
 
     model: StudentModel
-    adopted: AdoptedTokenizer
+    vocabulary: AdoptedTokenizer
     facts: dict[str, Any]
 
 

@@ -81,8 +81,8 @@ def unigram(hub_xlm_roberta: Path) -> Tokenizer:
 
 def ids_of(found: Adopted, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids of a text, ours and the encoder's own."""
-    ours = found.adopted.tokenizer.encode(text).ids
-    return torch.tensor([ours]), torch.tensor([[found.adopted.rows[number] for number in ours]])
+    ours = found.vocabulary.tokenizer.encode(text).ids
+    return torch.tensor([ours]), torch.tensor([[found.vocabulary.rows[number] for number in ours]])
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -95,7 +95,7 @@ def test_an_adopted_encoder_computes_what_transformers_computes(folder: Path, te
         output = found.model(ours)
         hidden = theirs.base_model(own).last_hidden_state
         tokens = found.model.token_logits(output.last_hidden_state[0]).softmax(-1)
-        expected = theirs(own).logits[0][:, found.adopted.rows].softmax(-1)
+        expected = theirs(own).logits[0][:, found.vocabulary.rows].softmax(-1)
 
     torch.testing.assert_close(output.last_hidden_state, hidden, atol=1e-4, rtol=0)
     torch.testing.assert_close(tokens, expected, atol=1e-4, rtol=0)
@@ -115,7 +115,7 @@ def test_padding_and_the_text_without_batch_axis_change_nothing(folder: Path) ->
 
 
 def test_words_are_those_of_the_project(folder: Path) -> None:
-    encoder = TextEncoder(adopt(str(folder)).adopted.tokenizer, 40)
+    encoder = TextEncoder(adopt(str(folder)).vocabulary.tokenizer, 40)
     text = "Spiel l'album, um 9:30 p. m. (bitte)!"
 
     words = [text[start:end] for start, end in encoder.encode(text).words]
@@ -124,7 +124,7 @@ def test_words_are_those_of_the_project(folder: Path) -> None:
 
 
 def test_the_word_cache_is_used_and_changes_nothing(folder: Path) -> None:
-    encoder = TextEncoder(adopt(str(folder)).adopted.tokenizer, 40)
+    encoder = TextEncoder(adopt(str(folder)).vocabulary.tokenizer, 40)
     text = "weck mich um neun uhr auf"
 
     assert encoder.encode(text) == encoder.encode_whole(text)
@@ -132,7 +132,7 @@ def test_the_word_cache_is_used_and_changes_nothing(folder: Path) -> None:
 
 
 def test_an_unknown_character_counts_as_unknown(tmp_path: Path, unigram: Tokenizer) -> None:
-    encoder = TextEncoder(adopt(str(made(tmp_path / "x", "xlm-roberta", unigram))).adopted.tokenizer, 40)
+    encoder = TextEncoder(adopt(str(made(tmp_path / "x", "xlm-roberta", unigram))).vocabulary.tokenizer, 40)
 
     assert encoder.encode("weck 朝").unknown == 1
 
@@ -151,13 +151,13 @@ def test_the_vocabulary_keeps_the_tokens_that_the_texts_use_most(
     source = str(made(tmp_path / "x", "xlm-roberta", unigram))
     whole, cut = adopt(source), adopt(source, tokens=120, texts=sentences)
 
-    assert cut.adopted.tokenizer.get_vocab_size() == cut.model.config.vocab_size == 120
-    assert cut.facts["tokens_before"] == len(whole.adopted.rows)
+    assert cut.vocabulary.tokenizer.get_vocab_size() == cut.model.config.vocab_size == 120
+    assert cut.facts["tokens_before"] == len(whole.vocabulary.rows)
     assert cut.facts["tokens_per_word"] >= cut.facts["tokens_per_word_before"] > 1
-    assert sum(cut.adopted.tokenizer.encode(text).ids.count(1) for text in sentences) == 0
+    assert sum(cut.vocabulary.tokenizer.encode(text).ids.count(1) for text in sentences) == 0
     ours, own = ids_of(cut, sentences[0])
     table = whole.model.token_embeddings.weight
-    places = [whole.adopted.rows.index(number) for number in own[0].tolist()]
+    places = [whole.vocabulary.rows.index(number) for number in own[0].tolist()]
     torch.testing.assert_close(cut.model.token_embeddings(ours[0]), table[places])
 
 
