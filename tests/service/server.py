@@ -16,7 +16,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from threading import get_native_id
 from typing import Any, NamedTuple, Self, TypeVar, cast
@@ -117,21 +117,19 @@ class Server:
 
     def sockets(self) -> int:
         """The number of the service's open sockets, listening ones included."""
-        return sum(
-            name.startswith("socket:") for pid in self._pids() for name in _links(Path(f"/proc/{pid}/fd").iterdir())
-        )
+        return sum(name.startswith("socket:") for pid in self._pids() for name in _links(pid))
 
     def threads(self) -> int:
         """The number of the service's threads."""
-        return sum(int(_status(pid, "Threads")) for pid in self._pids())
+        return sum(_status(pid, "Threads") for pid in self._pids())
 
     def resident(self) -> int:
         """The service's resident memory, in bytes."""
-        return sum(int(_status(pid, "VmRSS")) * 1024 for pid in self._pids())
+        return sum(_status(pid, "VmRSS") * 1024 for pid in self._pids())
 
     def core_wait(self) -> float:
         """Seconds for which the service's threads, ready to run, have waited for a core."""
-        return sum(_core_wait(task) for pid in self._pids() for task in Path(f"/proc/{pid}/task").iterdir())
+        return sum(_core_wait(task) for pid in self._pids() for task in _tasks(pid))
 
     def log(self) -> str:
         """The service's standard error so far."""
@@ -158,27 +156,43 @@ class Server:
         self.process.communicate()
 
 
+# Processes and threads may end while they are looked at: they then count as gone.
+
+
+def _tasks(pid: int) -> list[Path]:
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def _children(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        yield from map(int, (task / "children").read_text().split())
+    for task in _tasks(pid):
+        yield from map(int, _read(task / "children").split())
 
 
-def _links(paths: Iterator[Path]) -> Iterator[str]:
-    for path in paths:
-        try:
-            yield os.readlink(path)
-        except FileNotFoundError:  # closed since it was listed
-            continue
+def _links(pid: int) -> Iterator[str]:
+    with suppress(FileNotFoundError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                yield os.readlink(path)
 
 
-def _status(pid: int, name: str) -> str:
-    match = re.search(rf"^{name}:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    assert match is not None
-    return match[1]
+def _status(pid: int, name: str) -> int:
+    match = re.search(rf"^{name}:\s+(\d+)", _read(Path(f"/proc/{pid}/status")), re.MULTILINE)
+    return int(match[1]) if match else 0
 
 
 def _core_wait(task: Path) -> float:
-    return int((task / "schedstat").read_text().split()[1]) / 1e9
+    fields = _read(task / "schedstat").split()
+    return int(fields[1]) / 1e9 if fields else 0.0
 
 
 def core_wait() -> float:
