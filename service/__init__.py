@@ -11,8 +11,7 @@ The path of a text of ``POST /v1/nlu`` from socket to reply; a test checks it::
     models.permits         admits the text, or refuses it at once
     student.predictor      runs the graph, one text at a time
     student.tokenization   text to tokens and words
-    student.decoding       logits to labels and slots
-    student.calibration    whether the text is in scope
+    student.decoding       logits to labels and slots; decides whether the text is in scope
 
 The reply returns through `endpoints` and `http.middleware`, and is written by `http.connection`. After that the
 middleware runs the deferred work: metrics, the turn of an experiment, shadow traffic, tracing.
