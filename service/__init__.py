@@ -7,8 +7,7 @@ The path of a text of ``POST /v1/nlu`` from socket to reply; a test checks it::
     http.requests          reads the body within its limits and parses it
     endpoints              requests the answer and builds the reply's body
     experiments.routing    chooses the student: the one named, that of an experiment's arm, or the default
-    models.queue           checks the request against the student; answer cache, queue, deadline
-    models.permits         admits the text, or refuses it at once
+    models.queue           admits the text or refuses it; checks it against the student; answer cache, queue, deadline
     student.predictor      runs the graph, one text at a time
     student.tokenization   text to tokens and words
     student.decoding       logits to labels and slots; decides whether the text is in scope
