@@ -2,7 +2,8 @@
 
 The path of a text of ``POST /v1/nlu`` from socket to reply; a test checks it::
 
-    http.connection        HTTP/1.1 on one connection, one `RequestResponseCycle` for each request on it
+    http.connection        HTTP/1.1 on one connection: parses heads, keeps the order of pipelined requests
+    http.cycle             one request and its reply, as the ASGI application sees them
     http.middleware        request id, deadline, API key; dispatches to the endpoint; turns every error into a reply
     http.requests          reads the body within its limits and parses it
     endpoints              requests the answer and builds the reply's body
