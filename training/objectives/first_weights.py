@@ -61,15 +61,14 @@ def with_position_bias(start: Checkpoint, wanted: bool | None) -> Checkpoint:
         return start
     if not wanted:
         raise CheckpointError("--no-position-bias: the checkpoint to start from has one; leave the flag out to keep it")
-    if not isinstance(start.model, StudentModel):
+    if not hasattr(start.model.config, POSITION_BIAS):
         own = start.model.config.size
         raise CheckpointError(f"--position-bias: the checkpoint to start from keeps its own architecture ({own})")
     config = copy.deepcopy(start.model.config)
     config.position_bias = True
     model = StudentModel(config)
-    zeros = {
-        name: torch.zeros_like(value) for name, value in model.state_dict().items() if f".{POSITION_BIAS}." in name
-    }
+    biases = (name for name in model.state_dict() if f".{POSITION_BIAS}." in name)
+    zeros = {name: torch.zeros_like(model.get_parameter(name)) for name in biases}
     model.load_state_dict({**start.model.state_dict(), **zeros})
     return replace(start, model=model.to(start.model.device).eval())
 

@@ -114,7 +114,7 @@ class DistillSettings(TextSettings):
     teacher: str = setting("", "checkpoint, Hugging Face folder or hub name to imitate", unit="CKPT")
     size: str = encoder_size(DEFAULT_SIZE, "encoder size of the student")
     position_bias: bool | None = setting(
-        None, "bias of attention by relative position", shown="as in --start or --teacher"
+        None, "bias of attention by relative position", shown="that of --start, else that of --teacher"
     )
     masked_share: float = share(0.15, "share of the tokens to be predicted; 0: --hidden-loss alone, on plain text")
     chain: str = encoder_size("", "comma-separated intermediate sizes, each distilled from the previous", several=True)
