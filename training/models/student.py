@@ -268,12 +268,12 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
     def _attention_biases(self, tokens: int, mask: Tensor | None) -> Sequence[Tensor | None]:
         """What each layer adds to its scores: the bias of padding, [batch, 1, 1, tokens], and that of positions.
 
-        Positions are looked up for the maximum length, then cut to `tokens` for all layers at once. So onnxruntime does
-        the look-up when it loads the exported graph, and a text needs only the cut.
+        For the exported graph, positions are looked up for the maximum length, then cut to `tokens` for all layers at
+        once. So onnxruntime does the look-up when it loads the graph, and a text needs only the cut.
         """
         if not self.config.position_bias:
             return [mask] * len(self.blocks)
-        places = np.arange(self.config.max_position_embeddings)
+        places = np.arange(self.config.max_position_embeddings if torch.onnx.is_in_onnx_export() else tokens)
         offsets = np.clip(places - places[:, None], -MAX_OFFSET, MAX_OFFSET) + MAX_OFFSET
         rows = torch.from_numpy(offsets).to(self.positions.weight.device)
         looked_up = [cast(PositionBias, cast(Block, block).position_bias)(rows) for block in self.blocks]
