@@ -52,9 +52,15 @@ class TextRun:
         self.split = split()
         self._a_step = settings.batch_tokens * self.split.count
 
-    def begin(self, model: nn.Module, student: MaskedLanguageModel) -> None:
-        """Set up the loop for the model that is trained and the student in it, or restore it."""
+    def begin(
+        self, model: nn.Module, student: MaskedLanguageModel, scores: Callable[[], dict[str, float]] | None = None
+    ) -> None:
+        """Set up the loop for the model that is trained and the student in it, or restore it.
+
+        `scores` are those of the held-out lines; None: of the masked-language head.
+        """
         self.student = student
+        self._scores = scores or partial(held_out_scores, student, self.text, self.settings.precision)
         settings, lines, count, state = self.settings, self.text.lines, self.split.count, self.storage.state
         text = [len(lines), len(lines.tokens), lines.checksum]
         facts = {"tokenizer": self.tokenizer.to_str(), "text": text, "processes": count}
@@ -105,6 +111,3 @@ class TextRun:
         loop.end()
         minutes = round(loop.progress.seconds / 60, 1)
         return {"checkpoint": str(loop.out), "steps": loop.progress.step, "minutes": minutes, **scores}
-
-    def _scores(self) -> dict[str, float]:
-        return held_out_scores(self.student, self.text, self.settings.precision)
