@@ -87,9 +87,9 @@ class Endpoints:
                 results[name] = nlu_body(model, body, answers[name], context.request_id)
             except errors.ClientLeft:
                 raise
-            except ServiceError as error:
-                problems.append(error)
-                results[name] = error_body(error, context.request_id)
+            except Exception as error:  # noqa: BLE001 - the other students answer
+                problems.append(errors.reported(error, context.request_id))
+                results[name] = error_body(problems[-1], context.request_id)
         if not answers:
             raise problems[0]
         for problem in problems:
@@ -147,9 +147,10 @@ class Endpoints:
                     results.append(nlu_body(model, item, answer, context.request_id))
                 except errors.ClientLeft:
                     raise
-                except ServiceError as error:
-                    self.metrics.count_error(error)
-                    results.append(error_body(error, context.request_id))
+                except Exception as error:  # noqa: BLE001 - the other items are answered
+                    problem = errors.reported(error, context.request_id)
+                    self.metrics.count_error(problem)
+                    results.append(error_body(problem, context.request_id))
                 permits.give_back(1)
         context.timings = Timings.of_batch([answer.timings for answer in answers])
         return json_reply({"results": results})

@@ -173,3 +173,11 @@ def log_fault(error: BaseException, request_id: str) -> None:
     frames = traceback.extract_tb(error.__traceback__)
     places = " > ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)
     log.error("request %s failed: %s at %s", request_id, type(error).__name__, places)
+
+
+def reported(error: BaseException, request_id: str) -> ServiceError:
+    """The error that the client gets. An unexpected one is logged and becomes an `InternalError`."""
+    if isinstance(error, ServiceError):
+        return error
+    log_fault(error, request_id)
+    return InternalError()

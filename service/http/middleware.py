@@ -118,11 +118,9 @@ class RequestMiddleware:
             raise
         except BaseException as error:  # noqa: BLE001 - no exception may leave this layer
             context.timings = None
-            if not isinstance(error, ServiceError):
-                log_fault(error, context.request_id)
-                error = errors.InternalError()
-            self.metrics.count_error(error)
-            return None if isinstance(error, errors.ClientLeft) else _error_reply(error, context.request_id)
+            problem = errors.reported(error, context.request_id)
+            self.metrics.count_error(problem)
+            return None if isinstance(problem, errors.ClientLeft) else _error_reply(problem, context.request_id)
 
     def _endpoint(self, context: RequestContext, path: str) -> Endpoint:
         methods = self.endpoints.get(path)

@@ -100,6 +100,28 @@ def test_request_with_logits_that_are_not_numbers_fails_and_the_next_is_answered
         Student.load(folder).predict("musik", top_k=3)
 
 
+def test_item_or_student_with_logits_that_are_not_numbers_has_an_error_of_its_own(
+    folder: Path, students: Path, replace_graph: Replace, make_client: Any
+) -> None:
+    row = row_of(folder, "musik")  # of no golden sentence
+
+    def set_row(values: Any) -> Any:
+        values[row] = np.nan
+        return values
+
+    replace_graph(folder, altered(folder, "domain", set_row))
+    (folder.parent / "german").symlink_to(students / "german")
+    client = make_client(folder.parent)
+    musik, wetter = ({"text": text, "locale": "de-DE"} for text in ("musik", "wetter"))
+
+    batch = client.post("/v1/nlu/batch", json={"items": [musik, wetter]}).json()["results"]
+    compared = client.post("/v1/compare", json=musik).json()["results"]
+
+    assert (batch[0]["error"]["code"], batch[1]["intent"]["name"]) == ("internal_error", "weather_query")
+    assert (compared["s"]["error"]["code"], compared["german"]["intent"]["name"]) == ("internal_error", "music_play")
+    assert client.metric("nlu_rejected_total", reason="internal") == 2
+
+
 def test_tokenizer_with_other_token_ids_is_called_wrong(folder: Path, edit: Any) -> None:
     content = json.loads(build_tokenizer().to_str())
     vocabulary = content["model"]["vocab"]
