@@ -167,6 +167,7 @@ class Run:
         loss = round(progress.summed_loss / self.epochs.steps, 4)
         progress.history.append({"epoch": epoch, "loss": loss, "dev": _rounded(scores["mean"])})
         progress.summed_loss = 0.0
+        loop.report({f"dev_{name}": value for name, value in scores["mean"].items()})
         score = next(float(scores["mean"][name]) for name in SELECTED_BY if name in scores["mean"])
         better = score > progress.best
         if better:

@@ -107,4 +107,6 @@ class TextRun:
         return {"checkpoint": str(loop.out), "steps": loop.progress.step, "minutes": minutes, **scores}
 
     def _scores(self) -> dict[str, float]:
-        return held_out_scores(self.student, self.text, self.settings.precision)
+        scores = held_out_scores(self.student, self.text, self.settings.precision)
+        self.loop.report(scores)
+        return scores
