@@ -46,16 +46,16 @@ class Checkpoint:
     labels: Labels
     training: dict[str, Any]
 
-    def encoder_alone(self, dropout: float) -> StudentModel:
-        """A copy of the model without heads, with a masked-language head: a new one if the model has none.
+    def encoder_alone(self, dropout: float, masked: bool = True) -> StudentModel:
+        """A copy of the model without heads, and with a masked-language head if `masked`: a new one if it has none.
 
         Raises CheckpointError: a Hugging Face encoder whose masked-language head is not supported.
         """
         config = copy.deepcopy(self.model.config)
         config.labels, config.dropout = {}, dropout
-        if not config.masked:
-            config.masked = True
-            if isinstance(self.model, hub.HubModel):
+        if config.masked != masked:
+            config.masked = masked
+            if masked and isinstance(self.model, hub.HubModel):
                 return self.model.with_new_head(config)
         alone = type(self.model)(config)
         weights = {name: value for name, value in self.model.state_dict().items() if not name.startswith("heads.")}

@@ -39,18 +39,21 @@ def reduced(start: Checkpoint, size: str, layers: str, activation: str = "") -> 
             raise CheckpointError(f"--init-layers {layers}: needs a --size with fewer layers than a student in --init")
         return start
     shape = SIZES[size]
-    if shape.hidden > config.hidden_size or (
-        shape.hidden == config.hidden_size and shape.layers > config.num_hidden_layers
-    ):
-        has = f"{config.num_hidden_layers} x {config.hidden_size}"
-        asked = f"--size {size}: {shape.layers} x {shape.hidden} is larger than --init with its {has} ({config.size})"
-        raise CheckpointError(f"{asked}; allowed: its own size or a smaller one; leave --size out to inherit it")
+    require_smaller(size, config.num_hidden_layers, config.hidden_size, config.size)
     if shape.hidden == config.hidden_size:
         model, facts = _with_layers(start.model, size, chosen_layers(layers, shape.layers, config.num_hidden_layers))
     else:
         model, facts = _with_table(start.model, size, activation)
     log.info("first weights of %s: %s", size, ", ".join(f"{name} {value}" for name, value in facts.items()))
     return replace(start, model=model.eval(), training={**start.training, "first_weights": facts})
+
+
+def require_smaller(size: str, layers: int, hidden: int, name: str) -> None:
+    """Raise CheckpointError where a size is wider, or as wide and deeper, than a checkpoint of this shape and name."""
+    shape = SIZES[size]
+    if (shape.hidden, shape.layers) > (hidden, layers):
+        asked = f"--size {size}: {shape.layers} x {shape.hidden} is larger than {layers} x {hidden} ({name})"
+        raise CheckpointError(f"{asked}, from which it should start; allowed: that size or a smaller one")
 
 
 def chosen_layers(text: str, count: int, available: int) -> list[int]:

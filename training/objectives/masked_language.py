@@ -19,7 +19,7 @@ from training.text.tokenizer import SpecialIds
 
 
 class MaskedLanguageModel(nn.Module):
-    """A model with a masked-language head, trained through a single call, as distributed training requires."""
+    """A model, called once a step, as distributed training requires; no logits without a masked-language head."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -30,6 +30,8 @@ class MaskedLanguageModel(nn.Module):
     ) -> tuple[Tensor, StudentOutput]:
         """Logits [chosen tokens, vocabulary] where `chosen` [batch, tokens] is true, and the encoder's output."""
         output = self.model(input_ids, attention_mask, all_layers=all_layers)
+        if not self.model.config.masked:
+            return output.last_hidden_state.new_zeros(0), output
         return self.model.token_logits(output.last_hidden_state[chosen]), output
 
 
@@ -57,7 +59,7 @@ class MaskedBatch:
 
 @dataclass(frozen=True)
 class MaskedText:
-    """A text whose batches get new masks in each step; the masks depend on seed and step only."""
+    """A text whose batches get new masks in each step, which depend on seed and step only; a share of 0: no masks."""
 
     lines: Lines
     special: SpecialIds
@@ -78,6 +80,8 @@ class MaskedText:
 
     def _masked(self, rows: NDArray[np.int64], seed: list[int]) -> MaskedBatch:
         input_ids, mask = self.lines.batch(rows, self.special.pad)
+        if not self.share:
+            return MaskedBatch(input_ids, mask, torch.full_like(input_ids, IGNORED), 0)
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         corrupted, targets = mask_tokens(input_ids, self.share, self.special, self.vocabulary, generator)
         return MaskedBatch(corrupted, mask, targets, int((targets != IGNORED).sum()))

@@ -1,8 +1,9 @@
 """Distillation of an encoder from a masked-language-model teacher on a transfer set.
 
 At the masked tokens the student learns from the text (hard loss) and from the teacher's distribution over the
-vocabulary (soft loss: Hinton et al. 2015); another loss may compare hidden states. The teacher runs once per batch, and
-none of its outputs are stored.
+vocabulary (soft loss: Hinton et al. 2015); another loss may compare hidden states. With a masked share of 0, both read
+plain text and hidden states are compared alone, so any encoder can teach, a fine-tuned one included. The teacher runs
+once per batch, and none of its outputs are stored.
 """
 
 from __future__ import annotations
@@ -19,19 +20,18 @@ from service.student.manifest import Labels
 from training.models.checkpoint import Checkpoint, is_finished, load_checkpoint, load_resume_state, save_resume_state
 from training.models.devices import autocast_of, processes
 from training.models.errors import CheckpointError
+from training.models.sizes import SIZES
 from training.models.student import StudentConfig, StudentModel
-from training.objectives.inheritance import inherit_layers, require_part
+from training.objectives.first_weights import reduced, require_smaller
 from training.objectives.layer_mapping import LAYER_MAPPINGS
 from training.objectives.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
-from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
+from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, MaskedText, masked_loss
 from training.runs.flags import listed
 from training.runs.loop import Storage
-from training.runs.settings import INHERITED, RANDOM, DistillSettings
+from training.runs.settings import INHERITED, NONE, RANDOM, DistillSettings
 from training.runs.start import is_untouched
 from training.runs.text_run import TextRun
 from training.text.corpus import read_lines
-
-PROBE_LINES = 256
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +70,11 @@ def require_start(settings: DistillSettings, sizes: Sequence[str]) -> None:
     """Raise ValueError where the last stage of a chain through these sizes could not start."""
     teacher = load_checkpoint(settings.teacher)
     start_of(settings, teacher)
-    above = teacher.model.config
+    config = teacher.model.config
+    layers, hidden, above = config.num_hidden_layers, config.hidden_size, config.size
     for size in (*sizes, settings.size) if settings.start == INHERITED else ():
-        config = config_of(replace(settings, size=size), above)
-        require_part(above, config)
-        above = config
+        require_smaller(size, layers, hidden, above)
+        layers, hidden, above = SIZES[size].layers, SIZES[size].hidden, size
 
 
 def distill_student(
@@ -90,28 +90,29 @@ def distill_student(
     teacher or start that can't be used.
     """
     teacher = load_checkpoint(settings.teacher)
-    if not teacher.model.config.masked:
-        raise CheckpointError(f"{settings.teacher}: has no masked-language head, which a teacher needs")
-    if teacher.labels.heads:  # a Hugging Face encoder keeps a masked-language head that fine-tuning does not update
-        raise CheckpointError(f"{settings.teacher}: was fine-tuned on a task; its masked-language head is out of date")
+    require_teacher(settings, teacher)
     start = start_of(settings, teacher)
     readable = min(c.model.config.max_position_embeddings for c in (teacher, start or teacher))
     texts = read_lines(listed(settings.corpus))
     run = TextRun(asked or settings, teacher.encoder.tokenizer, texts, storage, readable)
     torch.manual_seed(settings.seed)  # after loading the teacher, which may draw random numbers
-    first = start.encoder_alone(settings.dropout) if start else first_student(settings, teacher.model, run)
+    masked = settings.masked_share > 0
+    first = start.encoder_alone(settings.dropout, masked) if start else random_student(settings, teacher.model.config)
     student = MaskedLanguageModel(first)
     imitation = Imitation(student, teacher.model.to(processes().device), settings)
     before()
-    run.begin(imitation, student)
+    run.begin(imitation, student, None if masked else lambda: imitation.held_out_loss(run.text, settings.precision))
     soft = PREDICTION_LOSSES[settings.prediction_loss]
 
     def loss_of(batch: MaskedBatch) -> Tensor:
         with autocast_of(settings.precision, batch.input_ids.device):
             with torch.no_grad():
                 taught = teacher.model(batch.input_ids, batch.attention_mask, all_layers=True)
-                expected = teacher.model.token_logits(taught.last_hidden_state[batch.chosen])
+                expected = teacher.model.token_logits(taught.last_hidden_state[batch.chosen]) if masked else None
             logits, hidden = run.loop.model(batch, taught.hidden_states)
+        if expected is None:
+            compared: Tensor = hidden
+            return compared
         share = len(expected) * run.split.scale(batch.total)
         loss = settings.hard_weight * masked_loss(logits, batch, run.split)
         loss = loss + settings.soft_weight * share * soft(logits, expected, settings.temperature)
@@ -123,7 +124,7 @@ def distill_student(
 
 
 class Imitation(nn.Module):
-    """The trained module: the student, and a projection to the teacher's width for each compared layer.
+    """The trained module: the student, its teacher, and a projection to its width for each compared layer.
 
     The projections (Jiao et al. 2020, section 3.1) exist only where the hidden-state loss needs equal widths. They are
     not part of the saved student.
@@ -132,6 +133,7 @@ class Imitation(nn.Module):
     def __init__(self, student: MaskedLanguageModel, teacher: StudentModel, settings: DistillSettings) -> None:
         super().__init__()
         self.student = student
+        self.teacher = (teacher,)  # in a tuple, so that its weights are no parameters of this module
         self.loss = HIDDEN_LOSSES.get(settings.hidden_loss)
         ours, theirs = student.model.config, teacher.config
         layers, widths = (ours.num_hidden_layers, theirs.num_hidden_layers), (ours.hidden_size, theirs.hidden_size)
@@ -148,16 +150,45 @@ class Imitation(nn.Module):
             hidden = hidden + self.loss.function(states, taught[theirs], batch.attention_mask) / len(self.pairs)  # type: ignore[union-attr]
         return logits, hidden
 
+    def held_out_loss(self, text: MaskedText, precision: str) -> dict[str, float]:
+        """The mean hidden-state loss over the batches of held-out lines; empty without such lines."""
+        was_training, device = self.training, next(self.parameters()).device
+        self.eval()
+        losses = []
+        with torch.inference_mode(), autocast_of(precision, device):
+            for batch in (held_out.to(device) for held_out in text.held_out()):
+                taught = self.teacher[0](batch.input_ids, batch.attention_mask, all_layers=True)
+                losses.append(float(self(batch, taught.hidden_states)[1]))
+        self.train(was_training)
+        return {"held_out_loss": round(sum(losses) / len(losses), 4)} if losses else {}
+
+
+def require_teacher(settings: DistillSettings, teacher: Checkpoint) -> None:
+    """Raise ValueError where a teacher can't be imitated with these settings."""
+    if settings.masked_share == 0:
+        if settings.hidden_loss == NONE:
+            raise ValueError("--masked-share 0: nothing to learn from; choose a --hidden-loss")
+        return
+    allowed = "allowed: a pretrained encoder with one, or --masked-share 0 with a --hidden-loss"
+    if not teacher.model.config.masked:
+        raise CheckpointError(f"{settings.teacher}: has no masked-language head, which a teacher needs; {allowed}")
+    if teacher.labels.heads:  # a Hugging Face encoder keeps a masked-language head that fine-tuning does not update
+        stale = "was fine-tuned on a task; its masked-language head is out of date"
+        raise CheckpointError(f"{settings.teacher}: {stale}; {allowed}")
+
 
 def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | None:
-    """The checkpoint that the student starts from, if it starts from one.
+    """The checkpoint that the student starts from, of its size; None: from random weights.
 
-    Raises CheckpointError: its tokenizer differs from the teacher's, or its size from the student's; or layers of this
-    teacher can't be inherited.
+    Raises CheckpointError: its tokenizer differs from the teacher's, or its size from the student's; or the student
+    can't start from this teacher.
     """
     if settings.start == INHERITED and not isinstance(teacher.model, StudentModel):
         raise CheckpointError(f"--start {INHERITED}: not possible with a Hugging Face encoder as the teacher")
-    if settings.start in (RANDOM, INHERITED):
+    if settings.start == INHERITED:
+        same = settings.size == teacher.model.config.size
+        return reduced(teacher, settings.size, "" if same else settings.layer_mapping)
+    if settings.start == RANDOM:
         return None
     start = load_checkpoint(settings.start)
     if start.encoder.tokenizer.to_str() != teacher.encoder.tokenizer.to_str():
@@ -168,26 +199,11 @@ def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | Non
     return start
 
 
-def first_student(settings: DistillSettings, teacher: StudentModel, run: TextRun) -> StudentModel:
-    """A new student of the given size, with random weights or with its teacher's layers."""
-    student = StudentModel(config_of(settings, teacher.config))
-    if settings.start == INHERITED:
-        done = inherit_layers(teacher, student, settings.layer_mapping, probe_of(run))
-        log.info("inherited from the teacher: %s", done)
-    return student
-
-
-def config_of(settings: DistillSettings, teacher: StudentConfig) -> StudentConfig:
-    """The configuration of a student of the given size with its teacher's vocabulary."""
+def random_student(settings: DistillSettings, teacher: StudentConfig) -> StudentModel:
+    """A new student of the given size with its teacher's vocabulary."""
     length = min(settings.max_length, teacher.max_position_embeddings)
     shape = {"vocab_size": teacher.vocab_size, "max_position_embeddings": length}
-    return StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=True, **shape)
-
-
-def probe_of(run: TextRun) -> Tensor:
-    """Some lines of the text, [lines, tokens] without padding, from which layers are inherited."""
-    lines = run.text.lines
-    lengths = lines.starts[1:] - lines.starts[:-1]
-    longest = (-lengths[: 64 * PROBE_LINES]).argsort(kind="stable")[:PROBE_LINES]
-    width = int(lengths[longest].min())
-    return lines.batch(longest, run.text.special.pad)[0][:, :width]
+    masked = settings.masked_share > 0
+    return StudentModel(
+        StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=masked, **shape)
+    )

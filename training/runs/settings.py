@@ -95,7 +95,7 @@ class TextSettings(RunSettings):
     corpus: str = setting("", "plain text, a sentence a line: comma-separated files, folders or hub:NAME", unit="FILES")
     steps: int = setting(0, "optimiser steps, instead of --epochs", low=0, shown="as many as --epochs take")
     batch_tokens: int = tokens(4096, "tokens per step and process", low=1)
-    masked_share: float = share(0.15, "share of the tokens to be predicted")
+    masked_share: float = share(0.15, "share of the tokens to be predicted", low=0.01)
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ class DistillSettings(TextSettings):
 
     teacher: str = setting("", "checkpoint, Hugging Face folder or hub name to imitate", unit="CKPT")
     size: str = encoder_size(DEFAULT_SIZE, "encoder size of the student")
+    masked_share: float = share(0.15, "share of the tokens to be predicted; 0: --hidden-loss alone, on plain text")
     chain: str = encoder_size("", "comma-separated intermediate sizes, each distilled from the previous", several=True)
-    start: str = setting(RANDOM, f"first weights: {RANDOM}, {INHERITED} (its own layers), or a checkpoint")
+    start: str = setting(RANDOM, f"first weights: {RANDOM}, {INHERITED} (its layers or tokens), or a checkpoint")
     prediction_loss: str = setting("kl", "compares distributions over the vocabulary", choices=PREDICTION_LOSSES)
     temperature: float = setting(2.0, "softens both distributions of the soft loss", low=0.1)
     soft_weight: float = weight(1.0, "weight of the soft loss")

@@ -52,9 +52,15 @@ class TextRun:
         self.split = split()
         self._a_step = settings.batch_tokens * self.split.count
 
-    def begin(self, model: nn.Module, student: MaskedLanguageModel) -> None:
-        """Set up the loop for the model that is trained and the student in it, or restore it."""
+    def begin(
+        self, model: nn.Module, student: MaskedLanguageModel, scores: Callable[[], dict[str, float]] | None = None
+    ) -> None:
+        """Set up the loop for the model that is trained and the student in it, or restore it.
+
+        `scores` are those of the held-out lines; None: of the masked-language head.
+        """
         self.student = student
+        self._scores = scores or partial(held_out_scores, student, self.text, self.settings.precision)
         settings, lines, count, state = self.settings, self.text.lines, self.split.count, self.storage.state
         text = [len(lines), len(lines.tokens), lines.checksum]
         facts = {"tokenizer": self.tokenizer.to_str(), "text": text, "processes": count}
@@ -78,13 +84,13 @@ class TextRun:
                 loop.step(partial(loss_of_rows, rows), record_every=max(1, loop.total // 100))
                 step = loop.progress.step
                 if step % (SCORED_EVERY * loop.save_every) == 0 and step < loop.total:
-                    loop.say(lambda step=step: f"step {step}: {self._scores()}")  # type: ignore[misc]
+                    loop.say(lambda step=step: f"step {step}: {self._score()}")  # type: ignore[misc]
 
     def finish(self, training: dict[str, Any]) -> dict[str, Any]:
         """Score the held-out lines and save the student's checkpoint. Returns the summary."""
         loop, lines, settings = self.loop, self.text.lines, asdict(self.settings)
         loop.save_state()
-        scores = self._scores()
+        scores = self._score()
         training = {
             "command": self.storage.command,
             "settings": {**settings, **{name: file_names(settings[name]) for name in NAMED if name in settings}},
@@ -106,7 +112,8 @@ class TextRun:
         minutes = round(loop.progress.seconds / 60, 1)
         return {"checkpoint": str(loop.out), "steps": loop.progress.step, "minutes": minutes, **scores}
 
-    def _scores(self) -> dict[str, float]:
-        scores = held_out_scores(self.student, self.text, self.settings.precision)
+    def _score(self) -> dict[str, float]:
+        """Score the held-out lines, and report that."""
+        scores = self._scores()
         self.loop.report(scores)
         return scores

@@ -15,6 +15,7 @@ from service.student.manifest import Labels
 from training.models.devices import autocast_of, processes
 from training.models.sizes import SIZES
 from training.models.student import StudentConfig, StudentModel
+from training.objectives.first_weights import require_smaller
 
 STEPS = 8  # that are measured
 READ = 128  # texts a batch
@@ -31,14 +32,10 @@ class Speed:
 def shape_of(size: str, teacher: StudentConfig) -> StudentConfig:
     """The shape of a student of `size` below a teacher: some of its layers, or a narrower encoder.
 
-    Raises ValueError: the size is larger than the teacher.
+    Raises CheckpointError: the size is larger than the teacher.
     """
+    require_smaller(size, teacher.num_hidden_layers, teacher.hidden_size, teacher.size)
     asked = SIZES[size]
-    if asked.hidden > teacher.hidden_size or (
-        asked.hidden == teacher.hidden_size and asked.layers > teacher.num_hidden_layers
-    ):
-        has = f"{teacher.num_hidden_layers} x {teacher.hidden_size}"
-        raise ValueError(f"--sizes {size}: {asked.layers} x {asked.hidden} is larger than the encoder, {has}")
     if asked.hidden == teacher.hidden_size:
         shape = copy.deepcopy(teacher)
         shape.num_hidden_layers = asked.layers

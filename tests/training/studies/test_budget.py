@@ -100,5 +100,7 @@ def test_shapes_are_layers_of_the_teacher_or_narrower_encoders() -> None:
 
     assert (layers.num_hidden_layers, layers.num_attention_heads, layers.norm) == (6, 12, "post")
     assert (narrow.num_hidden_layers, narrow.hidden_size, narrow.vocab_size) == (2, 128, 200)
-    with pytest.raises(ValueError, match="--sizes xl: 12 x 768 is larger than the encoder, 12 x 384"):
+    with pytest.raises(
+        ValueError, match=r"--size xl: 12 x 768 is larger than 12 x 384 \(l\), from which it should start"
+    ):
         shape_of("xl", teacher)

@@ -141,7 +141,10 @@ def test_the_encoder_itself_is_exported_where_its_size_is_asked_for(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--sizes", "xs,m"], "--sizes m: 6 x 384 is larger than the encoder, 3 x 192"),
+        (
+            ["--sizes", "xs,m"],
+            "--size m: 6 x 384 is larger than 3 x 192 (3x192), from which it should start; allowed: that size or a smaller one",
+        ),
         (["--minutes", "0.0001"], "--minutes 0.0001: one epoch each on 2% of the training utterances"),
         (["--locales", "pt-PT"], "pt-PT"),
         (["--encoder", "/nowhere"], "/nowhere: no such folder"),
