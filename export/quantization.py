@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from service.student.decoding import FloatArray, softmax
 from service.student.predictor import Predictor
+from training.models.student import POSITION_BIAS
 
 
 def quantise_int8(
@@ -34,13 +35,15 @@ def quantise_int8(
 
     `source` must not be optimised: the runtime fuses nodes of the quantised graph better than the quantiser handles
     fused nodes. Products of two activations stay in fp32 unless `attention` is set, as quantising both factors costs
-    time. Nodes in `keep` stay in fp32; with `only`, all other nodes do.
+    time; so do position biases, which the runtime looks up when it loads the graph. Nodes in `keep` stay in fp32; with
+    `only`, all other nodes do.
     """
+    in_fp32 = [*keep, *position_biases(source), *([] if attention else activation_products(source))]
     recipe = AutoQuantizationConfig.avx512_vnni(
         is_static=False,
         per_channel=True,
         nodes_to_quantize=[] if only is None else list(only),
-        nodes_to_exclude=[*keep, *([] if attention else activation_products(source))],
+        nodes_to_exclude=in_fp32,
     )
     recipe.reduce_range = any_cpu
     with tempfile.TemporaryDirectory(prefix=".quantising-", dir=path.parent) as scratch:
@@ -50,12 +53,20 @@ def quantise_int8(
 
 def quantisable_nodes(source: Path) -> list[str]:
     """The names of the nodes of an fp32 export that `quantise_int8` quantises: look-ups and products with weights."""
-    return _nodes(source, ("MatMul", "Gather"), with_weights=True)
+    biases = position_biases(source)
+    return [name for name in _nodes(source, ("MatMul", "Gather"), with_weights=True) if name not in biases]
 
 
 def activation_products(source: Path) -> list[str]:
     """The names of the nodes of an fp32 export that multiply two activations: those of attention."""
     return _nodes(source, ("MatMul",), with_weights=False)
+
+
+def position_biases(source: Path) -> list[str]:
+    """The names of the nodes of an fp32 export that look up the biases of relative positions."""
+    graph = onnx.load(str(source), load_external_data=False).graph
+    tables = f".{POSITION_BIAS}.weight"
+    return [node.name for node in graph.node if any(name.endswith(tables) for name in node.input)]
 
 
 def _nodes(source: Path, operators: Sequence[str], with_weights: bool) -> list[str]:

@@ -20,8 +20,7 @@ from scipy.stats import rankdata  # type: ignore[import-untyped]
 
 from export.calibration import MIN_TEXTS, Observations, TextHead, Texts, halves, scope_head
 from export.graph import FEATURES
-from service.student.calibration import scope_score
-from service.student.decoding import FloatArray, best
+from service.student.decoding import FloatArray, best, scope_score
 from service.student.manifest import Head, Labels, Scope
 from service.student.predictor import DISTANCE_OUTPUT
 

@@ -2,17 +2,16 @@
 
 The path of a text of ``POST /v1/nlu`` from socket to reply; a test checks it::
 
-    http.connection        HTTP/1.1 on one connection, one `RequestResponseCycle` for each request on it
+    http.connection        HTTP/1.1 on one connection: parses heads, keeps the order of pipelined requests
+    http.cycle             one request and its reply, as the ASGI application sees them
     http.middleware        request id, deadline, API key; dispatches to the endpoint; turns every error into a reply
     http.requests          reads the body within its limits and parses it
     endpoints              requests the answer and builds the reply's body
     experiments.routing    chooses the student: the one named, that of an experiment's arm, or the default
-    models.queue           checks the request against the student; answer cache, queue, deadline
-    models.permits         admits the text, or refuses it at once
+    models.queue           admits the text or refuses it; checks it against the student; answer cache, queue, deadline
     student.predictor      runs the graph, one text at a time
     student.tokenization   text to tokens and words
-    student.decoding       logits to labels and slots
-    student.calibration    whether the text is in scope
+    student.decoding       logits to labels and slots; decides whether the text is in scope
 
 The reply returns through `endpoints` and `http.middleware`, and is written by `http.connection`. After that the
 middleware runs the deferred work: metrics, the turn of an experiment, shadow traffic, tracing.

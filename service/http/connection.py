@@ -9,26 +9,23 @@ request's head and the time in which it must arrive.
 from __future__ import annotations
 
 import asyncio
-import http
 from collections import deque
 from typing import Any, cast
 
 import httptools
-from starlette.types import Message, Scope
+from starlette.types import Scope
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.errors import ENDINGS, BadHttp, HeadTimeout, HeadTooLarge, ServiceError, log_fault
-from service.http.head import CHECKED_HEADERS, check_headers, unusual_target
+from service.errors import BadHttp, HeadTimeout, HeadTooLarge, ServiceError
+from service.http.cycle import CLOSE, STATUS_LINES, RequestResponseCycle
+from service.http.flow import FlowControl
+from service.http.head import CHECKED_HEADERS, check_headers, head_without_upgrade, unusual_target
 from service.http.lingering import Lingering
 
 MAX_HEAD_BYTES = 1 << 16
 HEAD_SECONDS = 10.0
 MAX_UNREAD_BYTES = 1 << 16
-STATUS_LINES = {status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-CLOSE = b"connection: close\r\n"
-DISCONNECT: Message = {"type": "http.disconnect"}
 
 
 class Connection(asyncio.Protocol):
@@ -37,7 +34,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         app: the service's ASGI application, a `RequestMiddleware`.
         cycle: the request being answered, or the last one; None before the first.
-        is_full: the write buffer is full, since the client reads more slowly than the service writes.
+        flow: pauses reading and writing; set once connected.
         is_stopping: no further request is accepted.
     """
 
@@ -53,7 +50,6 @@ class Connection(asyncio.Protocol):
         self.app: Any = config.loaded_app
         self.tasks: set[Any] = server_state.tasks
         self.cycle: RequestResponseCycle | None = None
-        self.is_full = False
         self.is_stopping = False
         self._keep_alive_seconds = config.timeout_keep_alive
         self._state = server_state
@@ -61,8 +57,6 @@ class Connection(asyncio.Protocol):
         self._parser = self._new_parser()
         self._incoming: RequestResponseCycle | None = None
         self._pipeline: deque[RequestResponseCycle] = deque()
-        self._drained: asyncio.Future[None] | None = None
-        self._is_paused = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_is_open = False
         self._url = b""
@@ -81,6 +75,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         self._transport = cast("asyncio.Transport", transport)
+        self.flow = FlowControl(self._transport, self._keep_alive_seconds)
         self._scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -103,7 +98,7 @@ class Connection(asyncio.Protocol):
             if cycle is not None:
                 cycle.end()
         self.cycle = self._incoming = None
-        self.resume_writing()
+        self.flow.resume_writing()
         del self._parser  # it refers to this object, and this object to it
 
     def data_received(self, data: bytes) -> None:
@@ -125,18 +120,16 @@ class Connection(asyncio.Protocol):
             self._refuse(raised if isinstance(raised, ServiceError) else BadHttp(problem=f"{error}"))
         if self._framing_bytes > MAX_HEAD_BYTES and not self.is_stopping:
             self._refuse(HeadTooLarge(limit=MAX_HEAD_BYTES))
-        elif self._head_is_open and self._head_timer is None and not self._is_paused:
+        elif self._head_is_open and self._head_timer is None and not self.flow.is_paused:
             self._start_head_timer()  # while paused, the rest can't arrive: `resume_reading` starts it
 
     def pause_writing(self) -> None:
         """The write buffer is full."""
-        self.is_full = True
+        self.flow.pause_writing()
 
     def resume_writing(self) -> None:
-        """The write buffer has room again, or the client has disconnected."""
-        self.is_full = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+        """The write buffer has room again."""
+        self.flow.resume_writing()
 
     # Called by the parser
 
@@ -203,13 +196,13 @@ class Connection(asyncio.Protocol):
             self._start(cycle)
         else:
             self._pipeline.append(cycle)
-            self._pause_reading()
+            self.flow.pause_reading()
 
     def on_body(self, body: bytes) -> None:
         """A part of the request's body."""
         self._framing_bytes = 0
         if self._incoming is not None and self._incoming.feed(body) > MAX_UNREAD_BYTES:
-            self._pause_reading()
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """The request is complete."""
@@ -231,24 +224,10 @@ class Connection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(data)
 
-    async def drain(self) -> bool:
-        """Wait for room in the write buffer. False if the client disconnects, or reads nothing for too long."""
-        try:
-            async with asyncio.timeout(self._keep_alive_seconds):
-                while self.is_full:
-                    self._drained = self._loop.create_future()
-                    await self._drained
-        except TimeoutError:
-            self.abort()
-        return not self._transport.is_closing()
-
     def resume_reading(self) -> None:
         """Resume reading: the body received so far was consumed."""
-        if self._is_paused and not self._transport.is_closing():
-            self._is_paused = False
-            self._transport.resume_reading()
-            if self._head_is_open:
-                self._start_head_timer()
+        if self.flow.is_paused and self.flow.resume_reading() and self._head_is_open:
+            self._start_head_timer()
 
     def finish(self, cycle: RequestResponseCycle) -> None:
         """The reply was sent: start the next request, or close."""
@@ -311,11 +290,6 @@ class Connection(asyncio.Protocol):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _pause_reading(self) -> None:
-        if not self._is_paused and not self._transport.is_closing():
-            self._is_paused = True
-            self._transport.pause_reading()
-
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
         # Else a trailer "connection: close" ends the connection. What follows a request that asks to close is dropped.
@@ -326,13 +300,10 @@ class Connection(asyncio.Protocol):
         """Parse a request again without its upgrade, since the parser skips its body then; and what follows it."""
         while True:
             method, version = self._parser.get_method(), self._parser.get_http_version()
-            if method == b"CONNECT":
-                raise BadHttp(problem="this is no proxy")
-            lines = [b"%s %s HTTP/%s" % (method, self._url, version.encode())]
-            lines += [b"%s: %s" % header for header in self._headers if header[0] != b"upgrade"]
+            head = head_without_upgrade(method, self._url, version, self._headers)
             self._end_head()
             self._parser = self._new_parser()
-            self._parser.feed_data(b"\r\n".join(lines) + b"\r\n\r\n")
+            self._parser.feed_data(head)
             try:
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
@@ -349,7 +320,7 @@ class Connection(asyncio.Protocol):
         self.is_stopping = self._has_dropped = True
         broken, self._incoming = self._incoming, None  # message framing is lost
         if broken is not None and broken.fail(error):
-            self._pause_reading()
+            self.flow.pause_reading()
             return
         if broken is not None and broken in self._pipeline:
             self._pipeline.remove(broken)
@@ -358,7 +329,7 @@ class Connection(asyncio.Protocol):
         if self._is_idle():
             self._close()
         else:
-            self._pause_reading()
+            self.flow.pause_reading()
 
     def _close(self) -> None:
         if self._refusal is not None:
@@ -376,145 +347,3 @@ class Connection(asyncio.Protocol):
             self.resume_reading()
             Lingering(self._transport, self._state, self._loop)
             self.connection_lost(None)  # for this protocol
-
-
-class RequestResponseCycle:
-    """One request and its reply; `receive` and `send` are those of ASGI.
-
-    Attributes:
-        keep_alive: the connection may carry another request after it.
-        is_over: the reply was sent, or the client has disconnected.
-        task: runs the application.
-    """
-
-    def __init__(self, connection: Connection, scope: Scope, *, keep_alive: bool, expects_continue: bool) -> None:
-        self.keep_alive = keep_alive
-        self.is_over = False
-        self.task: asyncio.Task[None] | None = None
-        self._connection = connection
-        self._scope = scope
-        self._expects_continue = expects_continue
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._more = True
-        self._is_updated = False
-        self._has_begun = False
-        self._error: ServiceError | None = None
-        self._reader: asyncio.Future[None] | None = None
-        self._head: list[bytes] = []
-        self._parts: list[bytes] = []
-
-    async def run(self) -> None:
-        """Run the application. If it does not finish its reply, close: a partial reply must not look complete."""
-        connection = self._connection
-        self._has_begun = True
-        try:
-            if not self.is_over:
-                await connection.app(self._scope, self.receive, self.send)
-        except ENDINGS:
-            raise
-        except BaseException as error:  # noqa: BLE001 - a last resort: the application handles its own errors
-            log_fault(error, "(protocol)")
-        finally:
-            connection.tasks.discard(self.task)
-            self._scope = {}  # the application may have stored references to this object in it
-            if not self.is_over:
-                self.end()
-                connection.abort()
-
-    async def receive(self) -> Message:
-        """The next part of the body; after the last one, wait for the client to disconnect or the reply to be sent.
-
-        Raises:
-            ServiceError: the rest of the body is invalid.
-        """
-        if self._expects_continue:
-            self._expects_continue = False
-            if self._more and not self.is_over:
-                self._connection.write(CONTINUE)
-        if not self._is_updated and not self.is_over:
-            if self._more:  # else only the next request could arrive, and it can wait
-                self._connection.resume_reading()
-            self._reader = asyncio.get_running_loop().create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        if self.is_over:
-            return DISCONNECT
-        if self._error is not None:
-            raise self._error
-        chunks, self._chunks, self._size, self._is_updated = self._chunks, [], 0, False
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return {"type": "http.request", "body": body, "more_body": self._more}
-
-    async def send(self, message: Message) -> None:
-        """Take the head or a part of the body of the reply; it is written once it is complete."""
-        if self.is_over:
-            return
-        if message["type"] == "http.response.start":
-            self._set_head(message)
-            return
-        self._parts.append(message.get("body", b""))
-        if message.get("more_body", False):
-            return
-        connection = self._connection
-        if connection.is_full and not await connection.drain():
-            return
-        body = b"".join(self._parts)
-        self._head.append(b"content-length: %d\r\n\r\n" % len(body))
-        if self._scope["method"] != "HEAD":
-            self._head.append(body)
-        connection.write(b"".join(self._head))
-        self.end()
-        connection.finish(self)
-
-    def feed(self, chunk: bytes) -> int:
-        """Take a part of the request's body. Returns how many bytes are unread."""
-        if self.is_over:
-            return 0
-        self._chunks.append(chunk)
-        self._size += len(chunk)
-        self._wake()
-        return self._size
-
-    def feed_end(self) -> None:
-        """The request is complete."""
-        self._more = False
-        self._wake()
-
-    def fail(self, error: ServiceError) -> bool:
-        """The rest of the body is invalid. False if the application has not begun yet, which then never begins."""
-        if not self._has_begun:
-            self.end()
-            return False
-        self.keep_alive = False
-        self._error = error
-        self._wake()
-        return True
-
-    def end(self) -> None:
-        """Stop: the reply was sent, or the client has disconnected."""
-        self.is_over = True
-        self._chunks = []
-        self._head = []
-        self._parts = []
-        self._wake()
-
-    def _set_head(self, message: Message) -> None:
-        if self._more:  # the rest of the body is not read
-            self.keep_alive = False
-        head = self._connection.head_of(message["status"])
-        for name, value in message["headers"]:
-            if name == b"connection" and value == b"close":
-                self.keep_alive = False
-            elif name != b"content-length":
-                head.append(b"%s: %s\r\n" % (name, value))
-        if not self.keep_alive or self._connection.is_last():
-            head.append(CLOSE)
-        self._head = head
-
-    def _wake(self) -> None:
-        self._is_updated = True
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)

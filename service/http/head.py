@@ -52,3 +52,16 @@ def unusual_target(target: bytes, method: bytes) -> bytes:
     if absolute is None:
         raise BadHttp(problem="its target should be a path or an HTTP URL, without a fragment")
     return (absolute[1] or b"/") + (absolute[2] or b"")
+
+
+def head_without_upgrade(method: bytes, target: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The head of a request without its ``upgrade`` headers, which may be ignored (RFC 9110, section 7.8).
+
+    Raises:
+        BadHttp: the request is CONNECT, whose body belongs to another protocol.
+    """
+    if method == b"CONNECT":
+        raise BadHttp(problem="this is no proxy")
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    lines += [b"%s: %s" % header for header in headers if header[0] != b"upgrade"]
+    return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -26,7 +26,7 @@ from service.errors import ENDINGS, log_fault
 from service.http.context import RequestContext
 from service.http.requests import TextRequest, poll
 from service.models.cache import AnswerCache
-from service.models.permits import Admission, Permits
+from service.models.permits import Admission
 from service.monitoring.student_metrics import StudentMetrics
 from service.monitoring.timings import Timings
 from service.student.student import Prediction, Question, Student
@@ -141,6 +141,30 @@ class QueuedText(NamedTuple):
     answer: asyncio.Future[Prediction]
 
 
+class Permits:
+    """Permits of a student; the rest is given back at the end of the ``with`` block."""
+
+    __slots__ = ("_admission", "_items")
+
+    def __init__(self, admission: Admission, items: int) -> None:
+        self._admission = admission
+        self._items = items
+
+    def give_back(self, items: int) -> None:
+        """Give back some permits early."""
+        self._items -= items
+        admission = self._admission
+        admission.free += items
+        if admission.line:
+            admission.serve_line()
+
+    def __enter__(self) -> Permits:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_back(self._items)
+
+
 class ModelQueue:
     """The queue of one student: its permits, its waiting texts, and where they run.
 
@@ -202,18 +226,26 @@ class ModelQueue:
         Raises:
             Overloaded: too few are left; the error says when to retry.
         """
-        return self.permits.admit(items)
+        permits = self.permits
+        if items > permits.free:
+            raise permits.overloaded()
+        permits.free -= items
+        return Permits(permits, items)
 
     async def admit_in_turn(self, context: RequestContext, items: int) -> Permits:
-        """Take permits for a batch, after waiting in line if too few are left.
+        """Take permits for a batch, after waiting in line if too few are left. A batch of one text does not wait.
 
         Raises:
-            Overloaded, DeadlinePassed: as `Admission.admit_in_turn`.
+            Overloaded, DeadlinePassed: as `Admission.take_in_turn`.
             ClientLeft: the client disconnected while the batch waited.
             NotReady: the student is out of service.
         """
-        seconds = None if context.deadline is None else context.deadline - time.perf_counter()
-        permits = await self.permits.admit_in_turn(items, seconds)
+        if items == 1 or (items <= self.permits.free and not self.permits.line):
+            permits = self.admit(items)
+        else:
+            seconds = None if context.deadline is None else context.deadline - time.perf_counter()
+            await self.permits.take_in_turn(items, seconds)
+            permits = Permits(self.permits, items)
         try:
             _check(context, waited=True)
             if self.problem is not None:

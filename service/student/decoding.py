@@ -1,17 +1,24 @@
-"""Logits to labels: softmax, ranking, and slot spans from BIO tags."""
+"""Logits to labels: softmax, ranking, slot spans from BIO tags, and whether a text is in scope.
+
+The export measures with these functions, too.
+"""
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.student.manifest import OUTSIDE
+from service.student.calibration import LocaleCalibration
+from service.student.manifest import OUTSIDE, Scope
 
 FloatArray = NDArray[np.float32]
+
+MIN_CONFIDENCE = 1e-12  # lower bound of a confidence of which the logarithm is taken
 
 _APOSTROPHES = "'’‘ʼ"
 _QUOTES = '"“”„‟«»‹›'
@@ -57,6 +64,36 @@ def rank(logits: FloatArray, names: Sequence[str], scale: float, top_k: int) -> 
     shares = np.exp((logits - logits[order[0]]) * scale)
     total = float(np.add.reduce(shares))
     return [Ranked(names[i], float(shares[i]) / total) for i in order]
+
+
+def scope_score(method: str, logits: FloatArray, scale: float, confidence: float) -> float:
+    """The score of a text from its logits [labels], by "max_softmax" or "energy" of `Scope`; higher is more in scope.
+
+    `confidence` is that of the best label of ``softmax(logits * scale)``. The energy is the scaled logit of the best
+    label minus the logarithm of its confidence.
+    """
+    if method == "max_softmax":
+        return confidence
+    return float(logits.max()) * scale - math.log(max(confidence, MIN_CONFIDENCE))
+
+
+def is_in_scope(
+    scope: Scope, calibration: LocaleCalibration, logits: Mapping[str, Any], confidence: float
+) -> bool | None:
+    """Whether a text is in scope; None in a locale without a threshold.
+
+    Args:
+        scope: the method and its head.
+        calibration: the calibration of the text's locale.
+        logits: the graph's outputs, as `Predictor.logits` returns them.
+        confidence: confidence of the best label of the scope's head, before any filter.
+    """
+    if calibration.threshold is None:
+        return None
+    if scope.method == "class_means":
+        return -float(logits["distance"]) >= calibration.threshold
+    scale = calibration.intent if scope.head == "intent" else calibration.domain
+    return scope_score(scope.method, logits[scope.head], scale, confidence) >= calibration.threshold
 
 
 def spans_of_tags(tags: Sequence[str]) -> list[tuple[str, int, int]]:

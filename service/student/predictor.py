@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import onnxruntime as ort
 
-from service.student.calibration import COMBINE, UNCALIBRATED, by_locale, is_in_scope
-from service.student.decoding import FloatArray, Ranked, Span, best, decode_slots, rank, softmax
+from service.student.calibration import COMBINE, UNCALIBRATED, by_locale
+from service.student.decoding import FloatArray, Ranked, Span, best, decode_slots, is_in_scope, rank, softmax
 from service.student.manifest import Calibration, Labels, SessionOptions
 from service.student.tokenization import Encoded, TextEncoder
 

@@ -30,7 +30,7 @@ from service.settings import Settings
 from tests.service.conftest import write_student
 
 ROOT = Path(service.__file__).parent
-MAX_MODULES = 11
+MAX_MODULES = 10
 MAX_RETURNS = 2
 CALIBRATION = {
     "temperatures": {"intent": {"de-DE": 2.0}},

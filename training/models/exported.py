@@ -19,7 +19,7 @@ from service.extras import require
 from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest, StudentError, read_manifest
 from service.student.tokenization import TextEncoder
 from training.models.errors import CheckpointError
-from training.models.student import POST_NORM, PRE_NORM, StudentConfig, StudentModel
+from training.models.student import POSITION_BIAS, POST_NORM, PRE_NORM, PositionBias, StudentConfig, StudentModel
 
 PRODUCTS, NORM, LOOK_UP, SUM = ("MatMul", "MatMulInteger"), ("LayerNormalization",), ("Gather",), ("Add",)
 QUANTISED = "_quantized"  # the quantiser's name of a weight, beside `_scale` and `_zero_point`
@@ -67,6 +67,9 @@ class _Graph:
 
         self.nodes: list[Any] = list(graph.node)
         self.tables: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+        for node in self.nodes:  # of equal tensors only one is stored
+            if node.op_type == "Identity" and node.input[0] in self.tables:
+                self.tables[node.output[0]] = self.tables[node.input[0]]
 
     def place(self, module: str, operators: Sequence[str]) -> int:
         """The place of the first node of a module with one of these operators. Raises LookupError: there is none."""
@@ -82,9 +85,10 @@ class _Graph:
         stored = [name for name in node.input if name in self.tables and not name.endswith("_zero_point")]
         if not stored:
             raise LookupError(f"{node.name} has no weights")
-        return [torch.from_numpy(self._table(name)) for name in stored]
+        return [torch.from_numpy(self.table(name)) for name in stored]
 
-    def _table(self, name: str) -> NDArray[np.float32]:
+    def table(self, name: str) -> NDArray[np.float32]:
+        """A stored tensor in float32, of a quantised one the product with its scale. Raises KeyError: there is none."""
         table = self.tables[name]
         if not name.endswith(QUANTISED):
             return table.astype(np.float32)
@@ -114,12 +118,15 @@ def _model_of(graph: _Graph, manifest: Manifest) -> StudentModel:
         size=manifest.size,
         norm=POST_NORM if is_first else PRE_NORM,
         norm_eps=float(f"{epsilon:.6g}"),  # float32 in the graph
+        position_bias=f"blocks.0.{POSITION_BIAS}.weight" in graph.tables,
     )
     model = StudentModel(config)
     weights: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         traced = name.removeprefix("heads.")
-        if isinstance(module, nn.Embedding):
+        if isinstance(module, PositionBias):
+            weights[f"{name}.weight"] = torch.from_numpy(graph.table(f"{name}.weight"))
+        elif isinstance(module, nn.Embedding):
             weights[f"{name}.weight"] = graph.weights(traced, LOOK_UP)[0]
         elif isinstance(module, nn.LayerNorm):
             weights[f"{name}.weight"], weights[f"{name}.bias"] = graph.weights(traced, NORM)

@@ -1,7 +1,8 @@
 """The student: a lean transformer encoder with up to three heads, as a Hugging Face `PreTrainedModel`.
 
 Pre-layer-norm (Xiong et al. 2020), or post-layer-norm with a layer norm of the embeddings, as BERT has it (Devlin et
-al. 2019), for adopted encoders. One fused matrix for query, key and value, learned positions, no token types.
+al. 2019), for adopted encoders. One fused matrix for query, key and value, learned positions, no token types; on
+request a learned bias of the attention scores by relative position (as in T5: Raffel et al. 2020).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,13 +22,16 @@ from service.student.manifest import Labels
 from training.models.sizes import ACTIVATIONS, DEFAULT_ACTIVATION, SIZES
 
 PRE_NORM, POST_NORM = NORMS = ("pre", "post")
+POSITION_BIAS = "position_bias"  # a layer's module of that name, by which the export and its reader know the weights
+MAX_OFFSET = 16  # tokens that are further apart share a bias
+LOCALITY = 3.0  # first bias of the heads that prefer a neighbour
 
 
 class StudentConfig(PretrainedConfig):  # type: ignore[misc]
     """Configuration of a student; `labels` is {"domain": [...], "intent": [...], "slots": [...]} or a subset.
 
     `masked`: whether the model has a masked-language head, for pretraining and distillation. `norm` is "pre" or "post",
-    the place of the layer norms; `norm_eps` their epsilon.
+    the place of the layer norms; `norm_eps` their epsilon. `position_bias`: whether attention has a `PositionBias`.
     """
 
     model_type = "distilled_nlu_student"
@@ -46,6 +51,7 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         masked: bool = False,
         norm: str = PRE_NORM,
         norm_eps: float = 1e-5,
+        position_bias: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -68,6 +74,7 @@ class StudentConfig(PretrainedConfig):  # type: ignore[misc]
         self.masked = masked
         self.norm = norm
         self.norm_eps = norm_eps
+        self.position_bias = position_bias
 
     @classmethod
     def of_size(cls, size: str, labels: Labels, **kwargs: Any) -> StudentConfig:
@@ -119,6 +126,25 @@ class TaskHeads(nn.ModuleDict):
         return StudentOutput(logits.get("domain"), logits.get("intent"), logits.get("slots"), features, hidden)
 
 
+class PositionBias(nn.Embedding):
+    """What the heads of a layer add to attention scores, by the offset from query to key: weight [offsets, heads].
+
+    Offsets are clipped to `MAX_OFFSET`; row `MAX_OFFSET` is offset 0. At first a quarter of the heads, at least one,
+    prefers the previous token, as many the next one, and the others none.
+    """
+
+    def __init__(self, heads: int) -> None:
+        super().__init__(2 * MAX_OFFSET + 1, heads)
+
+    def reset_parameters(self) -> None:
+        """Set the first weights, the locality prior."""
+        local = max(1, self.embedding_dim // 4)
+        nn.init.zeros_(self.weight)
+        with torch.no_grad():
+            self.weight[MAX_OFFSET - 1, :local] = LOCALITY
+            self.weight[MAX_OFFSET + 1, local : 2 * local] = LOCALITY
+
+
 class Block(nn.Module):
     """One transformer layer, with layer norms in front of its two parts or, with post-layer-norm, after their sums."""
 
@@ -135,6 +161,7 @@ class Block(nn.Module):
         self.norm_feed_forward = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.position_bias = PositionBias(self.heads) if config.position_bias else None
 
     def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
         """`hidden` is [batch, tokens, width]; `bias`, added to the scores, [batch, heads, tokens, tokens].
@@ -200,7 +227,9 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if isinstance(module, PositionBias):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
@@ -217,11 +246,12 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         read = self.token_embeddings(input_ids) + self.positions(positions)
         post_norm = self.config.norm == POST_NORM
         hidden = functional.dropout(self.norm(read) if post_norm else read, self.config.dropout, self.training)
-        bias = None
+        mask_bias = None
         if attention_mask is not None:
-            bias = (1.0 - attention_mask[..., None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+            mask_bias = (1.0 - attention_mask[..., None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
         states = [hidden]
-        for block in self.blocks:
+        biases = self._attention_biases(input_ids.shape[-1], mask_bias)
+        for block, bias in zip(self.blocks, biases, strict=True):
             hidden = block(hidden, bias)
             states.append(hidden)
         if not post_norm:
@@ -234,6 +264,22 @@ class StudentModel(PreTrainedModel):  # type: ignore[misc]
         output = self.heads.read(hidden, mean, self.config.dropout)
         output.hidden_states = tuple(states) if all_layers else None
         return output
+
+    def _attention_biases(self, tokens: int, mask: Tensor | None) -> Sequence[Tensor | None]:
+        """What each layer adds to its scores: the bias of padding, [batch, 1, 1, tokens], and that of positions.
+
+        Positions are looked up for the maximum length, then cut to `tokens` for all layers at once. So onnxruntime does
+        the look-up when it loads the exported graph, and a text needs only the cut.
+        """
+        if not self.config.position_bias:
+            return [mask] * len(self.blocks)
+        places = np.arange(self.config.max_position_embeddings)
+        offsets = np.clip(places - places[:, None], -MAX_OFFSET, MAX_OFFSET) + MAX_OFFSET
+        rows = torch.from_numpy(offsets).to(self.positions.weight.device)
+        looked_up = [cast(PositionBias, cast(Block, block).position_bias)(rows) for block in self.blocks]
+        whole = torch.cat(looked_up, dim=-1).permute(2, 0, 1)[:, :tokens, :tokens]
+        by_layer = torch.split(whole, self.config.num_attention_heads)
+        return by_layer if mask is None else [mask + bias for bias in by_layer]
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Logits of the masked-language head, [positions, vocabulary], of last hidden states [positions, width]."""

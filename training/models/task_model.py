@@ -15,7 +15,7 @@ from training.models.checkpoint import Checkpoint
 from training.models.errors import CheckpointError
 from training.models.hub import NO_EXPORT, HubModel
 from training.models.sizes import DEFAULT_ACTIVATION, DEFAULT_SIZE
-from training.models.student import StudentConfig, StudentModel
+from training.models.student import POSITION_BIAS, StudentConfig, StudentModel
 
 log = logging.getLogger(__name__)
 
@@ -25,20 +25,23 @@ class Shape(NamedTuple):
 
     size: str
     activation: str
+    position_bias: bool
 
 
-DEFAULT = Shape(DEFAULT_SIZE, DEFAULT_ACTIVATION)
+DEFAULT = Shape(DEFAULT_SIZE, DEFAULT_ACTIVATION, position_bias=False)
 
 
-def shape_of(size: str, activation: str, start: Checkpoint | None) -> Shape:
-    """The shape of the checkpoint to start from, else that of the settings ("": the default).
+def shape_of(size: str, activation: str, position_bias: bool | None, start: Checkpoint | None) -> Shape:
+    """The shape of the checkpoint to start from, else that of the settings ("" and None: the default).
 
-    Raises CheckpointError: the settings differ from the checkpoint.
+    Raises CheckpointError: size or activation differ from the checkpoint.
     """
     if start is None:
-        return Shape(size or DEFAULT.size, activation or DEFAULT.activation)
-    has = Shape(*(str(getattr(start.model.config, name, "")) for name in Shape._fields))
-    for name, asked, value in zip(Shape._fields, (size, activation), has, strict=True):
+        default = DEFAULT.position_bias if position_bias is None else position_bias
+        return Shape(size or DEFAULT.size, activation or DEFAULT.activation, default)
+    config = start.model.config
+    has = Shape(config.size, getattr(config, "activation", ""), getattr(config, POSITION_BIAS, False))
+    for name, asked, value in (("size", size, has.size), ("activation", activation, has.activation)):
         if asked not in ("", value):
             other = f"--init has another {name} than --{name} {asked}: {value or 'one of its own architecture'}"
             raise CheckpointError(f"{other}; leave --{name} out to inherit it")
@@ -56,7 +59,8 @@ def model_of(
     """The initial model: a new one of the given shape, or the encoder of `start` with heads for `labels`."""
     length = encoder.max_length
     if start is None:
-        options = {"activation": shape.activation, "dropout": dropout, "max_position_embeddings": length}
+        options = {"activation": shape.activation, "position_bias": shape.position_bias, "dropout": dropout}
+        options |= {"max_position_embeddings": length}
         tokens = encoder.tokenizer.get_vocab_size()
         return StudentModel(StudentConfig.of_size(shape.size, labels, vocab_size=tokens, **options))
     config = copy.deepcopy(start.model.config)

@@ -19,7 +19,7 @@ from service.student.manifest import Labels
 from training.models.checkpoint import Checkpoint
 from training.models.errors import CheckpointError
 from training.models.sizes import DEFAULT_ACTIVATION, SIZES
-from training.models.student import StudentConfig, StudentModel
+from training.models.student import POSITION_BIAS, StudentConfig, StudentModel
 from training.objectives.layer_mapping import LAYER_MAPPINGS
 
 TABLE_SCALE = 0.02  # standard deviation of a reduced token table: that of a random one
@@ -27,25 +27,50 @@ TABLE_SCALE = 0.02  # standard deviation of a reduced token table: that of a ran
 log = logging.getLogger(__name__)
 
 
-def reduced(start: Checkpoint, size: str, layers: str, activation: str = "") -> Checkpoint:
+def reduced(
+    start: Checkpoint, size: str, layers: str, activation: str = "", position_bias: bool | None = None
+) -> Checkpoint:
     """The checkpoint, or a smaller one of the given size with weights of it; a Hugging Face encoder as it is.
 
-    `layers` are comma-separated numbers of its layers, from 1, or the name of a mapping ("": uniform). Raises
-    CheckpointError: the checkpoint is smaller than the size, or has no such layers.
+    `layers` are comma-separated numbers of its layers, from 1, or the name of a mapping ("": uniform). Random blocks
+    have that activation. `position_bias`: whether the result has one (None: as the checkpoint). Raises CheckpointError:
+    the checkpoint is smaller than the size, has no such layers, or can't get or lose a position bias.
     """
     config = start.model.config
     if size in ("", config.size) or not isinstance(start.model, StudentModel):
         if layers:
             raise CheckpointError(f"--init-layers {layers}: needs a --size with fewer layers than a student in --init")
-        return start
+        return with_position_bias(start, position_bias)
     shape = SIZES[size]
     require_smaller(size, config.num_hidden_layers, config.hidden_size, config.size)
     if shape.hidden == config.hidden_size:
         model, facts = _with_layers(start.model, size, chosen_layers(layers, shape.layers, config.num_hidden_layers))
     else:
-        model, facts = _with_table(start.model, size, activation)
+        model, facts = _with_table(start.model, size, activation, position_bias)
     log.info("first weights of %s: %s", size, ", ".join(f"{name} {value}" for name, value in facts.items()))
-    return replace(start, model=model.eval(), training={**start.training, "first_weights": facts})
+    smaller = replace(start, model=model.eval(), training={**start.training, "first_weights": facts})
+    return with_position_bias(smaller, position_bias)
+
+
+def with_position_bias(start: Checkpoint, wanted: bool | None) -> Checkpoint:
+    """The checkpoint; where a position bias is `wanted` and it lacks one, with biases of 0: it computes the same.
+
+    Raises CheckpointError: it has one that is not wanted (None: as it is), or keeps its own architecture.
+    """
+    if wanted in (None, getattr(start.model.config, POSITION_BIAS, False)):
+        return start
+    if not wanted:
+        raise CheckpointError("--no-position-bias: the checkpoint to start from has one; leave the flag out to keep it")
+    if not hasattr(start.model.config, POSITION_BIAS):
+        own = start.model.config.size
+        raise CheckpointError(f"--position-bias: the checkpoint to start from keeps its own architecture ({own})")
+    config = copy.deepcopy(start.model.config)
+    config.position_bias = True
+    model = StudentModel(config)
+    biases = (name for name in model.state_dict() if f".{POSITION_BIAS}." in name)
+    zeros = {name: torch.zeros_like(model.get_parameter(name)) for name in biases}
+    model.load_state_dict({**start.model.state_dict(), **zeros})
+    return replace(start, model=model.to(start.model.device).eval())
 
 
 def require_smaller(size: str, layers: int, hidden: int, name: str) -> None:
@@ -86,9 +111,12 @@ def _with_layers(source: StudentModel, size: str, layers: Sequence[int]) -> tupl
     return model, {"layers": list(layers), "of": source.config.num_hidden_layers}
 
 
-def _with_table(source: StudentModel, size: str, activation: str) -> tuple[StudentModel, dict[str, Any]]:
+def _with_table(
+    source: StudentModel, size: str, activation: str, position_bias: bool | None
+) -> tuple[StudentModel, dict[str, Any]]:
     """A model with a reduced token table, without heads."""
     shape = {"vocab_size": source.config.vocab_size, "max_position_embeddings": source.config.max_position_embeddings}
+    shape["position_bias"] = source.config.position_bias if position_bias is None else position_bias
     config = StudentConfig.of_size(size, Labels(), activation=activation or DEFAULT_ACTIVATION, **shape)
     model = StudentModel(config)
     table, kept = reduced_table(source.token_embeddings.weight.detach(), config.hidden_size)

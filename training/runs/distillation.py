@@ -21,8 +21,8 @@ from training.models.checkpoint import Checkpoint, is_finished, load_checkpoint,
 from training.models.devices import autocast_of, processes
 from training.models.errors import CheckpointError
 from training.models.sizes import SIZES
-from training.models.student import StudentConfig, StudentModel
-from training.objectives.first_weights import reduced, require_smaller
+from training.models.student import POSITION_BIAS, StudentConfig, StudentModel
+from training.objectives.first_weights import reduced, require_smaller, with_position_bias
 from training.objectives.layer_mapping import LAYER_MAPPINGS
 from training.objectives.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, MaskedText, masked_loss
@@ -187,7 +187,8 @@ def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | Non
         raise CheckpointError(f"--start {INHERITED}: not possible with a Hugging Face encoder as the teacher")
     if settings.start == INHERITED:
         same = settings.size == teacher.model.config.size
-        return reduced(teacher, settings.size, "" if same else settings.layer_mapping)
+        mapping = "" if same else settings.layer_mapping
+        return reduced(teacher, settings.size, mapping, position_bias=settings.position_bias)
     if settings.start == RANDOM:
         return None
     start = load_checkpoint(settings.start)
@@ -196,14 +197,13 @@ def start_of(settings: DistillSettings, teacher: Checkpoint) -> Checkpoint | Non
         raise CheckpointError(f"--start {settings.start}: its tokenizer is not the teacher's; {allowed}")
     if isinstance(start.model, StudentModel) and start.model.config.size != settings.size:
         raise CheckpointError(f"--start {settings.start}: is of size {start.model.config.size}, not {settings.size}")
-    return start
+    return with_position_bias(start, settings.position_bias)
 
 
 def random_student(settings: DistillSettings, teacher: StudentConfig) -> StudentModel:
-    """A new student of the given size with its teacher's vocabulary."""
+    """A new student of the given size with its teacher's vocabulary and, unless set otherwise, kind of positions."""
     length = min(settings.max_length, teacher.max_position_embeddings)
-    shape = {"vocab_size": teacher.vocab_size, "max_position_embeddings": length}
-    masked = settings.masked_share > 0
-    return StudentModel(
-        StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=masked, **shape)
-    )
+    shape = {"vocab_size": teacher.vocab_size, "max_position_embeddings": length, "dropout": settings.dropout}
+    bias = getattr(teacher, POSITION_BIAS, False) if settings.position_bias is None else settings.position_bias
+    shape |= {"masked": settings.masked_share > 0, "position_bias": bias}
+    return StudentModel(StudentConfig.of_size(settings.size, Labels(), **shape))

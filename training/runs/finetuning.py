@@ -106,11 +106,12 @@ class Run:
         start = load_checkpoint(settings.init) if settings.init else None
         torch.manual_seed(settings.seed)  # after loading, which may draw random numbers
         if start is not None:
-            start = reduced(start, settings.size, settings.init_layers, settings.activation)
+            more = (settings.activation, settings.position_bias)
+            start = reduced(start, settings.size, settings.init_layers, *more)
         elif settings.init_layers:
             raise ValueError("--init-layers: needs an --init, whose layers it chooses")
-        shape = shape_of(settings.size, settings.activation, start)
-        self.settings = settings = replace(settings, size=shape.size, activation=shape.activation)
+        shape = shape_of(settings.size, settings.activation, settings.position_bias, start)
+        self.settings = settings = replace(settings, **shape._asdict())
         self.data, self.device, state = data, processes().device, storage.state
         torch.manual_seed(settings.seed)
         tokenizer = Tokenizer.from_str(state["tokenizer"]) if state else first_tokenizer(settings, data, start)

@@ -24,7 +24,7 @@ def setting(
     unit: str = "",
     shown: str = "",
 ) -> Any:
-    """A field of settings with its help text; its type is that of the default.
+    """A field of settings with its help text; its type is that of the default, None makes a switch (--name, --no-name).
 
     Allowed are numbers from `low` to `high`, one of `choices`, or `several` of them, comma-separated. `unit` is the
     placeholder of the value in the help, `shown` what the help calls the default where that differs from its value.
@@ -51,7 +51,9 @@ def parser_of(command: str, description: str, settings: type) -> argparse.Argume
     add_track(parser)
     for f in fields(settings):
         has, convert = f.metadata, _converter(f.metadata, type(f.default))
-        if has["choices"] and not has["several"]:
+        if f.default is None:
+            add(flag_of(f.name), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=has["help"])
+        elif has["choices"] and not has["several"]:
             add(flag_of(f.name), default=argparse.SUPPRESS, choices=has["choices"], help=has["help"])
         else:
             shown = has["unit"] or f.name.upper()

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from training.models.checkpoint import RESUME_FILE, save_resume_state
 from training.models.devices import processes
-from training.models.student import POST_NORM
+from training.models.student import POSITION_BIAS, POST_NORM
 from training.runs.settings import RunSettings
 from training.runs.tracking import Tracking
 
@@ -55,8 +55,8 @@ def parameter_groups(model: nn.Module, settings: RunSettings) -> list[dict[str, 
         below = post_norm and name.startswith("norm.")
         layer = 0 if below else _layer_of(name, layers)
         scale = heads if name.startswith("heads.") else decay ** (layers - layer)
-        of_norm = parameter.ndim < 2
-        groups.setdefault((scale, 0.0 if of_norm else settings.weight_decay), []).append(parameter)
+        of_norm_or_bias = parameter.ndim < 2 or POSITION_BIAS in name
+        groups.setdefault((scale, 0.0 if of_norm_or_bias else settings.weight_decay), []).append(parameter)
     return [{"params": found, "scale": scale, "weight_decay": rate} for (scale, rate), found in groups.items()]
 
 

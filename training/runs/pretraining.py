@@ -21,6 +21,7 @@ from training.models.devices import autocast_of
 from training.models.hub import NO_EXPORT, HubModel
 from training.models.student import StudentConfig, StudentModel
 from training.models.task_model import shape_of
+from training.objectives.first_weights import with_position_bias
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, masked_loss
 from training.runs.flags import listed
 from training.runs.loop import Storage
@@ -38,7 +39,10 @@ def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
     if not settings.corpus and not settings.data:
         raise ValueError("no text: give --corpus, --data or both")
     start = load_checkpoint(settings.init) if settings.init else None
-    settings = replace(settings, size=shape_of(settings.size, "", start).size)
+    if start is not None:
+        start = with_position_bias(start, settings.position_bias)
+    shape = shape_of(settings.size, "", settings.position_bias, start)
+    settings = replace(settings, size=shape.size, position_bias=shape.position_bias)
     task, held_out = task_text(settings)
     tokenizer = tokenizer_of(settings, start, storage, task, held_out)
     readable = start.model.config.max_position_embeddings if start else settings.max_length
@@ -64,8 +68,9 @@ def first_model(settings: PretrainSettings, tokenizer: Tokenizer, start: Checkpo
         if isinstance(start.model, HubModel):
             log.info(NO_EXPORT.format(name=start.model.config.size))
         return start.encoder_alone(settings.dropout)
-    shape = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": settings.max_length}
-    return StudentModel(StudentConfig.of_size(settings.size, Labels(), dropout=settings.dropout, masked=True, **shape))
+    shape: dict[str, Any] = {"vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": settings.max_length}
+    shape |= {"dropout": settings.dropout, "position_bias": settings.position_bias, "masked": True}
+    return StudentModel(StudentConfig.of_size(settings.size, Labels(), **shape))
 
 
 def texts_of(settings: PretrainSettings, task: Sequence[Utterance], held_out: HeldOut) -> Iterator[str]:

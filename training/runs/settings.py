@@ -71,6 +71,7 @@ class FinetuneSettings(RunSettings):
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
     heads: str = setting(",".join(HEADS), "comma-separated heads", choices=HEADS, several=True)
     activation: str = setting("", "activation", choices=ACTIVATIONS, shown=f"{OF_INIT} {DEFAULT_ACTIVATION}")
+    position_bias: bool | None = setting(None, "bias of attention by relative position", shown=f"{OF_INIT} none")
     vocabulary: int = tokens(VOCABULARY, "maximum vocabulary of the tokenizer, in tokens", low=100)
     epochs: int = setting(12, "passes over the training data", low=1)
     batch_size: int = setting(128, "utterances per step and process", low=1, unit="UTTERANCES")
@@ -107,6 +108,7 @@ class PretrainSettings(TextSettings):
     init: str = setting("", "checkpoint, student, Hugging Face folder or hub name to start from", unit="CKPT")
     tokenizer: str = setting("", "tokenizer.json to use", unit="FILE", shown=f"{OF_INIT} trained on the text")
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
+    position_bias: bool | None = setting(None, "bias of attention by relative position", shown=f"{OF_INIT} none")
     vocabulary: int = tokens(VOCABULARY, "maximum vocabulary of a tokenizer that is trained, in tokens", low=100)
     tokenizer_lines: int = setting(300_000, "corpus lines that it is trained on, evenly spread", low=0, unit="LINES")
     on_error: str = setting("raise", "what to do with a bad row of --data", choices=ON_ERROR)
@@ -118,6 +120,9 @@ class DistillSettings(TextSettings):
 
     teacher: str = setting("", "checkpoint, Hugging Face folder or hub name to imitate", unit="CKPT")
     size: str = encoder_size(DEFAULT_SIZE, "encoder size of the student")
+    position_bias: bool | None = setting(
+        None, "bias of attention by relative position", shown="that of --start, else that of --teacher"
+    )
     masked_share: float = share(0.15, "share of the tokens to be predicted; 0: --hidden-loss alone, on plain text")
     chain: str = encoder_size("", "comma-separated intermediate sizes, each distilled from the previous", several=True)
     start: str = setting(RANDOM, f"first weights: {RANDOM}, {INHERITED} (its layers or tokens), or a checkpoint")

@@ -50,7 +50,7 @@ SHADOW = '[shadow]\nmodel = "m"\nshare = 1\n'
 CLIENTS = [f"client-{number}".encode() for number in range(4000)]
 FROZEN = "bbbaaababaababbabbbaababbabababa"  # arms of the first clients; a change would reassign all users
 ALLOWED_NAME = "should be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
-in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(folder: Path, content: str | bytes) -> Experiment:

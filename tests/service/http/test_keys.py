@@ -19,7 +19,7 @@ from tests.service.server import until
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
-in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

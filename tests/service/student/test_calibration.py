@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from service.student.calibration import UNCALIBRATED, by_locale, scope_score
-from service.student.decoding import best, rank, softmax
+from service.student.calibration import UNCALIBRATED, by_locale
+from service.student.decoding import best, rank, scope_score, softmax
 from service.student.manifest import MANIFEST_FILE, Manifest, StudentError
 from service.student.student import Question, Student
 

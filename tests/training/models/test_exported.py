@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from export.graph import export_fp32
+from export.quantization import quantise_int8
 from service.student.manifest import MANIFEST_FILE, MODEL_FILE, FileEntry
 from service.student.shipped import shipped_students, student_folder
 from service.student.student import Student
 from training import finetune
 from training.models.checkpoint import Checkpoint, load_checkpoint
 from training.models.errors import CheckpointError
+from training.objectives.first_weights import with_position_bias
 
 HALF_A_STEP = 1 / 64 / 2  # of seven-bit weights, as a share of the largest
 
@@ -41,8 +43,11 @@ def logits_of(checkpoint: Checkpoint, text: str) -> dict[str, torch.Tensor]:
     return {"domain": found.domain_logits[0], "intent": found.intent_logits[0], "slots": found.slot_logits[0]}
 
 
-def test_an_fp32_student_has_the_weights_of_its_checkpoint(checkpoint: Path, spoilt: Path, tmp_path: Path) -> None:
-    original = load_checkpoint(checkpoint)
+@pytest.mark.parametrize("position_bias", [False, True])
+def test_an_fp32_student_has_the_weights_of_its_checkpoint(
+    checkpoint: Path, spoilt: Path, tmp_path: Path, position_bias: bool
+) -> None:
+    original = with_position_bias(load_checkpoint(checkpoint), position_bias)
     export_fp32(original.model, tmp_path / "fp32.onnx")
     with_graph(spoilt, onnx.load(str(tmp_path / "fp32.onnx")))
 
@@ -52,6 +57,7 @@ def test_an_fp32_student_has_the_weights_of_its_checkpoint(checkpoint: Path, spo
     assert expected.keys() == found.keys()
     for name, weights in expected.items():
         assert torch.equal(found[name], weights), name
+    assert loaded.model.config.position_bias == position_bias
     assert loaded.labels == original.labels
     assert loaded.encoder.max_length == original.encoder.max_length
     assert loaded.training["locales"] == ["de-DE"]
@@ -63,6 +69,24 @@ def test_weights_of_an_int8_student_differ_by_half_a_step(checkpoint: Path, stud
     assert expected.keys() == found.keys()
     for name, weights in expected.items():
         assert (found[name] - weights).abs().max() <= 1.02 * HALF_A_STEP * weights.abs().max(), name
+
+
+def test_an_int8_student_has_the_position_biases_of_its_checkpoint(
+    checkpoint: Path, spoilt: Path, tmp_path: Path
+) -> None:
+    original = with_position_bias(load_checkpoint(checkpoint), True)
+    expected = {name: value for name, value in original.model.named_parameters() if "position_bias" in name}
+    for values in expected.values():
+        torch.nn.init.normal_(values)
+    export_fp32(original.model, tmp_path / "graph.onnx")
+    quantise_int8(tmp_path / "graph.onnx", tmp_path / "graph.onnx")
+    with_graph(spoilt, onnx.load(str(tmp_path / "graph.onnx")))
+
+    found = load_checkpoint(spoilt).model.state_dict()
+
+    assert expected
+    for name, values in expected.items():
+        assert torch.equal(found[name], values), name
 
 
 @pytest.mark.parametrize("name", shipped_students())

@@ -26,8 +26,8 @@ def groups_of(model: nn.Module, settings: Any = SETTINGS) -> dict[str, tuple[flo
     return found
 
 
-def student(norm: str) -> StudentModel:
-    return StudentModel(StudentConfig(**SHAPE, labels=LABELS, norm=norm))
+def student(norm: str, **kwargs: Any) -> StudentModel:
+    return StudentModel(StudentConfig(**SHAPE, labels=LABELS, norm=norm, **kwargs))
 
 
 @pytest.mark.parametrize(("norm", "scale"), [("pre", 1.0), ("post", 0.125)])
@@ -41,10 +41,15 @@ def test_rates_of_a_student_by_layer(norm: str, scale: float) -> None:
 
 
 def test_norms_and_biases_have_no_weight_decay() -> None:
-    found = groups_of(student("pre"))
+    found = groups_of(student("pre", position_bias=True))
 
     without = {name for name, (_, decay) in found.items() if decay == 0}
-    assert without == {name for name in found if name.endswith(".bias") or "norm" in name}
+    assert without == {name for name in found if name.endswith(".bias") or "norm" in name or "position_bias" in name}
+    assert [found[f"blocks.{layer}.position_bias.weight"] for layer in range(3)] == [
+        (0.25, 0.0),
+        (0.5, 0.0),
+        (1.0, 0.0),
+    ]
 
 
 @pytest.mark.parametrize(("kind", "masked"), [("bert", True), ("bert", False), ("xlm-roberta", False)])

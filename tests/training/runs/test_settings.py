@@ -21,6 +21,7 @@ class Settings:
     share: float = setting(0.5, "a share", low=0, high=1)
     kind: str = setting("a", "a choice", choices=("a", "b"))
     kinds: str = setting("a,b", "some of them", choices=("a", "b"), several=True)
+    extra: bool | None = setting(None, "a switch")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ def test_settings_are_given_or_default(tmp_path: Path, capsys: pytest.CaptureFix
     shown = capsys.readouterr().err
     assert "some_steps       7 (given)" in shown
     assert "share            0.5 (default)" in shown
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([], None), (["--extra"], True), (["--no-extra"], False)])
+def test_a_switch_is_on_off_or_not_given(tmp_path: Path, arguments: list[str], expected: bool | None) -> None:
+    settings, _ = begin("training.test", Settings, parsed(tmp_path, *arguments))
+
+    assert settings.extra is expected
 
 
 def test_a_resumed_run_inherits_what_is_not_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
