@@ -188,17 +188,21 @@ class Run:
         if better:
             progress.best, progress.best_epoch = score, epoch
             if loop.is_main:
-                save_checkpoint(self.loop.out, model, self.encoder.tokenizer, self._provenance())
+                dev = {locale: _rounded(values) for locale, values in scores.items()}
+                save_checkpoint(self.loop.out, model, self.encoder.tokenizer, {**self._provenance(), "dev": dev})
         loop.save_state()
         loop.say(lambda: f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}")
 
     def _finish(self) -> dict[str, Any]:
-        """Score the best epoch on the typed copy of dev too, complete `training.json`, and drop the resume state."""
+        """Score the best epoch on the typed copy of dev, complete `training.json`, and drop the resume state."""
         dev, progress = self.data.dev, self.loop.progress
         scores = {}
         if self.loop.is_main:
             best = load_checkpoint(self.loop.out, self.device)
             for name, utterances in (("dev", dev), ("dev_typed", typed_copy(dev))):
+                if name in best.training:  # saved with the epoch
+                    scores[name] = best.training[name]
+                    continue
                 answers = answers_of_model(best.model, best.encoder, best.labels, utterances)
                 by_locale = score_by_locale(utterances, answers)
                 scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}

@@ -18,9 +18,9 @@ ANSWERS_SHARE = 0.25  # of the students' time, at most, for more than one varian
 MAX_EPOCHS = {"teacher": 12, "student": 50}
 MAX_VIEWS = 4
 MIN_SHARE = 0.02  # of the training utterances
-# Times that dev is read: the best epoch twice, plain and typed, and once more for the report, beside once an epoch
-FINAL_READINGS = 3
-# Time of an export, in times of reading dev: it reads one text at a time, in fp32 and int8, for quality, calibration
+# Times that dev is scored beside once an epoch: as typed text, and for the report
+FINAL_READINGS = 2
+# Time of an export, in times of scoring dev: it reads one text at a time, in fp32 and int8, for quality, calibration
 # and ways of typing
 EXPORT_READINGS = 6
 OVERHEAD = 1.15  # data, saved states, start of the processes
@@ -49,7 +49,7 @@ class Work:
     def training(self, speed: Speed, epochs: int, share: float = 1.0) -> float:
         """Seconds of a run of training."""
         steps = share * self.train / self.batch_size
-        return OVERHEAD * (epochs * steps * speed.step + (epochs + FINAL_READINGS) * self.dev * speed.text)
+        return OVERHEAD * (epochs * steps * speed.step + (epochs + FINAL_READINGS) * self.dev * speed.scored)
 
     def answers(self, views: int, share: float = 1.0) -> float:
         """Seconds in which the teacher reads `views` variants of each training utterance."""
@@ -58,7 +58,7 @@ class Work:
     def exports(self) -> float:
         """Seconds of all exports."""
         speeds = [self.students[name] if name else self.teacher for name in self.exported]
-        return OVERHEAD * EXPORT_READINGS * self.dev * sum(speed.text for speed in speeds)
+        return OVERHEAD * EXPORT_READINGS * self.dev * sum(speed.scored for speed in speeds)
 
     def least(self, share: float = 1.0) -> float:
         """Seconds of everything with one epoch each."""

@@ -123,7 +123,7 @@ def compose(asked: Asked, threads: int) -> str:
     for name, shape in {teacher.size: teacher, **below}.items():
         shape.vocab_size = min(asked.tokens or shape.vocab_size, shape.vocab_size)
         speeds[name] = measure(shape, data.labels, lengths, BATCH_SIZE)
-        log.info("%s: %.3f s a step, %.0f texts a second", name, speeds[name].step, 1 / speeds[name].text)
+        log.info("%s: %.3f s a step, %.0f texts scored a second", name, speeds[name].step, 1 / speeds[name].scored)
     work = Work(
         train=len(data.train),
         dev=len(data.dev),
@@ -173,7 +173,7 @@ def _text(
     tables["export"] = {"runs": list(asked.sizes), "precision": "auto"}
     tables["plan"] = {**asked.recorded(), **facts}
     tables["plan.seconds_per_step"] = {name: round(speed.step, 4) for name, speed in speeds.items()}
-    tables["plan.seconds_per_text"] = {name: round(speed.text, 6) for name, speed in speeds.items()}
+    tables["plan.seconds_per_text"] = {name: round(speed.scored, 6) for name, speed in speeds.items()}
     comparisons = [{"title": "Students and their teacher", "baseline": teacher, "runs": students}]
     for size in students if asked.controls else ():
         runs = [f"{size}-first", f"{size}-random-distilled", size]

@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,10 +24,11 @@ READ = 128  # texts a batch
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of an optimiser step of training, and of reading a text in evaluation."""
+    """Seconds of an optimiser step, of a text that a teacher reads, and of one that is read to be scored (in fp32)."""
 
     step: float
     text: float
+    scored: float
 
 
 def shape_of(size: str, teacher: StudentConfig) -> StudentConfig:
@@ -61,14 +63,16 @@ def measure(shape: StudentConfig, labels: Labels, lengths: Sequence[int], batch_
         optimiser.step()
         loss.item()  # waits for the device
 
-    def read(ids: Tensor) -> None:
+    def read(precision: str, ids: Tensor) -> None:
         model.eval()
-        with torch.inference_mode(), autocast_of("auto", device):
+        with torch.inference_mode(), autocast_of(precision, device):
             _loss(model, ids).item()
 
     batches = [batch.to(device) for batch in _batches(lengths, batch_size, config.vocab_size)]
     texts = [batch.to(device) for batch in _batches(lengths, READ, config.vocab_size)]
-    return Speed(_seconds(step, batches), _seconds(read, texts) / (sum(map(len, texts)) / len(texts)))
+    a_batch = sum(map(len, texts)) / len(texts)
+    read_, scored = (_seconds(partial(read, precision), texts) / a_batch for precision in ("auto", "fp32"))
+    return Speed(_seconds(step, batches), read_, scored)
 
 
 def _loss(model: StudentModel, ids: Tensor) -> Tensor:

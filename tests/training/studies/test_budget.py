@@ -11,7 +11,7 @@ from training.models.student import StudentConfig
 from training.studies.budget import MAX_EPOCHS, MIN_SHARE, TEACHER_SHARE, BudgetError, Plan, Work, plan
 from training.studies.speed import Speed, measure, shape_of
 
-speeds = st.builds(Speed, step=st.floats(1e-3, 1.0), text=st.floats(1e-5, 1e-2))
+speeds = st.builds(Speed, step=st.floats(1e-3, 1.0), text=st.floats(1e-5, 1e-2), scored=st.floats(1e-5, 1e-2))
 
 
 @st.composite
@@ -56,8 +56,8 @@ def test_utterances_are_left_out_only_where_one_epoch_of_all_takes_too_long(work
 
 
 def test_the_teacher_gets_about_half_and_cheap_students_more_epochs() -> None:
-    students = {"m": Speed(0.2, 0.002), "xs": Speed(0.02, 0.0002)}
-    work = Work(50_000, 10_000, 32, Speed(0.4, 0.004), students, exported=("", "m", "xs"))
+    students = {"m": Speed(0.2, 0.002, 0.004), "xs": Speed(0.02, 0.0002, 0.0004)}
+    work = Work(50_000, 10_000, 32, Speed(0.4, 0.004, 0.008), students, exported=("", "m", "xs"))
 
     found = plan(work, 5 * 3600)
 
@@ -68,7 +68,7 @@ def test_the_teacher_gets_about_half_and_cheap_students_more_epochs() -> None:
 
 
 def test_a_teacher_alone_gets_everything() -> None:
-    work = Work(50_000, 10_000, 32, Speed(0.4, 0.004), {}, exported=("",))
+    work = Work(50_000, 10_000, 32, Speed(0.4, 0.004, 0.008), {}, exported=("",))
 
     found = plan(work, 2 * 3600)
 
@@ -76,7 +76,7 @@ def test_a_teacher_alone_gets_everything() -> None:
 
 
 def test_too_few_minutes_are_refused_with_the_least() -> None:
-    work = Work(50_000, 10_000, 32, Speed(0.4, 0.004), {"m": Speed(0.2, 0.002)}, exported=("m",))
+    work = Work(50_000, 10_000, 32, Speed(0.4, 0.004, 0.008), {"m": Speed(0.2, 0.002, 0.004)}, exported=("m",))
 
     with pytest.raises(BudgetError, match=r"--minutes 1: .* take (\d+\.\d) minutes on this machine; allowed: at least"):
         plan(work, 60)
