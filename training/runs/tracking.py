@@ -38,7 +38,8 @@ class Tracking:
         run = {"mlflow": {"run_name": out.name}, "wandb": {"name": out.name, "dir": str(out)}}
         self._accelerator = processes(log_with=name, project_dir=out)
         project = name if name == "tensorboard" else PROJECT  # TensorBoard's is the name of a folder
-        self._accelerator.init_trackers(project, asdict(settings), {name: run[name]} if name in run else {})
+        given = {key: value for key, value in asdict(settings).items() if value is not None}  # TensorBoard refuses None
+        self._accelerator.init_trackers(project, given, {name: run[name]} if name in run else {})
         self._losses: list[float] = []
 
     def step(self, step: int, loss: float, rate: float, last: bool) -> None:
