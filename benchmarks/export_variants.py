@@ -30,6 +30,7 @@ from training.data.utterances import Utterance
 from training.evaluation.scoring import score_by_locale
 from training.models.checkpoint import Checkpoint
 from training.models.prediction import answers_of_student
+from training.objectives.first_weights import with_position_bias
 from training.text.tokenizer import with_variants
 
 RECIPE, FP32 = "recipe: int8, 7-bit weights", "fp32"
@@ -75,7 +76,7 @@ def compare(checkpoint: Checkpoint, data: datasets.Dataset, dev: Sequence[Uttera
 
 
 def build_variants(checkpoint: Checkpoint, data: datasets.Dataset, folder: Path) -> dict[str, Variant]:
-    """The variants by name. The other activation has weights trained for the first, so it is only timed."""
+    """The variants by name. Those that would have to be trained, activation and position bias, are only timed."""
     locales = checkpoint.training["locales"]
     fp32, int8, vnni, attention = (folder / f"{name}.onnx" for name in ("fp32", "int8", "vnni", "attention"))
     export_fp32(checkpoint.model, fp32)
@@ -109,6 +110,7 @@ def build_variants(checkpoint: Checkpoint, data: datasets.Dataset, folder: Path)
         "static, QOperator": scored(qoperator),
         "softmax and argmax in the graph": Variant(in_graph, read_labels(in_graph), None),
         f"{other} (time alone)": timed(with_activation(checkpoint, other), folder / "activation.onnx"),
+        "position bias (time alone)": timed(with_position_bias(checkpoint, True), folder / "positions.onnx"),
         f"trimmed to {locales[0]} (time, size)": timed(trimmed, folder / "trimmed.onnx"),
     }
 

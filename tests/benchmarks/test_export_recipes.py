@@ -22,7 +22,7 @@ def test_each_variant_is_a_row(
     *table, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
     rows = {name: row for name, row in found.items() if isinstance(row, dict)}
-    assert len(rows) == 10
+    assert len(rows) == 11
     assert [line[:34].strip() for line in table[1:-2]] == list(rows)
     assert all(row["times"].keys() == {"8", "16", "32"} for row in rows.values())
     assert rows[FP32]["as_fp32"] == 100
@@ -31,6 +31,7 @@ def test_each_variant_is_a_row(
     assert {name for name, row in rows.items() if row["as_fp32"] is None} == {
         "softmax and argmax in the graph",
         "relu (time alone)",
+        "position bias (time alone)",
         "trimmed to de-DE (time, size)",
     }
     assert found["scored"] == len(datasets.load(str(datasets.SAMPLE), ["de-DE"]).part("dev"))
