@@ -36,7 +36,7 @@ COMMANDS = {
     "experiment": Command("loadtest.experiment", "analyse an A/B experiment on live traffic"),
     "corpus": Command("training.corpus", "build a transfer set of plain text"),
     "tokenizer": Command("training.tokenizer", "train a tokenizer"),
-    "ladder": Command("training.ladder", "train several students from a recipe"),
+    "ladder": Command("training.ladder", "train a teacher and students of several sizes, export and compare them"),
     "study": Command("training.study", "run a study from a recipe and report on it"),
 }
 

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--locales", default="", metavar="LOCALES", help="comma-separated locales of --data (default: all)")
     add("--out", type=Path, required=True, metavar="CKPT", help="checkpoint folder to write")
+    add("--force", action="store_true", help="overwrite --out")
     return parser
 
 
@@ -58,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from training.runs.start import is_untouched, report
 
     def run() -> dict[str, object]:
-        if not is_untouched(args.out):
-            raise ValueError(f"{args.out}: is not empty; choose another --out, or empty it")
+        if not is_untouched(args.out) and not args.force:
+            raise ValueError(f"{args.out}: is not empty; choose another --out, empty it, or --force")
         found = adopt(args.encoder, args.revision, args.layers, args.tokens, _texts(args))
         total, outside = found.model.count_parameters()
         facts = {"command": COMMAND, **found.facts, "parameters": total, "outside_embeddings": outside}

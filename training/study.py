@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from service.extras import require
 from training.data.utterances import PARTITIONS
-from training.runs.flags import at_least_one, new_parser
+from training.runs.flags import add_track, at_least_one, new_parser
 
 
 def parser(command: str = "training.study", about: str = "Run a study from a recipe.") -> argparse.ArgumentParser:
@@ -35,26 +36,34 @@ def parser(command: str = "training.study", about: str = "Run a study from a rec
     jobs = "number of stages at once, each with its share of the cores (default: %(default)s)"
     add("--jobs", type=at_least_one, default=1, metavar="N", help=jobs)
     add("--until", default="", metavar="STAGE", help="stop after this stage, or group such as runs (default: none)")
+    add_track(whole)
     add("--report", action="store_true", help="run nothing; report on the finished stages")
     return whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
-    return run(parser(), argv)
+    whole = parser()
+    return run(whole, whole.parse_args(argv))
 
 
-def run(whole: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Run a recipe, or report on one. Returns the exit code."""
-    args = whole.parse_args(argv)
-    if not args.recipe and not args.report:
+def run(whole: argparse.ArgumentParser, args: argparse.Namespace, recipe_of: Callable[[], Path] | None = None) -> int:
+    """Run a recipe, that of the arguments or of `recipe_of`, or report on one. Returns the exit code."""
+    if not args.recipe and not recipe_of and not args.report:
         whole.error("--recipe is required (unless --report)")
     require("training")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     from training.runs.start import report  # PyTorch is not needed for --help
     from training.studies import engine
 
-    return report(lambda: engine.publish(args.out) if args.report else engine.run(args))
+    def work() -> dict[str, Any]:
+        if args.report:
+            return engine.publish(args.out)
+        if recipe_of:
+            args.recipe = recipe_of()
+        return engine.run(args)
+
+    return report(work)
 
 
 if __name__ == "__main__":

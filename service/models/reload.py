@@ -90,14 +90,20 @@ class Reloader:
         return outcome
 
     async def watch(self) -> None:
-        """Reload whenever the students folder changes; never returns."""
+        """Reload whenever the students folder changes; never returns. A folder that does not answer is logged once."""
+        problem = ""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 if await self._run(self._registry.fingerprint) != self._seen:
                     await self.reload()
+                problem = ""
             except ENDINGS:
                 raise
+            except LoadError as error:
+                if problem != str(error):
+                    problem = str(error)
+                    log.error("changes of the students folder are not noticed: %s", problem)
             except BaseException as error:  # noqa: BLE001 - keep watching
                 log_fault(error, "(watch)")
 

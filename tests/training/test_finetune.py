@@ -186,6 +186,7 @@ def test_bad_settings_are_named(
         (["--data", "/nowhere"], "/nowhere: no such data"),
         (["--unlabelled", "/nowhere.txt"], "--unlabelled: needs a --teacher"),
         (["--init", "/nowhere"], "/nowhere: no such checkpoint folder"),
+        (["--tokenizer", "/nowhere.json"], "/nowhere.json"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(
@@ -195,6 +196,22 @@ def test_what_cannot_be_trained_is_one_sentence(
 
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_share_of_the_utterances_keeps_the_labels_and_the_tokenizer_of_all(
+    uninterrupted: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    share = ["--train-share", "0.25", "--tokenizer", str(uninterrupted)]
+
+    assert finetune.main(arguments(sample, tmp_path / "part", *share)) == 0
+
+    whole, part = load_checkpoint(uninterrupted), load_checkpoint(tmp_path / "part")
+    assert part.training["utterances"]["train"] == round(whole.training["utterances"]["train"] / 4)
+    assert part.labels == whole.labels
+    assert part.encoder.tokenizer.to_str() == whole.encoder.tokenizer.to_str()
+    both = ["--tokenizer", str(uninterrupted), "--init", str(uninterrupted)]
+    assert finetune.main(arguments(sample, tmp_path / "both", *both)) == 2
+    assert "--tokenizer and --init exclude each other" in capsys.readouterr().err
 
 
 def test_a_run_can_start_from_a_checkpoint(uninterrupted: Path, sample: Path, tmp_path: Path) -> None:

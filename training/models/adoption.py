@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer
 
@@ -101,14 +102,10 @@ def adopt(
         CheckpointError: the encoder can't be found, read or adopted.
     """
     folder = _folder_of(encoder, revision)
-    config = _read(encoder, "config.json", partial(AutoConfig.from_pretrained, folder))
-    require_adoptable(encoder, config)
-    fast = _read(encoder, "its tokenizer", partial(AutoTokenizer.from_pretrained, folder, use_fast=True))
-    if not fast.is_fast:
-        raise CheckpointError(f"{encoder}: has no fast tokenizer (tokenizer.json), only {type(fast).__name__}")
+    config, whole = _opened(encoder, folder)
     sample: list[str] = []
+    adopted = whole
     try:
-        adopted = whole = adopted_tokenizer(fast.backend_tokenizer)
         if tokens:
             adopted = most_used(whole, _sampled(texts, sample), tokens)
     except ValueError as error:
@@ -120,6 +117,29 @@ def adopt(
         facts |= dict(zip(("tokens_per_word", "tokens_per_word_before"), ratios, strict=True))
     chosen = _layers(layers, config.num_hidden_layers)
     return Adopted(encoder_of(encoder, config, read_weights(encoder, folder), adopted.rows, chosen), adopted, facts)
+
+
+def outline(encoder: str, revision: str = "") -> tuple[StudentConfig, Tokenizer]:
+    """The configuration and the tokenizer, with all tokens, that `adopt` gives an encoder; its weights are not read.
+
+    Raises CheckpointError: the encoder can't be found or adopted.
+    """
+    config, adopted = _opened(encoder, _folder_of(encoder, revision))
+    shape = len(adopted.rows), config.max_position_embeddings, config.num_hidden_layers
+    return _config_of(config, *shape, masked=False), adopted.tokenizer
+
+
+def _opened(encoder: str, folder: Path) -> tuple[Any, AdoptedTokenizer]:
+    """The configuration and the adopted tokenizer of an encoder's folder. Raises CheckpointError: see `outline`."""
+    config = _read(encoder, "config.json", partial(AutoConfig.from_pretrained, folder))
+    require_adoptable(encoder, config)
+    fast = _read(encoder, "its tokenizer", partial(AutoTokenizer.from_pretrained, folder, use_fast=True))
+    if not fast.is_fast:
+        raise CheckpointError(f"{encoder}: has no fast tokenizer (tokenizer.json), only {type(fast).__name__}")
+    try:
+        return config, adopted_tokenizer(fast.backend_tokenizer)
+    except ValueError as error:
+        raise CheckpointError(f"{encoder}: {error}") from error
 
 
 def require_adoptable(name: str, config: Any) -> None:

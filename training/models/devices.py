@@ -38,12 +38,15 @@ class Split:
 ALONE = Split()
 
 
-def processes() -> Accelerator:
-    """The processes and devices of `accelerate launch`; without it, one process on the GPU or the CPU."""
+def processes(**options: Any) -> Accelerator:
+    """The processes and devices of `accelerate launch`; without it, one process on the GPU or the CPU.
+
+    `options` are further arguments of `Accelerator`, such as trackers.
+    """
     timeout = InitProcessGroupKwargs(timeout=TIMEOUT)
     # No encoder changes its buffers; broadcasting them before each forward call would break the backward pass
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[timeout, parallel])
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[timeout, parallel], **options)
 
 
 def split() -> Split:

@@ -16,9 +16,9 @@ SIZES: dict[str, Size] = {
     "xs": Size(2, 128),  # the fastest that is still useful
     "s": Size(4, 256),  # the default; shipped with the service
     "m": Size(6, 384),
-    "l": Size(10, 384),  # the 17M student of Alexa Teacher Model (FitzGerald et al., KDD 2022)
+    "l": Size(12, 384),  # the shape of multilingual-e5-small and MiniLM L12
     "xl": Size(12, 768),  # the shape of XLM-R Base
-    "xxl": Size(24, 768),  # the 170M intermediate student of that paper
+    "xxl": Size(24, 768),  # the 170M intermediate student of Alexa Teacher Model (FitzGerald et al., KDD 2022)
 }
 
 DEFAULT_SIZE = "s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
-from service.student.manifest import Labels
+from service.student.manifest import TOKENIZER_FILE, Labels
 from training.data import datasets
 from training.data.augmentation import typed_copy
 from training.data.labels import labels_of
@@ -31,10 +32,17 @@ from training.runs.loop import Loop, Storage, source_commit
 from training.runs.settings import FinetuneSettings
 from training.runs.task_loss import TaskLoss
 from training.text.held_out import HeldOut
-from training.text.tokenizer import special_ids, train_tokenizer, with_variants
+from training.text.tokenizer import load_tokenizer, special_ids, train_tokenizer, with_variants
 
 TEACHER_CACHE = ".teacher"  # in the run's folder; names with a dot in front are temporary
-FILES = ("init", "teacher", "teacher_cache", "unlabelled", "out_of_scope")  # settings that name files or folders
+FILES = (
+    "init",
+    "tokenizer",
+    "teacher",
+    "teacher_cache",
+    "unlabelled",
+    "out_of_scope",
+)  # settings that name files or folders
 SELECTED_BY = ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")  # the first one that the heads have
 
 log = logging.getLogger(__name__)
@@ -63,7 +71,7 @@ def finetune(settings: FinetuneSettings, storage: Storage) -> dict[str, Any]:
 
 
 def read_data(settings: FinetuneSettings) -> Data:
-    """Training and dev utterances; labels are those of the training partition.
+    """Training and dev utterances; labels are those of the whole training partition.
 
     Raises DatasetError: the data can't be used.
     """
@@ -75,8 +83,14 @@ def read_data(settings: FinetuneSettings) -> Data:
     train = [u for u in dataset.part("train", served + extra) if is_labelled(u, heads)]
     if not train:
         raise datasets.DatasetError(f"{settings.data}: no training utterance has a label for {', '.join(heads)}")
+    labels = labels_of(train, heads)
+    if settings.train_share < 1:
+        chosen = random.Random(settings.seed).sample(
+            range(len(train)), max(1, round(settings.train_share * len(train)))
+        )
+        train = [train[i] for i in sorted(chosen)]
     dev, held_out = dataset.part("dev", served), HeldOut(dataset.utterances)
-    return Data(train, dev, served, labels_of(train, heads), dataset.skipped, held_out)
+    return Data(train, dev, served, labels, dataset.skipped, held_out)
 
 
 def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
@@ -168,22 +182,27 @@ class Run:
         loss = round(progress.summed_loss / self.epochs.steps, 4)
         progress.history.append({"epoch": epoch, "loss": loss, "dev": _rounded(scores["mean"])})
         progress.summed_loss = 0.0
+        loop.report({f"dev_{name}": value for name, value in scores["mean"].items()})
         score = next(float(scores["mean"][name]) for name in SELECTED_BY if name in scores["mean"])
         better = score > progress.best
         if better:
             progress.best, progress.best_epoch = score, epoch
             if loop.is_main:
-                save_checkpoint(self.loop.out, model, self.encoder.tokenizer, self._provenance())
+                dev = {locale: _rounded(values) for locale, values in scores.items()}
+                save_checkpoint(self.loop.out, model, self.encoder.tokenizer, {**self._provenance(), "dev": dev})
         loop.save_state()
         loop.say(lambda: f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}")
 
     def _finish(self) -> dict[str, Any]:
-        """Score the best epoch on the typed copy of dev too, complete `training.json`, and drop the resume state."""
+        """Score the best epoch on the typed copy of dev, complete `training.json`, and drop the resume state."""
         dev, progress = self.data.dev, self.loop.progress
         scores = {}
         if self.loop.is_main:
             best = load_checkpoint(self.loop.out, self.device)
             for name, utterances in (("dev", dev), ("dev_typed", typed_copy(dev))):
+                if name in best.training:  # saved with the epoch
+                    scores[name] = best.training[name]
+                    continue
                 answers = answers_of_model(best.model, best.encoder, best.labels, utterances)
                 by_locale = score_by_locale(utterances, answers)
                 scores[name] = {locale: _rounded(values) for locale, values in by_locale.items()}
@@ -215,9 +234,17 @@ class Run:
 
 
 def first_tokenizer(settings: FinetuneSettings, data: Data, start: Checkpoint | None) -> Tokenizer:
-    """The tokenizer of `start`, or one trained on the training texts and a typed variant of each."""
+    """The tokenizer of `start`, the given one, or one trained on the training texts and a typed variant of each.
+
+    Raises ValueError: one is given beside `start`, or can't be read.
+    """
     if start is not None:
+        if settings.tokenizer:
+            raise ValueError("--tokenizer and --init exclude each other: an encoder keeps its own tokenizer")
         return start.encoder.tokenizer
+    if settings.tokenizer:
+        file = Path(settings.tokenizer)
+        return load_tokenizer(file / TOKENIZER_FILE if file.is_dir() else file)
     texts = with_variants(data.train, settings.seed)
     log.info("training the tokenizer on %d texts", len(texts))
     return train_tokenizer(texts, settings.vocabulary)

@@ -10,6 +10,8 @@ from typing import Any
 
 from training.text.corpus import located_files
 
+TRACKERS = ("tensorboard", "mlflow", "wandb")  # also the names of their packages
+
 
 def setting(
     default: Any,
@@ -46,6 +48,7 @@ def parser_of(command: str, description: str, settings: type) -> argparse.Argume
     every = "optimiser steps between saved states (default: %(default)s)"
     add("--save-every", type=at_least_one, default=200, metavar="STEPS", help=every)
     add("--threads", type=at_least_one, metavar="N", help="CPU threads (default: all cores)")
+    add_track(parser)
     for f in fields(settings):
         has, convert = f.metadata, _converter(f.metadata, type(f.default))
         if f.default is None:
@@ -56,6 +59,16 @@ def parser_of(command: str, description: str, settings: type) -> argparse.Argume
             shown = has["unit"] or f.name.upper()
             add(flag_of(f.name), type=convert, default=argparse.SUPPRESS, metavar=shown, help=has["help"])
     return parser
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """The flag --track, "" where it is not given."""
+    parser.add_argument(
+        "--track",
+        choices=TRACKERS,
+        default="",
+        help="report losses, rates and scores to TensorBoard, MLflow or Weights & Biases (default: none)",
+    )
 
 
 def flag_of(name: str) -> str:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from training.models.checkpoint import RESUME_FILE, save_resume_state
 from training.models.devices import processes
 from training.models.student import POSITION_BIAS, POST_NORM
 from training.runs.settings import RunSettings
+from training.runs.tracking import Tracking
 
 State = dict[str, Any]
 
@@ -68,12 +69,13 @@ def _layer_of(name: str, layers: int) -> int:
 
 @dataclass(frozen=True)
 class Storage:
-    """The folder of a run, the steps between two saved states, and the state of the interrupted run, if any."""
+    """The folder of a run, the steps between two saved states, the state of the interrupted run, and a tracker."""
 
     command: str
     out: Path
     save_every: int
     state: State | None = None
+    track: str = ""  # one of TRACKERS, or ""
 
 
 @dataclass
@@ -127,6 +129,7 @@ class Loop:
         self._saved_step = self.progress.step
         if state is None:
             self.save_state()
+        self._tracking = Tracking(storage.track, storage.out, settings)
 
     @property
     def result(self) -> nn.Module:
@@ -160,6 +163,10 @@ class Loop:
         if self.is_main:
             tqdm.write(text_of(), file=sys.stderr)
 
+    def report(self, scores: Mapping[str, Any]) -> None:
+        """Report scores of the present step to the tracker."""
+        self._tracking.scores(self.progress.step, scores)
+
     def step(self, loss_of: Callable[[], Tensor], record_every: int = 0) -> float:
         """One optimiser step on the loss of the function; saves the state every `save_every` steps. Returns the loss.
 
@@ -185,6 +192,7 @@ class Loop:
             self._average.update_parameters(self.bare)
         self.progress.step += 1
         self.progress.summed_loss += value
+        self._tracking.step(self.progress.step, value, rate, self.finished)
         if record_every and self.progress.step % record_every == 0:
             self.progress.history.append({"step": self.progress.step, "loss": round(value, 4)})
         if self._bar is not None:
@@ -213,7 +221,8 @@ class Loop:
             save_resume_state(self.out, {**self.facts, **weights, "progress": asdict(self.progress)})
 
     def end(self) -> None:
-        """Delete the resume state of the finished run."""
+        """Close the tracker, and delete the resume state of the finished run."""
+        self._tracking.end()
         if self.is_main:
             (self.out / RESUME_FILE).unlink()
         self._accelerator.wait_for_everyone()

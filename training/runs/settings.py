@@ -49,9 +49,16 @@ class FinetuneSettings(RunSettings):
     data: str = setting("", "labelled data: folder, tarball, file or hub:NAME", shown="that of the resumed run")
     locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
+    train_share: float = share(1.0, "random share of the training utterances that is trained on", low=0.001)
     init: str = setting("", "checkpoint, student, Hugging Face folder or hub name to start from", unit="CKPT")
     init_layers: str = setting(
         "", "layers of a deeper --init to take: 2,4,6, or a mapping's name", unit="LAYERS", shown="uniform"
+    )
+    tokenizer: str = setting(
+        "",
+        "tokenizer.json to use, or the checkpoint whose it is",
+        unit="FILE",
+        shown=f"{OF_INIT} trained on the data",
     )
     teacher: str = setting("", "comma-separated fine-tuned checkpoints or students to imitate", unit="CKPTS")
     unlabelled: str = setting("", "comma-separated files of plain sentences, for imitation alone", unit="FILES")

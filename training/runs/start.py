@@ -18,6 +18,7 @@ from training.models.devices import leave, processes
 from training.models.errors import CheckpointError
 from training.runs.flags import flag_of
 from training.runs.loop import State, Storage
+from training.runs.tracking import require_tracker
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,12 @@ def run_command(
 def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) -> tuple[SettingsType, Storage]:
     """Settings and storage of a new or resumed run.
 
-    Raises ValueError: the run is finished or another command's, --out of a new one is not empty, or a given setting,
-    other than rate and precision, differs from that of the resumed run.
+    Raises ValueError: the run is finished or another command's, --out of a new one is not empty, a given setting, other
+    than rate and precision, differs from that of the resumed run, or the tracker's package is missing.
     """
     level = logging.INFO if processes().is_main_process else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
+    require_tracker(args.track)
     state = load_resume_state(args.out) if args.resume and not is_untouched(args.out) else None
     if state is not None and state["command"] != command:
         raise CheckpointError(f"{args.out}: holds an interrupted run of {state['command']}, not of {command}")
@@ -56,7 +58,7 @@ def begin(command: str, settings: type[SettingsType], args: argparse.Namespace) 
     if args.threads:
         torch.set_num_threads(args.threads)
     settled = _settle(settings, args, state["settings"] if state else None)
-    return settled, Storage(command, args.out, args.save_every, state)
+    return settled, Storage(command, args.out, args.save_every, state, args.track)
 
 
 def is_untouched(folder: Path) -> bool:

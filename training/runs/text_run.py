@@ -84,13 +84,13 @@ class TextRun:
                 loop.step(partial(loss_of_rows, rows), record_every=max(1, loop.total // 100))
                 step = loop.progress.step
                 if step % (SCORED_EVERY * loop.save_every) == 0 and step < loop.total:
-                    loop.say(lambda step=step: f"step {step}: {self._scores()}")  # type: ignore[misc]
+                    loop.say(lambda step=step: f"step {step}: {self._score()}")  # type: ignore[misc]
 
     def finish(self, training: dict[str, Any]) -> dict[str, Any]:
         """Score the held-out lines and save the student's checkpoint. Returns the summary."""
         loop, lines, settings = self.loop, self.text.lines, asdict(self.settings)
         loop.save_state()
-        scores = self._scores()
+        scores = self._score()
         training = {
             "command": self.storage.command,
             "settings": {**settings, **{name: file_names(settings[name]) for name in NAMED if name in settings}},
@@ -111,3 +111,9 @@ class TextRun:
         loop.end()
         minutes = round(loop.progress.seconds / 60, 1)
         return {"checkpoint": str(loop.out), "steps": loop.progress.step, "minutes": minutes, **scores}
+
+    def _score(self) -> dict[str, float]:
+        """Score the held-out lines, and report that."""
+        scores = self._scores()
+        self.loop.report(scores)
+        return scores

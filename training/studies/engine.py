@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from training.runs.tracking import require_tracker
 from training.studies import effects_report, table_report
 from training.studies.layout import Layout
 from training.studies.ledger import Ledger
@@ -19,11 +20,13 @@ from training.studies.stages import StageBuilder, needed_for
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run the unfinished stages, and report. Returns the summary.
 
-    Raises RecipeError, StageError: a recipe that can't be used, a stage that failed or was made with other settings.
+    Raises RecipeError, StageError: a recipe that can't be used, a stage that failed or was made with other settings;
+    ValueError: the tracker's package is missing.
     """
+    require_tracker(args.track)
     recipe = read_recipe(args.recipe).with_data(args.data, args.generic, args.partition)
     layout, ledger = Layout(args.out), Ledger(args.out / "made")
-    plan = StageBuilder(recipe, layout).stages()
+    plan = StageBuilder(recipe, layout, args.track).stages()
     if args.until:
         plan = needed_for(plan, args.until)
     todo = ledger.todo(plan)

@@ -14,6 +14,8 @@ class Layout:
         self.recipe = self.results / "recipe.json"  # the part that the report needs
         self.references = self.results / "references.json.gz"  # with tasks: expected answers
         self.utterances = self.results / "utterances.json.gz"  # without tasks: what is scored
+        self.majority = self.results / "majority.json"  # without tasks: the most frequent labels
+        self.students = self.results / "students.json"  # facts on the exported students
 
     def corpus(self, name: str) -> Path:
         """A corpus of the recipe."""
@@ -22,6 +24,10 @@ class Layout:
     def run(self, name: str) -> Path:
         """The checkpoint of a run."""
         return self.out / "runs" / name
+
+    def student(self, name: str) -> Path:
+        """The student folder of an exported run."""
+        return self.out / "students" / name
 
     def finetuned(self, task: str, name: str, seed: int) -> Path:
         """The checkpoint of an encoder fine-tuned on a task."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from service.student.manifest import MANIFEST_FILE
 from training.data import datasets
 from training.data.files import read_json, write_json
 from training.data.utterances import Utterance
@@ -45,11 +47,16 @@ def write_facts(recipe: Recipe, layout: Layout) -> None:
         "finetune": recipe.finetune,
         "notes": list(report.notes),
         "runs": {name: {"title": run.title, "settings": run.settings} for name, run in compared.items()},
+        "plan": recipe.plan,
     }
     write_json(layout.recipe, content)
     manifests = {name: Path(f"{layout.corpus(name)}.json") for name in recipe.corpora}
     corpora = {name: read_json(file) for name, file in manifests.items() if file.is_file()}
     write_json(layout.results / "corpora.json", corpora)
+    manifests = {name: layout.student(name) / MANIFEST_FILE for name in recipe.export.runs}
+    students = {name: _student_facts(read_json(file)) for name, file in manifests.items() if file.is_file()}
+    if students:
+        write_json(layout.students, students)
     encoders = [name for name in recipe.encoders if is_finished(layout.run(name))]
     write_json(layout.results / "encoders.json", {name: _encoder_facts(recipe, layout, name) for name in encoders})
 
@@ -68,6 +75,21 @@ def _encoder_facts(recipe: Recipe, layout: Layout, name: str) -> dict[str, Any]:
     }
 
 
+def _student_facts(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Shape, size on disk, latency of the served graph and quality as served, of an exported student."""
+    precision, quality = manifest["precision"], manifest["accuracy"]
+    return {
+        **{
+            key: manifest["architecture"][key] for key in ("layers", "hidden", "parameters", "non_embedding_parameters")
+        },
+        "precision": precision,
+        "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
+        "microseconds": manifest["latency"][precision],
+        "partition": quality["partition"],
+        "quality": quality[precision],
+    }
+
+
 def _evaluated(recipe: Recipe) -> tuple[ByLocale, list[Utterance]]:
     """The scored utterances, by locale in order of id as in all files; and the training utterances."""
     locales = list(recipe.locales)
@@ -81,6 +103,14 @@ def write_utterances(recipe: Recipe, layout: Layout) -> None:
     """Write the utterances on which runs are compared."""
     part = datasets.load(recipe.data, recipe.locales).part(recipe.partition, recipe.locales)
     write_json(layout.utterances, [datasets.row_of(u) for u in part])
+
+
+def write_majority(recipe: Recipe, layout: Layout) -> None:
+    """Write the most frequent domain and intent of the training utterances, None where none is labelled."""
+    train = datasets.load(recipe.data, recipe.locales).part("train", recipe.locales)
+    counts = {head: Counter(label for u in train if (label := getattr(u, head))) for head in ("domain", "intent")}
+    best = {head: min(found, key=lambda label: (-found[label], label), default=None) for head, found in counts.items()}
+    write_json(layout.majority, best)
 
 
 def read_utterances(layout: Layout) -> list[Utterance]:

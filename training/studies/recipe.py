@@ -18,20 +18,28 @@
     [pretrain]                          # settings of every run that is pretrained; [distill] and [finetune] likewise
     [runs.teacher]                      # settings of the run's command
     title = "teacher"
-    command = "pretrain"                # pretrain, distill or finetune (the default)
-    corpus = "mixed"                    # corpora of the recipe, or sources in the languages of the locales
+    command = "pretrain"                # adopt, pretrain, distill or finetune (the default)
+    corpus = "mixed"                    # corpora of the recipe, sources in the languages of the locales, or files
     data = true                         # pretrain: also use the labelled training texts
     [runs.student]
     command = "distill"
     corpus = "mixed"
-    teacher = "teacher"                 # init, teacher and start: runs, paths relative to --out that begin with a dot,
-                                        # or whatever the command takes
+    teacher = "teacher"                 # init, teacher, start and tokenizer: runs, paths relative to --out that begin
+                                        # with a dot, or whatever the command takes; teacher_cache: relative to --out
     [[comparisons]]
     title = "Transfer sets"
     baseline = "generic"
     runs = ["mixed"]
 
-Without tasks, fine-tuned runs are compared, one seed each (`training.ladder`). With tasks, encoders are compared, each
+Without tasks, fine-tuned runs are compared, one seed each (`training.ladder`); some may be exported::
+
+    [export]                            # settings of export.onnx
+    runs = ["xs", "s"]                  # each becomes OUT/students/NAME
+    precision = "auto"
+
+    [plan]                              # facts for the report, as training.ladder --minutes writes them
+
+With tasks, encoders are compared, each
 fine-tuned once per task and seed (`training.study`)::
 
     [tasks]                             # heads of each compared encoder, beside the settings in [finetune]
@@ -66,10 +74,11 @@ from training.runs.settings import INHERITED, RANDOM, DistillSettings, FinetuneS
 from training.text.budgets import TransferSet
 
 SETTINGS = {"pretrain": PretrainSettings, "distill": DistillSettings, "finetune": FinetuneSettings}
+ADOPT_SETTINGS = ("encoder", "revision", "layers", "tokens", "texts")
 SHARED = ("data", "locales", "tokenizer")  # settings of runs and corpora that the recipe sets for all
 TOKENIZER_SETTINGS = ("corpus", "tokenizer_lines", "vocabulary")
 CORPUS_SETTINGS = tuple(f.name for f in fields(TransferSet) if f.name not in (*SHARED, "generic"))
-PARENTS = ("init", "teacher", "start")  # settings that may name other runs
+PARENTS = ("init", "teacher", "start", "tokenizer")  # settings that may name other runs
 
 Settings = dict[str, bool | int | float | str]
 
@@ -88,7 +97,7 @@ class Run(Entry):
     """One run: its command and that command's settings, with those of the command's section."""
 
     title: str
-    command: Literal["pretrain", "distill", "finetune"]
+    command: Literal["adopt", "pretrain", "distill", "finetune"]
     settings: Settings
 
 
@@ -98,6 +107,14 @@ class Comparison(Entry):
     title: str
     baseline: str
     runs: tuple[str, ...]
+
+
+class Export(Entry):
+    """Runs that are exported, and settings of `export.onnx`; None is its default."""
+
+    runs: tuple[str, ...] = ()
+    precision: Literal["int8", "fp32", "auto"] | None = None
+    max_drop: float | None = None
 
 
 class ReportSettings(Entry):
@@ -126,6 +143,8 @@ class Recipe(Entry):
     runs: dict[str, Run]
     tasks: dict[Literal["dc", "icner"], str] = {}
     comparisons: tuple[Comparison, ...] = Field(min_length=1)
+    export: Export = Export()
+    plan: dict[str, Any] = {}
     report: ReportSettings = ReportSettings()
 
     @model_validator(mode="before")
@@ -152,7 +171,12 @@ class Recipe(Entry):
     @property
     def encoders(self) -> list[str]:
         """The runs that are pretrained or distilled."""
-        return [name for name, run in self.runs.items() if run.command != "finetune"]
+        return [name for name, run in self.runs.items() if run.command in ("pretrain", "distill")]
+
+    @property
+    def finetuned(self) -> list[str]:
+        """The runs that are fine-tuned."""
+        return [name for name, run in self.runs.items() if run.command == "finetune"]
 
     def is_run(self, setting: str, value: str) -> bool:
         """Whether a setting that may name a run does so; "random" and "teacher" as a start are no runs."""
@@ -164,13 +188,18 @@ class Recipe(Entry):
         return list(dict.fromkeys(value for key, value in named if self.is_run(key, value)))
 
     def with_data(self, data: str | None, generic: str | None, partition: str | None) -> Recipe:
-        """The recipe with other data, except for None. Raises RecipeError: neither it nor the arguments name any."""
+        """The recipe with other data, except for None. Raises RecipeError: neither names labelled data."""
         other = {"data": data, "generic": generic, "partition": partition}
         settled = self.model_copy(update={name: value for name, value in other.items() if value})
-        for name in ("data", "generic"):
-            if not getattr(settled, name):
-                raise RecipeError(f"the recipe names no {name}: give --{name}")
+        settled.require("data")
         return settled
+
+    def require(self, name: Literal["data", "generic"]) -> str:
+        """The labelled data or the plain sentences. Raises RecipeError: there are none."""
+        found = self.data if name == "data" else self.generic
+        if not found:
+            raise RecipeError(f"the recipe names no {name}: give --{name}")
+        return found
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -196,7 +225,7 @@ def _problem(error: Any) -> str:
     """What is wrong with an entry, and what is allowed."""
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        models: dict[Any, type[Entry]] = {"report": ReportSettings, "comparisons": Comparison}
+        models: dict[Any, type[Entry]] = {"report": ReportSettings, "comparisons": Comparison, "export": Export}
         model = models.get(error["loc"][0], Recipe)
         return f"{where} is unknown; allowed: {', '.join(model.model_fields)}"
     return f"{where} is missing" if error["type"] == "missing" else f"{where}: {error['msg']}, not {error['input']!r}"
@@ -218,9 +247,10 @@ def _check(recipe: Recipe) -> None:
         TopologicalSorter({name: recipe.parents_of(run.settings) for name, run in recipe.runs.items()}).prepare()
     except CycleError as error:
         raise ValueError(f"runs: {' from '.join(reversed(error.args[1]))}: can't be made from itself") from error
-    comparable = recipe.encoders if recipe.tasks else [name for name in recipe.runs if name not in recipe.encoders]
+    comparable = recipe.encoders if recipe.tasks else recipe.finetuned
     for comparison in recipe.comparisons:
         require(f"comparisons, {comparison.title!r}", (comparison.baseline, *comparison.runs), comparable)
+    require("export", recipe.export.runs, recipe.finetuned)
     report = recipe.report
     require("report.similarity_runs", report.similarity_runs, recipe.compared)
     require("report.noise", report.noise, recipe.encoders)
@@ -234,9 +264,16 @@ def _check(recipe: Recipe) -> None:
 def _check_run(entry: str, run: Run) -> None:
     """Raise ValueError where the command would not take the settings."""
     settings = dict(run.settings)
+    if run.command == "adopt":
+        if unknown := sorted(set(settings) - set(ADOPT_SETTINGS)):
+            raise ValueError(f"{entry}: unknown {', '.join(unknown)}; allowed for adopt: {', '.join(ADOPT_SETTINGS)}")
+        if not settings.get("encoder"):
+            raise ValueError(f"{entry}: encoder is missing")
+        return
     if run.command == "pretrain" and not isinstance(settings.pop("data", False), bool):
         raise ValueError(f"{entry}: data; allowed: true or false")
-    allowed = [f.name for f in fields(SETTINGS[run.command]) if f.name not in SHARED]
+    shared = ("data", "locales") if run.command == "finetune" else SHARED
+    allowed = [f.name for f in fields(SETTINGS[run.command]) if f.name not in shared]
     if unknown := sorted(set(settings) - set(allowed)):
         raise ValueError(f"{entry}: unknown {', '.join(unknown)}; allowed for {run.command}: {', '.join(allowed)}")
     parser = parser_of(entry, "", SETTINGS[run.command])

@@ -43,7 +43,7 @@ class Scheduler:
         futures: dict[Future[Any], Stage] = {}
         # Workers are kept: starting Python and PyTorch for each stage would take longer than many stages do. The number
         # of threads is fixed, as it affects rounding: figures must not depend on which stages run at the same time.
-        threads = max(1, (os.cpu_count() or 1) // self.jobs)
+        threads = threads_of(self.jobs)
         pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), _prepare, (os.getpid(), threads))
         bar = tqdm(total=len(self.plan), initial=len(done), unit="stage", desc=self.title)
         try:
@@ -78,6 +78,12 @@ class Scheduler:
         if code:
             end = file.read_text(errors="replace").replace("\r", "\n").rstrip().splitlines()[-TAIL:]
             raise StageError("\n".join([f"{stage.name} failed; {file} ends:", *end]))
+
+
+def threads_of(jobs: int) -> int:
+    """The threads of each of `jobs` stages at once: its share of the cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // jobs)
 
 
 def _prepare(parent: int, threads: int) -> None:

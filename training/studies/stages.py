@@ -8,16 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from service.student.manifest import MANIFEST_FILE
 from training.models.checkpoint import is_finished
 from training.runs.flags import listed
 from training.studies import measures
 from training.studies.layout import Layout
 from training.studies.ledger import Stage, StageError
-from training.studies.recipe import PARENTS, Recipe, RecipeError, Run, flags_of
+from training.studies.recipe import PARENTS, Recipe, RecipeError, Run, Settings, flags_of
 from training.text.sources import LAYOUT, texts_by_language
 
-TOKENIZER, REFERENCES, UTTERANCES = "tokenizer", "references", "utterances"  # stages
-TEXTS = ("corpus", "unlabelled", "out_of_scope")  # settings that name corpora of the recipe or sources of plain text
+TOKENIZER, REFERENCES, UTTERANCES, MAJORITY = "tokenizer", "references", "utterances", "majority"  # stages
+TEXTS = (
+    "corpus",
+    "unlabelled",
+    "out_of_scope",
+    "texts",
+)  # settings that name corpora of the recipe or sources of plain text
 
 
 def needed_for(stages: Sequence[Stage], last: str) -> list[Stage]:
@@ -41,6 +47,7 @@ class StageBuilder:
 
     recipe: Recipe
     layout: Layout
+    track: str = ""  # tracker of the runs
 
     def stages(self) -> list[Stage]:
         """All stages, each after those that it needs. Raises RecipeError: a text that is named is not there."""
@@ -50,7 +57,9 @@ class StageBuilder:
             stages.append(self.run(f"runs/{name}", run, self.layout.run(name)))
             if not recipe.tasks and name in recipe.compared:
                 stages.append(self.answers(name))
-        stages += self.of_tasks() if recipe.tasks else [self.quick(UTTERANCES, (), self.layout.utterances)]
+            if name in recipe.export.runs:
+                stages.append(self.student(name))
+        stages += self.of_tasks() if recipe.tasks else self.of_labels()
         if any(TOKENIZER in stage.needs for stage in stages):
             stages.append(self.tokenizer())
         return _in_order(stages)
@@ -66,7 +75,7 @@ class StageBuilder:
     def tokenizer(self) -> Stage:
         """One tokenizer for all pretrained encoders, by default of the labelled data and of all generic text."""
         recipe, file = self.recipe, self.layout.tokenizer
-        texts = texts_by_language(Path(recipe.generic))
+        texts = texts_by_language(Path(recipe.require("generic")))
         every = [str(path) for language in recipe.languages for path in texts.get(language, ())]
         named = recipe.tokenizer.get("corpus")
         corpus = ",".join(self._files("tokenizer.corpus", str(named)) if named else every)
@@ -79,7 +88,7 @@ class StageBuilder:
     def corpus(self, name: str, settings: Mapping[str, Any]) -> Stage:
         """A transfer set."""
         recipe, file = self.recipe, self.layout.corpus(name)
-        shared = {"data": recipe.data, "generic": recipe.generic, "tokenizer": self.layout.tokenizer}
+        shared = {"data": recipe.data, "generic": recipe.require("generic"), "tokenizer": self.layout.tokenizer}
         # --force, as a killed build may have left its manifest
         command = ("training.corpus", "build", *flags_of({**shared, **settings, "out": file, "force": True}))
         asked = {**settings, "data": _name(recipe.data), "generic": _name(recipe.generic)}
@@ -98,14 +107,44 @@ class StageBuilder:
             if setting in settings:
                 named = str(settings[setting])
                 settings[setting] = ",".join(self._parent(setting, value) for value in listed(named))
+        if "teacher_cache" in settings:
+            settings["teacher_cache"] = str(self.layout.out / str(settings["teacher_cache"]))
+        if run.command == "adopt":
+            return self.adopted(name, settings, folder, needs)
         if run.command == "finetune" or settings.pop("data", False):
             settings |= {"data": self.recipe.data, "locales": self._locales}
             asked |= self._asked_data()
         if run.command == "pretrain" and not settings.get("init"):
             settings["tokenizer"] = str(self.layout.tokenizer)
             needs.append(TOKENIZER)
-        command = (f"training.{run.command}", *flags_of({**settings, "out": folder}), "--resume")
+        track = {"track": self.track} if self.track else {}
+        command = (f"training.{run.command}", *flags_of({**settings, **track, "out": folder}), "--resume")
         return Stage(name, tuple(dict.fromkeys(needs)), command, folder, partial(is_finished, folder), asked)
+
+    def adopted(self, name: str, settings: Settings, folder: Path, needs: Sequence[str]) -> Stage:
+        """An adopted encoder: its tokens are counted in the labelled data, and in `texts`."""
+        asked: dict[str, Any] = {**settings, "encoder": _name(str(settings["encoder"]))}
+        if "texts" in settings:
+            asked["texts"] = [_name(file) for file in listed(str(settings["texts"]))]
+        if settings.get("tokens"):
+            settings = {**settings, "data": self.recipe.data, "locales": self._locales}
+            asked |= self._asked_data()
+        command = ("training.adopt", *flags_of({**settings, "out": folder, "force": True}))  # --force: as for a corpus
+        return Stage(name, tuple(needs), command, folder, partial(is_finished, folder), asked)
+
+    def student(self, name: str) -> Stage:
+        """The exported student of a run."""
+        export, folder = self.recipe.export, self.layout.student(name)
+        settings = {key: value for key, value in export.model_dump(exclude={"runs"}).items() if value is not None}
+        flags = flags_of({**settings, "data": self.recipe.data, "ckpt": self.layout.run(name), "out": folder})
+        is_whole = (folder / MANIFEST_FILE).is_file
+        asked = {**settings, "data": _name(self.recipe.data)}
+        return Stage(f"students/{name}", (f"runs/{name}",), ("export.onnx", *flags), folder, is_whole, asked)
+
+    def of_labels(self) -> list[Stage]:
+        """What fine-tuned runs are compared on, and the most frequent labels."""
+        files = {UTTERANCES: self.layout.utterances, MAJORITY: self.layout.majority}
+        return [self.quick(name, (), file) for name, file in files.items()]
 
     def answers(self, name: str) -> Stage:
         """The answers of a fine-tuned run."""
@@ -156,7 +195,9 @@ class StageBuilder:
     def _files(self, entry: str, named: str) -> list[str]:
         """The files of corpora of the recipe, or of sources in the languages of the locales."""
         recipe, files = self.recipe, list[str]()
-        texts, root = texts_by_language(Path(recipe.generic)), Path(recipe.generic).resolve().name
+        if all(Path(text).is_absolute() and Path(text).exists() for text in listed(named)):
+            return listed(named)
+        texts, root = texts_by_language(Path(recipe.require("generic"))), Path(recipe.generic).resolve().name
         places = [place for language in recipe.languages for place in texts.get(language, ())]
         for text in listed(named):
             if text in recipe.corpora:

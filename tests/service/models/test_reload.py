@@ -195,6 +195,27 @@ def test_watcher_survives_a_bad_version(serve: Any, folder: Path, edit: Any, mon
     assert client.app.state.registry.refused == []
 
 
+def test_watched_folder_that_does_not_answer_is_logged_once(
+    serve: Any, folder: Path, edit: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reloading, "WATCH_SECONDS", 0.001)
+    monkeypatch.setattr(reloading, "MAX_THREADS", 2)
+    client = serve(watch=True, load_seconds=0.5)
+    answers, registry = threading.Event(), client.app.state.registry
+    fingerprint = registry.fingerprint
+    monkeypatch.setattr(registry, "fingerprint", lambda: (answers.wait(60), fingerprint())[1])
+
+    client.call(_until, lambda: "2 earlier loads hang" in caplog.text)
+    client.app.state.reloader.seconds = 20
+    answers.set()
+    changed(folder, edit)
+
+    client.call(_until, lambda: "x_" in registry.by_name["default"].student.manifest.labels.intent[0])
+    messages = [message for message in caplog.messages if "not noticed" in message]
+    assert [f"{folder.parent}" in messages[0], "2 earlier loads hang" in messages[1]] == [True, True]
+    assert len(messages) == 2
+
+
 def test_fifty_reloads_under_load_lose_no_request_and_leak_nothing(serve: Any, folder: Path) -> None:
     client = serve()
 

@@ -63,7 +63,7 @@ def test_runs_are_made_of_each_other_compared_and_skipped_when_done(
     code, summary, _ = run(recipe, sample, out, capsys)
 
     assert code == 0
-    assert summary["done_now"] == 7  # tokenizer, three runs, what is asked, two answers
+    assert summary["done_now"] == 8  # tokenizer, three runs, what is asked, majority class, two answers
     report = json.loads((out / "ladder.json").read_text())
     taught = json.loads((out / "runs" / "distilled" / "training.json").read_text())
     assert (taught["settings"]["init"], taught["settings"]["teacher"]) == ("encoder", "scratch")

@@ -85,7 +85,11 @@ def test_a_run_has_the_settings_of_its_command_and_its_own_before_them(tmp_path:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('command = "distill"', 'command = "guess"', "runs.student.command: Input should be 'pretrain', 'distill'"),
+        (
+            'command = "distill"',
+            'command = "guess"',
+            "runs.student.command: Input should be 'adopt', 'pretrain', 'distill'",
+        ),
         ('dc = "domain"', 'chat = "domain"', "tasks.chat.*: Input should be 'dc' or 'icner', not 'chat'"),
         (
             'runs = ["student"]',
@@ -120,6 +124,18 @@ def test_what_is_wrong_is_named_with_file_and_entry(tmp_path: Path, old: str, ne
         ('baseline = "scratch"', 'baseline = "encoder"', "unknown encoder; allowed: scratch, taught"),
         ("[runs.scratch]", '[runs.scratch]\ninit = "taught"', "taught from scratch.*: can't be made from itself"),
         ('command = "pretrain"', 'command = "pretrain"\ndata = 1', "runs.encoder: data; allowed: true or false"),
+        ('command = "pretrain"', 'command = "adopt"', "runs.encoder: encoder is missing"),
+        (
+            'command = "pretrain"',
+            'command = "adopt"\nencoder = "x"\nsize = "s"',
+            "runs.encoder: unknown size; allowed for adopt: encoder, revision, layers, tokens, texts",
+        ),
+        (
+            "[runs.scratch]",
+            '[export]\nruns = ["encoder"]\n[runs.scratch]',
+            "export: unknown encoder; allowed: scratch, ta",
+        ),
+        ("[runs.scratch]", "[export]\nprecise = 1\n[runs.scratch]", "export.precise is unknown; allowed: runs, precis"),
     ],
 )
 def test_what_is_wrong_without_tasks_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
