@@ -91,7 +91,7 @@ def test_a_reduced_table_keeps_the_angles_of_a_table_of_that_rank() -> None:
 
 
 def test_a_larger_student_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"--size s: 4 x 256 is larger than --init with its 6 x 128"):
+    with pytest.raises(CheckpointError, match=r"--size s: 4 x 256 is larger than 6 x 128 "):
         reduced(checkpoint_of(6, 128), "s", "")
 
 
