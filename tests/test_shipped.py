@@ -26,11 +26,13 @@ from training.data.utterances import Utterance
 from training.evaluation.scoring import score_by_locale
 from training.models.prediction import answers_of_student
 
+LARGER = Path(__file__).parents[1] / "students"  # in the repository, not in the package
 LOCALES = ("de-DE", "fr-FR", "it-IT", "es-ES", "en-US")
 # Mean over the locales of the held-back sample, in percent. Int8 kernels of other CPUs round differently.
 SCORES = {
     "s": {"domain_accuracy": 95.8, "intent_accuracy": 87.9, "slot_f1": 66.2, "exact_match": 42.4},
     "xs": {"domain_accuracy": 94.3, "intent_accuracy": 83.3, "slot_f1": 65.3, "exact_match": 40.5},
+    "l": {"domain_accuracy": 97.3, "intent_accuracy": 87.5, "slot_f1": 73.3, "exact_match": 50.8},
 }
 
 
@@ -85,6 +87,15 @@ def test_quality_on_held_back_text_and_its_typed_copy(shipped: Student, held_bac
     for utterances, tolerance in ((held_back, 1.5), (typed_copy(held_back), 4)):
         scores = score_by_locale(utterances, answers_of_student(shipped, utterances))["mean"]
         assert {metric: scores[metric] for metric in expected} == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(folder.parent.name for folder in LARGER.glob("*/manifest.json")))
+def test_quality_of_the_larger_students(name: str, held_back: list[Utterance]) -> None:
+    expected = SCORES[name]
+
+    scores = score_by_locale(held_back, answers_of_student(Student.load(LARGER / name), held_back))["mean"]
+
+    assert {metric: scores[metric] for metric in expected} == pytest.approx(expected, abs=1.5)
 
 
 def test_temperatures_lower_the_calibration_error(shipped: Student, held_back: list[Utterance]) -> None:
