@@ -166,7 +166,7 @@ def test_a_command_names_the_extra_that_it_needs(base: Environment, command: str
 
 def test_the_extra_loadtest_compares_the_shipped_students_on_the_sample(loadtest: Environment) -> None:
     sample = next((loadtest.folder / "venv").glob("lib/*/site-packages/training/sample"))
-    flags = ["--data", str(sample), "--locales", "de-DE", "--rounds", "1", "--seconds", "0.1", "--out", "report"]
+    flags = ["--data", str(sample), "--locales", "de-DE", "--rounds", "1", "--seconds", "0.5", "--out", "report"]
 
     report = loadtest.figures("distilled-nlu", "compare", "--students", "s", "xs", *flags)
 

@@ -143,6 +143,7 @@ def test_the_losses_that_can_be_chosen_are_those_that_there_are() -> None:
 
 @pytest.mark.parametrize("name", ["PretrainSettings", "DistillSettings", "FinetuneSettings"])
 def test_help_names_every_default(name: str) -> None:
+    """Of each setting, and of --save-every, --threads and --track."""
     shown = parser_of("training.test", "", getattr(all_settings, name)).format_help()
 
-    assert " ".join(shown.split()).count("(default: ") == len(fields(getattr(all_settings, name))) + 2
+    assert " ".join(shown.split()).count("(default: ") == len(fields(getattr(all_settings, name))) + 3
