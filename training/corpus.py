@@ -76,6 +76,8 @@ def _pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--views", default=default.views, help=typed, **count)
     substituted = "variants of each training text with other slot values, in lines (default: %(default)s)"
     add("--substitutions", default=default.substitutions, help=substituted, **count)
+    reworded = "variants of each training text with other words, in lines (default: %(default)s)"
+    add("--rewordings", default=default.rewordings, help=reworded, **count)
     candidates = "generic lines of a language that the teacher embeds (default: %(default)s)"
     add("--candidates", default=default.candidates, help=candidates, **count)
     nearest = "generic lines of a language that are kept, nearest to an intent (default: %(default)s)"

@@ -7,6 +7,7 @@ POOL holds `LOCALE.txt.gz`, a sentence a line, shuffled, for `training.finetune 
 arguments, and lines by locale and part. The parts of a locale:
 
 - `train`: the training texts of the labelled data; `typed`: variants of them as people type.
+- `reworded`: with other words in some places, which occur in the same contexts (`training.text.rewording`).
 - `substituted`: with other values in their slots, from other utterances of the locale; only those for which the teacher
   gives the utterance's own intent.
 - `voice_prompts`: the source of that name in the folder of plain sentences.
@@ -39,13 +40,15 @@ from training.data.augmentation import SlotValues, augment
 from training.data.files import write_atomically, write_json
 from training.data.utterances import Utterance
 from training.text.budgets import SPOKEN
-from training.text.corpus import CorpusError, find_files, language_of, lines_of_file, same_text, same_utterance
+from training.text.corpus import CorpusError, find_files, language_of, lines_of_file, same_text, same_utterance, sampled
 from training.text.held_out import held_out_forms
-from training.text.sources import texts_by_language
+from training.text.rewording import Neighbours
+from training.text.sources import name_of, texts_by_language
 
 MANIFEST = "manifest.json"
 PROMPTS = "voice_prompts"
 WORDS = range(2, 21)  # number of words of a generic sentence that may be a request
+MAX_PLAIN = 300_000  # sentences of a language from which neighbours of words are learned
 PER_INTENT = 50  # training texts of an intent and locale whose mean embedding stands for it
 
 Embeddings = NDArray[np.float32]
@@ -72,6 +75,7 @@ class Pool:
     spoken: str = SPOKEN
     views: int = 2
     substitutions: int = 2
+    rewordings: int = 2
     candidates: int = 30_000
     nearest: int = 10_000
     seed: int = 1
@@ -95,6 +99,7 @@ def build(
     kept = [u for u in train if pool.add(u.locale, "train", u.text)]
     add_typed(spec, kept, pool)
     add_substituted(spec, kept, teacher, pool)
+    add_reworded(spec, locales, kept, pool)
     if spec.generic:
         add_generic(spec, served, kept, teacher, pool)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +185,20 @@ def add_substituted(spec: Pool, utterances: Sequence[Utterance], teacher: Teache
             pool.removed["teacher_disagrees"] += 1
 
 
+def add_reworded(spec: Pool, locales: Sequence[str], utterances: Sequence[Utterance], pool: Lines) -> None:
+    """Add variants with other words. The words are learned from the texts and the spoken sentences of the language."""
+    found = texts_by_language(Path(spec.generic)) if spec.generic else {}
+    for locale in locales if spec.rewordings else ():
+        rng = random.Random(f"{spec.seed}:reworded:{locale}")
+        files = find_files([str(entry) for entry in found.get(language_of(locale), ())])
+        plain = (line for file in files if name_of(file) in _listed(spec.spoken) for line in lines_of_file(file))
+        texts = [u.text for u in utterances if u.locale == locale]
+        neighbours = Neighbours.of(texts, sampled(plain, rng, MAX_PLAIN))
+        for _ in range(spec.rewordings):
+            for text in texts:
+                pool.add(locale, "reworded", neighbours.reword(text, rng))
+
+
 def add_generic(spec: Pool, served: Sequence[str], train: Sequence[Utterance], teacher: Teacher, pool: Lines) -> None:
     """Add voice prompts, and the spoken sentences nearest to the domain, in the languages of the served locales.
 
@@ -193,8 +212,7 @@ def add_generic(spec: Pool, served: Sequence[str], train: Sequence[Utterance], t
     for language, locale in sorted(by_language.items()):
         spoken: list[str] = []
         for file in find_files([str(entry) for entry in found.get(language, ())]) if language in found else ():
-            name = file.name.removesuffix(".gz").removesuffix(".txt")
-            if name == PROMPTS:
+            if (name := name_of(file)) == PROMPTS:
                 for line in lines_of_file(file):
                     if line.strip():
                         pool.add(locale, PROMPTS, line)

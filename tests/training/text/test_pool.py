@@ -88,6 +88,7 @@ def test_a_pool_holds_training_texts_variants_prompts_and_near_sentences(
     assert counts["voice_prompts"] == 1
     assert counts["nearest"] == 10
     assert counts["typed"] > 5
+    assert counts["reworded"] > 0
     assert sum(counts.values()) == len(german) == manifest["files"]["de-DE"]["lines"]
     assert json.loads((tmp_path / "pool" / "manifest.json").read_text()) == manifest
     assert not any("toten" in line for line in german)
@@ -103,7 +104,7 @@ def test_dev_and_test_texts_are_not_in_it(data: Path, generic: Path, tmp_path: P
 
 
 def test_substituted_values_are_kept_where_the_teacher_agrees(data: Path, tmp_path: Path) -> None:
-    manifest = build(spec_of(data, views=0, substitutions=20), KeywordTeacher(), tmp_path / "pool")
+    manifest = build(spec_of(data, views=0, substitutions=20, rewordings=0), KeywordTeacher(), tmp_path / "pool")
 
     new = [line.lower() for line in lines_of(tmp_path / "pool", "de-DE") if line not in (*ALARM, *MUSIC)]
     assert manifest["locales"]["de-DE"]["substituted"] == len(new)
