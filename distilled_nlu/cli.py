@@ -24,6 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("service.__main__", "start the HTTP service"),
     "ask": Command("service.ask", "ask a student without a server"),
+    "build": Command("training.build", "build students of your own data: train, distil, export, report"),
     "train": Command("training.finetune", "train a student on labelled utterances"),
     "adopt": Command("training.adopt", "start from a pretrained encoder of the Hugging Face hub"),
     "pretrain": Command("training.pretrain", "pretrain an encoder on plain text"),
