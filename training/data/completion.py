@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import cast
 
 from training.data.formats.base import Draft, File, Reading
+from training.data.formats.encoding import wrong_byte
 from training.data.locales import language_of, locale_of_name, normalised
 from training.data.splitting import dev_rows
 from training.data.utterances import PARTITIONS, Partition, RecordError, Utterance
@@ -48,7 +49,7 @@ class Records:
 
     def add(self, file: File | None, place: str, draft: Draft) -> None:
         """Complete and keep a row. Raises RecordError: a field is missing or wrong, or its id is taken."""
-        _refuse_half_characters(draft.text)
+        _refuse_broken_characters(draft.text)
         _note_mojibake(draft.text, place, self)
         locale = self._locale(file, place, draft.locale)
         partition = self._partition(file, place, draft.partition)
@@ -88,9 +89,11 @@ class Records:
 
     @property
     def needs_split(self) -> bool:
-        """Whether there are training utterances and none of dev."""
+        """Whether there are labelled training utterances and none of dev; plain text needs no dev."""
         found = {u.partition for u in self.utterances}
-        return self._options.dev_share > 0 and "train" in found and "dev" not in found
+        if self._options.dev_share <= 0 or "dev" in found:
+            return False
+        return any(u.partition == "train" and (u.intent or u.domain or u.slots) for u in self.utterances)
 
     def split(self, source: str) -> None:
         """Make some of the training utterances dev."""
@@ -114,24 +117,31 @@ class Records:
             tag = normalised(written)
             if tag is None:
                 self._notes.warn(place, f"locale: {written!r} is no BCP-47 locale, such as de-DE; kept as it is")
-            elif tag != written:
-                self._notes.warn(place, f"locale: {written!r} is read as {tag}")
-            found = self._tags[written] = tag or written
+            elif self._with_region(tag) != written:
+                self._notes.warn(place, f"locale: {written!r} is read as {self._with_region(tag)}")
+            found = self._tags[written] = self._with_region(tag) if tag else written
         elif found != written:
             self._notes.warn(place, f"locale: {written!r} is read as {found}")
         return found
 
     def _missing_locale(self, file: File | None, place: str) -> str:
         of_name = self._of_file(file)[0]
-        given = self._locales[0] if self._locales is not None and len(self._locales) == 1 else None
-        if of_name is not None and not (given and language_of(given) == of_name):
+        if of_name is not None:
+            of_name = self._with_region(of_name)
             self._notes.info(place, f"locale: read as {of_name}, by the file's name")
             return of_name
-        if given is not None:
-            self._notes.info(place, f"locale: read as {given}, the only one of --locales")
-            return given
+        if self._locales is not None and len(self._locales) == 1:
+            self._notes.info(place, f"locale: read as {self._locales[0]}, the only one of --locales")
+            return self._locales[0]
         how = "say it with --locales and one locale, or name the file after it (de-DE.csv)"
         raise RecordError("locale", f"is missing; allowed: a BCP-47 locale, such as de-DE; {how}")
+
+    def _with_region(self, tag: str) -> str:
+        """The one locale of that language among the asked ones, where the tag is a language alone."""
+        if "-" in tag or self._locales is None or tag in self._locales:
+            return tag
+        found = [locale for locale in self._locales if language_of(locale) == tag]
+        return found[0] if len(found) == 1 else tag
 
     def _partition(self, file: File | None, place: str, written: str | None) -> Partition | None:
         if written in PARTITIONS:
@@ -175,7 +185,10 @@ def partition_of_name(name: str) -> Partition | None:
     return next((_IN_NAMES[word] for part in ends for word in part if word in _IN_NAMES), None)
 
 
-def _refuse_half_characters(text: str) -> None:
+def _refuse_broken_characters(text: str) -> None:
+    if (byte := wrong_byte(text)) is not None:
+        problem = f"holds the byte {byte}, while the file is in UTF-8"
+        raise RecordError("text", f"{problem}; allowed: one encoding in a file; write this row again")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

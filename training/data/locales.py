@@ -28,11 +28,15 @@ _AT_AN_END = re.compile(
 
 
 def normalised(tag: str) -> str | None:
-    """A locale as BCP-47 writes it: "de_DE" and "de-de" are "de-DE". None: it is no language tag."""
+    """A locale as BCP-47 writes it: "de_DE" and "de-de" are "de-DE", "de_XX" (no region) is "de".
+
+    None: it is no language tag.
+    """
     match = _TAG.fullmatch(tag.strip())
     if match is None:
         return None
     language, script, region, variants = match.groups()
+    region = None if region and region.upper() in ("XX", "ZZ") else region
     parts = [language.lower(), *([script.title()] if script else ()), *([region.upper()] if region else ())]
     return "-".join(parts) + variants.replace("_", "-").lower()
 

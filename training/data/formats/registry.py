@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from training.data.formats import json_rows, parquet, tables
+from training.data.formats import alexa, azure, json_rows, parquet, parts, rasa, sequences, tables
 from training.data.formats.base import Content, File, Format, Reading, Row
 from training.data.formats.hub import HUB_PREFIX, read_hub
 from training.data.formats.sources import files_of
@@ -14,10 +14,20 @@ FORMATS: dict[str, Format] = {
     one.name: one
     for one in (
         Format("parquet", "Parquet or Arrow", parquet.is_parquet, parquet.read_parquet),
+        Format("sequences", "seq.in, seq.out, label", sequences.is_sequences, sequences.read_sequences),
+        Format("dialogflow", "Dialogflow ES", parts.is_dialogflow, parts.read_dialogflow),
         Format("jsonl", "JSONL", json_rows.is_jsonl, json_rows.read_jsonl),
         Format("rasa-json", "Rasa JSON", json_rows.is_rasa_json, json_rows.read_rasa_json),
+        Format("luis", "LUIS", azure.is_luis, azure.read_luis),
+        Format("clu", "Azure CLU", azure.is_clu, azure.read_clu),
+        Format("alexa", "Alexa interaction model", alexa.is_alexa, alexa.read_alexa),
+        Format("snips", "Snips JSON", parts.is_snips, parts.read_snips),
         Format("json", "JSON list", json_rows.is_list, json_rows.read_list),
         Format("broken-json", "JSON", json_rows.is_broken, json_rows.read_broken),
+        Format("rasa", "Rasa YAML", rasa.is_rasa, rasa.read_rasa),
+        Format("snips-yaml", "Snips YAML", parts.is_snips_yaml, parts.read_snips_yaml),
+        Format("rasa-markdown", "Rasa Markdown", rasa.is_markdown, rasa.read_markdown),
+        Format("conll", "CoNLL", sequences.is_conll, sequences.read_conll),
         Format("csv", "CSV or TSV", tables.is_table, tables.read_table),
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ _SLOT_KEYS = {
     "start": ("start", "startPos", "begin", "start_char"),
     "end": ("end", "endPos", "stop", "end_char"),
 }
+_SPAN = re.compile(r"(-?\d+):(-?\d+):(.+)")
 _SLOTS_ALLOWED = "allowed: a list of {name, start, end}"
 
 
@@ -145,9 +147,9 @@ def _of_string(value: str, field: str) -> list[Any]:
         except json.JSONDecodeError as error:
             raise RecordError(field, f"is no JSON ({error.msg} at column {error.colno}); {_SLOTS_ALLOWED}") from None
         return list(found)
-    parts = [part.split(":", 2) for part in value.split(",")]
-    if all(len(part) == 3 and part[0].strip().isdecimal() and part[1].strip().isdecimal() for part in parts):
-        return [(int(start), int(end), name.strip()) for start, end, name in parts]
+    spans = [_SPAN.fullmatch(part.strip()) for part in value.split(",")]
+    if all(spans):
+        return [(int(span[1]), int(span[2]), span[3]) for span in spans if span]
     tags = value.split()
     if all(tag == "O" or tag[1:2] == "-" for tag in tags):
         return list(tags)

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from textwrap import shorten
 from typing import TYPE_CHECKING, NamedTuple
 
 from training.data.formats.base import Content, Reading, Row
@@ -60,9 +61,9 @@ def read_table(content: Content, reading: Reading) -> Iterator[Row]:
     if first is None:
         return
     declared = lines[first].strip()
-    if declared.lower().startswith("sep=") and len(declared) == 5:  # Excel's
-        first += 1
-    dialect = _dialect(lines[first:], declared[4:] if declared.lower().startswith("sep=") else "", reading)
+    is_declared = declared.lower().startswith("sep=") and len(declared) == 5  # by Excel
+    first += is_declared
+    dialect = _dialect(lines[first:], declared[4:] if is_declared else "", content.suffix == ".tsv", reading)
     rows = RowReader(content.place, reading)
     header, first = _header(lines, first, dialect, rows, f"{content.place}:{first + 1}", reading)
     content.note_encoding(reading.notes)
@@ -86,16 +87,16 @@ def read_table(content: Content, reading: Reading) -> Iterator[Row]:
             yield place, error
 
 
-def _dialect(lines: Sequence[str], declared: str, reading: Reading) -> Dialect:
+def _dialect(lines: Sequence[str], declared: str, is_tsv: bool, reading: Reading) -> Dialect:
     """Separator and quoting: the separator that yields the most known column names, then the most cells."""
     chosen = {plain(name) for name in reading.options.columns.values()} | _KNOWN
 
-    def worth(separator: str) -> tuple[int, int]:
+    def worth(separator: str) -> tuple[int, bool, int]:
         try:
             cells = next(Dialect(separator).reader(lines[:1]))
         except (csv.Error, StopIteration):
-            cells = lines[0].split(separator)
-        return sum(plain(cell) in chosen for cell in cells), len(cells)
+            return 0, False, 0
+        return sum(plain(cell) in chosen for cell in cells), is_tsv and separator == "\t", len(cells)
 
     separator = declared or max(SEPARATORS, key=worth)
     text = "".join(lines)
@@ -119,7 +120,7 @@ def _header(
         raise DatasetError(f"{place}: header: column {twice!r} stands twice; allowed: each name once")
     columns = rows.columns(names)
     if not any(field in columns for field in ("text", "annotation", "tokens")):
-        found = ", ".join(map(repr, names))
+        found = ", ".join(repr(shorten(name, 40)) for name in names)
         known = ", ".join((*NAMES["text"], *NAMES["annotation"]))
         how = (
             "say which holds the text with --columns text=NAME, or by number where there is no header: text=1,intent=2"

@@ -82,7 +82,7 @@ def test_one_line_in_another_encoding_is_named(tmp_path: Path) -> None:
     broken = table().encode() + table("3,de-DE,train,home,x,in lörrach").encode("cp1252").split(b"\n", 1)[1]
     (tmp_path / "data.csv").write_bytes(broken.replace(b"bern", "zürich für übung".encode()))
 
-    with pytest.raises(datasets.DatasetError, match=r"data\.csv:5: row: byte 0xF6 is not UTF-8, while 4 other"):
+    with pytest.raises(datasets.DatasetError, match=r"data\.csv:5: text: holds the byte 0xF6 \('ö' in Windows-1252\)"):
         read(str(tmp_path / "data.csv"))
 
 
@@ -147,7 +147,7 @@ def test_columns_by_number_where_there_is_no_header(tmp_path: Path) -> None:
 
     assert utterance.intent == "alarm/set"
     assert utterance.slots == (Slot("datetime", 8, 15),)
-    assert utterance.locale == "de-XX"
+    assert utterance.locale == "de"
 
 
 @pytest.mark.parametrize("text", ["text", "colour=x", "=x"])
