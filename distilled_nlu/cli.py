@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": Command("service.__main__", "start the HTTP service"),
     "ask": Command("service.ask", "ask a student without a server"),
     "train": Command("training.finetune", "train a student on labelled utterances"),
+    "convert": Command("training.convert", "read labelled data of any known format, write JSONL, Rasa or CLU"),
     "adopt": Command("training.adopt", "start from a pretrained encoder of the Hugging Face hub"),
     "pretrain": Command("training.pretrain", "pretrain an encoder on plain text"),
     "distill": Command("training.distill", "distil an encoder from a teacher on a transfer set"),

@@ -12,8 +12,8 @@ from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import cast
 
+from training.data.encoding import wrong_byte
 from training.data.formats.base import Draft, File, Reading
-from training.data.formats.encoding import wrong_byte
 from training.data.locales import language_of, locale_of_name, normalised
 from training.data.splitting import dev_rows
 from training.data.utterances import PARTITIONS, Partition, RecordError, Utterance

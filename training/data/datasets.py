@@ -24,6 +24,7 @@ from training.data.formats.base import Note, Reading, ReadOptions
 from training.data.formats.hub import HUB_PREFIX
 from training.data.formats.registry import rows_of
 from training.data.formats.rows import RowReader
+from training.data.formats.writers import row_of
 from training.data.utterances import DatasetError, Partition, RecordError, Utterance
 
 __all__ = [
@@ -164,10 +165,3 @@ def utterance_of(row: Mapping[str, Any]) -> Utterance:
         slots=draft.slots or (),
         slots_annotated=draft.slots is not None,
     )
-
-
-def row_of(utterance: Utterance) -> dict[str, Any]:
-    """The project's JSONL row of a record: the inverse of `utterance_of`. Slots that were not annotated are null."""
-    names = ("id", "text", "locale", "partition", "domain", "intent")
-    slots = [{"name": s.name, "start": s.start, "end": s.end} for s in utterance.slots]
-    return {**{name: getattr(utterance, name) for name in names}, "slots": slots if utterance.slots_annotated else None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from training.data.formats.base import Notes
-from training.data.formats.offsets import broken_slots, report_broken_slots
+from training.data.offsets import broken_slots, report_broken_slots
 from training.data.utterances import PARTITIONS, Partition, Utterance
 
 

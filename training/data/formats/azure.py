@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from training.data.formats.base import Content, Draft, Offsets, Reading, Row
-from training.data.formats.offsets import slot_of, trimmed
+from training.data.offsets import slot_of, trimmed
 from training.data.utterances import DatasetError, RecordError, Slot, check_slot_name
 
 _INDEX_TYPES: dict[str, Offsets] = {"utf16codeunit": "utf16", "unicodecodepoint": "characters"}

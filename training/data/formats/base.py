@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
-from training.data.formats.encoding import UTF8, Decoded, decode
+from training.data.encoding import UTF8, Decoded, decode
 from training.data.utterances import DatasetError, RecordError, Slot
 
 Offsets = Literal["characters", "utf16", "bytes", "inclusive"]

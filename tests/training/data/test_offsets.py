@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from training.data import datasets
 from training.data.formats.base import OFFSETS, Offsets, ReadOptions
-from training.data.formats.offsets import code_points
+from training.data.offsets import code_points
 from training.data.utterances import Slot
 
 TEXTS = ("😀🙂 mach das licht im bad an", "weck mich in köln um sieben uhr")
