@@ -26,6 +26,7 @@ COMMANDS = {
     "ask": Command("service.ask", "ask a student without a server"),
     "build": Command("training.build", "build students of your own data: train, distil, export, report"),
     "train": Command("training.finetune", "train a student on labelled utterances"),
+    "convert": Command("training.convert", "read labelled data of any known format, write JSONL, Rasa or CLU"),
     "adopt": Command("training.adopt", "start from a pretrained encoder of the Hugging Face hub"),
     "pretrain": Command("training.pretrain", "pretrain an encoder on plain text"),
     "distill": Command("training.distill", "distil an encoder from a teacher on a transfer set"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, get_args
 
 Partition = Literal["train", "dev", "test"]
@@ -17,6 +19,23 @@ class RecordError(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
         self.field = field
+
+
+class DatasetError(ValueError):
+    """A data set that can't be used; the message names file, line and field, what was found and what is allowed."""
+
+
+_SLOT_NAME = re.compile(r"[^\s\[\]](?:[^\n\r\[\]]*[^\s\[\]])?")
+
+
+@lru_cache(maxsize=4096)
+def check_slot_name(name: str, field: str = "slots") -> None:
+    """Refuse what is no slot name; the rule is the same in every format. Raises RecordError for the `field`."""
+    if not _SLOT_NAME.fullmatch(name) or " : " in name:
+        allowed = (
+            "a text without square brackets, ' : ', line breaks and outer spaces, such as 'city' or 'to.city_name'"
+        )
+        raise RecordError(field, f"slot name {name!r}; allowed: {allowed}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +52,8 @@ class Utterance:
     """One labelled request.
 
     `id` is the same for the translations of one sentence, so splits are made by id. `domain` and `intent` may be
-    None in unlabelled text. Slots are in order of `start` and don't overlap.
+    None in unlabelled text. Slots are in order of `start` and don't overlap. `slots_annotated` tells
+    "annotated as having no slots" from "not annotated"; it takes no part in comparison, representation and checksum.
 
     Raises RecordError: text blank, partition unknown, or a slot out of range, empty or overlapping.
     """
@@ -45,6 +65,7 @@ class Utterance:
     domain: str | None = None
     intent: str | None = None
     slots: tuple[Slot, ...] = field(default=())
+    slots_annotated: bool = field(default=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.text.strip():
