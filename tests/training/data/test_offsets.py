@@ -82,7 +82,7 @@ def test_offsets_in_bytes_are_guessed(tmp_path: Path) -> None:
 
     (note,) = [n for n in datasets.load(str(tmp_path / "data.jsonl")).notes if "inside a word" in n.message]
 
-    assert "offsets in bytes? Then read it with --offsets bytes" in note.message
+    assert "offsets in bytes? Then: distilled-nlu convert --offsets bytes" in note.message
 
 
 def test_offsets_outside_the_text_hint_at_the_cause(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "tokens": ("tokens", "words"),
 }
 FIELDS = tuple(NAMES)
+_COMMAND = "distilled-nlu convert --columns"
 _UNUSED = frozenset(("worker_id", "slot_method", "judgments"))  # MASSIVE's, known to hold no label
 _TAGS = ("tags", "ner_tags", "bio_tags")
 _FIELD_OF = {name: field for field, names in NAMES.items() for name in names}
@@ -105,7 +106,7 @@ def _note(names: Sequence[str], found: Mapping[str, str], unwanted: set[str], pl
             notes.info(place, f"column {name!r} is not used")
         elif field in found:
             notes.warn(
-                place, f"column {name!r} is not used: {field} is read from {found[field]!r} (--columns {field}={name})"
+                place, f"column {name!r} is not used: {field} is read from {found[field]!r} ({_COMMAND} {field}={name})"
             )
         else:
-            notes.warn(place, f"column {name!r} is not used; if it is {field}, read it with --columns {field}={name}")
+            notes.warn(place, f"column {name!r} is not used; if it is {field}: {_COMMAND} {field}={name}")
