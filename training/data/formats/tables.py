@@ -122,7 +122,7 @@ def _header(
     if not any(field in columns for field in ("text", "annotation", "tokens")):
         found = ", ".join(repr(shorten(name, 40)) for name in names)
         known = ", ".join((*NAMES["text"], *NAMES["annotation"]))
-        how = "say which does: distilled-nlu convert --columns text=NAME, or by number where there is no header: text=1,intent=2"
+        how = "say which does: distilled-nlu convert --columns text=NAME, or by number (no header): text=1,intent=2"
         raise DatasetError(
             f"{place}: header: no column is known to hold the text; found: {found}; known: {known}; {how}"
         )
