@@ -16,7 +16,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "intent": ("intent", "label", "intent_name", "intent_label", "class", "category"),
     "domain": ("domain", "scenario"),
     "slots": ("slots", "entities", "tags", "ner_tags", "bio_tags"),
-    "id": ("id", "utterance_id", "idx"),
+    "id": ("id", "utterance_id"),
     "locale": ("locale", "language", "lang", "culture"),
     "partition": ("partition", "split", "set"),
     "tokens": ("tokens", "words"),
