@@ -66,7 +66,8 @@ class Records:
         if self._locales is None or locale in self._locales:
             first = self._ids.setdefault((locale, utterance.id), place)
             if first != place:
-                raise RecordError("id", f"{utterance.id!r} occurs twice for {locale}, first at {first}")
+                hint = "if ids mean nothing, make them: distilled-nlu convert --columns id="
+                raise RecordError("id", f"{utterance.id!r} occurs twice for {locale}, first at {first}; {hint}")
         if partition is None:
             self._without_partition.append(len(self.utterances))
         self.utterances.append(utterance)
@@ -76,7 +77,9 @@ class Records:
         """The first row that has no partition where others have one."""
         if not 0 < len(self._without_partition) < len(self.utterances):
             return None
-        allowed = f"allowed: {', '.join(PARTITIONS)}, or no partition in any row: then a split is made"
+        allowed = (
+            f"allowed: {', '.join(PARTITIONS)}, a file or folder named after one, or none in any row (a split is made)"
+        )
         return self.places[self._without_partition[0]], RecordError("partition", f"is missing; {allowed}")
 
     def drop_without_partition(self) -> int:
@@ -197,14 +200,15 @@ def _refuse_broken_characters(text: str) -> None:
         raise RecordError("text", f"holds half an emoji ({half}), {cut}; allowed: whole characters") from None
 
 
-_MOJIBAKE = re.compile(r"\S*[ÂÃâ][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u2122]\S*")
+_MOJIBAKE = re.compile(r"[ÂÃâ][\u0080-\u00bf\u0152-\u0192\u02c6\u02dc\u2013-\u2122]")
 
 
 def _note_mojibake(text: str, place: str, records: Records) -> None:
     if text.isascii() or (match := _MOJIBAKE.search(text)) is None:
         return
+    found = next(word for word in text.split() if match[0] in word)
     try:
-        meant = match[0].encode("cp1252").decode("utf-8")
+        meant = found.encode("cp1252").decode("utf-8")
     except UnicodeError:
         return
-    records.mojibake(place, match[0], meant)
+    records.mojibake(place, found, meant)

@@ -56,7 +56,7 @@ def _heads(source: str, utterances: Sequence[Utterance], notes: Notes) -> None:
             notes.warn(source, f"{head}: all {len(labels)} labels are numbers: their names are probably lost")
     if not any(u.slots for u in utterances):
         why = "annotated as having no" if any(u.slots_annotated for u in utterances) else "not annotated with"
-        notes.info(source, f"the rows are {why} slots: a student of this data finds none")
+        notes.info(source, f"the rows are {why} slots: a student of this data has no slot head")
 
 
 def _unseen_labels(source: str, utterances: Sequence[Utterance], notes: Notes) -> None:

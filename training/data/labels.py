@@ -11,7 +11,10 @@ HEADS = ("domain", "intent", "slots")
 
 
 def labels_of(utterances: Iterable[Utterance], heads: Sequence[str] = HEADS) -> Labels:
-    """The sorted labels that occur in the utterances, for the chosen heads; slots as BIO tags with "O" first."""
+    """The sorted labels that occur in the utterances, for the chosen heads; slots as BIO tags with "O" first.
+
+    Where there are other labels, but no slot, the head for slots is left out: it could only learn to find none.
+    """
     read = list(utterances)
     slots = sorted({slot.name for utterance in read for slot in utterance.slots})
     found = {
@@ -19,6 +22,8 @@ def labels_of(utterances: Iterable[Utterance], heads: Sequence[str] = HEADS) -> 
         "intent": sorted({u.intent for u in read if u.intent}),
         "slots": [OUTSIDE, *(f"{prefix}-{name}" for name in slots for prefix in "BI")],
     }
+    if not slots and any(found[head] for head in heads if head != "slots"):
+        found["slots"] = []
     return Labels(**{head: tuple(found[head]) for head in heads})
 
 

@@ -16,9 +16,9 @@ from training.data.utterances import RecordError, Slot, Utterance
 
 WITHOUT_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "km", "my", "bo", "dz"))  # languages
 _HINTS = {
-    "inclusive": "inclusive ends? Then read it with --offsets inclusive",
-    "utf16": "offsets in UTF-16 units? Then read it with --offsets utf16",
-    "bytes": "offsets in bytes? Then read it with --offsets bytes",
+    "inclusive": "inclusive ends? Then: distilled-nlu convert --offsets inclusive",
+    "utf16": "offsets in UTF-16 units? Then: distilled-nlu convert --offsets utf16",
+    "bytes": "offsets in bytes? Then: distilled-nlu convert --offsets bytes",
 }
 _OTHERS: tuple[Offsets, ...] = ("inclusive", "utf16", "bytes")
 _ENOUGH = 0.9  # share of the broken slots that another reading has to mend

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data import datasets
@@ -160,9 +160,7 @@ def test_data_with_dev_is_not_split(tmp_path: Path) -> None:
 def test_some_rows_without_a_partition_are_refused(tmp_path: Path) -> None:
     source = write(tmp_path / "data.jsonl", [*rows(1, partition="train"), *rows(2)[1:]])
 
-    with pytest.raises(
-        datasets.DatasetError, match=r":2: partition: is missing; allowed: train, dev, test, or no part"
-    ):
+    with pytest.raises(datasets.DatasetError, match=r":2: partition: is missing; allowed: train, dev, test, a file or"):
         datasets.load(source, ["de-DE"])
     skipped = datasets.load(source, ["de-DE"], on_error="skip")
     assert (len(skipped.utterances), skipped.skipped) == (1, 1)
@@ -193,6 +191,7 @@ utterances = st.lists(
 )
 
 
+@settings(max_examples=50)
 @given(utterances, st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.5]))
 def test_ids_and_texts_stay_together_in_any_order(found: list[Utterance], seed: int, share: float) -> None:
     chosen = dev_rows(found, share, seed)

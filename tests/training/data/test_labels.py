@@ -25,6 +25,13 @@ def test_only_the_chosen_heads_get_labels() -> None:
     assert labels_of([A, B], ["domain"]).heads == ("domain",)
 
 
+def test_without_slots_there_is_no_head_for_them() -> None:
+    plain = [Utterance("1", "ja", "de-DE", intent="yes"), Utterance("2", "nein", "de-DE", intent="no")]
+
+    assert labels_of(plain).heads == ("intent",)
+    assert labels_of(plain, ["slots"]).slots == ("O",)
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "y", ""])), min_size=1, max_size=8))
 def test_tags_and_spans_are_inverse(words: list[tuple[str, str]]) -> None:
     annotated = " ".join(f"[{slot} : {word}]" if slot else word for word, slot in words)

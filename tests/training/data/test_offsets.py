@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data import datasets
@@ -35,6 +35,7 @@ def source_of(folder: Path, offsets: Offsets) -> str:
     return str(folder / "data.jsonl")
 
 
+@settings(max_examples=50)
 @given(st.text(min_size=1, max_size=20), st.data(), st.sampled_from(OFFSETS))
 def test_offsets_of_every_kind_are_read_right(text: str, data: st.DataObject, offsets: Offsets) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -82,7 +83,7 @@ def test_offsets_in_bytes_are_guessed(tmp_path: Path) -> None:
 
     (note,) = [n for n in datasets.load(str(tmp_path / "data.jsonl")).notes if "inside a word" in n.message]
 
-    assert "offsets in bytes? Then read it with --offsets bytes" in note.message
+    assert "offsets in bytes? Then: distilled-nlu convert --offsets bytes" in note.message
 
 
 def test_offsets_outside_the_text_hint_at_the_cause(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from training.data.formats.base import Content, Draft, Reading, Row
+from training.data.formats.values import list_of, record_of, text_of
 from training.data.utterances import RecordError, Slot, check_slot_name
 
 MAX_FILLED = 5  # utterances of one sample
@@ -31,38 +32,47 @@ def read_alexa(content: Content, reading: Reading) -> Iterator[Row]:
     """
     content.note_encoding(reading.notes)
     model = _language_model(content.json)
-    values = {t.get("name"): _values(t) for t in model.get("types") or () if isinstance(t, dict)}
+    types = [found for found in _objects(model.get("types")) if isinstance(found.get("name"), str)]
+    values = {found["name"]: _values(found) for found in types}
     for intent in model["intents"]:
-        name = str(intent.get("name"))
-        types = {slot.get("name"): slot.get("type") for slot in intent.get("slots") or ()}
-        for number, sample in enumerate(intent.get("samples") or ()):
-            place = f"{content.place}:{name}[{number}]"
-            try:
-                yield from ((place, draft) for draft in _filled(str(sample), name, types, values, place, reading))
-            except RecordError as error:
-                yield place, error
+        name = intent.get("name") if isinstance(intent, dict) else intent
+        place = f"{content.place}:{name}"
+        try:
+            fields = record_of(intent, "intents")
+            label = text_of(fields.get("name"), "name")
+            slots = {str(slot.get("name")): str(slot.get("type")) for slot in _objects(fields.get("slots"))}
+            for number, sample in enumerate(list_of(fields.get("samples"), "samples")):
+                place = f"{content.place}:{name}[{number}]"
+                text = text_of(sample, "samples")
+                yield from ((place, draft) for draft in _filled(text, label, slots, values, place, reading))
+        except RecordError as error:
+            yield place, error
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _values(type_: Mapping[str, Any]) -> list[str]:
     """The values of a type, then their synonyms."""
-    names = [v.get("name") for v in type_.get("values") or () if isinstance(v, dict)]
-    found = [n for n in names if isinstance(n, dict)]
-    first = [str(n["value"]) for n in found if n.get("value")]
-    return list(dict.fromkeys([*first, *(str(s) for n in found for s in n.get("synonyms") or ())]))
+    names = [found["name"] for found in _objects(type_.get("values")) if isinstance(found.get("name"), dict)]
+    first = [name.get("value") for name in names]
+    synonyms = [s for name in names if isinstance(name.get("synonyms"), list) for s in name["synonyms"]]
+    return list(dict.fromkeys(value for value in (*first, *synonyms) if isinstance(value, str) and value.strip()))
 
 
 def _filled(
     sample: str,
     intent: str,
-    types: Mapping[Any, Any],
-    values: Mapping[Any, Sequence[str]],
+    types: Mapping[str, str],
+    values: Mapping[str, Sequence[str]],
     place: str,
     reading: Reading,
 ) -> Iterator[Draft]:
     choices: list[Sequence[str]] = []
     for match in _SLOT.finditer(sample):
         check_slot_name(match["name"].strip(), "samples")
-        kind = types.get(match["name"].strip())
+        kind = types.get(match["name"].strip(), "(none)")
         found = [match["value"].strip()] if match["value"] else values.get(kind, ())
         if not found:
             said = f"samples with a slot of type {kind!r} are not read: the model has no values for it"

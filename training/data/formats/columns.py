@@ -16,12 +16,13 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "intent": ("intent", "label", "intent_name", "intent_label", "class", "category"),
     "domain": ("domain", "scenario"),
     "slots": ("slots", "entities", "tags", "ner_tags", "bio_tags"),
-    "id": ("id", "utterance_id", "idx"),
+    "id": ("id", "utterance_id"),
     "locale": ("locale", "language", "lang", "culture"),
     "partition": ("partition", "split", "set"),
     "tokens": ("tokens", "words"),
 }
 FIELDS = tuple(NAMES)
+_COMMAND = "distilled-nlu convert --columns"
 _UNUSED = frozenset(("worker_id", "slot_method", "judgments"))  # MASSIVE's, known to hold no label
 _TAGS = ("tags", "ner_tags", "bio_tags")
 _FIELD_OF = {name: field for field, names in NAMES.items() for name in names}
@@ -105,7 +106,7 @@ def _note(names: Sequence[str], found: Mapping[str, str], unwanted: set[str], pl
             notes.info(place, f"column {name!r} is not used")
         elif field in found:
             notes.warn(
-                place, f"column {name!r} is not used: {field} is read from {found[field]!r} (--columns {field}={name})"
+                place, f"column {name!r} is not used: {field} is read from {found[field]!r} ({_COMMAND} {field}={name})"
             )
         else:
-            notes.warn(place, f"column {name!r} is not used; if it is {field}, read it with --columns {field}={name}")
+            notes.warn(place, f"column {name!r} is not used; if it is {field}: {_COMMAND} {field}={name}")

@@ -20,17 +20,24 @@ def is_parquet(content: Content) -> bool:
 def read_parquet(content: Content, reading: Reading) -> Iterator[Row]:
     """The rows of a table. Raises DatasetError: it is damaged, or pyarrow is not installed."""
     table = _table(content)
-    names = _class_labels(table.schema.metadata or {})
+    names = _class_labels(table.schema.metadata or {}, content.place)
     rows = RowReader(content.place, reading)
     number = 0
     for batch in table.to_batches(max_chunksize=10_000):
-        for fields in batch.to_pylist():
+        for fields in _dicts(batch, content.place):
             place = f"{content.place}:{number}"
             number += 1
             try:
                 yield place, rows.draft({c: named(v, names.get(c)) for c, v in fields.items()}, place)
             except RecordError as error:
                 yield place, error
+
+
+def _dicts(batch: Any, place: str) -> list[dict[str, Any]]:
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{place}: a text of the table is not UTF-8 ({error})") from error
 
 
 def named(value: Any, names: Sequence[str] | None) -> Any:
@@ -59,9 +66,12 @@ def _table(content: Content) -> Any:
         raise DatasetError(f"{content.place}: is no complete Parquet or Arrow file ({error})") from error
 
 
-def _class_labels(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+def _class_labels(metadata: dict[bytes, bytes], place: str) -> dict[str, list[str]]:
     """The label names that `datasets` writes into the schema, by column."""
-    info = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    try:
+        info = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{place}: the features in the schema are no JSON ({error})") from None
     found = {}
     for column, feature in info.items():
         inner = feature.get("feature", feature) if isinstance(feature, dict) else feature

@@ -23,7 +23,7 @@ def draft_of(parts: Any, names: Sequence[str], **labels: str | None) -> Draft:
         raise RecordError("data", f"is {parts!r}; allowed: a list of {{text, {names[0]}}}")
     text, slots = "", []
     for part in parts:
-        name = next((str(part[key]) for key in names if part.get(key)), None)
+        name = next((str(part[key]).removeprefix("@") for key in names if part.get(key)), None)
         value = part["text"]
         if name and value.strip() and part.get("meta") != "@sys.ignore":
             check_slot_name(name, "data")

@@ -65,7 +65,7 @@ class RowReader:
             return _of_tokens(row, column["tokens"], slots)
         if text is None:
             names = ", ".join(sorted(row)) or "(none)"
-            allowed = "allowed: with 'text', 'annotation' or 'utt'; say which holds the text with --columns text=NAME"
+            allowed = "allowed: with 'text', 'annotation' or 'utt', or: distilled-nlu convert --columns text=NAME"
             raise RecordError("row", f"has the fields {names}; {allowed}")
         value = required(row, text)
         if slots is None or row[slots] is None or row[slots] == "":

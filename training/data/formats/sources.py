@@ -45,7 +45,9 @@ def files_of(source: str, locales: Sequence[str] | None) -> Iterator[list[File]]
         else:
             files = {n: File(n, str(path.parent / n), (path.parent / n).read_bytes) for n in _beside(path)}
             yield [File(path.name, str(path), path.read_bytes, files)]
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
         raise DatasetError(f"{path}: is no complete archive ({error})") from error
 
 

@@ -60,7 +60,7 @@ def read_table(content: Content, reading: Reading) -> Iterator[Row]:
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
         return
-    declared = lines[first].strip()
+    declared = lines[first].rstrip("\r\n")
     is_declared = declared.lower().startswith("sep=") and len(declared) == 5  # by Excel
     first += is_declared
     dialect = _dialect(lines[first:], declared[4:] if is_declared else "", content.suffix == ".tsv", reading)
@@ -71,6 +71,8 @@ def read_table(content: Content, reading: Reading) -> Iterator[Row]:
         reading.notes.info(
             content.place, f"cells are separated by {SEPARATORS.get(dialect.separator, dialect.separator)}"
         )
+    if dialect.literal:
+        reading.notes.info(content.place, "quotation marks are read as text: they do not come in pairs")
     skip_space = any(name != name.lstrip() for name in header[1:])
     names = [name.strip() for name in header]
     for number, cells, problem in _cells(lines, first, dialect, len(names), skip_space):
@@ -122,9 +124,7 @@ def _header(
     if not any(field in columns for field in ("text", "annotation", "tokens")):
         found = ", ".join(repr(shorten(name, 40)) for name in names)
         known = ", ".join((*NAMES["text"], *NAMES["annotation"]))
-        how = (
-            "say which holds the text with --columns text=NAME, or by number where there is no header: text=1,intent=2"
-        )
+        how = "say which does: distilled-nlu convert --columns text=NAME, or by number (no header): text=1,intent=2"
         raise DatasetError(
             f"{place}: header: no column is known to hold the text; found: {found}; known: {known}; {how}"
         )

@@ -118,7 +118,10 @@ def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
     told = said(read(write(tmp_path, rows)))
 
     assert "warning" in told
-    assert "column 'label' is not used: intent is read from 'intent' (--columns intent=label)" in told
+    assert (
+        "column 'label' is not used: intent is read from 'intent' (distilled-nlu convert --columns intent=label)"
+        in told
+    )
     assert "column 'intnet' is not used: intent is read from 'intent'" in told
     assert "info" in told
     assert "column 'note' is not used" in told
@@ -127,7 +130,7 @@ def test_columns_that_are_not_used_are_said(tmp_path: Path) -> None:
 def test_a_column_that_looks_like_a_known_one_is_said(tmp_path: Path) -> None:
     told = said(read(write(tmp_path, "text,locale,intnet\nlicht an,de-DE,x\n")))
 
-    assert "column 'intnet' is not used; if it is intent, read it with --columns intent=intnet" in told
+    assert "column 'intnet' is not used; if it is intent: distilled-nlu convert --columns intent=intnet" in told
     assert "no row has an intent" in told
 
 

@@ -60,19 +60,19 @@ def content_of(found: list[Utterance]) -> list[tuple[object, ...]]:
     return sorted((u.partition, u.locale, str(u.intent), u.text, str(u.slots)) for u in found)
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(utterances())
 def test_jsonl_keeps_everything(written: list[Utterance]) -> None:
     assert round_trip("jsonl", written) == written
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(utterances(forbidden="[]\ufeff"))
 def test_rasa_keeps_texts_intents_and_slots(written: list[Utterance]) -> None:
     assert content_of(round_trip("rasa", written)) == content_of(written)
 
 
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(utterances())
 def test_clu_keeps_texts_intents_and_slots(written: list[Utterance]) -> None:
     assert content_of(round_trip("clu", written)) == content_of(written)
