@@ -34,6 +34,7 @@ COMMANDS = {
     "compare": Command("loadtest.compare", "compare students as served: quality, latency, memory"),
     "loadtest": Command("loadtest.__main__", "load a service with locust and print its latencies"),
     "experiment": Command("loadtest.experiment", "analyse an A/B experiment on live traffic"),
+    "data check": Command("training.check.__main__", "report what is wrong with labelled data"),
     "corpus": Command("training.corpus", "build a transfer set of plain text"),
     "tokenizer": Command("training.tokenizer", "train a tokenizer"),
     "ladder": Command("training.ladder", "train a teacher and students of several sizes, export and compare them"),

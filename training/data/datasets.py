@@ -21,7 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -44,11 +44,15 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Utterances of a source, by partition, and how many bad rows were skipped."""
+    """Utterances of a source, by partition, and how many bad rows were skipped.
+
+    `places` says where each utterance stands: file and line.
+    """
 
     source: str
     utterances: tuple[Utterance, ...]
     skipped: int = 0
+    places: tuple[str, ...] = field(default=(), repr=False)
 
     def part(self, partition: Partition, locales: Sequence[str] | None = None) -> list[Utterance]:
         """The utterances of one partition (and of the given locales), in order of the source.
@@ -101,7 +105,8 @@ def load(source: str, locales: Sequence[str] | None = None, on_error: OnError = 
     if problems:
         log.warning("%s: skipped %d bad rows, the first: %s", source, len(problems), problems[0])
     _warn_of_unseen_labels(source, utterances)
-    return Dataset(source, tuple(utterances), len(problems))
+    where = tuple(places[u.locale, u.id] for u in utterances)
+    return Dataset(source, tuple(utterances), len(problems), where)
 
 
 def utterance_of(row: Mapping[str, Any]) -> Utterance:
