@@ -68,18 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = datasets.load(args.data, listed(args.locales) or None, args.on_error)
         settings = Settings(student_folder(args.student), args.seed, args.rare)
         with _progress() as progress:
-            report = check(dataset.utterances, dataset.places, settings, progress)
+            report = check(dataset.utterances, _shortened(dataset), settings, progress)
     except (datasets.DatasetError, StudentError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     failed = [kind for kind in args.fail_on if report.findings[kind]]
     try:
         if args.json:
-            write_json(args.json, {"data": args.data, "seed": args.seed, "failed": failed, **report.as_json()})
+            write_json(
+                args.json, {"data": Path(args.data).name, "seed": args.seed, "failed": failed, **report.as_json()}
+            )
         if args.html:
             from training.check.page import page  # needs matplotlib
 
-            write_atomically(args.html, page(report, args.data).encode())
+            write_atomically(args.html, page(report, Path(args.data).name).encode())
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,6 +91,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {kind: len(findings) for kind, findings in report.findings.items()}
     print(json.dumps({"utterances": len(report.utterances), "findings": found, "failed": failed}))
     return 1 if failed else 0
+
+
+def _shortened(dataset: datasets.Dataset) -> list[str]:
+    """The places of the utterances without the folders above an absolute source, which may name a person."""
+    source = Path(dataset.source)
+    above = f"{source.parent}/" if source.is_absolute() else ""
+    return [place.removeprefix(above) for place in dataset.places]
 
 
 def _kinds(text: str) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ from training.check.texts import grouped, key_of, language_of
 from training.data.utterances import Utterance
 
 FOLDS = 5
+FOLDS_OF_LARGE = 3  # where time matters more, and the rest is large enough to learn from
+LARGE = 5000  # utterances of a language
 MAX_FEATURES = 20_000  # of words, and as many of characters
 REGULARISATION = 3.0  # scikit-learn's C
 TOLERANCE = 1e-3  # a smaller one takes a multiple of the time, and ranks suspects the same
@@ -81,10 +83,11 @@ def predict_out_of_fold(
         texts = [utterances[row].text for row in rows]
         features = features_of(texts)
         given = np.array([names.index(label) for label in labels])
-        folds = folds_of(texts, given, seed)
+        count = FOLDS if len(rows) < LARGE else FOLDS_OF_LARGE
+        folds = folds_of(texts, given, count, seed)
         probabilities = np.zeros((len(rows), len(names)), np.float32)
-        for fold in range(FOLDS):
-            progress(f"{language}: classifier {fold + 1} of {FOLDS}")
+        for fold in range(count):
+            progress(f"{language}: classifier {fold + 1} of {count}")
             held_out = folds == fold
             if held_out.any():
                 predicted, known = _predict(features[~held_out], given[~held_out], features[held_out])
@@ -93,15 +96,15 @@ def predict_out_of_fold(
     return found
 
 
-def folds_of(texts: Sequence[str], labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """A fold for each text: shuffled, each label spread evenly, copies of a text together."""
+def folds_of(texts: Sequence[str], labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """One of `count` folds for each text: shuffled, each label spread evenly, copies of a text together."""
     copies = list(grouped(range(len(texts)), lambda i: key_of(texts[i])).values())
     random.Random(seed).shuffle(copies)
     folds = np.zeros(len(texts), np.int64)
     next_fold: dict[int, int] = defaultdict(int)
     for same in copies:
         label = int(labels[same[0]])
-        folds[same] = (next_fold[label] + label) % FOLDS  # labels of few texts don't all begin at fold 0
+        folds[same] = (next_fold[label] + label) % count  # labels of few texts don't all begin at fold 0
         next_fold[label] += 1
     return folds
 

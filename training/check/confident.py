@@ -2,7 +2,8 @@
 
 The confident joint C[given, true] counts the rows with label `given` that confidently belong to `true`: their
 probability of it is at least the mean probability of the rows that have that label. Calibrated to the number of rows of
-each label, an entry off the diagonal says how many rows are mislabelled so; that many are taken, by margin.
+each label, the entries off the diagonal say how many rows of a label are mislabelled; at most as many are taken, by
+margin.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from training.check.classifier import FOLDS, Predictions
+from training.check.classifier import Predictions
 from training.check.findings import Finding
 
+MIN_ROWS = 5  # of a label; with fewer the classifier learns nothing about it
+MIN_MARGIN = 0.2  # of the likelier label's probability over the own one's; with less, most suspects are right
 MIN_CONFUSED = 3  # utterances of two labels that the classifier takes for each other
 MIN_CONFUSED_SHARE = 0.05  # of the utterances of the label that has fewer
 SHOWN_PAIRS = 5
@@ -101,12 +104,12 @@ def _margins(found: Predictions) -> NDArray[np.float32]:
 
 
 def _suspects(found: Predictions, margins: NDArray[np.float32]) -> list[int]:
-    """Indices of rows that are probably mislabelled; of labels that have at least as many rows as folds."""
+    """Indices of rows that are probably mislabelled."""
     joint = confident_joint(found.given, found.probabilities)
-    totals, predicted = np.bincount(found.given, minlength=len(found.names)), found.predicted
+    totals = np.bincount(found.given, minlength=len(found.names))
     suspects = []
-    for own in np.flatnonzero(totals >= FOLDS):
-        rows = np.flatnonzero((found.given == own) & (predicted != own))
+    for own in np.flatnonzero(totals >= MIN_ROWS):
+        rows = np.flatnonzero((found.given == own) & (margins <= -MIN_MARGIN))
         expected = totals[own] - joint[own, own]
         suspects += rows[np.argsort(margins[rows], kind="stable")][: round(float(expected))].tolist()
     return suspects

@@ -19,7 +19,7 @@ Words = tuple[str, ...]
 def contradictions(utterances: Sequence[Utterance]) -> list[Finding]:
     """Texts of a locale, equal up to case, space and punctuation, whose labels differ; other intents first.
 
-    A missing intent or domain contradicts nothing.
+    The rows with the rarest labels of a text stand first. A missing intent or domain contradicts nothing.
     """
     found = []
     for rows in _same_texts(utterances):
@@ -28,7 +28,7 @@ def contradictions(utterances: Sequence[Utterance]) -> list[Finding]:
         if not differing:
             continue
         counts = Counter(tuple(labels[row][head] for head in differing) for row in rows)
-        ordered = sorted(rows, key=lambda row: -counts[tuple(labels[row][head] for head in differing)])
+        ordered = sorted(rows, key=lambda row: counts[tuple(labels[row][head] for head in differing)])
         shown = "; ".join(f"{head} {_shown(head, [labels[row][head] for row in rows])}" for head in differing)
         found.append(Finding(f"{utterances[rows[0]].text!r}: {shown}", tuple(ordered), {"differs": differing}))
     return sorted(found, key=lambda one: (HEADS.index(one.details["differs"][0]), -len(one.rows)))

@@ -6,7 +6,9 @@ than among those of the data set: with few candidates one of them easily gets a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -18,13 +20,10 @@ MIN_PROBABILITY = 0.8  # among all languages that are known
 MIN_PROBABILITY_AMONG_OWN = 0.95  # among those of the data set
 SAME = {"nb": "no", "nn": "no", "iw": "he", "in": "id", "fil": "tl"}  # other codes, as the identifier has them
 
-Classify = Callable[[str], tuple[str, float]]
-
 
 def wrong_languages(utterances: Sequence[Utterance]) -> list[Finding]:
     """Texts in another language than their locale's, the surest first; locales of unknown languages are left out."""
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    known = set(identifier.labels)
+    identifier, known = _identifier()
     own = sorted({_code(u.locale) for u in utterances} & known)
     suspects: dict[int, tuple[str, float]] = {}
     for candidates, threshold in ((None, MIN_PROBABILITY), (own, MIN_PROBABILITY_AMONG_OWN)):
@@ -43,8 +42,15 @@ def wrong_languages(utterances: Sequence[Utterance]) -> list[Finding]:
 
 def unknown_languages(utterances: Sequence[Utterance]) -> list[str]:
     """The locales whose language the identifier does not know."""
-    known = set(LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True).labels)
+    _, known = _identifier()
     return sorted({u.locale for u in utterances if _code(u.locale) not in known})
+
+
+@cache
+def _identifier() -> tuple[Any, frozenset[str]]:
+    """The identifier, and all languages that it knows."""
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return identifier, frozenset(identifier.labels)
 
 
 def _finding(utterance: Utterance, row: int, language: str, probability: float) -> Finding:

@@ -14,7 +14,8 @@ from training.data.utterances import PARTITIONS
 from training.studies.drawing import PAGE_STYLE
 
 MAX_FINDINGS = 100  # of a kind
-MAX_ROWS = 8  # utterances of a finding
+MAX_OPEN = 10  # of a kind, not folded
+MAX_ROWS = 5  # utterances of a finding
 STYLE = """
 td, .findings td:first-child { vertical-align: top; } .findings td { text-align: left; white-space: normal; }
 .findings td:first-child { text-align: right; color: var(--soft-ink); } .findings { width: 100%; }
@@ -32,8 +33,8 @@ td, .findings td:first-child { vertical-align: top; } .findings td { text-align:
 
 
 def page(report: Report, source: str) -> str:
-    """The whole page. The source's name is shown without its parent folders."""
-    title = f"Data report: {source.rstrip('/').split('/')[-1]}"
+    """The whole page; `source` is what the title calls the data."""
+    title = f"Data report: {source}"
     body = [_overview(report)]
     body += [_section(report, kind) for kind, found in report.findings.items() if found]
     body += ["<h2>Figures</h2>", *(_figure(caption, svg) for caption, svg in figures(report).items())]
@@ -56,7 +57,7 @@ def _overview(report: Report) -> str:
             rows.append([_level(level), link, f"{len(found):,}", f"{report.concerned(kind):,}"])
     clean = [KINDS[kind].title for kind, found in report.findings.items() if not found]
     accuracy = [f"{value:.1f} % ({language})" for language, value in report.accuracy().items()]
-    lines = [f"<p>{len(report.utterances):,} utterances in {len(report.counts['locale'])} locales."]
+    lines = [f"<p>{len(report.utterances):,} utterances in {', '.join(report.counts['locale'])}."]
     if accuracy:
         lines.append(f"Out of fold, a simple classifier predicts these {report.head}s right: {', '.join(accuracy)}.")
     lines.append("</p>")
@@ -70,18 +71,21 @@ def _overview(report: Report) -> str:
 def _section(report: Report, kind: str) -> str:
     found = report.findings[kind]
     title, level, advice = KINDS[kind]
-    rows = "".join(
+    rows = [
         f"<tr><td>{number}</td><td>{''.join(_finding(report, kind, finding))}</td></tr>"
         for number, finding in enumerate(found[:MAX_FINDINGS], 1)
-    )
-    more = f"<p>The first {MAX_FINDINGS} of {len(found):,}; <code>--json FILE</code> writes all.</p>"
-    table = f'<table class="findings"><tbody>{rows}</tbody></table>'
-    is_long = len(found) > 10
-    folded = f"<details open><summary>{len(found):,} findings</summary>{table}</details>" if is_long else table
-    return (
-        f'<h2 id="{kind}">{escape(title)} {_level(level)}</h2>\n<p class="advice">{escape(advice)}</p>\n'
-        f"{folded}{more if len(found) > MAX_FINDINGS else ''}"
-    )
+    ]
+    parts = [f'<h2 id="{kind}">{escape(title)} {_level(level)}</h2>', f'<p class="advice">{escape(advice)}</p>']
+    parts.append(_findings(rows[:MAX_OPEN]))
+    if folded := rows[MAX_OPEN:]:
+        parts.append(f"<details><summary>{len(folded)} more</summary>{_findings(folded)}</details>")
+    if len(found) > MAX_FINDINGS:
+        parts.append(f"<p>{MAX_FINDINGS} of {len(found):,} findings; <code>--json FILE</code> writes all.</p>")
+    return "\n".join(parts)
+
+
+def _findings(rows: Sequence[str]) -> str:
+    return f'<table class="findings"><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _finding(report: Report, kind: str, finding: Finding) -> Iterator[str]:
@@ -145,7 +149,7 @@ def _counts(report: Report) -> Iterator[str]:
                 for name, n in names.items()
             ]
             table = _table([head, *PARTITIONS, "all"], rows)
-            yield f"<details><summary>{len(names)} {escape(head)}s</summary>{table}</details>"
+            yield f"<details><summary>{escape(head)}: {len(names)}</summary>{table}</details>"
 
 
 def _skipped(report: Report) -> Iterator[str]:

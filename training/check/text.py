@@ -69,7 +69,8 @@ def _rows(report: Report, kind: str, finding: Finding) -> Iterator[str]:
     if kind in ("slot_overlaps", "rare_intents"):
         return
     for row in finding.rows[:MAX_ROWS]:
-        yield f"       {text[row]!r}  {place_of(report, row)}"
+        label = f"{label_of(report, row)}: " if kind == "contradictions" else ""
+        yield f"       {label}{text[row]!r}  {place_of(report, row)}"
     if kind == "label_errors":
         for _, other in finding.pairs:
             yield f"       most similar {label_of(report, other)}: {text[other]!r}"
