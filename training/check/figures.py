@@ -16,7 +16,8 @@ from training.data.utterances import PARTITIONS
 from training.studies.drawing import COLOURS, GRID, STYLE, svg_of
 
 MAX_BARS = 40
-MAX_CONFUSED = 16  # labels in the confusion matrix
+MAX_CONFUSED = 16  # labels in a confusion matrix
+MAX_MATRICES = 6  # of the languages with most utterances
 
 
 def figures(report: Report) -> dict[str, str]:
@@ -27,7 +28,7 @@ def figures(report: Report) -> dict[str, str]:
             if len(names) > 1:
                 drawn[f"Utterances by {head}" if head != "slot" else "Spans by slot"] = svg_of(_bars(names))
         drawn["Tokens of an utterance"] = svg_of(_lengths(report))
-        for predictions in report.predictions:
+        for predictions in sorted(report.predictions, key=lambda one: -len(one.rows))[:MAX_MATRICES]:
             if (matrix := _confusion(predictions)) is not None:
                 drawn[f"Confused {report.head}s ({predictions.language})"] = svg_of(matrix)
     return drawn
@@ -37,7 +38,7 @@ def _bars(names: Mapping[str, Mapping[str, int]]) -> Figure:
     """Horizontal bars of the most frequent labels, stacked by partition."""
     ordered = sorted(names, key=lambda name: (-sum(names[name].values()), name))
     shown = ordered[:MAX_BARS]
-    figure = Figure(figsize=(7.5, 0.9 + 0.19 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(7.5, 1.1 + 0.19 * len(shown)), layout="constrained")
     axis = figure.subplots()
     left = np.zeros(len(shown))
     for partition, colour in zip(PARTITIONS, COLOURS, strict=False):
@@ -50,7 +51,7 @@ def _bars(names: Mapping[str, Mapping[str, int]]) -> Figure:
     axis.grid(axis="x", color=GRID, linewidth=0.6)
     axis.tick_params(axis="y", length=0, labelsize=7.5)
     axis.set_xlabel("utterances" if len(ordered) <= MAX_BARS else f"the {MAX_BARS} most frequent of {len(ordered)}")
-    axis.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside upper right", ncols=len(PARTITIONS), frameon=False)
     return figure
 
 
