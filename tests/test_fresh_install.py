@@ -154,6 +154,7 @@ def test_the_base_install_serves_the_shipped_student(base: Environment) -> None:
     [
         ("training.finetune --data DATA --out CKPT", "torch", "training"),
         ("distilled_nlu evaluate --student s --data DATA", "torch", "training"),
+        ("distilled_nlu data check DATA", "sklearn", "check"),
         ("export.onnx --ckpt CKPT --out DIR", "onnx", "export"),
         ("loadtest", "locust", "loadtest"),
     ],

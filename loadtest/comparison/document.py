@@ -7,7 +7,7 @@ from html import escape
 from typing import NamedTuple
 
 from loadtest.load.tables import Table
-from training.studies.drawing import PAGE_STYLE
+from training.studies.page_style import PAGE_STYLE
 
 
 class Heading(NamedTuple):

@@ -11,7 +11,7 @@ from training.check.findings import KINDS, Finding
 from training.check.report import Report
 from training.check.text import label_of, place_of
 from training.data.utterances import PARTITIONS
-from training.studies.drawing import PAGE_STYLE
+from training.studies.page_style import PAGE_STYLE
 
 MAX_FINDINGS = 100  # of a kind
 MAX_OPEN = 10  # of a kind, not folded
