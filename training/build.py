@@ -2,10 +2,11 @@
 
     distilled-nlu build DATA --out DIR
 
-fine-tunes a shipped student on the data (`--teacher` names a larger one, or an encoder to adopt), distils students of
-`--sizes` from it, which start from the shipped ones too, exports them, and scores them on the data's dev partition.
-DIR/students can be served. DIR/ladder.md compares quality, size and latency; DIR/mistakes.md and mistakes.json list
-weak intents and slots, and the texts that are answered wrongly. The same command continues an interrupted build.
+checks the data, fine-tunes a shipped student on it (`--teacher` names a larger one, or an encoder to adopt), distils
+students of `--sizes` from it, which start from the shipped ones too, exports them, and scores them on the dev
+partition. DIR/data.html is the report of `distilled-nlu data check`; DIR/students can be served; DIR/ladder.md compares
+quality, size and latency; DIR/mistakes.md and mistakes.json list weak intents and slots, and the texts that are
+answered wrongly. The same command continues an interrupted build.
 
 It is `training.ladder` with settings for small data: DIR/recipe.toml says what is run, and may be edited and run there.
 """
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from service.extras import require
+from service.student.shipped import student_folder
 from training.ladder import RECIPE, minutes_of, sizes_of
-from training.runs.flags import new_parser
+from training.runs.flags import listed, new_parser
 
+CHECKED = "data.json"  # in the folder
 RECOMMENDED_WITHIN = 1.0  # points of exact match behind the best student, of the smallest one that is good enough
 
 
@@ -39,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--teacher", default="s", metavar="NAME", help=teacher)
     minutes = "time for everything, from which the epochs follow (default: %(default)s)"
     add("--minutes", type=minutes_of, default=20.0, metavar="N", help=minutes)
+    add("--no-check", action="store_true", help="do not check the data, which takes minutes where it is large")
     add("--locales", default="", metavar="LOCALES", help="comma-separated locales (default: all of DATA)")
     return whole
 
@@ -60,6 +64,8 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     from training.studies.mistakes_report import write_mistakes
     from training.studies.scheduler import threads_of
 
+    if not args.no_check and not (args.out / CHECKED).exists():
+        _check(args)
     asked = Asked(args.teacher, args.data, args.sizes, args.minutes, locales=args.locales, from_shipped=True)
     recipe = ladder_recipe(asked, args.out / RECIPE, threads_of(1))
     of_engine = {"data": None, "generic": None, "partition": None, "jobs": 1, "until": "", "track": "", "report": False}
@@ -74,6 +80,25 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     log("Serve it:      distilled-nlu serve --students %s", folder)
     log("Ask it:        distilled-nlu ask --student %s TEXT", folder / best)
     return {"out": str(args.out), "students": students, "recommended": best}
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Write the report on the data, and say how many serious findings it has. Raises DatasetError: no data."""
+    from training.check.__main__ import progress, shortened
+    from training.check.findings import KINDS
+    from training.check.page import page
+    from training.check.report import Settings, check
+    from training.data import datasets
+    from training.data.files import write_atomically, write_json
+
+    dataset = datasets.load(args.data, listed(args.locales) or None)
+    with progress() as show:
+        report = check(dataset.utterances, shortened(dataset), Settings(student_folder("s")), show)
+    write_atomically(args.out / "data.html", page(report, Path(args.data).name).encode())
+    write_json(args.out / CHECKED, {"data": Path(args.data).name, **report.as_json()})
+    serious = [kind for kind, found in report.findings.items() if found and KINDS[kind].level != "note"]
+    said = ", ".join(f"{kind.replace('_', ' ')} {len(report.findings[kind])}" for kind in serious)
+    logging.getLogger(__name__).info("checked the data: %s; read %s", said or "no findings", args.out / "data.html")
 
 
 def exported(out: Path) -> dict[str, dict[str, Any]]:

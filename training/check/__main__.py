@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         dataset = datasets.load(args.data, listed(args.locales) or None, args.on_error)
         settings = Settings(student_folder(args.student), args.seed, args.rare)
-        with _progress() as progress:
-            report = check(dataset.utterances, _shortened(dataset), settings, progress)
+        with progress() as show:
+            report = check(dataset.utterances, shortened(dataset), settings, show)
     except (datasets.DatasetError, StudentError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _shortened(dataset: datasets.Dataset) -> list[str]:
+def shortened(dataset: datasets.Dataset) -> list[str]:
     """The places of the utterances without the folders above an absolute source, which may name a person."""
     source = Path(dataset.source)
     above = f"{source.parent}/" if source.is_absolute() else ""
@@ -108,7 +108,7 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
+def progress() -> Iterator[Callable[[str], None]]:
     """Show what is being done, on standard error, from the second second on."""
     from tqdm import tqdm
 
