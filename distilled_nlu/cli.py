@@ -1,6 +1,6 @@
 """The command ``distilled-nlu``: the project's commands under one name.
 
-Each subcommand is the ``main(argv)`` of a module, which is imported when its command is run.
+Each subcommand, of one word or two, is the ``main(argv)`` of a module, which is imported when its command is run.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("service.__main__", "start the HTTP service"),
     "ask": Command("service.ask", "ask a student without a server"),
+    "build": Command("training.build", "build students of your own data: train, distil, export, report"),
     "train": Command("training.finetune", "train a student on labelled utterances"),
     "convert": Command("training.convert", "read labelled data of any known format, write JSONL, Rasa or CLU"),
     "adopt": Command("training.adopt", "start from a pretrained encoder of the Hugging Face hub"),
@@ -35,6 +36,7 @@ COMMANDS = {
     "compare": Command("loadtest.compare", "compare students as served: quality, latency, memory"),
     "loadtest": Command("loadtest.__main__", "load a service with locust and print its latencies"),
     "experiment": Command("loadtest.experiment", "analyse an A/B experiment on live traffic"),
+    "data check": Command("training.check.__main__", "report what is wrong with labelled data"),
     "corpus": Command("training.corpus", "build a transfer set of plain text"),
     "tokenizer": Command("training.tokenizer", "train a tokenizer"),
     "ladder": Command("training.ladder", "train a teacher and students of several sizes, export and compare them"),
@@ -65,15 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else UNUSABLE
-    name, *options = arguments
+    taken = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    name, options = " ".join(arguments[:taken]), arguments[taken:]
     if name == "--version":
         from importlib.metadata import version  # takes longer to import than all the rest
 
         print(f"distilled-nlu {version('distilled-nlu')}")
         return 0
     if name not in COMMANDS:
-        similar = get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {similar[0]}?" if similar else f"; allowed: {', '.join(COMMANDS)}"
+        similar = [c for c in COMMANDS if c.startswith(f"{name} ")] or get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else f"; allowed: {', '.join(COMMANDS)}"
         print(f"error: unknown command {name!r}{hint}", file=sys.stderr)
         return UNUSABLE
     from service.extras import MissingExtra

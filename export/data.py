@@ -25,6 +25,7 @@ MAX_TRAINING_TEXTS = 3000  # of each locale, for fitting class means
 MAX_TRIM_LINES = 200_000  # of --trim-text, evenly spread
 MAX_GOLDEN_CANDIDATES = 200  # of a locale that --golden lacks, from the evaluated data
 MIN_WORDS, MAX_WORDS = 3, 15  # of an out-of-scope sentence, like requests
+MEASURED = ("oos_val", "oos_test")  # of clinc150; students may learn from its third list, oos_train
 MAX_SENTENCES = 1000  # of an out-of-scope source
 DEFAULT_MAX_DROP = 0.5  # points of percent
 SAMPLE_TEXT = datasets.SAMPLE / "out_of_scope"
@@ -136,13 +137,13 @@ def read_out_of_scope(flags: Sequence[str], locales: Sequence[str]) -> dict[str,
 
 
 def _read_source(path: Path) -> tuple[str, Iterator[str]]:
-    """Name and sentences of a text file, or of the out-of-scope lists of clinc150's `data_full.json`."""
+    """Name and sentences of a text file, or of the lists `MEASURED` in clinc150's `data_full.json`."""
     if not path.name.endswith((".json", ".json.gz")):
         return path.name.removesuffix(".gz").removesuffix(".txt"), read_lines([str(path)])
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             content = json.load(stream)
-        return "clinc150", iter([text for name, rows in content.items() if name.startswith("oos_") for text, _ in rows])
+        return "clinc150", iter([text for name, rows in content.items() if name in MEASURED for text, _ in rows])
     except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
         raise ExportError(f"{path}: is not a data_full.json of clinc150: {error}") from error
 

@@ -260,7 +260,7 @@ def _scope(calibration: Calibration, scope: Scope) -> list[str]:
     return [
         *parts,
         "Requests against out-of-scope sentences, in lower case and without punctuation: area under the ROC curve and "
-        "percentage of accepted sentences. The method with the highest mean area is served; it accepts "
+        "percentage of accepted sentences. The method that accepts the fewest is served; it accepts "
         f"{_percent(means[scope.method])} of the sentences.",
         _table(["locale", "sentences", *means], [*rows, ["mean", "", *cells(means.values())]]),
     ]

@@ -170,7 +170,9 @@ def compare(score: Score, observed: Observations, locales: Sequence[str], rate: 
 def fit_scope(
     labels: Labels, observed: Observations, temperatures: Mapping[Head, Mapping[str, float]], rate: float
 ) -> tuple[Scope | None, ClassMeans | None, dict[str, Any]]:
-    """Choose the method of highest mean AUROC over locales and sources, and fit its thresholds.
+    """Choose the method that accepts the smallest mean share of the sources, and fit its thresholds.
+
+    What counts is the share at the rate of rejected requests that is served: two methods of equal AUROC differ there.
 
     Without out-of-scope text the method is `DEFAULT_METHOD`.
 
@@ -198,7 +200,7 @@ def fit_scope(
     tables = {method: compare(score, observed, locales, rate) for method, score in methods.items()}
     chosen = DEFAULT_METHOD
     if any(tables.values()):
-        chosen = max(methods, key=lambda method: mean_of(tables[method], "auroc"))
+        chosen = min(methods, key=lambda method: mean_of(tables[method], "false_acceptance"))
     else:
         log.warning("scope: no out-of-scope text to compare methods on; the method is %s", DEFAULT_METHOD)
     thresholds, rejected = {}, {}

@@ -9,6 +9,7 @@ PACKAGES = ("distilled_nlu", "service", "training", "export", "loadtest", "bench
 
 # For each extra, the packages that its commands import.
 EXTRAS = {
+    "check": ("sklearn", "scipy", "py3langid", "matplotlib", "tqdm"),
     "training": ("torch", "transformers", "accelerate", "tqdm", "scipy", "matplotlib"),
     "export": ("onnx", "optimum", "torch", "transformers", "tqdm"),
     "loadtest": ("locust", "matplotlib", "scipy", "psutil"),

@@ -6,11 +6,18 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 MASSIVE = "MASSIVE_DIR"
 
 # Set before torch is imported: the threads of several test processes would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No limits of time: they fail on a busy machine. Fixtures that last for all examples of a test are meant to.
+settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,13 @@ import pytest
 from distilled_nlu.cli import COMMANDS
 from service.settings import parser as service_parser
 
-BENCHMARKS = ("benchmarks.floor", "benchmarks.peers", "benchmarks.rasa", "benchmarks.export_recipes")
+BENCHMARKS = (
+    "benchmarks.floor",
+    "benchmarks.peers",
+    "benchmarks.rasa",
+    "benchmarks.export_recipes",
+    "benchmarks.sizes",
+)
 OTHERS = ("loadtest.shadow", "loadtest.population")
 MODULES = (*(command.module for command in COMMANDS.values()), *OTHERS, *BENCHMARKS)
 

@@ -50,6 +50,7 @@ WITHOUT = (
     ("service.student", ("fastapi", "starlette", "uvicorn", "prometheus_client")),
     ("training.data", TRAINING_LIBRARIES),
     ("training.evaluation", TRAINING_LIBRARIES),
+    ("training.check", TRAINING_LIBRARIES),
     ("loadtest", (*TRAINING_LIBRARIES, "optimum", "onnx")),
 )
 

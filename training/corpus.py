@@ -1,7 +1,9 @@
 """Plain text for training.
 
 `python -m training.corpus build` makes a transfer set by token budgets, see `training.text.transfer`;
-`python -m training.corpus pool` collects in-domain sentences with a teacher, see `training.text.pool`.
+`python -m training.corpus pool` collects in-domain sentences with a teacher, see `training.text.pool`;
+`python -m training.corpus statements` collects out-of-scope sentences with words of the domain, see
+`training.text.statements`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from training.data.datasets import DatasetError
 from training.runs.flags import at_least_one, new_parser
 from training.text.budgets import SPOKEN, TransferSet
 from training.text.corpus import SUFFIXES, CorpusError
-from training.text.pool import Pool, render
+from training.text.line_folder import render
+from training.text.pool import Pool
+from training.text.statements import Statements
 
 SHOWN = ("lines", "tokens", "asked", "unit", "ratio", "spoken_share", "removed", "sha256")
 
@@ -32,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
     actions = whole.add_subparsers(dest="action", required=True, metavar="ACTION")
     _build_flags(actions.add_parser("build", help="build a transfer set by token budgets", allow_abbrev=False))
     _pool_flags(actions.add_parser("pool", help="collect in-domain sentences with a teacher", allow_abbrev=False))
+    statements = "collect out-of-scope sentences that hold words of the domain"
+    _statements_flags(actions.add_parser("statements", help=statements, allow_abbrev=False))
     return whole
 
 
@@ -76,6 +82,8 @@ def _pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--views", default=default.views, help=typed, **count)
     substituted = "variants of each training text with other slot values, in lines (default: %(default)s)"
     add("--substitutions", default=default.substitutions, help=substituted, **count)
+    reworded = "variants of each training text with other words, in lines (default: %(default)s)"
+    add("--rewordings", default=default.rewordings, help=reworded, **count)
     candidates = "generic lines of a language that the teacher embeds (default: %(default)s)"
     add("--candidates", default=default.candidates, help=candidates, **count)
     nearest = "generic lines of a language that are kept, nearest to an intent (default: %(default)s)"
@@ -88,6 +96,21 @@ def _pool_flags(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="overwrite --out")
 
 
+def _statements_flags(parser: argparse.ArgumentParser) -> None:
+    add, default = parser.add_argument, Statements(data="", locales="", generic="")
+    add("--data", required=True, help="labelled data: folder, tarball, file or hub:NAME; dev and test are excluded")
+    add("--locales", required=True, help="comma-separated locales")
+    add("--generic", required=True, metavar="FOLDER", help="plain sentences: LANGUAGE/SOURCE.txt[.gz]")
+    add("--spoken", default=SPOKEN, metavar="SOURCES", help="comma-separated sources (default: %(default)s)")
+    maximum = "lines of a locale that are kept, drawn at random (default: %(default)s)"
+    add("--maximum", type=at_least_one, default=default.maximum, metavar="LINES", help=maximum)
+    add("--seed", type=int, default=1, help="random seed of draw and order (default: %(default)s)")
+    bad = "what to do with a bad row of --data (default: %(default)s)"
+    add("--on-error", choices=("raise", "skip"), default="raise", help=bad)
+    add("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    add("--force", action="store_true", help="overwrite --out")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see `training.text.transfer` and `training.text.pool`."""
     args = parser().parse_args(argv)
@@ -95,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
     try:
-        summary = build(args) if args.action == "build" else pool(args)
+        summary = {"build": build, "pool": pool, "statements": statements}[args.action](args)
     except (CorpusError, DatasetError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -132,6 +155,16 @@ def pool(args: argparse.Namespace) -> dict[str, Any]:
         raise CorpusError(str(error)) from error
     print(render(manifest), file=sys.stderr)
     return {"pool": str(args.out), **{name: manifest[name] for name in ("lines", "locales", "removed")}}
+
+
+def statements(args: argparse.Namespace) -> dict[str, Any]:
+    """Collect statements. Returns the summary. Raises CorpusError, DatasetError: as `statements.build`."""
+    from training.text.statements import build as build_statements
+
+    spec = Statements(**{f.name: getattr(args, f.name) for f in fields(Statements)})
+    manifest = build_statements(spec, args.out, args.force)
+    print(render(manifest), file=sys.stderr)
+    return {"folder": str(args.out), **{name: manifest[name] for name in ("lines", "locales", "removed")}}
 
 
 def at_least_zero(text: str) -> int:

@@ -42,9 +42,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--revision", default="", metavar="SHA", help="commit, branch or tag on the hub (default: the newest)")
     sizes = f"comma-separated: {', '.join(SIZES)}; that of the encoder is the teacher, exported too (default: none)"
-    add("--sizes", type=_sizes, default=(), metavar="SIZES", help=sizes)
+    add("--sizes", type=sizes_of, default=(), metavar="SIZES", help=sizes)
     minutes = "time for everything, from which epochs follow; where it is short, fewer utterances too (default: none)"
-    add("--minutes", type=_minutes, metavar="N", help=minutes)
+    add("--minutes", type=minutes_of, metavar="N", help=minutes)
     add("--locales", default="", metavar="LOCALES", help="comma-separated locales (default: all of --data)")
     add("--tokens", type=int, default=16_000, metavar="TOKENS", help="vocabulary; 0: all (default: %(default)s)")
     texts = "plain text in which --tokens are counted beside --data: files, or sources of --generic (default: none)"
@@ -84,14 +84,16 @@ def _recipe(args: argparse.Namespace) -> Path:
     return recipe
 
 
-def _sizes(text: str) -> tuple[str, ...]:
+def sizes_of(text: str) -> tuple[str, ...]:
+    """The value of --sizes."""
     found = tuple(dict.fromkeys(listed(text)))
     if unknown := [size for size in found if size not in SIZES]:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)}; allowed: {', '.join(SIZES)}")
     return found
 
 
-def _minutes(text: str) -> float:
+def minutes_of(text: str) -> float:
+    """The value of --minutes."""
     value = float(text)
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is out of range; allowed: more than 0")

@@ -41,6 +41,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("typed", "said"),
     [
         ("evalute", "error: unknown command 'evalute'; did you mean evaluate?"),
+        ("data", "error: unknown command 'data'; did you mean data check?"),
         ("xyzzy", "error: unknown command 'xyzzy'; allowed: serve, ask, "),
     ],
 )

@@ -44,6 +44,7 @@ def test_sentences_are_normalised_and_limited(tmp_path: Path) -> None:
 
 def test_the_out_of_scope_lists_of_clinc150_are_read(tmp_path: Path) -> None:
     content = {"train": [["wake me up at nine", "alarm"]], "oos_test": [["how do trees breathe", "oos"]]}
+    content["oos_train"] = [["a question that students may learn from", "oos"]]
     (tmp_path / "data_full.json").write_text(json.dumps(content))
     with gzip.open(tmp_path / "data_full.json.gz", "wt") as stream:
         stream.write(json.dumps(content))

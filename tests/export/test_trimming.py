@@ -39,7 +39,7 @@ texts = st.one_of(
 
 
 @given(texts)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_text_whose_tokens_are_kept_is_unchanged_and_any_other_keeps_its_words(text: str) -> None:
     whole, trimmed = WHOLE.encode_whole(text), TRIMMED.encode_whole(text)
 

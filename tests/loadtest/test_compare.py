@@ -258,7 +258,7 @@ utterances = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(outcomes=utterances)
 def test_a_comparison_turned_round_has_the_other_sign(outcomes: list[tuple[str, str, str]]) -> None:
     references = [

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.http.schemas import BatchReply, ModelsReply, NluReply
@@ -175,13 +175,13 @@ def test_only_bad_students_is_503(make_client: Any, folder: Path) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(path=st.sampled_from(["/v1/nlu", "/v1/nlu/batch"]), body=JSON | st.dictionaries(FIELDS, JSON))
 def test_no_json_makes_a_500(client: Any, path: str, body: Any) -> None:
     assert client.post(path, content=json.dumps(body)).status_code in (200, 404, 413, 422)
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100)
 @given(body=st.binary(max_size=60))
 def test_no_bytes_make_a_500(client: Any, body: bytes) -> None:
     assert client.post("/v1/nlu", content=body).status_code in (200, 422)

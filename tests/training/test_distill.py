@@ -308,6 +308,7 @@ def launch(arguments: list[str], until: Callable[[], bool] = lambda: False) -> i
     return process.wait()
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_also_when_they_are_killed(
     teacher: Path, corpus: Path, tmp_path: Path
 ) -> None:

@@ -210,6 +210,7 @@ def test_labelled_data_is_text_too(sample: Path, tmp_path: Path) -> None:
     assert training["steps"] == 2
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(encoder: Path, corpus: Path, tmp_path: Path) -> None:
     more = ["--tokenizer", str(encoder / "tokenizer.json"), "--size", "xs", "--precision", "fp32", "--threads", "1"]
     common = ["--corpus", str(corpus), *more]

@@ -23,7 +23,7 @@ VARIANTS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("no accents", "ae oe ue ss"), 0.25),
     (("no apostrophe", "’"), 0.2),
     (("quotes",), 0.15),
-    (("politeness", "wake word"), 0.2),
+    (("politeness", "wake word"), 0.3),
     (("comma",), 0.05),
 )
 AT_THE_END = ("emoji", "final …")

@@ -1,8 +1,9 @@
 """Metrics of quality, each defined once: from references and answers to figures in percent.
 
 Slots are compared at the words of the reference text: runs between white space, or single characters for the locales
-that MASSIVE scores so. A word belongs to the slot that covers its first labelled character. Utterances without a label
-are left out of the metrics of that label.
+that MASSIVE scores so. A word with a slot's edge between two of its letters or digits counts as two words: "keller" is
+not "kellerlicht". Marks at the edge of a value don't matter. Utterances without a label are left out of the metrics of
+that label.
 
 A weight matrix [1 + resamples, utterances] holds how often each utterance is drawn. Row 0 draws each once, so the first
 of all computed values is that of the set itself; the others are those of bootstrap samples (Efron and Tibshirani, *An
@@ -60,9 +61,16 @@ class PredictedLabels:
     slots: tuple[Slot, ...] | None = None
 
 
-def reference_words(text: str, locale: str) -> list[tuple[int, int]]:
-    """(start, end) of each word at which slots are scored."""
-    return [match.span() for match in re.finditer(r"\S" if locale in CHARACTER_LOCALES else r"\S+", text)]
+def reference_words(text: str, locale: str, slots: Iterable[Slot] = ()) -> list[tuple[int, int]]:
+    """(start, end) of each word at which these slots, expected and predicted ones, are scored."""
+    words = [match.span() for match in re.finditer(r"\S" if locale in CHARACTER_LOCALES else r"\S+", text)]
+    edges = {edge for slot in slots for edge in (slot.start, slot.end) if text[edge - 1 : edge + 1].isalnum()}
+    for edge in sorted(edges):
+        for i, (start, end) in enumerate(words):
+            if start < edge < end:
+                words[i : i + 1] = [(start, edge), (edge, end)]
+                break
+    return words
 
 
 def massive_spans(tags: Sequence[str]) -> list[Span]:
@@ -128,7 +136,7 @@ def _share(value: float) -> Ratio:
 
 def _ratios_of(utterance: Utterance, answer: PredictedLabels) -> dict[str, Ratio]:
     """The numerator and denominator of one answer for each metric that is not macro-averaged."""
-    words = reference_words(utterance.text, utterance.locale)
+    words = reference_words(utterance.text, utterance.locale, (*utterance.slots, *(answer.slots or ())))
     expected, found = tags_of(words, utterance.slots), tags_of(words, answer.slots or ())
     merged = massive_spans(expected), massive_spans(found)
     domain = float(answer.domain == utterance.domain) if utterance.domain else math.nan

@@ -82,6 +82,18 @@ def existing_folder(source: str | Path) -> Path:
     return Path(source) if Path(source).exists() else named_folder(source)
 
 
+def is_own(source: str | Path) -> bool:
+    """Whether a path or shipped name is an encoder of this project: a checkpoint or an exported student."""
+    folder = existing_folder(source)
+    if (folder / MANIFEST_FILE).is_file():
+        return True
+    try:
+        kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError):
+        return False
+    return bool(kind == StudentConfig.model_type)
+
+
 def load_checkpoint(source: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     """Load a checkpoint folder, an exported student, a Hugging Face encoder's folder, or one from the hub by its name.
 

@@ -19,7 +19,7 @@ from service.student.tokenization import MAX_CHARACTERS_PER_TOKEN, TextEncoder
 from training.models.batches import IGNORED, Batch, Example, Rows, collate, whole_of
 from training.models.devices import split
 from training.models.student import StudentOutput
-from training.text.corpus import CorpusError, read_lines
+from training.text.corpus import CorpusError, read_lines, sampled
 from training.text.held_out import HeldOut
 
 MAX_SENTENCES = 60_000  # of a source of out-of-scope text
@@ -71,7 +71,7 @@ class PlainText:
         texts: list[str] = []
         for source in sources:
             allowed = _allowed([source], "out_of_scope", held_out)
-            lines = sampled((line for line in allowed if len(line.split()) in WORDS), rng)
+            lines = sampled((line for line in allowed if len(line.split()) in WORDS), rng, MAX_SENTENCES)
             texts += [re.sub(r"[^\w\s']", "", text.lower()) if rng.random() < 0.5 else text for text in lines]
         _require(sources, texts, f"sentences of {WORDS[0]} to {WORDS[-1]} words", batch_size)
         return cls(texts, encoder, batch_size, (seed,))
@@ -118,17 +118,6 @@ def _allowed(sources: Sequence[str], setting: str, held_out: HeldOut | None) -> 
 def _require(sources: Sequence[str], texts: Sequence[str], what: str, batch_size: int) -> None:
     if len(texts) < (a_step := batch_size * split().count):
         raise CorpusError(f"{', '.join(sources)}: {len(texts)} {what}; a step needs {a_step}")
-
-
-def sampled(lines: Iterable[str], rng: random.Random) -> list[str]:
-    """`MAX_SENTENCES` of the lines, each as likely as any other (Vitter 1985); all where there are no more."""
-    kept: list[str] = []
-    for seen, line in enumerate(lines):
-        if len(kept) < MAX_SENTENCES:
-            kept.append(line)
-        elif (place := rng.randrange(seen + 1)) < MAX_SENTENCES:
-            kept[place] = line
-    return kept
 
 
 def neighbours(count: int, batch_size: int, rng: np.random.Generator) -> Rows:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from service.student.student import Student
 from training.models.batches import Example, collate, in_length_order
+from training.models.checkpoint import load_checkpoint
 from training.models.devices import autocast_of, processes
 from training.models.errors import CheckpointError
 from training.objectives.task_distillation import place_of
@@ -36,14 +37,12 @@ def build(spec: Pool, teacher: Path, cache: str, out: Path, force: bool = False)
     """
     with TemporaryDirectory() as scratch:
         asked = PoolTeacher(teacher, Path(cache or scratch))
-        if spec.generic and spec.nearest:
-            asked.require_embeddings()
         facts = {"teacher": {"name": teacher.resolve().name, "digest": digest_of(teacher)}}
         return pool.build(spec, asked, out, force, facts)
 
 
 class PoolTeacher:
-    """A fine-tuned checkpoint, or an exported student, which has no sentence embeddings."""
+    """A fine-tuned checkpoint, or an exported student, whose embeddings come from the weights of its graph."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
         """Open the teacher. Raises CheckpointError: it is none, or has no intents."""
@@ -53,12 +52,6 @@ class PoolTeacher:
             raise CheckpointError(f"{folder}: has no intent head, which tells whether a sentence keeps its intent")
         self._logits = TeacherLogits(cache / digest_of(folder), labels)
 
-    def require_embeddings(self) -> None:
-        """Raise CheckpointError if the teacher has no sentence embeddings."""
-        if isinstance(self._teacher, Student):
-            needs = "is an exported student; the nearest sentences need a checkpoint's embeddings"
-            raise CheckpointError(f"{self._folder}: {needs}, or --nearest 0")
-
     def intents(self, texts: Sequence[str]) -> list[str]:
         """The intent of each text."""
         self._logits.add(self._teacher, texts)
@@ -66,10 +59,10 @@ class PoolTeacher:
         return [self._logits.labels.intent[i] for i in best]
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Mean last hidden state of each text, [texts, width]."""
-        if isinstance(self._teacher, Student):
-            raise CheckpointError(f"{self._folder}: an exported student has no sentence embeddings")
-        model, encoder = self._teacher.model, self._teacher.encoder
+        """Mean last hidden state of each text, [texts, width]. Raises CheckpointError: the weights can't be read."""
+        teacher = self._teacher
+        source = load_checkpoint(self._folder, processes().device) if isinstance(teacher, Student) else teacher
+        model, encoder = source.model, source.encoder
         pad, encoded = special_ids(encoder.tokenizer).pad, [encoder.encode(text) for text in texts]
         found = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
         with tqdm(total=len(texts), desc="embedding", unit="text", mininterval=1) as bar:

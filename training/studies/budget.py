@@ -16,6 +16,8 @@ from training.studies.speed import Speed
 TEACHER_SHARE = 0.5
 ANSWERS_SHARE = 0.25  # of the students' time, at most, for more than one variant of each utterance
 MAX_EPOCHS = {"teacher": 12, "student": 50}
+MAX_SMALL_EPOCHS = 80
+MIN_STEPS = 1200  # that small data may have, beyond these epochs
 MAX_VIEWS = 4
 MIN_SHARE = 0.02  # of the training utterances
 # Times that dev is scored beside once an epoch: as typed text, and for the report
@@ -106,6 +108,8 @@ def plan(work: Work, seconds: float) -> Plan:
 
 def _epochs(work: Work, speed: Speed, seconds: float, most: int) -> int:
     """The epochs, 1 to `most`, that a run can have in the time."""
+    steps = max(1.0, work.train / work.batch_size)
+    most = max(most, min(MAX_SMALL_EPOCHS, math.ceil(MIN_STEPS / steps)))
     return max(e for e in range(1, most + 1) if e == 1 or work.training(speed, e) <= seconds)
 
 

@@ -1,11 +1,14 @@
 """The recipe of a ladder: adopt an encoder, fine-tune it as the teacher, distil students, export them.
 
+An encoder of this project, a checkpoint or an exported student, is fine-tuned as it is.
+
 Epochs are those that fit into a budget of time, by the speeds measured on this machine (`training.studies.budget`). The
 recipe is a file that can be read, edited and run again.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import random
@@ -15,11 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
+from service.student.shipped import named_folder, shipped_students
 from training.data.datasets import HUB_PREFIX
 from training.data.files import write_atomically
 from training.models.adoption import outline
+from training.models.checkpoint import existing_folder, is_own, load_checkpoint
 from training.models.sizes import SIZES
+from training.models.student import StudentConfig
 from training.runs.finetuning import read_data
 from training.runs.flags import listed
 from training.runs.settings import FinetuneSettings
@@ -40,6 +47,7 @@ SHARED = {  # settings of every fine-tuned run
 }
 PRETRAINED_RATE = 2.5e-4  # of the teacher, and of students that have its layers
 TEACHER = {"learning_rate": PRETRAINED_RATE, "layer_decay": 0.9, "head_rate": 4.0}
+OWN_RATES = {"xs": 1.5e-3, "s": 7e-4}  # of a shipped student that learns other data
 RANDOM_RATES = {
     "xs": 1.5e-3,
     "s": 1e-3,
@@ -53,7 +61,10 @@ CACHE = "logits"  # of the teacher, in the folder of the runs
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command asks for; `texts` are plain text for the vocabulary, `locales` "" are all of the data."""
+    """What the command asks for; `texts` are plain text for the vocabulary, `locales` "" are all of the data.
+
+    `from_shipped`: a student narrower than the teacher starts from the shipped one of its size, where there is one.
+    """
 
     encoder: str
     data: str
@@ -65,6 +76,7 @@ class Asked:
     generic: str = ""
     tokens: int = 16_000
     controls: bool = False
+    from_shipped: bool = False
 
     def recorded(self) -> dict[str, Any]:
         """What the recipe's plan records, by which an interrupted ladder is recognised; "" is left out."""
@@ -78,6 +90,7 @@ class Asked:
             "tokens": self.tokens,
             "texts": [_name(text) for text in listed(self.texts)],
             "controls": self.controls,
+            **({"from_shipped": True} if self.from_shipped else {}),
         }
         return {name: value for name, value in found.items() if value != ""}
 
@@ -113,7 +126,7 @@ def require_same(asked: Asked, file: Path) -> None:
 def compose(asked: Asked, threads: int) -> str:
     """The recipe's text. Raises ValueError: see `ladder_recipe`."""
     torch.set_num_threads(threads)  # as in the stages
-    teacher, tokenizer = outline(asked.encoder, asked.revision)
+    teacher, tokenizer = _outline(asked)
     below = {size: shape_of(size, teacher) for size in asked.sizes if size != teacher.size}
     data = read_data(FinetuneSettings(data=asked.data, locales=asked.locales))
     texts = [u.text for u in random.Random(0).sample(data.train, min(SAMPLE, len(data.train)))]
@@ -121,6 +134,7 @@ def compose(asked: Asked, threads: int) -> str:
     lengths = [min(len(found.ids), longest) for found in tokenizer.encode_batch_fast(texts)]
     speeds: dict[str, Speed] = {}
     for name, shape in {teacher.size: teacher, **below}.items():
+        shape = copy.deepcopy(shape)
         shape.vocab_size = min(asked.tokens or shape.vocab_size, shape.vocab_size)
         speeds[name] = measure(shape, data.labels, lengths, BATCH_SIZE)
         log.info("%s: %.3f s a step, %.0f texts scored a second", name, speeds[name].step, 1 / speeds[name].scored)
@@ -138,6 +152,14 @@ def compose(asked: Asked, threads: int) -> str:
     return _text(asked, data.served, teacher.size, same_width, chosen, speeds)
 
 
+def _outline(asked: Asked) -> tuple[StudentConfig, Tokenizer]:
+    """The teacher's configuration and tokenizer. Raises CheckpointError: the encoder can't be used."""
+    if not is_own(asked.encoder):
+        return outline(asked.encoder, asked.revision)
+    checkpoint = load_checkpoint(asked.encoder)
+    return checkpoint.model.config, checkpoint.encoder.tokenizer
+
+
 def _text(
     asked: Asked, locales: list[str], teacher: str, same_width: list[str], chosen: Plan, speeds: Mapping[str, Speed]
 ) -> str:
@@ -146,27 +168,40 @@ def _text(
     facts = {"expected_minutes": round(chosen.seconds / 60, 1), "train_share": chosen.share}
     title = f"Ladder of {_name(asked.encoder)}: {', '.join((teacher, *students))}"
     head = {"title": title, "data": _located(asked.data), "locales": locales, "partition": "dev"}
-    encoder = {"command": "adopt", "encoder": _located(asked.encoder), "revision": asked.revision}
+    own = is_own(asked.encoder)
     tables: dict[str, Mapping[str, Any]] = {
         "": {**head, **({"generic": _located(asked.generic)} if asked.generic else {})},
         "finetune": shared,
-        "runs.encoder": {
-            **encoder,
+    }
+    if not own:
+        tables["runs.encoder"] = {
+            "command": "adopt",
+            "encoder": _located(asked.encoder),
+            "revision": asked.revision,
             "tokens": asked.tokens,
             "texts": ",".join(map(_located, listed(asked.texts))),
-        },
-        f"runs.{teacher}": {"title": f"{teacher}, the teacher", "init": "encoder", "epochs": chosen.teacher, **TEACHER},
+        }
+    tables[f"runs.{teacher}"] = {
+        "title": f"{teacher}, the teacher",
+        "init": str(existing_folder(asked.encoder).resolve()) if own else "encoder",
+        "epochs": chosen.teacher,
+        **TEACHER,
+        **({"learning_rate": OWN_RATES[teacher]} if teacher in OWN_RATES else {}),
     }
     imitation = {"teacher": teacher, "teacher_cache": CACHE, "views": chosen.views}
     for size in students:
         of_size = {"size": size, "epochs": chosen.students[size]}
         random_rate = {"learning_rate": RANDOM_RATES[size]}
         rate = {"learning_rate": PRETRAINED_RATE} if size in same_width else random_rate
-        tables[f"runs.{size}"] = {"title": size, **of_size, **rate, "init": teacher, **imitation}
+        start = {"init": teacher}
+        if asked.from_shipped and size not in same_width and size in shipped_students():
+            rate, start = {"learning_rate": OWN_RATES[size]}, {"init": str(named_folder(size))}
+        tables[f"runs.{size}"] = {"title": size, **of_size, **rate, **start, **imitation}
         if asked.controls:
-            scratch = {**of_size, **random_rate, "tokenizer": "encoder"}
+            tokenizer = teacher if own else "encoder"
+            scratch = {**of_size, **random_rate, "tokenizer": tokenizer}
             tables[f"runs.{size}-random"] = {"title": f"{size}, random weights, no teacher", **scratch}
-            first = {"title": f"{size}, first weights, no teacher", **of_size, **rate, "init": teacher}
+            first = {"title": f"{size}, first weights, no teacher", **of_size, **rate, **start}
             tables[f"runs.{size}-first"] = first
             taught = {"title": f"{size}, random weights", **scratch, **imitation}
             tables[f"runs.{size}-random-distilled"] = taught

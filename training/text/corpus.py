@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import re
 import struct
 import unicodedata
@@ -102,6 +103,17 @@ def lines_of_file(file: Path) -> Iterator[str]:
             yield from stream
     except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise CorpusError(f"{file}: cannot be read: {error}; allowed: UTF-8 text, gzipped where named .gz") from error
+
+
+def sampled(lines: Iterable[str], rng: random.Random, count: int) -> list[str]:
+    """`count` of the lines, each as likely as any other (Vitter 1985); all where there are no more."""
+    kept: list[str] = []
+    for seen, line in enumerate(lines):
+        if len(kept) < count:
+            kept.append(line)
+        elif (place := rng.randrange(seen + 1)) < count:
+            kept[place] = line
+    return kept
 
 
 def _hub_lines(name: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ POOL holds `LOCALE.txt.gz`, a sentence a line, shuffled, for `training.finetune 
 arguments, and lines by locale and part. The parts of a locale:
 
 - `train`: the training texts of the labelled data; `typed`: variants of them as people type.
+- `reworded`: with other words in some places, which occur in the same contexts (`training.text.rewording`).
 - `substituted`: with other values in their slots, from other utterances of the locale; only those for which the teacher
   gives the utterance's own intent.
 - `voice_prompts`: the source of that name in the folder of plain sentences.
@@ -19,16 +20,11 @@ regard to case, spacing and punctuation; nor is one made from a training text th
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import os
 import random
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,16 +32,17 @@ from numpy.typing import NDArray
 
 from training.data import datasets
 from training.data.augmentation import SlotValues, augment
-from training.data.files import write_atomically, write_json
 from training.data.utterances import Utterance
 from training.text.budgets import SPOKEN
-from training.text.corpus import CorpusError, find_files, language_of, lines_of_file, same_text, same_utterance
+from training.text.corpus import CorpusError, find_files, language_of, lines_of_file, sampled
 from training.text.held_out import held_out_forms
-from training.text.sources import texts_by_language
+from training.text.line_folder import Lines, public_arguments, require_absent
+from training.text.rewording import Neighbours
+from training.text.sources import name_of, texts_by_language
 
-MANIFEST = "manifest.json"
 PROMPTS = "voice_prompts"
 WORDS = range(2, 21)  # number of words of a generic sentence that may be a request
+MAX_PLAIN = 300_000  # sentences of a language from which neighbours of words are learned
 PER_INTENT = 50  # training texts of an intent and locale whose mean embedding stands for it
 
 Embeddings = NDArray[np.float32]
@@ -72,6 +69,7 @@ class Pool:
     spoken: str = SPOKEN
     views: int = 2
     substitutions: int = 2
+    rewordings: int = 2
     candidates: int = 30_000
     nearest: int = 10_000
     seed: int = 1
@@ -85,8 +83,7 @@ def build(
 
     Raises CorpusError, DatasetError: text or data that can't be used, or `out` exists.
     """
-    if out.exists() and not force:
-        raise CorpusError(f"{out}: exists already; choose another --out, or --force to overwrite")
+    require_absent(out, force)
     served, extra = (_listed(text) for text in (spec.locales, spec.extra_locales))
     locales = list(dict.fromkeys([*served, *extra]))
     utterances = datasets.load(spec.data, locales, spec.on_error).utterances
@@ -95,63 +92,11 @@ def build(
     kept = [u for u in train if pool.add(u.locale, "train", u.text)]
     add_typed(spec, kept, pool)
     add_substituted(spec, kept, teacher, pool)
+    add_reworded(spec, locales, kept, pool)
     if spec.generic:
         add_generic(spec, served, kept, teacher, pool)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        files = {locale: _write(scratch / f"{locale}.txt.gz", pool.of(locale), spec.seed) for locale in locales}
-        manifest = {"command": "training.corpus pool", "arguments": arguments_of(spec), **(facts or {})}
-        manifest |= {**pool.facts(locales), "files": files}
-        write_json(scratch / MANIFEST, manifest)
-        scratch.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(scratch, out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return manifest
-
-
-class Lines:
-    """The lines of each locale, each once, with counts by part; without those held out."""
-
-    def __init__(self, held_out: frozenset[str]) -> None:
-        """`held_out` are forms as of `held_out_forms`."""
-        self._held_out = held_out
-        self._lines: dict[str, dict[str, None]] = {}
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self.removed: Counter[str] = Counter()
-
-    def is_new(self, locale: str, text: str) -> bool:
-        """Whether a line may be added; if not, it is counted as removed."""
-        reason = ""
-        if same_utterance(same_text(text)) in self._held_out:
-            reason = "dev_or_test"
-        elif text in self._lines.get(locale, {}):
-            reason = "duplicate"
-        if reason:
-            self.removed[reason] += 1
-        return not reason
-
-    def add(self, locale: str, part: str, text: str) -> bool:
-        """Add a line, unless it is held out. Returns whether it was not; a line that is there already counts once."""
-        text = " ".join(text.encode("utf-8", "replace").decode().split())
-        if self.is_new(locale, text):
-            self._lines.setdefault(locale, {})[text] = None
-            self._counts[locale, part] += 1
-        return text in self._lines.get(locale, {})
-
-    def of(self, locale: str) -> list[str]:
-        """The lines of a locale, in the order in which they were added."""
-        return list(self._lines.get(locale, {}))
-
-    def facts(self, locales: Sequence[str]) -> dict[str, Any]:
-        """Counts for the manifest."""
-        parts: dict[str, dict[str, int]] = {locale: {} for locale in locales}
-        for (locale, part), count in self._counts.items():
-            parts[locale][part] = count
-        return {"lines": self._counts.total(), "locales": parts, "removed": dict(sorted(self.removed.items()))}
+    head = {"command": "training.corpus pool", "arguments": public_arguments(spec), **(facts or {})}
+    return pool.write(out, locales, spec.seed, head)
 
 
 def add_typed(spec: Pool, utterances: Sequence[Utterance], pool: Lines) -> None:
@@ -180,6 +125,20 @@ def add_substituted(spec: Pool, utterances: Sequence[Utterance], teacher: Teache
             pool.removed["teacher_disagrees"] += 1
 
 
+def add_reworded(spec: Pool, locales: Sequence[str], utterances: Sequence[Utterance], pool: Lines) -> None:
+    """Add variants with other words. The words are learned from the texts and the spoken sentences of the language."""
+    found = texts_by_language(Path(spec.generic)) if spec.generic else {}
+    for locale in locales if spec.rewordings else ():
+        rng = random.Random(f"{spec.seed}:reworded:{locale}")
+        files = find_files([str(entry) for entry in found.get(language_of(locale), ())])
+        plain = (line for file in files if name_of(file) in _listed(spec.spoken) for line in lines_of_file(file))
+        texts = [u.text for u in utterances if u.locale == locale]
+        neighbours = Neighbours.of(texts, sampled(plain, rng, MAX_PLAIN))
+        for _ in range(spec.rewordings):
+            for text in texts:
+                pool.add(locale, "reworded", neighbours.reword(text, rng))
+
+
 def add_generic(spec: Pool, served: Sequence[str], train: Sequence[Utterance], teacher: Teacher, pool: Lines) -> None:
     """Add voice prompts, and the spoken sentences nearest to the domain, in the languages of the served locales.
 
@@ -193,8 +152,7 @@ def add_generic(spec: Pool, served: Sequence[str], train: Sequence[Utterance], t
     for language, locale in sorted(by_language.items()):
         spoken: list[str] = []
         for file in find_files([str(entry) for entry in found.get(language, ())]) if language in found else ():
-            name = file.name.removesuffix(".gz").removesuffix(".txt")
-            if name == PROMPTS:
+            if (name := name_of(file)) == PROMPTS:
                 for line in lines_of_file(file):
                     if line.strip():
                         pool.add(locale, PROMPTS, line)
@@ -260,32 +218,6 @@ def in_turns(intents: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArray
         turns[i] = seen[int(intents[i])]
         seen[int(intents[i])] += 1
     return np.lexsort((-scores, turns))
-
-
-def arguments_of(spec: Pool) -> dict[str, Any]:
-    """The flags; files and folders without their parent folders, which may name a person or a machine."""
-    arguments = asdict(spec)
-    for name in ("generic", "data"):
-        if (value := arguments[name]) and not value.startswith(datasets.HUB_PREFIX):
-            arguments[name] = Path(value).resolve().name
-    return arguments
-
-
-def render(manifest: Mapping[str, Any]) -> str:
-    """Lines by locale and part, as a table."""
-    parts = list(dict.fromkeys(part for counts in manifest["locales"].values() for part in counts))
-    rows = [f"{'':9}" + "".join(f"{part:>15}" for part in parts)]
-    for locale, counts in manifest["locales"].items():
-        rows.append(f"{locale:9}" + "".join(f"{counts.get(part, 0):15,}" for part in parts))
-    removed = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in manifest["removed"].items())
-    return "\n".join([*rows, f"{manifest['lines']:,} lines; removed: {removed or 'none'}"])
-
-
-def _write(path: Path, lines: list[str], seed: int) -> dict[str, Any]:
-    random.Random(seed).shuffle(lines)
-    data = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
-    write_atomically(path, data)
-    return {"lines": len(lines), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _listed(text: str) -> list[str]:

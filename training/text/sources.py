@@ -47,7 +47,7 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
     sources = []
     for language in asked:
         for entry, file in [(x, file) for x in found[language] for file in corpus.find_files([str(x)])]:
-            name = _stem(file) if entry.is_dir() else root.resolve().name
+            name = name_of(file) if entry.is_dir() else root.resolve().name
             kind: Kind = "generic" if spec.spoken_share is None else "spoken" if name in spoken else "written"
             if (language, kind) in groups:
                 sources.append(Source(language, kind, name, partial(_text_of, file)))
@@ -58,8 +58,8 @@ def texts_by_language(root: Path) -> dict[str, list[Path]]:
     """The files and folders of each language in a folder of plain sentences; none where there is no such folder."""
     found: dict[str, list[Path]] = {}
     for entry in sorted(root.iterdir()) if root.is_dir() else ():
-        if corpus.LOCALE.fullmatch(_stem(entry)) and (entry.is_dir() or entry.name.endswith(corpus.SUFFIXES)):
-            found.setdefault(language_of(_stem(entry)), []).append(entry)
+        if corpus.LOCALE.fullmatch(name_of(entry)) and (entry.is_dir() or entry.name.endswith(corpus.SUFFIXES)):
+            found.setdefault(language_of(name_of(entry)), []).append(entry)
     return found
 
 
@@ -68,7 +68,8 @@ def spoken_names(spec: TransferSet) -> frozenset[str]:
     return frozenset(name.strip() for name in spec.spoken.split(","))
 
 
-def _stem(path: Path) -> str:
+def name_of(path: Path) -> str:
+    """The name of a source: that of its file or folder, without suffixes."""
     return path.name.removesuffix(".gz").removesuffix(".txt")
 
 

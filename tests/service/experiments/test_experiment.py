@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from service.experiments.experiment import (
@@ -50,7 +50,6 @@ SHADOW = '[shadow]\nmodel = "m"\nshare = 1\n'
 CLIENTS = [f"client-{number}".encode() for number in range(4000)]
 FROZEN = "bbbaaababaababbabbbaababbabababa"  # arms of the first clients; a change would reassign all users
 ALLOWED_NAME = "should be 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit"
-in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(folder: Path, content: str | bytes) -> Experiment:
@@ -144,7 +143,6 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ExperimentFile(tmp_path / "nowhere")
 
 
-@in_one_folder
 @given(content=st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode)))
 def test_no_content_raises_anything_but_the_one_error(tmp_path: Path, content: bytes) -> None:
     try:
@@ -164,7 +162,6 @@ values = st.recursive(
 )
 
 
-@in_one_folder
 @given(tables=st.dictionaries(st.sampled_from(["name", "arms", "shadow", "friction"]), values))
 def test_no_tables_raise_anything_but_the_one_error(tmp_path: Path, tables: dict[str, Any]) -> None:
     lines = [f"{name} = {_toml(value)}" for name, value in tables.items()]

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import service.experiments.shadow as shadowing
@@ -167,7 +167,7 @@ PREDICTIONS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(pairs=st.lists(st.tuples(PREDICTIONS, PREDICTIONS), min_size=1, max_size=5))
 def test_any_two_predictions_are_compared_in_the_tasks_that_both_have(
     registry: Any, primary: LoadedModel, pairs: list[tuple[Prediction, Prediction]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from requests import Session
 from schemathesis import Case, CheckContext, Response
@@ -195,10 +195,8 @@ def check_slots(answer: dict[str, Any], text: str) -> None:
 
 @settings(
     max_examples=400,
-    deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(text=readable)
 def test_any_text_is_answered_and_slots_are_parts_of_it(recognise: Recognise, text: str) -> None:
@@ -206,9 +204,7 @@ def test_any_text_is_answered_and_slots_are_parts_of_it(recognise: Recognise, te
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=10_000, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=10_000, database=None)
 @given(text=readable)
 def test_many_more_texts_are_answered(recognise: Recognise, text: str) -> None:
     check_slots(recognise(text), text)

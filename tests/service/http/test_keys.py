@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.http.keys import MAX_BYTES, MIN_KEY_LENGTH, ApiKeys, KeysError
@@ -19,7 +19,6 @@ from tests.service.server import until
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
-in_one_folder = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
@@ -262,7 +261,6 @@ lines = st.one_of(
 )
 
 
-@in_one_folder
 @given(
     content=st.lists(lines, max_size=6).flatmap(
         lambda found: st.sampled_from([b"\n", b"\r\n"]).map(lambda end: end.join(found))
@@ -286,7 +284,6 @@ header_names = st.one_of(st.sampled_from([b"authorization", b"x-api-key"]), st.b
 header_values = st.one_of(st.binary(max_size=60), st.binary(max_size=60).map(lambda value: b"Bearer " + value))
 
 
-@in_one_folder
 @given(headers=st.lists(st.tuples(header_names, header_values), max_size=6))
 def test_random_headers_are_refused(keys: ApiKeys, headers: list[tuple[bytes, bytes]]) -> None:
     assert keys.admits(headers) is False

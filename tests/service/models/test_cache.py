@@ -6,7 +6,7 @@ import gc
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.models.cache import AnswerCache
@@ -68,7 +68,6 @@ def test_the_least_recently_used_is_dropped_first(student: Student) -> None:
     assert len(cache) == 2
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.lists(st.sampled_from(["Freitag", "🙂", "größe", "l'", " ", "9", "uhr", "berlin"])).map("".join))
 def test_cached_answer_equals_the_first(student: Student, text: str) -> None:
     cache = AnswerCache(1)

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -227,7 +227,6 @@ def test_nothing_that_a_client_sends_is_in_a_span(record: Record) -> None:
 names = st.one_of(st.sampled_from([b"traceparent", b"tracestate"]), st.binary(max_size=20))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(headers=st.dictionaries(names, st.binary(max_size=80) | st.just(TRACEPARENT), max_size=5))
 def test_no_headers_raise(record: Record, headers: Headers) -> None:
     record(headers)

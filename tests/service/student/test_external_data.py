@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -110,7 +110,6 @@ def test_shipped_graphs_read_no_other_file(name: str) -> None:
     assert external_files(SHIPPED_STUDENTS / name / "model.onnx") == []
 
 
-@settings(deadline=None)  # a busy disk
 @given(content=st.binary(max_size=200) | st.builds(lambda cut: build_graph()[:cut], st.integers(0, 5000)))
 def test_any_bytes_are_a_graph_or_an_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.onnx"

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
@@ -26,7 +26,7 @@ FRAGMENTS = st.sampled_from(
     ]
 )
 TEXTS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=14).map("".join)
-ANY = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY = settings(max_examples=400)
 
 
 def check_slots(student: Student, text: str) -> None:
@@ -45,7 +45,7 @@ def test_slots_are_spans_of_the_text(student: Student, text: str) -> None:
     check_slots(student, text)
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 @given(fragment=FRAGMENTS)
 def test_slots_of_ten_thousand_characters_are_spans_of_the_text(student: Student, fragment: str) -> None:
     check_slots(student, (f"{fragment} freitag " * 10_000)[:10_000])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.load.texts import load_texts
@@ -46,7 +46,7 @@ WORDS = (
 TEXTS = st.lists(WORDS, max_size=10).flatmap(
     lambda words: st.sampled_from([" ", " ", " ", "  ", "\u00a0", "\t"]).map(lambda space: space.join(words))
 )
-ANY = settings(deadline=None, max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY = settings(max_examples=600)
 
 
 @pytest.fixture(scope="module", params=["shipped", "new"])

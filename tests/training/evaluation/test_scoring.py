@@ -139,6 +139,29 @@ def test_words_are_tokens_between_spaces_or_characters() -> None:
     assert reference_words("金 曜", "ja-JP") == [(0, 1), (2, 3)]
 
 
+@pytest.mark.parametrize(
+    ("found", "right"),
+    [
+        ("mach das [room : keller]licht an", True),
+        ("mach das [room : kellerlicht] an", False),
+        ("[room : mach das keller]licht an", False),
+        ("mach das kellerlicht an", False),
+        ("mach das [room : keller][device : licht] an", False),
+    ],
+)
+def test_a_slot_within_a_word_is_not_the_word(found: str, right: bool) -> None:
+    scores = score_by_locale([utterance("mach das [room : keller]licht an")], [answer(found)])["mean"]
+
+    assert scores["exact_match"] == 100 * right
+    assert (scores["slot_f1"] == 100) == right
+
+
+def test_marks_at_the_edge_of_a_value_do_not_matter() -> None:
+    scores = score_by_locale([utterance("spiel '[song : s.o.s.]'!")], [answer("spiel '[song : s.o.s].'!")])["mean"]
+
+    assert scores["exact_match"] == scores["slot_f1"] == 100
+
+
 def test_an_interval_holds_the_value_and_shrinks_with_the_sample() -> None:
     def width(count: int) -> float:
         references = [utterance("ja", domain="a" if i % 2 else "b") for i in range(count)]

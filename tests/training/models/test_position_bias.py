@@ -69,7 +69,7 @@ def test_first_weights_prefer_neighbours_in_some_heads(heads: int, local: int) -
         assert set(weight[weight != 0].tolist()) == {LOCALITY}
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(-3, 3), st.integers(4, 20), st.integers(0, 23))
 def test_a_head_reads_the_token_at_its_offset(offset: int, place: int, changed: int) -> None:
     model, ids = model_of(layers=1), list(range(10, 34))
@@ -100,7 +100,7 @@ def test_distant_tokens_share_a_bias() -> None:
     assert read == [*range(place - MAX_OFFSET + 1), place]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(1, 8), st.integers(1, 8))
 def test_neither_padding_nor_the_batch_axis_changes_an_answer(length: int, padding: int) -> None:
     model, ids = with_random_bias(model_of()), list(range(5, 5 + length))

@@ -12,7 +12,7 @@ from torch.nn import functional
 from training.objectives.losses import HIDDEN_LOSSES, PREDICTION_LOSSES, choose
 
 SEEDS = st.integers(0, 2**31 - 1)
-FEW = settings(max_examples=40, deadline=None)
+FEW = settings(max_examples=40)
 
 
 def logits(seed: int, rows: int, classes: int, scale: float = 2.0) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -35,7 +35,6 @@ def masked(input_ids: Tensor, share: float, seed: int = 0) -> tuple[Tensor, Tens
 
 
 @given(st.integers(0, 1000), st.floats(0, 1))
-@settings(deadline=None)
 def test_special_tokens_are_neither_chosen_nor_drawn(seed: int, share: float) -> None:
     torch.manual_seed(seed)
     input_ids = torch.randint(5, VOCABULARY, (8, 20))

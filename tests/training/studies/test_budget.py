@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.student.manifest import Labels
 from training.models.student import StudentConfig
-from training.studies.budget import MAX_EPOCHS, MIN_SHARE, TEACHER_SHARE, BudgetError, Plan, Work, plan
+from training.studies.budget import MAX_EPOCHS, MIN_SHARE, MIN_STEPS, TEACHER_SHARE, BudgetError, Plan, Work, plan
 from training.studies.speed import Speed, measure, shape_of
 
 speeds = st.builds(Speed, step=st.floats(1e-3, 1.0), text=st.floats(1e-5, 1e-2), scored=st.floats(1e-5, 1e-2))
@@ -40,8 +40,9 @@ def test_a_plan_keeps_to_its_budget_or_is_refused_with_the_least(work: Work, sec
     assert seconds_of(work, found) == pytest.approx(found.seconds)
     assert found.seconds <= seconds * (1 + 1e-9)
     assert found.students.keys() == work.students.keys()
-    assert all(1 <= epochs <= MAX_EPOCHS["student"] for epochs in found.students.values())
-    assert 1 <= found.teacher <= MAX_EPOCHS["teacher"]
+    for run, epochs in [("teacher", found.teacher), *(("student", epochs) for epochs in found.students.values())]:
+        assert epochs >= 1
+        assert epochs <= MAX_EPOCHS[run] or (epochs - 1) * work.train / work.batch_size <= MIN_STEPS
     assert MIN_SHARE * 0.99 <= found.share <= 1
 
 

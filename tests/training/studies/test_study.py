@@ -168,6 +168,7 @@ def test_the_report_needs_only_the_results_folder(finished: Path, tmp_path: Path
     assert (tmp_path / "report.json").read_bytes() == (finished / "report.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_published_report_is_what_its_results_say(tmp_path: Path) -> None:
     (tmp_path / "results").symlink_to(PUBLISHED / "results")
 
@@ -233,12 +234,10 @@ def test_a_stage_that_fails_is_named_with_the_end_of_its_log(
     assert "--repeat" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "moments",
-    [
-        ["finetuned/icner/task/1/resume.pt"],
-        pytest.param(["runs/teacher/resume.pt", "runs/task/resume.pt"], marks=pytest.mark.slow),
-    ],
+    [["finetuned/icner/task/1/resume.pt"], ["runs/teacher/resume.pt", "runs/task/resume.pt"]],
     ids=["finetune", "pretrain and distill"],
 )
 def test_a_study_killed_in_a_stage_ends_with_the_same_results(

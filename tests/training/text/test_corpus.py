@@ -96,7 +96,7 @@ def test_a_mixed_set_explains_itself(
     assert left_in(out.parent) == ["set.txt.gz", "set.txt.gz.json"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     generic_part=st.integers(0, 9),
     task_part=st.integers(0, 9),
@@ -328,7 +328,7 @@ def test_a_quota_is_met_if_the_lines_allow_it(lengths: list[int], tokens: int) -
 
 
 @given(st.lists(st.integers(1, 60), min_size=400, max_size=400), st.integers(2049, 6000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_large_quota_is_met_to_the_token(lengths: list[int], tokens: int) -> None:
     quota = Quota(tokens)
     taken = [line for n, length in enumerate(lengths) for line in quota.offer(length, b"%d" % n)] + quota.close()

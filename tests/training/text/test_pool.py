@@ -88,6 +88,7 @@ def test_a_pool_holds_training_texts_variants_prompts_and_near_sentences(
     assert counts["voice_prompts"] == 1
     assert counts["nearest"] == 10
     assert counts["typed"] > 5
+    assert counts["reworded"] > 0
     assert sum(counts.values()) == len(german) == manifest["files"]["de-DE"]["lines"]
     assert json.loads((tmp_path / "pool" / "manifest.json").read_text()) == manifest
     assert not any("toten" in line for line in german)
@@ -103,7 +104,7 @@ def test_dev_and_test_texts_are_not_in_it(data: Path, generic: Path, tmp_path: P
 
 
 def test_substituted_values_are_kept_where_the_teacher_agrees(data: Path, tmp_path: Path) -> None:
-    manifest = build(spec_of(data, views=0, substitutions=20), KeywordTeacher(), tmp_path / "pool")
+    manifest = build(spec_of(data, views=0, substitutions=20, rewordings=0), KeywordTeacher(), tmp_path / "pool")
 
     new = [line.lower() for line in lines_of(tmp_path / "pool", "de-DE") if line not in (*ALARM, *MUSIC)]
     assert manifest["locales"]["de-DE"]["substituted"] == len(new)
@@ -127,14 +128,14 @@ def test_the_same_seed_gives_the_same_files(data: Path, generic: Path, tmp_path:
     assert first == second != other
 
 
-def test_students_learn_from_a_pool(
-    checkpoint: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_students_learn_from_a_pool_of_an_exported_teacher(
+    student_folder: Path, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "generic" / "de").mkdir(parents=True)
     (tmp_path / "generic" / "de" / "tatoeba.txt").write_text(
         "\n".join(f"ich habe {i} uhren gesehen" for i in range(30))
     )
-    shared = ["--data", str(sample), "--locales", "de-DE", "--teacher", str(checkpoint), "--threads", "1"]
+    shared = ["--data", str(sample), "--locales", "de-DE", "--teacher", str(student_folder), "--threads", "1"]
     shared += ["--teacher-cache", str(tmp_path / "cache")]
     more = ["--generic", str(tmp_path / "generic"), "--nearest", "7", "--out", str(tmp_path / "pool")]
 
@@ -143,7 +144,7 @@ def test_students_learn_from_a_pool(
     summary = json.loads(capsys.readouterr().out)
     assert summary["locales"]["de-DE"]["nearest"] == 7
     manifest = json.loads((tmp_path / "pool" / "manifest.json").read_text())
-    assert manifest["teacher"]["name"] == checkpoint.name
+    assert manifest["teacher"]["name"] == student_folder.name
     assert manifest["arguments"]["data"] == sample.name
     student = ["--size", "xs", "--epochs", "1", "--unlabelled", str(tmp_path / "pool"), "--out", str(tmp_path / "out")]
     assert finetune.main([*shared, *student]) == 0
@@ -157,7 +158,6 @@ def test_wrong_input_is_refused(
         assert corpus.main([*shared, "--out", str(tmp_path / "pool"), *more]) == 2
         return capsys.readouterr().err
 
-    assert "need a checkpoint's embeddings, or --nearest 0" in error_of("--generic", str(tmp_path))
     assert "holds no text in de" in error_of("--generic", str(tmp_path), "--nearest", "0")
     assert "no such checkpoint folder" in error_of("--teacher", "/nowhere")
     (tmp_path / "pool").mkdir()
