@@ -28,7 +28,12 @@ def parser() -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(prog="python -m training.convert", description=about, allow_abbrev=False)
     add = whole.add_argument
     add("--data", required=True, help="labelled data: folder, archive, file or hub:NAME")
-    add("--out", type=Path, required=True, help="file to write; of rasa a folder, where there are several locales")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="file to write; of rasa a folder, with a file for each partition and locale",
+    )
     add("--to", choices=tuple(WRITERS), default="jsonl", help="format to write (default: %(default)s)")
     locales = "comma-separated locales to read; one alone is also that of rows that name none (default: all)"
     add("--locales", default="", help=locales)
@@ -48,9 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise datasets.DatasetError(f"{args.out}: exists already; choose another --out, or --force to overwrite")
         dataset = datasets.load(args.data, locales or None, args.on_error, read_options(args))
         files = WRITERS[args.to](dataset.utterances)
-        names = {"": args.out} if len(files) == 1 else {name: args.out / name for name in files}
-        for path, content in zip(names.values(), files.values(), strict=True):
-            write_atomically(path, content)
+        for name, content in files.items():
+            write_atomically(args.out / name if name else args.out, content)
     except (datasets.DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -91,9 +91,9 @@ def load(
     reading = Reading(options or ReadOptions())
     records, problems = _read(source, locales, on_error, reading)
     if records.needs_split:
-        if locales is not None and not Path(source).is_file() and not source.startswith(HUB_PREFIX):
-            reading = Reading(reading.options)
-            records, problems = _read(source, None, on_error, reading, locales)  # a split is one for all locales
+        if locales is not None and not source.startswith(HUB_PREFIX):
+            reading = Reading(reading.options)  # again with the files of all locales, which have one split
+            records, problems = _read(source, None, on_error, reading, locales)
         if records.needs_split:
             records.split(source)
     kept = [i for i, u in enumerate(records.utterances) if locales is None or u.locale in locales]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +167,19 @@ def test_some_rows_without_a_partition_are_refused(tmp_path: Path) -> None:
     assert (len(skipped.utterances), skipped.skipped) == (1, 1)
 
 
-def test_a_split_is_the_same_whichever_locales_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_split_is_the_same_whichever_locales_are_read(tmp_path: Path, packed: bool) -> None:
     for locale, word in (("de-DE", "an"), ("fr-FR", "allume")):
         data = [{"id": str(i), "text": f"{word} {i}", "intent": "on"} for i in range(30 if word == "an" else 20)]
         write(tmp_path / "data" / f"{locale}.jsonl", data)
 
-    both = datasets.load(str(tmp_path)).utterances
-    german = datasets.load(str(tmp_path), ["de-DE"]).utterances
+    source = tmp_path / "set.tar.gz" if packed else tmp_path
+    if packed:
+        with tarfile.open(source, "w:gz") as archive:
+            archive.add(tmp_path / "data", "data")
+
+    both = datasets.load(str(source)).utterances
+    german = datasets.load(str(source), ["de-DE"]).utterances
 
     assert german == tuple(u for u in both if u.locale == "de-DE")
     dev = {u.id for u in both if u.partition == "dev"}

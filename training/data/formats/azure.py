@@ -71,8 +71,8 @@ def read_clu(content: Content, reading: Reading) -> Iterator[Row]:
     entities, metadata = project["assets"].get("entities"), project.get("metadata")
     for entity in entities if isinstance(entities, list) else ():
         if isinstance(entity, dict) and any(entity.get(kind) for kind in _CLU_KINDS):
-            said = f"entity {entity.get('category')!r}: its list, prebuilt or regular expression is not read"
-            reading.notes.warn(content.place, said)
+            said = "the list, prebuilt or regular expression of an entity is not read: students learn from text"
+            reading.notes.warn(f"{content.place}:{entity.get('category')}", said)
     language = metadata.get("language") if isinstance(metadata, dict) else None
     for number, row in enumerate(project["assets"]["utterances"]):
         place = f"{content.place}:utterances[{number}]"

@@ -100,7 +100,8 @@ def read_snips(content: Content, reading: Reading) -> Iterator[Row]:
 def _note_entities(entities: Any, place: str, reading: Reading) -> None:
     for name, entity in entities.items() if isinstance(entities, dict) else ():
         if isinstance(entity, dict) and entity.get("data"):
-            reading.notes.warn(place, f"the values of entity {name!r} are not read: students learn from utterances")
+            said = "the values of an entity are not read: students learn from utterances"
+            reading.notes.warn(f"{place}:{name}", said)
 
 
 def is_snips_yaml(content: Content) -> bool:
@@ -114,7 +115,7 @@ def read_snips_yaml(content: Content, reading: Reading) -> Iterator[Row]:
     for document in documents(content):
         name = text_of(document.get("name")) if isinstance(document, dict) else None
         if not isinstance(document, dict) or text_of(document.get("type")) != "intent" or name is None:
-            reading.notes.warn(content.place, f"the document {name or 'without name'!r} is no intent: not read")
+            reading.notes.warn(f"{content.place}:{name}", "a document that is no intent is not read")
             continue
         for item in items_of(document.get("utterances")):
             place = f"{content.place}:{item.line}"

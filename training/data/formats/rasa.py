@@ -40,7 +40,7 @@ def _section(section: Entry, place: str, reading: Reading) -> Iterator[Row]:
     intent = text_of(fields.get("intent"))
     if intent is None:
         kind = next((key for key in _OTHER_KEYS if key in fields), None)
-        found = f"{kind} {text_of(fields[kind])!r}" if kind else f"the section with {', '.join(map(repr, fields))}"
+        found = f"the section of a {kind}" if kind else f"the section with {', '.join(map(repr, fields))}"
         reading.notes.warn(f"{place}:{section.line}", f"{found} {_NOT_READ}")
         return
     for line, text in _examples(fields.get("examples"), place, reading):
@@ -88,7 +88,8 @@ def read_markdown(content: Content, reading: Reading) -> Iterator[Row]:
             section = _SECTION.match(line)
             intent = section[2] if section and section[1] == "intent" else None
             if intent is None:
-                reading.notes.warn(place, f"the section {line.strip('# ')!r} {_NOT_READ}")
+                found = f"the section of a {section[1]}" if section else f"the section {line.strip('# ')!r}"
+                reading.notes.warn(place, f"{found} {_NOT_READ}")
         elif intent is not None and line.lstrip()[:1] in ("-", "*", "+"):
             yield _row(line.strip()[1:].strip(), intent, place, reading)
         elif intent is not None and line.strip() and not line.lstrip().startswith("<!--"):

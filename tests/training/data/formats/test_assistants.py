@@ -63,8 +63,8 @@ def test_rasa_yaml(tmp_path: Path) -> None:
         ("1.0", "ja", {}),
     ]
     assert [place.rsplit(":", 1)[1] for place in dataset.places] == ["5", "6", "9", "10"]
-    for line, kind in ((11, "synonym 'wien'"), (14, "lookup 'city'"), (17, "regex 'plz'")):
-        assert f"nlu.yml:{line}: {kind} is not read" in said(dataset)
+    for line, kind in ((11, "synonym"), (14, "lookup"), (17, "regex")):
+        assert f"nlu.yml:{line}: the section of a {kind} is not read" in said(dataset)
 
 
 def test_rasa_in_several_files_with_a_locale_and_a_partition_each(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_rasa_markdown(tmp_path: Path) -> None:
     dataset = read(put(tmp_path / "nlu.md", text))
 
     assert found(dataset) == [("to bern", "fly", {"city": "bern"})]
-    assert "nlu.md:5: the section 'synonym:bern' is not read" in said(dataset)
+    assert "nlu.md:5: the section of a synonym is not read" in said(dataset)
 
 
 def test_luis(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_clu(tmp_path: Path, index_type: str | None, offset: int) -> None:
 
     assert found(dataset) == [("😀 licht im bad an", "on", {"room": "bad"})]
     assert (dataset.utterances[0].locale, dataset.utterances[0].partition) == ("de-DE", "test")
-    assert "entity 'room': its list, prebuilt or regular expression is not read" in said(dataset)
+    assert "clu.json:room: the list, prebuilt or regular expression of an entity is not read" in said(dataset)
 
 
 def test_clu_with_text_elements_is_refused(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_snips_json_in_both_forms(tmp_path: Path) -> None:
     for content in (old, new):
         dataset = read(put(tmp_path / "snips.json", content))
         assert found(dataset) == [("licht im bad an", "LightsOn", {"room": "bad"})]
-    assert "the values of entity 'room_name' are not read" in said(dataset)
+    assert "snips.json:room_name: the values of an entity are not read" in said(dataset)
 
 
 def test_snips_yaml(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ values: [bad]
         ("licht im bad an", "lightsOn", {"room": "bad"}),
         ("licht im flur", "lightsOn", {"room": "flur"}),
     ]
-    assert "the document 'room_name' is no intent: not read" in said(dataset)
+    assert "snips.yaml:room_name: a document that is no intent is not read" in said(dataset)
 
 
 def test_alexa(tmp_path: Path) -> None:

@@ -128,6 +128,14 @@ def test_the_command_converts_to_rasa_and_back(tmp_path: Path, sample: Path) -> 
     assert content_of(list(read)) == content_of(list(datasets.load(str(sample)).utterances))
 
 
+def test_rasa_is_a_folder_even_of_one_file(tmp_path: Path) -> None:
+    flags = ["--data", table(tmp_path), "--locales", "de-DE", "--dev-share", "0", "--columns", "slots="]
+
+    assert convert.main([*flags, "--to", "rasa", "--out", str(tmp_path / "rasa")]) == 0
+
+    assert (tmp_path / "rasa" / "train" / "de-DE.yml").is_file()
+
+
 def test_the_command_overwrites_only_if_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data", table(tmp_path), "--out", str(tmp_path / "export.csv"), "--locales", "de-DE"]
 
