@@ -19,7 +19,7 @@ from training.check.findings import Finding
 MIN_ROWS = 5  # of a label; with fewer the classifier learns nothing about it
 MIN_MARGIN = 0.2  # of the likelier label's probability over the own one's; with less, most suspects are right
 MIN_CONFUSED = 3  # utterances of two labels that the classifier takes for each other
-MIN_CONFUSED_SHARE = 0.05  # of the utterances of the label that has fewer
+MIN_CONFUSED_SHARE = 0.1  # of the utterances of the label that has fewer
 SHOWN_PAIRS = 5
 
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 
 from training.check.findings import Finding
-from training.check.texts import grouped, key_of, labels_of, language_of, words_of
+from training.check.texts import grouped, key_of, labels_of, language_of, shown, words_of
 from training.data.utterances import Utterance
 
 MIN_WORDS = 4  # shorter texts that differ in a word are different requests
@@ -29,8 +29,8 @@ def contradictions(utterances: Sequence[Utterance]) -> list[Finding]:
             continue
         counts = Counter(tuple(labels[row][head] for head in differing) for row in rows)
         ordered = sorted(rows, key=lambda row: counts[tuple(labels[row][head] for head in differing)])
-        shown = "; ".join(f"{head} {_shown(head, [labels[row][head] for row in rows])}" for head in differing)
-        found.append(Finding(f"{utterances[rows[0]].text!r}: {shown}", tuple(ordered), {"differs": differing}))
+        differences = "; ".join(f"{head} {_counted([labels[row][head] for row in rows])}" for head in differing)
+        found.append(Finding(f"{utterances[rows[0]].text!r}: {differences}", tuple(ordered), {"differs": differing}))
     return sorted(found, key=lambda one: (HEADS.index(one.details["differs"][0]), -len(one.rows)))
 
 
@@ -41,8 +41,8 @@ def leaks(utterances: Sequence[Utterance]) -> list[Finding]:
     for rows in grouped(range(len(utterances)), keys.__getitem__).values():
         partitions = Counter(utterances[row].partition for row in rows)
         if len(partitions) > 1:
-            shown = ", ".join(f"{count} in {name}" for name, count in sorted(partitions.items(), reverse=True))
-            found.append(Finding(f"{utterances[rows[0]].text!r}: {shown}", tuple(rows)))
+            where = ", ".join(f"{count} in {name}" for name, count in sorted(partitions.items(), reverse=True))
+            found.append(Finding(f"{utterances[rows[0]].text!r}: {where}", tuple(rows)))
     return sorted(found, key=lambda one: -len(one.rows))
 
 
@@ -89,15 +89,9 @@ def _same_texts(utterances: Sequence[Utterance]) -> Iterator[list[int]]:
     return (rows for rows in groups if len(rows) > 1)
 
 
-def _shown(head: str, labels: Sequence[Hashable]) -> str:
-    def name(label: Hashable) -> str:
-        if head != "slots":
-            return str(label)
-        assert isinstance(label, tuple)
-        return ", ".join(f"{slot}={value}" for slot, value in label) or "none"
-
+def _counted(labels: Sequence[Hashable]) -> str:
     counts = Counter(label for label in labels if label is not None)
-    return " / ".join(f"{name(label)} ({count})" for label, count in counts.most_common())
+    return " / ".join(f"{shown(label)} ({count})" for label, count in counts.most_common())
 
 
 def _kind_of(utterance: Utterance) -> Hashable:

@@ -22,17 +22,21 @@ SAME = {"nb": "no", "nn": "no", "iw": "he", "in": "id", "fil": "tl"}  # other co
 
 
 def wrong_languages(utterances: Sequence[Utterance]) -> list[Finding]:
-    """Texts in another language than their locale's, the surest first; locales of unknown languages are left out."""
+    """Texts in another language than their locale's, the surest first; locales of unknown languages are left out.
+
+    Values of slots are not looked at: titles and names are often in another language.
+    """
     identifier, known = _identifier()
     own = sorted({_code(u.locale) for u in utterances} & known)
+    texts = [_without_values(utterance) for utterance in utterances]
     suspects: dict[int, tuple[str, float]] = {}
     for candidates, threshold in ((None, MIN_PROBABILITY), (own, MIN_PROBABILITY_AMONG_OWN)):
         if candidates is not None and len(candidates) < 2:
             continue
         identifier.set_languages(candidates)
         for row, utterance in enumerate(utterances):
-            if _code(utterance.locale) in own:
-                language, probability = identifier.classify(utterance.text)
+            if _code(utterance.locale) in own and texts[row]:
+                language, probability = identifier.classify(texts[row])
                 is_other = SAME.get(language, language) != _code(utterance.locale)
                 if is_other and probability >= threshold and row not in suspects:
                     suspects[row] = (language, float(probability))
@@ -58,6 +62,15 @@ def _finding(utterance: Utterance, row: int, language: str, probability: float) 
     return Finding(
         f"locale {utterance.locale}, but the text looks like {language!r} ({probability:.0%})", (row,), details
     )
+
+
+def _without_values(utterance: Utterance) -> str:
+    """The text without the values of slots."""
+    parts, end = [], 0
+    for slot in utterance.slots:
+        parts.append(utterance.text[end : slot.start])
+        end = slot.end
+    return " ".join("".join([*parts, utterance.text[end:]]).split())
 
 
 def _code(locale: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from training.check import lengths
 from training.check.findings import KINDS, Finding
 from training.check.report import Report
+from training.check.texts import labels_of, shown
 from training.data.utterances import PARTITIONS
 
 MAX_ROWS = 4  # utterances shown of a finding
@@ -69,7 +70,8 @@ def _rows(report: Report, kind: str, finding: Finding) -> Iterator[str]:
     if kind in ("slot_overlaps", "rare_intents"):
         return
     for row in finding.rows[:MAX_ROWS]:
-        label = f"{label_of(report, row)}: " if kind == "contradictions" else ""
+        labels = labels_of(report.utterances[row])
+        label = "".join(f"{head} {shown(labels[head])}: " for head in finding.details.get("differs", ()))
         yield f"       {label}{text[row]!r}  {place_of(report, row)}"
     if kind == "label_errors":
         for _, other in finding.pairs:

@@ -39,6 +39,13 @@ def labels_of(utterance: Utterance) -> dict[str, Hashable]:
     return {"intent": utterance.intent, "domain": utterance.domain, "slots": slots}
 
 
+def shown(label: Hashable) -> str:
+    """A label of `labels_of` as it is written in messages."""
+    if isinstance(label, tuple):
+        return ", ".join(f"{name}={value}" for name, value in label) or "none"
+    return str(label)
+
+
 def grouped(positions: Iterable[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:
     """Positions by key, in their order."""
     groups: dict[Key, list[int]] = {}

@@ -194,6 +194,7 @@ def test_texts_in_another_language_than_their_locale() -> None:
         said("quel temps fera-t-il demain matin à la plage", locale="de-DE"),
         said("wake me up tomorrow at seven please"),
         said("jazz", locale="de-DE"),
+        said("spiel one more cup of coffee for the road", locale="de-DE", song="one more cup of coffee for the road"),
     ]
 
     found = languages.wrong_languages(utterances)

@@ -39,7 +39,7 @@ def test_the_report_names_places_and_what_to_do(contradictory: Path, capsys: pyt
 
     shown = capsys.readouterr().out
     assert "intent lights_on (1) / lights_off (1)" in shown
-    assert "data.jsonl:2 (id 1, en-US, train)" in shown
+    assert "intent lights_off: 'Lights on!'  data.jsonl:2 (id 1, en-US, train)" in shown
     assert KINDS["contradictions"].advice in shown
     assert shown.index(KINDS["contradictions"].title) < shown.index(KINDS["rare_intents"].title)
 

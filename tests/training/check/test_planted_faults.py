@@ -80,6 +80,6 @@ def test_planted_faults_in_snips_are_found(snips: list[Utterance], seed: int) ->
     assert planted.contradictions <= set(ids(report, "contradictions"))
     suspected = ids(report, "label_errors")
     found, first = planted.wrong.intersection(suspected), planted.wrong.intersection(suspected[:100])
-    print(f"seed {seed}: {len(suspected)} suspected labels, {len(found)} of the {len(planted.wrong)} planted ones")
+    print(f"seed {seed}: {len(suspected)} suspected labels, {len(found)} of the {len(planted.wrong)} planted")
     print(f"seed {seed}: {len(first)} of the first 100 suspected labels are planted")
     assert len(first) >= 70
