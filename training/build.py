@@ -26,6 +26,7 @@ from training.ladder import RECIPE, minutes_of, sizes_of
 from training.runs.flags import listed, new_parser
 
 CHECKED = "data.json"  # in the folder
+FEW = 200  # utterances of dev below which scores are rough
 RECOMMENDED_WITHIN = 1.0  # points of exact match behind the best student, of the smallest one that is good enough
 
 
@@ -75,8 +76,10 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
     mistakes = write_mistakes(args.out, best)
     folder = args.out / "students"
     log = logging.getLogger(__name__).info
+    if (scored := mistakes["utterances"]) < FEW:
+        log("Scores rest on %d utterances of dev: one of them is %.1f points.", scored, 100 / scored)
     log("%s is the smallest student within a point of exact match of the best one.", best)
-    log("Its mistakes, weak intents and slots: %s", mistakes)
+    log("Its mistakes, weak intents and slots: %s", args.out / "mistakes.md")
     log("Serve it:      distilled-nlu serve --students %s", folder)
     log("Ask it:        distilled-nlu ask --student %s TEXT", folder / best)
     return {"out": str(args.out), "students": students, "recommended": best}

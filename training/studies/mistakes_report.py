@@ -16,15 +16,15 @@ from training.studies.results import reading
 SHOWN_LABELS, SHOWN_TEXTS = 20, 100  # in the Markdown; the JSON has all
 
 
-def write_mistakes(out: Path, run: str) -> Path:
-    """Write the mistakes of a run's answers. Returns the Markdown file."""
+def write_mistakes(out: Path, run: str) -> Json:
+    """Write the mistakes of a run's answers. Returns what mistakes.json holds."""
     layout = Layout(out)
     with reading(layout.answers(run)) as found:
         answers = [PredictedLabels(x, intent, tuple(Slot(*s) for s in slots)) for x, intent, slots in found["answers"]]
-    content = mistakes_of(read_utterances(layout), answers)
-    write_json(out / "mistakes.json", {"student": run, **content})
+    content = {"student": run, **mistakes_of(read_utterances(layout), answers)}
+    write_json(out / "mistakes.json", content)
     write_atomically(out / "mistakes.md", render(run, content).encode())
-    return out / "mistakes.md"
+    return content
 
 
 def render(run: str, content: Json) -> str:
