@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from service.student.decoding import spans_of_tags
 from service.student.manifest import OUTSIDE
 from training.data.labels import tags_of
+from training.data.offsets import is_inside_word
 from training.data.utterances import Slot, Utterance
 
 CHARACTER_LOCALES = ("ja-JP", "zh-CN", "zh-TW")
@@ -64,7 +65,7 @@ class PredictedLabels:
 def reference_words(text: str, locale: str, slots: Iterable[Slot] = ()) -> list[tuple[int, int]]:
     """(start, end) of each word at which these slots, expected and predicted ones, are scored."""
     words = [match.span() for match in re.finditer(r"\S" if locale in CHARACTER_LOCALES else r"\S+", text)]
-    edges = {edge for slot in slots for edge in (slot.start, slot.end) if text[edge - 1 : edge + 1].isalnum()}
+    edges = {edge for slot in slots for edge in (slot.start, slot.end) if is_inside_word(text, edge)}
     for edge in sorted(edges):
         for i, (start, end) in enumerate(words):
             if start < edge < end:
