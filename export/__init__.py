@@ -16,7 +16,7 @@ rows; it returns to those in brackets.
 | `quality` | compare fp32 with PyTorch |
 | `gate` | compare int8 with fp32; keep nodes in fp32 until int8 passes |
 | `calibration` | run the graph on all texts, fit temperatures |
-| `scope` | choose a method, fit thresholds, write the served graph |
+| `scope` | choose a method, fit thresholds |
 | (`latency`, `quality`) | measure latency and accuracy of both precisions |
 | `golden` | choose golden sentences |
 | `report` | after the files are hashed and the `Manifest` is built: model card, table, line of JSON |

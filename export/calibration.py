@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from export.data import ExportData, by_locale
-from export.graph import FEATURES
 from service.student.decoding import FloatArray, decode_slots, softmax
 from service.student.manifest import PROFILE_BINS, Head, Labels, Profile
 from service.student.predictor import Predictor
@@ -36,7 +35,7 @@ TextHead = Literal["domain", "intent"]
 TEXT_HEADS: Final[tuple[TextHead, ...]] = ("domain", "intent")
 Combination = Literal["minimum", "product"]
 COMBINATIONS: Final[dict[Combination, Any]] = {"minimum": np.minimum, "product": np.multiply}
-Texts = dict[str, FloatArray]  # a graph's outputs: logits [texts, labels] by head, and `FEATURES` [texts, width]
+Texts = dict[str, FloatArray]  # logits [texts, labels] of domain and intent, as far as the graph has them
 progress = partial(tqdm, desc="calibrating", unit="utt", leave=False, disable=None)
 
 
@@ -89,14 +88,13 @@ class Observations:
     """The outputs of a graph to which calibration and scope are fitted, by locale.
 
     `outcomes` are by head and locale. `requests` are the labelled texts, `typed` their copies with capitals and
-    punctuation. `out_of_scope` is by locale and source. `train` are features and classes of training texts, if any.
+    punctuation. `out_of_scope` is by locale and source.
     """
 
     outcomes: dict[Head, dict[str, Outcomes]]
     requests: dict[str, Texts]
     typed: dict[str, Texts]
     out_of_scope: dict[str, dict[str, Texts]]
-    train: tuple[FloatArray, NDArray[np.int64]] | None
 
 
 def halves(count: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -121,7 +119,6 @@ def observe(predictor: Predictor, data: ExportData) -> Observations:
         for utterances in (data.utterances, data.typed)
     )
     outcomes: dict[Head, dict[str, Outcomes]] = {}
-    train = None
     for head in TEXT_HEADS:
         if numbers := {name: number for number, name in enumerate(getattr(labels, head))}:
             outcomes[head] = {}
@@ -129,26 +126,23 @@ def observe(predictor: Predictor, data: ExportData) -> Observations:
                 targets = np.array([numbers.get(getattr(u, head), -1) for u in found], np.int64)
                 known = targets >= 0
                 outcomes[head][locale] = Outcomes.of_labels(requests[locale][head][known], targets[known])
-            if head == scope_head(labels) and (found := [u for u in data.train if getattr(u, head) in numbers]):
-                classes = np.array([numbers[getattr(u, head)] for u in found], np.int64)
-                train = read_texts(predictor, [u.text for u in found])[FEATURES], classes
     if labels.slots:
         outcomes["slots"] = {locale: read_slots(predictor, found) for locale, found in labelled.items()}
     out_of_scope = {
         locale: {source: read_texts(predictor, found) for source, found in sources.items()}
         for locale, sources in data.out_of_scope.items()
     }
-    return Observations(outcomes, requests, typed, out_of_scope, train)
+    return Observations(outcomes, requests, typed, out_of_scope)
 
 
 def read_texts(predictor: Predictor, texts: Sequence[str]) -> Texts:
-    """Logits of domain and intent, and features, as far as the graph has them."""
+    """Logits of domain and intent, as far as the graph has them."""
     rows: dict[str, list[FloatArray]] = {}
     for text in progress(texts):
-        for name, row in predictor.logits(predictor.encoder.encode(text)).items():
-            if name != "slots":
-                rows.setdefault(name, []).append(row)
-    return {name: np.array(values) for name, values in rows.items()}
+        for head, row in predictor.logits(predictor.encoder.encode(text)).items():
+            if head != "slots":
+                rows.setdefault(head, []).append(row)
+    return {head: np.array(values) for head, values in rows.items()}
 
 
 def read_slots(predictor: Predictor, utterances: Sequence[Utterance]) -> Outcomes:

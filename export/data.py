@@ -21,7 +21,6 @@ from training.text.tokenizer import spread_lines, with_variants
 
 log = logging.getLogger(__name__)
 
-MAX_TRAINING_TEXTS = 3000  # of each locale, for fitting class means
 MAX_TRIM_LINES = 200_000  # of --trim-text, evenly spread
 MAX_GOLDEN_CANDIDATES = 200  # of a locale that --golden lacks, from the evaluated data
 MIN_WORDS, MAX_WORDS = 3, 15  # of an out-of-scope sentence, like requests
@@ -58,8 +57,8 @@ class ExportData:
     """The texts of an export.
 
     `utterances` are the evaluated partition, `typed` its copy with capitals and punctuation, `golden` the candidates
-    for golden sentences, `train` a sample of the training partition, `out_of_scope` texts by locale and source.
-    `vocabulary` are the texts whose tokens a trimmed vocabulary keeps.
+    for golden sentences, `out_of_scope` texts by locale and source. `vocabulary` are the texts whose tokens a trimmed
+    vocabulary keeps.
     """
 
     source: str
@@ -67,7 +66,6 @@ class ExportData:
     utterances: list[Utterance]
     typed: list[Utterance]
     golden: list[Utterance]
-    train: list[Utterance]
     out_of_scope: dict[str, dict[str, list[str]]]
     vocabulary: list[str]
 
@@ -83,10 +81,7 @@ def read_data(options: Options, locales: Sequence[str]) -> ExportData:
     dataset = datasets.load(options.data, locales, options.on_error)
     utterances = dataset.part(options.partition, locales)
     golden: list[Utterance] = []
-    train: list[Utterance] = []
     for locale, found in by_locale(utterances).items():
-        of_locale = [u for u in dataset.utterances if u.partition == "train" and u.locale == locale]
-        train += random.Random(0).sample(of_locale, min(MAX_TRAINING_TEXTS, len(of_locale)))
         try:
             golden += datasets.load(options.golden, [locale], options.on_error).part("dev", [locale])
         except datasets.DatasetError:
@@ -99,7 +94,7 @@ def read_data(options: Options, locales: Sequence[str]) -> ExportData:
         vocabulary = with_variants([u for u in dataset.utterances if u.partition == "train"])
         vocabulary += spread_lines(options.trim_text.split(","), MAX_TRIM_LINES) if options.trim_text else []
     source, typed = Path(options.data).name, typed_copy(utterances)
-    return ExportData(source, options.partition, utterances, typed, golden, train, out_of_scope, vocabulary)
+    return ExportData(source, options.partition, utterances, typed, golden, out_of_scope, vocabulary)
 
 
 def by_locale(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:

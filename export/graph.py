@@ -27,19 +27,16 @@ from training.models.student import StudentModel
 
 OPSET = 18
 TRACED_TOKENS = 12
-FEATURES = "features"
 # On the CPU, onnxruntime's fused skip + layer-norm kernel was slower than separate Add and LayerNormalization, so the
 # fusion is off by default. The export measures both (`latency.fastest_session`).
 SESSION = SessionOptions(intra_op_num_threads=1, disabled_optimizers=("SkipLayerNormFusion",))
 
 
 class StudentOnnxConfig(OnnxConfig):  # type: ignore[misc]
-    """Inputs and outputs for optimum's exporter: one input, one output per head, and `FEATURES` if requested."""
+    """Inputs and outputs for optimum's exporter: one input, and one output per head."""
 
     DEFAULT_ONNX_OPSET = OPSET
     NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
-
-    with_features = False
 
     @property
     def inputs(self) -> dict[str, dict[int, str]]:
@@ -54,19 +51,13 @@ class StudentOnnxConfig(OnnxConfig):  # type: ignore[misc]
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
         """Logits by head; those of slots have one row per token."""
-        logits = {OUTPUT_OF_HEAD[head]: {0: "tokens"} if head == "slots" else {} for head in self._config.labels}
-        return {**logits, FEATURES: {}} if self.with_features else logits
+        return {OUTPUT_OF_HEAD[head]: {0: "tokens"} if head == "slots" else {} for head in self._config.labels}
 
 
-def export_fp32(model: StudentModel, path: Path, with_features: bool = False) -> None:
-    """Write the fp32 graph of a student with optimum's exporter.
-
-    `with_features` adds the output `FEATURES` [2 width], the input of the heads of domain and intent.
-    """
-    config = StudentOnnxConfig(model.config)
-    config.with_features = with_features
+def export_fp32(model: StudentModel, path: Path) -> None:
+    """Write the fp32 graph of a student with optimum's exporter."""
     with warnings.catch_warnings(action="ignore"):  # warnings of traced shapes; the parity check covers them
-        export(model.eval(), config, path, opset=OPSET)
+        export(model.eval(), StudentOnnxConfig(model.config), path, opset=OPSET)
     graph = ONNXModel(onnx.load(str(path)))
     graph.replace_gemm_with_matmul()  # the quantiser does the same, but then `keep` would not know the nodes' names
     onnx.save(graph.model, str(path))

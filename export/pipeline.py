@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from export.calibration import fit_confidences, observe, profiles, scope_head
+from export.calibration import fit_confidences, observe, profiles
 from export.data import ExportData, Options, read_data
 from export.folder import ExportError, new_folder
 from export.gate import Gate, drops_of, quantise_within, warn
 from export.golden import choose_golden, tolerance_of
-from export.graph import FEATURES, export_fp32, recipe_of
+from export.graph import export_fp32, recipe_of
 from export.latency import fastest_session, latencies, measure_latency, saturates
 from export.quality import accuracy, agreement, check_parity, first_of_each_locale, typed_drops
 from export.quantization import by_sensitivity, quantise_int8
 from export.report import render_card
-from export.scope import ClassMeans, fit_scope, write_served
+from export.scope import fit_scope
 from export.trimming import chosen_locales, compare, trim
 from service.student.manifest import (
     CARD_FILE,
@@ -93,8 +93,7 @@ def convert(
     """Write graph and tokenizer into `folder`, measure them, and build the manifest."""
     labels, encoder, any_cpu = checkpoint.labels, checkpoint.encoder, options.cpu == "any"
     graphs = {"fp32": folder / "fp32.onnx"}
-    features = [FEATURES] if options.calibration and scope_head(labels) else []
-    export_fp32(checkpoint.model, graphs["fp32"], with_features=bool(features))
+    export_fp32(checkpoint.model, graphs["fp32"])
     if options.precision != "fp32":
         graphs["int8"] = folder / "int8.onnx"
         quantise_int8(graphs["fp32"], graphs["int8"], any_cpu=any_cpu)
@@ -114,18 +113,15 @@ def convert(
     precision: Literal["fp32", "int8"] = "int8" if gate else "fp32"
     predictors = {name: predictor_of(graph) for name, graph in graphs.items()}
 
-    calibration = means = None
-    if options.calibration:
-        observed = predictor_of(graphs[precision], further=features)
-        calibration, means = calibrate(observed, data, options.false_rejection)
-    write_served(graphs[precision], folder / MODEL_FILE, means)
+    calibration = calibrate(predictors[precision], data, options.false_rejection) if options.calibration else None
+    graphs.pop(precision).rename(folder / MODEL_FILE)
+    for graph in graphs.values():
+        graph.unlink()
     encoder.tokenizer.save(str(folder / TOKENIZER_FILE))
     student = predictors[precision] = predictor_of(folder / MODEL_FILE, calibration=calibration)
     typed = {"typed": answers_of_student(student, data.typed)}
     drops = typed_drops(student, data.utterances)
     tolerance = tolerance_of(precision, any_cpu)
-    for graph in graphs.values():
-        graph.unlink()
     return Manifest(
         name=options.out.name,
         size=checkpoint.model.config.size,
@@ -157,18 +153,18 @@ def convert(
     )
 
 
-def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Calibration | None, ClassMeans | None]:
-    """Fit temperatures, scope and profiles, and the class means if the scope needs them.
+def calibrate(predictor: Predictor, data: ExportData, rate: float) -> Calibration | None:
+    """Fit temperatures, scope and profiles; None if there is too little text.
 
-    None if there is too little text. `rate` is the share of requests that the scope may reject.
+    `rate` is the share of requests that the scope may reject.
     """
     log.info("calibrating on %d utterances of %s", len(data.utterances), data.source)
     observed = observe(predictor, data)
     temperatures, slot_confidence, errors = fit_confidences(observed.outcomes)
-    scope, means, measured = fit_scope(predictor.labels, observed, temperatures, rate)
+    scope, measured = fit_scope(predictor.labels, observed, temperatures, rate)
     if not temperatures and scope is None:
-        return None, None
-    calibration = Calibration(
+        return None
+    return Calibration(
         data=data.source,
         partition=data.partition,
         temperatures=temperatures,
@@ -177,7 +173,6 @@ def calibrate(predictor: Predictor, data: ExportData, rate: float) -> tuple[Cali
         profile=profiles(predictor.labels, observed.requests, temperatures),
         measured={**errors, **measured},
     )
-    return calibration, means
 
 
 def pass_gate(

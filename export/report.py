@@ -23,7 +23,6 @@ WORST_DROPS = 5  # ways of typing in card and table
 _METHODS = {
     "max_softmax": "the confidence of the best {head}",
     "energy": "the energy of the {head} logits",
-    "class_means": "the distance of a text's features to those of the nearest {head} in training",
 }
 _COMBINATIONS = {"minimum": "the minimum", "product": "the product"}
 
@@ -97,15 +96,15 @@ def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
 
 
 def part_sizes(folder: Path) -> dict[str, int]:
-    """The bytes of a student by part: embeddings, encoder, heads, scope, the graph itself and the tokenizer."""
+    """The bytes of a student by part: embeddings, encoder, heads, the graph itself and the tokenizer."""
     path = folder / MODEL_FILE
     model = onnx.load(str(path))
     bytes_of = {tensor.name: len(numpy_helper.to_array(tensor).tobytes()) for tensor in model.graph.initializer}
-    sizes = dict.fromkeys((*PARTS, "scope"), 0)
+    sizes = dict.fromkeys(PARTS, 0)
     for node in model.graph.node:
         module = node.name.strip("/").split("/")[0].split(".")[0]
-        part = next((part for part, modules in PARTS.items() if module in modules), "scope")
-        sizes[part] += sum(bytes_of.pop(name, 0) for name in node.input)
+        if part := next((part for part, modules in PARTS.items() if module in modules), None):
+            sizes[part] += sum(bytes_of.pop(name, 0) for name in node.input)
     graph, tokenizer = path.stat().st_size - sum(sizes.values()), (folder / TOKENIZER_FILE).stat().st_size
     return {**sizes, "graph": graph, "tokenizer": tokenizer}
 

@@ -85,13 +85,11 @@ def is_in_scope(
     Args:
         scope: the method and its head.
         calibration: the calibration of the text's locale.
-        logits: the graph's outputs, as `Predictor.logits` returns them.
+        logits: by head, as `Predictor.logits` returns them.
         confidence: confidence of the best label of the scope's head, before any filter.
     """
     if calibration.threshold is None:
         return None
-    if scope.method == "class_means":
-        return -float(logits["distance"]) >= calibration.threshold
     scale = calibration.intent if scope.head == "intent" else calibration.domain
     return scope_score(scope.method, logits[scope.head], scale, confidence) >= calibration.threshold
 

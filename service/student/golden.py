@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from service.student.manifest import Golden, GoldenSlot
-from service.student.predictor import DISTANCE_OUTPUT, Predictor
+from service.student.predictor import Predictor
 
 MIN_ODDS_PROBABILITY = 1e-4  # lower bound of p and 1 - p in log odds, as float32 resolves no more
 DIGITS = 6  # of a recorded confidence
@@ -27,10 +27,9 @@ def golden_answer(predictor: Predictor, text: str, locale: str) -> Golden:
         FloatingPointError: an output of the graph is NaN or infinite.
     """
     encoded = predictor.encoder.encode(text)
-    outputs = predictor.logits(encoded)
-    for name, values in outputs.items():
+    for head, values in predictor.logits(encoded).items():
         if not np.isfinite(values).all():
-            raise FloatingPointError(f"the graph's output for {name} is NaN or infinite")
+            raise FloatingPointError(f"the graph's output for {head} is NaN or infinite")
     answer = predictor.predict(text, locale=locale)
     domain, intent = (found[0] if found else None for found in (answer.domain, answer.intent))
     return Golden(
@@ -45,7 +44,6 @@ def golden_answer(predictor: Predictor, text: str, locale: str) -> Golden:
             GoldenSlot(name=s.name, value=s.value, start=s.start, end=s.end, confidence=round(s.confidence, DIGITS))
             for s in answer.slots or ()
         ),
-        distance=float(outputs[DISTANCE_OUTPUT]) if DISTANCE_OUTPUT in outputs else None,
     )
 
 
@@ -95,8 +93,6 @@ def _numbers(golden: Golden, found: Golden) -> dict[str, tuple[float, float]]:
     for slot, other in zip(golden.slots, found.slots, strict=True):
         name = f"the confidence of the slot {slot.name} (log odds)"
         numbers[f"{name} at {slot.start}"] = _pair((slot.confidence, other.confidence))
-    if golden.distance is not None and found.distance is not None:
-        numbers["the logarithm of the distance"] = math.log1p(abs(golden.distance)), math.log1p(abs(found.distance))
     return numbers
 
 

@@ -10,8 +10,7 @@ A student folder holds::
 The graph may have its weights in further files (external data), if the manifest has their digests.
 
 `model.onnx` takes ``input_ids`` (int64, ``[tokens]``) and returns, for the heads that it has, ``domain_logits``
-``[domains]``, ``intent_logits`` ``[intents]`` and ``slot_logits`` ``[tokens, tags]`` (float32). If the scope method is
-``class_means``, it also returns the number ``distance``: the text's squared Mahalanobis distance to the nearest class.
+``[domains]``, ``intent_logits`` ``[intents]`` and ``slot_logits`` ``[tokens, tags]`` (float32).
 """
 
 from __future__ import annotations
@@ -134,7 +133,7 @@ class GoldenSlot(_Frozen):
 class Golden(_Frozen):
     """A sentence and the student's answer on the exporting machine; checked when the student is loaded.
 
-    `tokens` are the token ids that the graph read, `distance` is the graph's output of that name.
+    `tokens` are the token ids that the graph read.
     """
 
     text: str
@@ -145,7 +144,7 @@ class Golden(_Frozen):
     intent: str | None = None
     intent_confidence: Confidence | None = None
     slots: tuple[GoldenSlot, ...] = ()
-    distance: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    distance: Annotated[float | None, Field(exclude=True)] = None  # in folders of earlier exports; nothing reads it
 
     @model_validator(mode="after")
     def _check_confidences(self) -> Self:
@@ -160,10 +159,9 @@ class Scope(_Frozen):
 
     The score by method: ``max_softmax`` is the confidence of the best label (Hendrycks and Gimpel 2017), ``energy`` the
     logarithm of the sum of the exponentials of the logits (Liu et al. 2020), both of `head` after temperature scaling.
-    ``class_means`` is the negative of the graph's output ``distance`` (Lee et al. 2018).
     """
 
-    method: Literal["max_softmax", "energy", "class_means"]
+    method: Literal["max_softmax", "energy"]
     head: Literal["domain", "intent"]
     false_rejection_rate: Annotated[float, Field(gt=0, lt=1, description="share of requests below the threshold")]
     thresholds: Annotated[dict[str, float], Field(description="by locale")]

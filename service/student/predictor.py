@@ -18,7 +18,6 @@ from service.student.tokenization import Encoded, TextEncoder
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
-DISTANCE_OUTPUT = "distance"
 NOT_FINITE = "the student's graph computed NaN or infinite logits"
 OUTPUT_OF_HEAD = {"domain": "domain_logits", "intent": "intent_logits", "slots": "slot_logits"}
 
@@ -76,8 +75,7 @@ def open_session(model: Path, options: SessionOptions) -> ort.InferenceSession:
 class Predictor:
     """A graph with its labels, tokenizer and calibration; threads may share it.
 
-    Without a calibration, confidences are the softmax of the raw logits. `further` names additional graph outputs that
-    `logits` returns.
+    Without a calibration, confidences are the softmax of the raw logits.
     """
 
     def __init__(
@@ -86,7 +84,6 @@ class Predictor:
         encoder: TextEncoder,
         session: ort.InferenceSession,
         calibration: Calibration | None = None,
-        further: Sequence[str] = (),
     ) -> None:
         self.labels = labels
         self.encoder = encoder
@@ -97,9 +94,8 @@ class Predictor:
         self._scope = calibration.scope if calibration else None
         self._calibrations = by_locale(calibration)
         self._combine = COMBINE[calibration.slot_confidence if calibration else "minimum"]
-        distance = [DISTANCE_OUTPUT] if self._scope and self._scope.method == "class_means" else []
-        self._results = [*labels.heads, *distance, *further]
-        self._outputs = [OUTPUT_OF_HEAD.get(name, name) for name in self._results]
+        self._heads = labels.heads
+        self._outputs = [OUTPUT_OF_HEAD[head] for head in labels.heads]
 
     def predict(self, text: str, top_k: int = 1, locale: str | None = None) -> Prediction:
         """Predict one text. Every str has a prediction; that of a blank one comes from the special tokens alone.
@@ -123,9 +119,9 @@ class Predictor:
         ]
 
     def logits(self, encoded: Encoded) -> dict[str, Any]:
-        """The graph's outputs: domain [D], intent [I], slots [tokens, tags], distance [], if it has them."""
+        """The logits of the heads that the student has: domain [D], intent [I], slots [tokens, tags]."""
         results = self._session.run(self._outputs, {"input_ids": np.array(encoded.ids, dtype=np.int64)})
-        return dict(zip(self._results, results, strict=True))
+        return dict(zip(self._heads, results, strict=True))
 
     def numbers_of(self, head: str, names: Collection[str]) -> tuple[int, ...]:
         """The sorted numbers of labels, for a `Question`.

@@ -16,10 +16,10 @@ from service.student.manifest import (
     read_manifest,
     unknown_files,
 )
-from service.student.predictor import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Prediction, Predictor, Question, open_session
+from service.student.predictor import OUTPUT_OF_HEAD, Prediction, Predictor, Question, open_session
 from service.student.tokenization import TextEncoder
 
-__all__ = ["DISTANCE_OUTPUT", "OUTPUT_OF_HEAD", "Prediction", "Question", "Student", "open_session"]
+__all__ = ["OUTPUT_OF_HEAD", "Prediction", "Question", "Student", "open_session"]
 
 log = logging.getLogger("service")
 
@@ -58,12 +58,10 @@ class Student(Predictor):
             hint = "; export the student again" if list(inputs) == ["input_ids"] else ""
             raise StudentError(f"{folder}: {MODEL_FILE} takes {inputs}, expected input_ids [tokens]{hint}")
         shapes = {o.name: o.shape for o in self._session.get_outputs()}
-        for name, output in zip(self._results, self._outputs, strict=True):
-            if output not in shapes:
-                purpose = "for the scope" if output == DISTANCE_OUTPUT else f"for the head {name!r}"
-                raise StudentError(f"{folder}: {MODEL_FILE} has no output {output!r} {purpose}")
         for head in self.labels.heads:
             output = OUTPUT_OF_HEAD[head]
+            if output not in shapes:
+                raise StudentError(f"{folder}: {MODEL_FILE} has no output {output!r} for the head {head!r}")
             expected, found = len(getattr(self.labels, head)), shapes[output][-1]
             if found != expected:
                 raise StudentError(

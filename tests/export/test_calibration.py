@@ -156,7 +156,7 @@ def test_unknown_labels_have_no_outcome(student_folder: Path, sample: Path) -> N
     dev = datasets.load(str(sample), ["de-DE"]).part("dev")
     changed = [replace(u, domain="unheard of" if i % 2 else u.domain, intent=None) for i, u in enumerate(dev)]
 
-    found = observe(student, ExportData("sample", "dev", changed, changed, [], [], {}, []))
+    found = observe(student, ExportData("sample", "dev", changed, changed, [], {}, []))
 
     assert len(found.requests["de-DE"]["domain"]) == len(dev)
     outcomes = found.outcomes["domain"]["de-DE"]

@@ -16,6 +16,7 @@ import torch
 from export import onnx, pipeline
 from export.calibration import MIN_TEXTS
 from export.data import read_out_of_scope
+from export.report import render_card
 from service.student.manifest import GOLDEN_TOLERANCE, Labels, read_manifest
 from service.student.predictor import OUTPUT_OF_HEAD
 from service.student.student import Student
@@ -120,7 +121,7 @@ def test_a_calibrated_student_is_served_with_confidence_and_scope(calibrated: Pa
     assert fitted is not None
     assert {"domain", "intent"} <= set(fitted.temperatures)
     assert fitted.scope is not None
-    assert set(fitted.measured["scope"]) == {"max_softmax", "energy", "class_means"}
+    assert set(fitted.measured["scope"]) == {"max_softmax", "energy"}
     assert fitted.profile["de-DE"].texts == 66
     assert sum(fitted.profile["de-DE"].confidence) == pytest.approx(1, abs=1e-4)
     assert sum(fitted.profile["de-DE"].domains.values()) == pytest.approx(1, abs=1e-4)
@@ -148,15 +149,10 @@ def test_the_served_student_rejects_the_measured_share(calibrated: Path, request
     assert passed / len(outside) == pytest.approx(measured["false_acceptance"], abs=1e-4)
 
 
-def test_the_graph_has_no_outputs_that_its_scope_does_not_need(calibrated: Path, student_folder: Path) -> None:
-    fitted = read_manifest(calibrated).calibration
-    assert fitted is not None
-    assert fitted.scope is not None
-
-    heads = ["domain_logits", "intent_logits", "slot_logits"]
-    more = ["distance"] if fitted.scope.method == "class_means" else []
-    for folder, expected in ((calibrated, heads + more), (student_folder, heads)):
-        assert [o.name for o in onnx_library.load(str(folder / "model.onnx")).graph.output] == expected
+def test_the_graph_returns_logits_alone(calibrated: Path, student_folder: Path) -> None:
+    for folder in (calibrated, student_folder):
+        outputs = [output.name for output in onnx_library.load(str(folder / "model.onnx")).graph.output]
+        assert outputs == ["domain_logits", "intent_logits", "slot_logits"]
 
 
 def test_card_and_summary_report_the_calibration_and_the_notice(
@@ -172,7 +168,7 @@ def test_card_and_summary_report_the_calibration_and_the_notice(
     captured = capsys.readouterr()
     found = json.loads(captured.out.splitlines()[-1])["calibration"]
     assert {"domain", "intent"} <= set(found["expected_calibration_error"])
-    assert set(found["methods"]) == {"max_softmax", "energy", "class_means"}
+    assert set(found["methods"]) == {"max_softmax", "energy"}
     assert "calibration error: domain" in captured.err
     card = (tmp_path / "s" / "MODEL_CARD.md").read_text()
     assert "| de-DE  | novels    |" in card
@@ -183,6 +179,20 @@ def test_card_and_summary_report_the_calibration_and_the_notice(
     assert "Jane Doe, CC BY 4.0" in card
     assert "\n| de-DE " in card
     assert Student.load(tmp_path / "s").predict("weck mich auf", locale="de-DE").in_scope is not None
+
+
+def test_a_card_has_a_column_for_each_method_that_was_measured(calibrated: Path) -> None:
+    manifest = read_manifest(calibrated)
+    assert manifest.calibration is not None
+    tables = manifest.calibration.measured["scope"]
+    measured = {**manifest.calibration.measured, "scope": {**tables, "another": tables["energy"]}}
+    calibration = manifest.calibration.model_copy(update={"measured": measured})
+
+    card = render_card(manifest.model_copy(update={"calibration": calibration}), "")
+
+    header, _, row = (line.split("|")[1:-1] for line in card[card.index("| locale | sentences ") :].splitlines()[:3])
+    assert [name.strip() for name in header] == ["locale", "sentences", "max_softmax", "energy", "another"]
+    assert row[-1].strip() == row[-2].strip()
 
 
 def test_a_small_partition_and_a_flag_leave_calibration_out(
@@ -258,10 +268,10 @@ def test_an_incomplete_checkpoint_leaves_nothing_behind(
 def test_a_graph_that_differs_from_pytorch_is_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(model: torch.nn.Module, path: Path, with_features: bool) -> None:
+    def wrong(model: torch.nn.Module, path: Path) -> None:
         other = load_checkpoint(checkpoint).model
         torch.nn.init.normal_(other.heads["intent"].weight)
-        export_fp32(other, path, with_features)
+        export_fp32(other, path)
 
     export_fp32 = pipeline.export_fp32
     monkeypatch.setattr(pipeline, "export_fp32", wrong)

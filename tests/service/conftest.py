@@ -44,7 +44,7 @@ from service.student.manifest import (
     SessionOptions,
     sha256_of,
 )
-from service.student.student import DISTANCE_OUTPUT, OUTPUT_OF_HEAD, Student, open_session
+from service.student.student import OUTPUT_OF_HEAD, Student, open_session
 from service.student.tokenization import TextEncoder
 
 DOMAINS = ("alarm", "music", "weather")
@@ -96,11 +96,8 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def build_graph(domains: int = len(DOMAINS), heads: tuple[str, ...] = HEADS, distance: bool = False) -> bytes:
-    """A graph that sums each token's row of a table for domain and intent, and takes its tags from another.
-
-    Its distance, if it has one, is 10 minus the largest domain logit.
-    """
+def build_graph(domains: int = len(DOMAINS), heads: tuple[str, ...] = HEADS) -> bytes:
+    """A graph that sums each token's row of a table for domain and intent, and takes its tags from another."""
     tokens = [token for token, _ in _vocabulary()]
     domain = np.zeros((len(tokens), domains), np.float32)
     slots = np.zeros((len(tokens), len(TAGS)), np.float32)
@@ -120,11 +117,6 @@ def build_graph(domains: int = len(DOMAINS), heads: tuple[str, ...] = HEADS, dis
     constants.append(numpy_helper.from_array(np.array([0], np.int64), "axes"))
     shapes = {"domain": [domains], "intent": [len(INTENTS)], "slots": ["tokens", len(TAGS)]}
     outputs = [helper.make_tensor_value_info(OUTPUT_OF_HEAD[head], TensorProto.FLOAT, shapes[head]) for head in heads]
-    if distance:
-        nodes.append(helper.make_node("ReduceMax", ["domain_logits", "axes"], ["largest"], keepdims=0))
-        nodes.append(helper.make_node("Sub", ["ten", "largest"], [DISTANCE_OUTPUT]))
-        constants.append(numpy_helper.from_array(np.array(10, np.float32), "ten"))
-        outputs.append(helper.make_tensor_value_info(DISTANCE_OUTPUT, TensorProto.FLOAT, []))
     inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["tokens"])]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -142,8 +134,7 @@ def write_student(
     """Write a valid student folder; `calibration` has the fields of a `Calibration` except those about data."""
     folder.mkdir(parents=True)
     build_tokenizer().save(str(folder / TOKENIZER_FILE))
-    by_distance = bool(calibration) and calibration.get("scope", {}).get("method") == "class_means"
-    (folder / MODEL_FILE).write_bytes(build_graph(heads=heads, distance=by_distance))
+    (folder / MODEL_FILE).write_bytes(build_graph(heads=heads))
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "name": name,

@@ -264,7 +264,7 @@ def test_scope_is_judged_before_the_filter(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("method", "threshold"),
-    [("max_softmax", 0.5), ("energy", 3.0), ("class_means", -8.0)],
+    [("max_softmax", 0.5), ("energy", 3.0)],
 )
 def test_each_method_separates_requests_from_other_text(tmp_path: Path, method: str, threshold: float) -> None:
     scope = {"method": method, "head": "domain", "false_rejection_rate": 0.02, "thresholds": {"de-DE": threshold}}
@@ -309,11 +309,3 @@ def test_no_student_is_named_default(tmp_path: Path) -> None:
     write_student(tmp_path / "s")
     with Client(create_app(Settings(students=tmp_path))) as client:
         assert "a student can't be named 'default'" in client.get("/v1/models").json()["refused"][0]
-
-
-def test_student_without_the_distance_that_it_needs_is_refused(tmp_path: Path, edit: Any) -> None:
-    folder = write_student(tmp_path / "s", calibration=CALIBRATION)
-    edit(folder, "calibration.scope.method", "class_means")
-
-    with pytest.raises(Exception, match="has no output 'distance'"):
-        Student.load(folder)

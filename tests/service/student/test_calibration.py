@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 
 from service.student.calibration import UNCALIBRATED, by_locale
 from service.student.decoding import best, rank, scope_score, softmax
@@ -24,7 +22,6 @@ REQUEST = "weck mich am freitag um neun uhr"
 OTHER = "größe"  # a word of no domain
 
 Edit = Callable[[Path, str, Any], None]
-Replace = Callable[[Path, bytes], None]
 
 
 def fitted(**changes: Any) -> dict[str, Any]:
@@ -105,22 +102,22 @@ def test_a_label_filter_does_not_change_scope(folder: Path, edit: Edit) -> None:
     assert filtered.intent[0].confidence == 1
 
 
-def test_scope_by_distance_uses_an_output_of_the_graph(folder: Path, edit: Edit, replace_graph: Replace) -> None:
+def test_a_scope_method_of_earlier_exports_is_refused_with_those_that_are_allowed(folder: Path, edit: Edit) -> None:
+    golden = json.loads((folder / MANIFEST_FILE).read_text())["golden"]
+    edit(folder, "golden", [{**one, "distance": 12.5} for one in golden])
     edit(folder, "calibration", fitted(scope=scope("class_means", -1.5)))
-    with pytest.raises(StudentError, match="no output 'distance'"):
+
+    with pytest.raises(StudentError, match=r"calibration\.scope\.method: Input should be 'max_softmax' or 'energy'"):
         Student.load(folder)
-    model = onnx.load(str(folder / "model.onnx"))
-    # the distance is the number of tokens, so that a long text is out of scope
-    model.graph.node.append(helper.make_node("Size", ["input_ids"], ["tokens_of_text"]))
-    model.graph.node.append(helper.make_node("Cast", ["tokens_of_text"], ["distance"], to=TensorProto.FLOAT))
-    model.graph.output.append(helper.make_tensor_value_info("distance", TensorProto.FLOAT, []))
-    replace_graph(folder, model.SerializeToString())
-    edit(folder, "calibration", fitted(scope=scope("class_means", -1.5)))
 
-    student = Student.load(folder)
 
-    assert student.predict("", locale="de-DE").in_scope is True
-    assert student.predict(REQUEST, locale="de-DE").in_scope is False
+def test_golden_answers_of_earlier_exports_have_a_field_that_is_not_kept(folder: Path, edit: Edit) -> None:
+    golden = json.loads((folder / MANIFEST_FILE).read_text())["golden"]
+    edit(folder, "golden", [{**one, "distance": None} for one in golden])
+
+    manifest = Student.load(folder).manifest
+
+    assert manifest.model_dump(mode="json")["golden"] == golden
 
 
 @given(st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=8), st.floats(0.1, 10))

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from service.student.manifest import StudentError
 from service.student.student import Student
+from tests.service.conftest import build_graph
 
 FRAGMENTS = st.sampled_from(
     [
@@ -112,6 +113,13 @@ def test_graph_of_other_width_is_refused(folder: Path, replace_graph: Any, graph
     replace_graph(folder, graph_of_other_width)
 
     with pytest.raises(StudentError, match="'domain_logits' has 4 columns"):
+        Student.load(folder)
+
+
+def test_graph_without_the_logits_of_a_head_is_refused(folder: Path, replace_graph: Any) -> None:
+    replace_graph(folder, build_graph(heads=("domain", "intent")))
+
+    with pytest.raises(StudentError, match="has no output 'slot_logits' for the head 'slots'"):
         Student.load(folder)
 
 
