@@ -67,7 +67,8 @@ imitate() {
         --label-smoothing 0 --augmented-share 0.4 --substituted-share 0.2 --unknown-share 0.05 --average 0.998 \
         --out-of-scope "$no_requests" --out-of-scope-share 0.15 "$@"
 }
-imitate --size s --init "$out/ko" --epochs 9 --learning-rate 7e-4 --dropout 0.1 --unlabelled-share 0.5 --out "$out/s-final"
+imitate --size s --init "$out/ko" --epochs 9 --learning-rate 7e-4 --dropout 0.1 --unlabelled-share 0.5 --out "$out/s-first"
+imitate --size s --init "$out/s-first" --epochs 5 --learning-rate 7e-4 --dropout 0.1 --unlabelled-share 1.0 --out "$out/s-final"
 imitate --size xs --init "$out/ladder/runs/xs" --epochs 12 --learning-rate 1.5e-3 --dropout 0.05 --unlabelled-share 1.0 \
     --out "$out/xs-final"
 for size in s xs; do
