@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line: see the module's docstring."""
     args = parser().parse_args(argv)
     require("export")
+    logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     names = [name.strip() for name in args.sizes.split(",") if name.strip()]
     if unknown := [name for name in names if name not in ALLOWED]:
         print(f"error: --sizes: {', '.join(unknown)}; allowed: {', '.join(ALLOWED)}", file=sys.stderr)
