@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from service.student.manifest import Manifest
 
-MAX_SHARED_LOOP_SECONDS = 0.5e-3  # a slower student runs in a thread if a faster one is served beside it
+MAX_SHARED_LOOP_SECONDS = 0.75e-3  # a slower student runs in a thread if a faster one is served beside it
 MAX_LOOP_SECONDS = 5e-3  # a slower student always runs in a thread: health checks wait for the loop
 TYPICAL_TOKENS = 12
 MICROSECONDS = 1e-6
