@@ -22,6 +22,7 @@ from typing import Any
 
 from service.extras import require
 from service.student.shipped import student_folder
+from training.data import datasets
 from training.ladder import RECIPE, minutes_of, sizes_of
 from training.runs.flags import listed, new_parser
 
@@ -67,6 +68,7 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
     if not args.no_check and not (args.out / CHECKED).exists():
         _check(args)
+        logging.getLogger(datasets.__name__).setLevel(logging.ERROR)  # what it says of the data has been said
     asked = Asked(args.teacher, args.data, args.sizes, args.minutes, locales=args.locales, from_shipped=True)
     recipe = ladder_recipe(asked, args.out / RECIPE, threads_of(1))
     of_engine = {"data": None, "generic": None, "partition": None, "jobs": 1, "until": "", "track": "", "report": False}
@@ -91,7 +93,6 @@ def _check(args: argparse.Namespace) -> None:
     from training.check.findings import KINDS
     from training.check.page import page
     from training.check.report import Settings, check
-    from training.data import datasets
     from training.data.files import write_atomically, write_json
 
     dataset = datasets.load(args.data, listed(args.locales) or None)
