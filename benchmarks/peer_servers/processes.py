@@ -136,21 +136,32 @@ def running(
     """Run a server on some cores, in `folder`; at the end all its processes are stopped."""
     mark = secrets.token_hex(8)
     with (folder / "output.log").open("w+b") as output:
-        with on_cores(cores):  # inherited
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, **(environment or {}), MARK: mark},
-            )
+        try:
+            with on_cores(cores):  # inherited
+                process = subprocess.Popen(
+                    command,
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env={**os.environ, **(environment or {}), MARK: mark},
+                )
+        except KeyboardInterrupt:  # the process may run already
+            _kill_marked(mark)
+            raise
         server = ProcessTree(name, process, mark, output)
         try:
             yield server
         finally:
             server.stop()
+
+
+def _kill_marked(mark: str) -> None:
+    for process in psutil.process_iter(["environ"]):
+        if (process.info["environ"] or {}).get(MARK) == mark:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def require_proc() -> None:
