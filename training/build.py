@@ -89,9 +89,9 @@ def _build(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check(args: argparse.Namespace) -> None:
     """Write the report on the data, and say how many serious findings it has. Raises DatasetError: no data."""
-    from training.check.__main__ import progress, shortened
     from training.check.findings import KINDS
     from training.check.page import page
+    from training.check.progress import progress, shortened
     from training.check.report import Settings, check
     from training.data.files import write_atomically, write_json
 

@@ -13,8 +13,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -22,6 +21,7 @@ from service.extras import require
 from service.student.manifest import StudentError
 from service.student.shipped import student_folder
 from training.check.findings import KINDS
+from training.check.progress import progress, shortened
 from training.data import datasets
 from training.data.files import write_atomically, write_json
 from training.runs.flags import at_least_one, listed, new_parser
@@ -93,32 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def shortened(dataset: datasets.Dataset) -> list[str]:
-    """The places of the utterances without the folders above an absolute source, which may name a person."""
-    source = Path(dataset.source)
-    above = f"{source.parent}/" if source.is_absolute() else ""
-    return [place.removeprefix(above) for place in dataset.places]
-
-
 def _kinds(text: str) -> tuple[str, ...]:
     allowed = [kind for kind in KINDS if kind not in NEVER_FAIL]
     if unknown := [kind for kind in listed(text) if kind not in allowed]:
         raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; allowed: {', '.join(allowed)}")
     return tuple(listed(text))
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """Show what is being done, on standard error, from the second second on."""
-    from tqdm import tqdm
-
-    with tqdm(bar_format="{desc} [{elapsed}]", delay=1, file=sys.stderr, leave=False) as bar:
-
-        def show(step: str) -> None:
-            bar.set_description_str(f"checking: {step}")
-            bar.update()
-
-        yield show
 
 
 if __name__ == "__main__":
