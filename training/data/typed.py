@@ -33,6 +33,7 @@ class Wording:
     polite: Mapping[str, tuple[tuple[str, str], ...]]
 
 
+_NAMES = "anna bruno clara emma felix hugo ida kira leo lucia marco marvin max mia nina nova otto pablo rosie sam zoe"
 TRAINING = Wording(
     quotes=(('"', '"'), ("“", "”"), ("„", "“"), ("«", "»"), ("'", "'")),
     emoji=("😀", "👍", "🙏", "😂", "❤️", "☀️", "⏰", ":)"),
@@ -51,6 +52,8 @@ TRAINING = Wording(
         "hey mercedes",
         "celia",
         "olly",
+        # A name after a greeting is not the artist of a song
+        *(f"hey {name}" for name in _NAMES.split()),
     ),
     polite={
         "de": (
