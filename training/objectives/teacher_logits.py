@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +179,9 @@ def read_by(folders: Sequence[Path], texts: Sequence[str], cache: Path) -> list[
 def _logits_of(teacher: Teacher, encoded: Sequence[Encoded]) -> Iterator[tuple[Rows, dict[str, Tensor]]]:
     """Rows of the texts and their logits by head; a student answers one text at a time, as in the service."""
     if isinstance(teacher, Student):
-        for i, text in enumerate(encoded):
-            yield np.array([i]), {head: torch.from_numpy(x)[None] for head, x in teacher.logits(text).items()}
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:  # onnxruntime releases Python's lock
+            for i, answer in enumerate(threads.map(teacher.logits, encoded)):
+                yield np.array([i]), {head: torch.from_numpy(x)[None] for head, x in answer.items()}
     else:
         with autocast_of("auto", teacher.model.device):
             for rows, logits in logits_of_model(teacher.model, teacher.encoder, encoded, BATCH):
