@@ -40,6 +40,7 @@ COMMANDS = {
     "corpus": Command("training.corpus", "build a transfer set of plain text"),
     "tokenizer": Command("training.tokenizer", "train a tokenizer"),
     "ladder": Command("training.ladder", "train a teacher and students of several sizes, export and compare them"),
+    "distiller": Command("training.distiller.__main__", "search for the parts of distillation that help on which data"),
     "study": Command("training.study", "run a study from a recipe and report on it"),
 }
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from training.data.rewriting import rewrite
+from training.data.rewriting import edit, rewrite
 from training.data.typed import TRAINING, TYPED
 from training.data.utterances import Slot, Utterance
 
@@ -84,8 +84,8 @@ class SlotValues:
                 found.setdefault((utterance.locale, slot.name), {})[utterance.value(slot)] = None
         self._values = {key: list(values) for key, values in found.items()}
 
-    def substitute(self, utterance: Utterance, rng: random.Random) -> Utterance:
-        """Each slot with probability 0.5 gets a value that it has elsewhere in the locale, each value equally likely.
+    def substitute(self, utterance: Utterance, rng: random.Random, share: float = 0.5) -> Utterance:
+        """Each slot with probability `share` gets a value that it has elsewhere in the locale, each equally likely.
 
         "weck mich am [date : freitag]" becomes "weck mich am [date : nächsten montag]": most sentences stay plausible,
         but not always grammatical.
@@ -93,11 +93,44 @@ class SlotValues:
         text, slots, position = "", [], 0
         for slot in utterance.slots:
             text += utterance.text[position : slot.start]
-            known = self._values.get((utterance.locale, slot.name), ()) if rng.random() < 0.5 else ()
+            known = self._values.get((utterance.locale, slot.name), ()) if rng.random() < share else ()
             value = rng.choice(known) if known else utterance.value(slot)
             slots.append(Slot(slot.name, len(text), len(text) + len(value)))
             text, position = text + value, slot.end
         return replace(utterance, text=text + utterance.text[position:], slots=tuple(slots))
+
+
+def words_outside_slots(utterance: Utterance) -> list[tuple[int, int]]:
+    """Runs between white space that share no character with a slot, as (start, end)."""
+    words = (word.span() for word in re.finditer(r"\S+", utterance.text))
+    return [(start, end) for start, end in words if not any(s.start < end and start < s.end for s in utterance.slots)]
+
+
+def swapped(utterance: Utterance, rng: random.Random, share: float) -> Utterance:
+    """A share of the words outside slots, at least one, each change places with another one (Wei and Zou 2019)."""
+    spans = words_outside_slots(utterance)
+    order = list(range(len(spans)))
+    for _ in range(max(1, round(share * len(spans))) if len(spans) > 1 else 0):
+        one, other = rng.sample(order, 2)
+        order[one], order[other] = order[other], order[one]
+    moved = [utterance.text[spans[i][0] : spans[i][1]] for i in order]
+    return edit(utterance, [(*span, word) for span, word in zip(spans, moved, strict=True)])
+
+
+def shortened(utterance: Utterance, rng: random.Random, share: float) -> Utterance:
+    """The utterance without a share of the words outside slots, at least one (Wei and Zou 2019); one word stays."""
+    spans, words = words_outside_slots(utterance), list(re.finditer(r"\S+", utterance.text))
+    if len(words) < 2 or not spans:
+        return utterance
+    chosen = set(rng.sample(spans, min(max(1, round(share * len(spans))), len(words) - 1)))
+    edits, last = [], 0
+    for i, word in enumerate(words):
+        if word.span() in chosen:
+            is_end = i == len(words) - 1  # with the space before it, unless that is gone
+            span = (max(last, words[i - 1].end()), word.end()) if is_end else (word.start(), words[i + 1].start())
+            edits.append((*span, ""))
+            last = span[1]
+    return edit(utterance, edits)
 
 
 def typed_copy(utterances: Sequence[Utterance], seed: int = 0) -> list[Utterance]:

@@ -15,6 +15,7 @@ from service.student.manifest import Labels
 from service.student.tokenization import Encoded, TextEncoder
 from training.data.augmentation import SlotValues, augment
 from training.data.labels import tags_of
+from training.data.policy import Policy
 from training.data.utterances import Utterance
 from training.models.devices import ALONE, Split, split
 from training.text.lines import padded
@@ -131,7 +132,7 @@ class EpochData:
     """The training batches of each epoch: they depend on seed and epoch only, so that a resumed run sees the same.
 
     A step takes `batch_size` utterances for each process. A view is a variant of each utterance; epochs take turns with
-    the `views`, or, with 0, each epoch has one of its own.
+    the `views`, or, with 0, each epoch has one of its own. A `policy` makes the variants in place of the two shares.
     """
 
     def __init__(
@@ -143,6 +144,7 @@ class EpochData:
         seed: int,
         substituted_share: float = 0.0,
         views: int = 0,
+        policy: Policy | None = None,
     ) -> None:
         self._split = split()
         self._a_step = batch_size * self._split.count
@@ -151,12 +153,18 @@ class EpochData:
         self._encoder = encoder
         self._plain = [encoder.encode(u) for u in utterances]
         self._augmented_share, self._substituted_share, self._seed = augmented_share, substituted_share, seed
-        self._views = views
+        self._views, self._policy = views, policy
+        self._kept: dict[int, list[Utterance]] = {}  # of a policy, which may run a model
         self._values = SlotValues(utterances)
 
     def variants(self, view: int) -> list[Utterance]:
         """The variants of a view, in the order of the utterances; the utterance itself where it was not rewritten."""
         rng = random.Random(f"{self._seed}:{view}")
+        if self._policy is not None:
+            if view not in self._kept:
+                self._kept = self._kept if self._views else {}
+                self._kept[view] = self._policy.variants(self._utterances, rng)
+            return self._kept[view]
         found = []
         for utterance in self._utterances:
             variant = utterance

@@ -13,6 +13,7 @@ class Size(NamedTuple):
 
 
 SIZES: dict[str, Size] = {
+    "xxs": Size(1, 128),  # for studies of what small students need
     "xs": Size(2, 128),  # the fastest that is still useful
     "s": Size(4, 256),  # the default; shipped with the service
     "m": Size(6, 384),

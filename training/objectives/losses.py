@@ -82,6 +82,16 @@ def hidden_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return (ours - theirs).square().sum() / max(1, ours.numel())
 
 
+def hidden_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Cross entropy of the student's softmax over units against the teacher's, the mean over tokens, in nats.
+
+    One of the intermediate losses compared by He et al. 2021 (Distiller, section 3). Its least value is the entropy of
+    the teacher's softmax, not 0.
+    """
+    ours, theirs = _tokens(student, teacher, mask)
+    return -(theirs.softmax(dim=-1) * ours.log_softmax(dim=-1)).sum() / max(1, len(ours))
+
+
 def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """1 - cosine of a token's two states, the mean over tokens (Sanh et al. 2019, DistilBERT, section 3); 0 to 2."""
     ours, theirs = _tokens(student, teacher, mask)
@@ -122,6 +132,7 @@ def hidden_relations(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 PREDICTION_LOSSES: dict[str, PredictionLoss] = {"kl": kl, "cross_entropy": cross_entropy, "mse": mse}
 
 HIDDEN_LOSSES: dict[str, HiddenLoss] = {
+    "ce": HiddenLoss(hidden_cross_entropy, equal_widths=True),
     "mse": HiddenLoss(hidden_mse, equal_widths=True),
     "cosine": HiddenLoss(hidden_cosine, equal_widths=True),
     "pkd": HiddenLoss(hidden_pkd, equal_widths=True),

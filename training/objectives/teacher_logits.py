@@ -106,6 +106,7 @@ class TeacherLogits:
                 "desc": "asking a teacher",
                 "unit": "text",
                 "mininterval": 0.5 if sys.stderr.isatty() else 15,
+                "delay": 2,  # not for what takes a moment
             }
             with tqdm(total=len(missing), disable=not missing, **look) as bar:
                 for start in range(0, len(missing), CHUNK):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,13 +22,17 @@ from training.data.utterances import Utterance, checksum_of
 from training.evaluation.scoring import score_by_locale
 from training.models.batches import EpochData, ExampleEncoder
 from training.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from training.models.contextual import ContextualWords
 from training.models.devices import processes
 from training.models.prediction import answers_of_model
 from training.models.student import StudentModel
 from training.models.task_model import encoder_of, model_of, shape_of
 from training.objectives.first_weights import reduced
+from training.objectives.intermediate import Shape
+from training.objectives.teacher_states import TeacherStates
 from training.runs.flags import file_names, listed
 from training.runs.loop import Loop, Storage, source_commit
+from training.runs.pipeline import pipeline_of, policy_of
 from training.runs.settings import FinetuneSettings
 from training.runs.task_loss import TaskLoss
 from training.text.held_out import HeldOut
@@ -42,6 +46,8 @@ FILES = (
     "teacher_cache",
     "unlabelled",
     "out_of_scope",
+    "masked_model",
+    "paraphrases",
 )  # settings that name files or folders
 SELECTED_BY = ("exact_match", "slot_f1", "intent_accuracy", "domain_f1")  # the first one that the heads have
 
@@ -101,8 +107,19 @@ def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
 class Run:
     """One training run, from the first weights, or the resumed ones, to the checkpoint of the best epoch."""
 
-    def __init__(self, settings: FinetuneSettings, data: Data, storage: Storage) -> None:
-        """Set up a new run, one from `settings.init`, or the interrupted one of the storage."""
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        data: Data,
+        storage: Storage,
+        states: TeacherStates | None = None,
+        masked_model: ContextualWords | None = None,
+    ) -> None:
+        """Set up a new run, one from `settings.init`, or the interrupted one of the storage.
+
+        `states` are the teacher's hidden states, and `masked_model` the one of contextual augmentation, where they have
+        been opened already.
+        """
         start = load_checkpoint(settings.init) if settings.init else None
         torch.manual_seed(settings.seed)  # after loading, which may draw random numbers
         if start is not None:
@@ -126,6 +143,7 @@ class Run:
             settings.seed,
             settings.substituted_share,
             min(settings.views, settings.epochs) if settings.teacher else 0,
+            policy_of(settings, data.train, masked_model),
         )
         facts = {"tokenizer": tokenizer.to_str(), "steps": self.epochs.steps, "data": checksum_of(data.train)}
         if state and state["data"] != facts["data"]:
@@ -134,17 +152,22 @@ class Run:
             counts = f"{state['steps']} steps an epoch, now {facts['steps']}"
             raise ValueError(f"the data or the number of processes has changed since the run began: {counts}")
         cache = Path(settings.teacher_cache or storage.out / TEACHER_CACHE)
-        self.loss = TaskLoss(settings, self._texts, data.labels, self.encoder, cache, data.held_out)
+        config = self.model.config
+        width = Shape(config.num_hidden_layers, config.hidden_size)
+        self.loss = TaskLoss(settings, self._texts, data.labels, self.encoder, cache, data.held_out, width, states)
         total = settings.epochs * self.epochs.steps
-        self.loop = Loop(self.model, settings, storage, total, facts, settings.average)
+        self.loop = Loop(self.model, settings, storage, total, facts, settings.average, self.loss.helper)
 
     def _texts(self) -> Iterator[str]:
         """The texts of all views, which teachers read."""
         for view in range(min(self.settings.views, self.settings.epochs)):
             yield from (variant.text for variant in self.epochs.variants(view))
 
-    def train(self) -> dict[str, Any]:
-        """Train to the end. Returns the summary."""
+    def train(self, after_epoch: Callable[[int, float], None] = lambda _epoch, _score: None) -> dict[str, Any]:
+        """Train to the end. Returns the summary.
+
+        `after_epoch` is called with the number of each finished epoch and its score, and may raise to end the run.
+        """
         total, outside = self.model.count_parameters()
         log.info("%s: %d parameters, %d of them outside embeddings and heads", self.settings.size, total, outside)
         log.info("%d utterances to train on, %d to score on, %s", len(self.data.train), len(self.data.dev), self.device)
@@ -153,7 +176,7 @@ class Run:
                 self._score_epoch()
             while not self.loop.finished:
                 self._train_epoch()
-                self._score_epoch()
+                after_epoch(*self._score_epoch())
         return self._finish()
 
     def _ended_unscored(self) -> bool:
@@ -168,10 +191,10 @@ class Run:
         loop.describe(f"epoch {epoch + 1}/{self.settings.epochs}")
         pad, targets = special_ids(self.encoder.tokenizer).pad, self.loss.targets
         for batch in self.epochs.batches(epoch, pad, done, targets.rows_of if targets is not None else None):
-            loop.step(lambda batch=batch: self.loss(loop.model, batch, loop.progress.step))  # type: ignore[misc]
+            loop.step(lambda batch=batch: self.loss(loop.model, batch, loop.progress.step, loop.helper))  # type: ignore[misc]
 
-    def _score_epoch(self) -> None:
-        """Score on dev, keep the checkpoint if it is the best so far, and save the state."""
+    def _score_epoch(self) -> tuple[int, float]:
+        """Score on dev, keep the checkpoint if it is the best so far, and save the state. Returns epoch and score."""
         data, loop, progress = self.data, self.loop, self.loop.progress
         epoch = progress.step // self.epochs.steps
         model = cast(StudentModel, loop.result)
@@ -192,6 +215,7 @@ class Run:
                 save_checkpoint(self.loop.out, model, self.encoder.tokenizer, {**self._provenance(), "dev": dev})
         loop.save_state()
         loop.say(lambda: f"epoch {epoch}{' (best so far)' if better else ''}\n{table(scores)}")
+        return epoch, score
 
     def _finish(self) -> dict[str, Any]:
         """Score the best epoch on the typed copy of dev, complete `training.json`, and drop the resume state."""
@@ -220,6 +244,7 @@ class Run:
         return {
             "command": self.loop.facts["command"],
             "settings": {**asdict(settings), "data": Path(settings.data).name, **files},
+            "pipeline": pipeline_of(settings),
             "init": self.lineage,
             "locales": data.served,
             "utterances": {"train": len(data.train), "dev": len(data.dev), "skipped": data.skipped},

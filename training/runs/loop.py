@@ -76,6 +76,7 @@ class Storage:
     save_every: int
     state: State | None = None
     track: str = ""  # one of TRACKERS, or ""
+    quiet: bool = False  # a short run within another command: no progress bar, no tables, no resume state
 
 
 @dataclass
@@ -102,20 +103,31 @@ class Loop:
     """
 
     def __init__(
-        self, model: nn.Module, settings: RunSettings, storage: Storage, total: int, facts: State, average: float = 0.0
+        self,
+        model: nn.Module,
+        settings: RunSettings,
+        storage: Storage,
+        total: int,
+        facts: State,
+        average: float = 0.0,
+        helper: nn.Module | None = None,
     ) -> None:
         """Set up the optimiser, or restore that of an interrupted run; then save the first state.
 
         With `average` in (0, 1), an exponential moving average of the weights (Polyak and Juditsky 1992) is kept: the
-        model to score and to save.
+        model to score and to save. A `helper` is trained beside the model, at the rate of its heads, and thrown away.
         """
         self.total, self.out, self.save_every, state = total, storage.out, storage.save_every, storage.state
         self.facts = {"command": storage.command, "settings": asdict(settings), **facts}
         self.progress = Progress()
-        self.bare, self._settings = model, settings
+        self.bare, self._settings, self._quiet = model, settings, storage.quiet
         rule = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
         self._average = AveragedModel(model, multi_avg_fn=rule) if average else None
-        optimiser = torch.optim.AdamW(parameter_groups(model, settings), fused=True)
+        groups = parameter_groups(model, settings)
+        helped = [*helper.parameters()] if helper is not None else []
+        if helped:
+            groups.append({"params": helped, "scale": getattr(settings, "head_rate", 1.0), "weight_decay": 0.0})
+        optimiser = torch.optim.AdamW(groups, fused=True)
         self._measured_from = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if state is not None:
@@ -123,9 +135,14 @@ class Loop:
             optimiser.load_state_dict(state["optimiser"])
             if self._average is not None:
                 self._average.load_state_dict(state["average"])
+            if helper is not None:
+                helper.load_state_dict(state["helper"])
             self.progress = Progress(**state["progress"])
         self._accelerator = processes()
         self.model, self._optimiser = self._accelerator.prepare(model, optimiser)
+        self._bare_helper = helper
+        self.helper = self._accelerator.prepare(helper) if helped else helper  # without weights it can't be wrapped
+        self._trained = [*self.model.parameters(), *helped]
         self._saved_step = self.progress.step
         if state is None:
             self.save_state()
@@ -142,6 +159,10 @@ class Loop:
         return self.progress.step >= self.total
 
     @property
+    def _shows(self) -> bool:
+        return self.is_main and not self._quiet
+
+    @property
     def is_main(self) -> bool:
         """Whether this is the process that scores, saves and reports."""
         return bool(self._accelerator.is_main_process)
@@ -150,7 +171,7 @@ class Loop:
     def bar(self) -> Iterator[None]:
         """Show progress on standard error: steps, rate, time left, loss."""
         pace, done = 0.5 if sys.stderr.isatty() else 15, self.progress.step
-        with tqdm(total=self.total, initial=done, unit="step", mininterval=pace, disable=not self.is_main) as self._bar:
+        with tqdm(total=self.total, initial=done, unit="step", mininterval=pace, disable=not self._shows) as self._bar:
             yield
 
     def describe(self, text: str) -> None:
@@ -160,7 +181,7 @@ class Loop:
 
     def say(self, text_of: Callable[[], str]) -> None:
         """Print a line above the progress bar; the function is called by the main process alone."""
-        if self.is_main:
+        if self._shows:
             tqdm.write(text_of(), file=sys.stderr)
 
     def report(self, scores: Mapping[str, Any]) -> None:
@@ -179,13 +200,15 @@ class Loop:
         for group in self._optimiser.param_groups:
             group["lr"] = rate * group["scale"]
         self.model.train()
+        if self.helper is not None:
+            self.helper.train()
         loss = loss_of()
         value = float(self._accelerator.reduce(loss.detach(), "mean").item())
         self._require_finite("loss", value)
         self._optimiser.zero_grad(set_to_none=True)
         self._accelerator.backward(loss)
         longest = self._settings.max_grad_norm or math.inf
-        norm = self._accelerator.clip_grad_norm_(self.model.parameters(), longest)
+        norm = self._accelerator.clip_grad_norm_(self._trained, longest)
         self._require_finite("gradient", float(norm))
         self._optimiser.step()
         if self._average is not None:
@@ -215,16 +238,18 @@ class Loop:
         self.progress.seconds += now - self._measured_from
         self._measured_from = now
         self._saved_step = self.progress.step
-        if self.is_main:
+        if self.is_main and not self._quiet:
             average = self._average.state_dict() if self._average is not None else None
             weights = {"model": self.bare.state_dict(), "optimiser": self._optimiser.state_dict(), "average": average}
+            if self._bare_helper is not None:
+                weights["helper"] = self._bare_helper.state_dict()
             save_resume_state(self.out, {**self.facts, **weights, "progress": asdict(self.progress)})
 
     def end(self) -> None:
         """Close the tracker, and delete the resume state of the finished run."""
         self._tracking.end()
         if self.is_main:
-            (self.out / RESUME_FILE).unlink()
+            (self.out / RESUME_FILE).unlink(missing_ok=self._quiet)
         self._accelerator.wait_for_everyone()
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from training.data.labels import HEADS
+from training.data.policy import KINDS
 from training.models.sizes import ACTIVATIONS, DEFAULT_ACTIVATION, DEFAULT_SIZE, SIZES
 from training.objectives.layer_mapping import LAYER_MAPPINGS
 from training.runs.flags import setting
@@ -17,7 +18,8 @@ from training.text.tokenizer import VOCABULARY
 NONE = "none"
 RANDOM, INHERITED = "random", "teacher"  # first weights of a distilled student
 PREDICTION_LOSSES = ("kl", "cross_entropy", "mse")  # names of training.objectives.losses
-HIDDEN_LOSSES = ("mse", "cosine", "pkd", "relations")
+HIDDEN_LOSSES = ("ce", "mse", "cosine", "pkd", "relations")
+MI, EMD = "mi", "emd"  # of training.objectives.intermediate
 ON_ERROR = ("raise", "skip")
 OF_INIT = "that of --init, else"
 
@@ -87,6 +89,26 @@ class FinetuneSettings(RunSettings):
     out_of_scope_share: float = share(0.25, "such sentences per step, as a share of --batch-size", low=0.01)
     slot_weight: float = weight(2.0, "weight of the slot loss beside domain and intent")
     on_error: str = setting("raise", "what to do with a bad row of --data", choices=ON_ERROR)
+    # The parts of distillation on task data that He et al. 2021 (Distiller) compare, beside those above
+    hidden_loss: str = setting(
+        NONE, "compares hidden states with the teacher's at each word", choices=(NONE, *HIDDEN_LOSSES, MI)
+    )
+    hidden_weight: float = weight(1.0, "weight of the hidden-state loss")
+    layer_mapping: str = setting(
+        "uniform", "which layers are compared; emd: all, by a transport plan", choices=(*LAYER_MAPPINGS, EMD)
+    )
+    mi_alpha: float = share(0.5, "share of the batch mean in the denominator of mi; 1: InfoNCE, 0: unnormalised")
+    mixup: float = setting(
+        0.0, "domain and intent learn from mixed pairs, with shares of Beta(this number); 0: none", low=0, unit="ALPHA"
+    )
+    augmentation: str = setting(
+        "",
+        f"rewritings in order, NAME:SHARE[:STRENGTH],... of {', '.join(KINDS)}; or {NONE}",
+        unit="POLICY",
+        shown="--substituted-share, then --augmented-share",
+    )
+    masked_model: str = setting("", "encoder with a masked-language head, for contextual augmentation", unit="CKPT")
+    paraphrases: str = setting("", "text<TAB>paraphrase in each line, for paraphrased augmentation", unit="FILE")
 
 
 @dataclass(frozen=True)

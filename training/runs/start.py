@@ -96,6 +96,9 @@ def _settle(settings: type[SettingsType], args: argparse.Namespace, inherited: S
     settled = settings(**{**(inherited or {}), **given})
     for name in names:
         origin = "given" if name in given else "inherited" if inherited else "default"
+        if name in (pipeline := getattr(args, "from_pipeline", {})):
+            same = pipeline[name] == getattr(settled, name)
+            origin = "pipeline" if same else f"given, {pipeline[name]} in the pipeline"
         if inherited is not None and inherited[name] != getattr(settled, name):
             origin = f"given, {inherited[name]} until now"
         log.info("%-16s %s (%s)", name, getattr(settled, name), origin)

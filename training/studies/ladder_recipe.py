@@ -49,6 +49,7 @@ PRETRAINED_RATE = 2.5e-4  # of the teacher, and of students that have its layers
 TEACHER = {"learning_rate": PRETRAINED_RATE, "layer_decay": 0.9, "head_rate": 4.0}
 OWN_RATES = {"xs": 1.5e-3, "s": 7e-4}  # of a shipped student that learns other data
 RANDOM_RATES = {
+    "xxs": 1.5e-3,
     "xs": 1.5e-3,
     "s": 1e-3,
     "m": 5e-4,

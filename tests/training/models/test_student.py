@@ -70,7 +70,7 @@ def test_heads_are_optional() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"size": "huge"}, "allowed: xs, s, m"), ({"size": "xs", "activation": "tanh"}, "allowed: gelu, relu")],
+    [({"size": "huge"}, "allowed: xxs, xs, s, m"), ({"size": "xs", "activation": "tanh"}, "allowed: gelu, relu")],
 )
 def test_unknown_choices_are_refused(arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -123,7 +123,7 @@ def test_buckets_hold_each_index_once_and_similar_lengths() -> None:
 
 
 def test_the_size_table_names_every_size() -> None:
-    assert list(SIZES) == ["xs", "s", "m", "l", "xl", "xxl"]
+    assert list(SIZES) == ["xxs", "xs", "s", "m", "l", "xl", "xxl"]
 
 
 def test_the_masked_head_reads_the_table_of_tokens() -> None:

@@ -63,6 +63,9 @@ def naive_hidden(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> f
         for i in kept:
             if name == "mse":
                 terms.append(sum((a - b) ** 2 for a, b in zip(s[i], t[i], strict=True)) / len(s[i]))
+            elif name == "ce":
+                p, q = soft(t[i], 1.0), soft(s[i], 1.0)
+                terms.append(-sum(a * math.log(b) for a, b in zip(p, q, strict=True)))
             elif name == "cosine":
                 terms.append(1 - cosine(s[i], t[i]))
             elif name == "pkd" and i == 0:
@@ -284,6 +287,6 @@ def test_other_tokens_classes_and_temperatures_are_refused() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_allowed_ones() -> None:
-    with pytest.raises(ValueError, match="hidden loss 'cka'; allowed: mse, cosine, pkd, relations"):
+    with pytest.raises(ValueError, match="hidden loss 'cka'; allowed: ce, mse, cosine, pkd, relations"):
         choose(HIDDEN_LOSSES, "cka", "hidden loss")
     assert choose(HIDDEN_LOSSES, "pkd", "hidden loss") is HIDDEN_LOSSES["pkd"]

@@ -164,7 +164,7 @@ def test_what_cannot_be_planned_is_one_sentence(
         (["--encoder", "x", "--sizes", "xs"], "--encoder: needs --data, --minutes"),
         (["--encoder", "x", "--recipe", "y"], "--recipe and --encoder exclude each other"),
         (["--sizes", "xs", "--recipe", "y"], "--sizes: needs --encoder"),
-        (["--encoder", "x", "--sizes", "xs,huge"], "argument --sizes: huge; allowed: xs, s, m, l, xl, xxl"),
+        (["--encoder", "x", "--sizes", "xs,huge"], "argument --sizes: huge; allowed: xxs, xs, s, m, l, xl, xxl"),
         (["--encoder", "x", "--minutes", "-1"], "argument --minutes: -1 is out of range; allowed: more than 0"),
     ],
 )
