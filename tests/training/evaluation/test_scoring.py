@@ -230,6 +230,12 @@ def test_a_slot_within_a_word_is_not_the_word(found: str, right: bool) -> None:
     assert (scores["slot_f1"] == 100) == right
 
 
+def test_a_slot_that_ends_after_a_tone_mark_is_not_the_whole_run() -> None:
+    expected, found = utterance("ไป[place : ที่]นี่", locale="th-TH"), answer("ไป[place : ที่นี่]")
+
+    assert score_by_locale([expected], [found])["mean"]["slot_f1"] == 0
+
+
 def test_marks_at_the_edge_of_a_value_do_not_matter() -> None:
     scores = score_by_locale([utterance("spiel '[song : s.o.s.]'!")], [answer("spiel '[song : s.o.s].'!")])["mean"]
 
