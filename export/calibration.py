@@ -149,6 +149,7 @@ def read_slots(predictor: Predictor, utterances: Sequence[Utterance]) -> Outcome
     """The predicted slots of utterances, compared with the reference slots.
 
     A reference slot whose edges are not those of words can't be predicted exactly: a prediction there is wrong.
+    Utterances whose slots are not annotated are left out.
     """
     tags = predictor.labels.slots
     words: list[FloatArray] = []
@@ -156,7 +157,7 @@ def read_slots(predictor: Predictor, utterances: Sequence[Utterance]) -> Outcome
     right: list[bool] = []
     for utterance in progress(utterances):
         encoded = predictor.encoder.encode(utterance.text)
-        if not encoded.words:
+        if not encoded.words or not utterance.slots_annotated:
             continue
         at_words = predictor.logits(encoded)["slots"][encoded.first_tokens]
         expected = {(slot.name, slot.start, slot.end) for slot in utterance.slots}

@@ -19,7 +19,16 @@ from export.folder import ExportError
 from export.quantization import quantise_int8
 from service.student.manifest import Drop, Labels, QualityGate
 from training.data.utterances import Utterance
-from training.evaluation.scoring import METRICS, PERCENT, RESAMPLES, Floats, PredictedLabels, Scores, weights_of
+from training.evaluation.scoring import (
+    METRICS,
+    PERCENT,
+    RESAMPLES,
+    Floats,
+    PredictedLabels,
+    Scores,
+    is_measured,
+    weights_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +130,8 @@ def drops_of(utterances: Sequence[Utterance], labels: Labels, before: Answers, a
         changed = {head: np.array([getattr(a, head) != getattr(b, head) for a, b in pairs]) for head in labels.heads}
         for metric in GATED:
             heads = METRICS[metric]
-            if metric in scores[0] and labelled.issuperset(heads):
+            is_known = metric in scores[0] and all(is_measured(found[metric]) for found in scores)
+            if is_known and labelled.issuperset(heads):
                 count = np.any([changed[head] for head in heads], axis=0).sum()
                 found.append(_drop(locale, metric, scores[0][metric], scores[1][metric], count))
         weights = weights_of(len(of_locale), RESAMPLES)

@@ -33,7 +33,7 @@ from service.student.manifest import (
 )
 from service.student.predictor import Predictor, open_session
 from service.student.student import Student
-from training.evaluation.scoring import PredictedLabels
+from training.evaluation.scoring import PredictedLabels, annotated_counts
 from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
 from training.models.prediction import answers_of_student
 from training.models.student import StudentConfig, StudentModel
@@ -142,6 +142,7 @@ def convert(
         accuracy={
             "data": data.source,
             "partition": data.partition,
+            "slots_annotated": annotated_counts(data.utterances),
             **accuracy(data.utterances, answers),
             **accuracy(data.typed, typed),
             "typed_drops": drops,

@@ -98,10 +98,12 @@ def typed_drops(student: Predictor, utterances: Sequence[Utterance]) -> dict[str
 
 
 def accuracy(utterances: Sequence[Utterance], answers: Mapping[str, Sequence[PredictedLabels]]) -> dict[str, Any]:
-    """The metrics of the manifest, in percent, by name of the answers, locale and metric."""
+    """The metrics of the manifest, in percent, by name of the answers, locale and metric; None is not measured."""
 
-    def rounded(values: Mapping[str, float]) -> dict[str, float]:  # ICER is 100 minus the intent accuracy
-        return {metric: round(value, 2) for metric, value in values.items() if metric != "icer"}
+    def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Without ICER, which is 100 minus the intent accuracy."""
+        kept = {metric: value for metric, value in values.items() if metric != "icer"}
+        return {metric: None if value is None else round(value, 2) for metric, value in kept.items()}
 
     scores = {name: score_by_locale(utterances, found) for name, found in answers.items()}
     return {name: {locale: rounded(values) for locale, values in found.items()} for name, found in scores.items()}

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from export.calibration import BINS, mean_errors
 from export.scope import means_by_method
 from service.student.manifest import MODEL_FILE, TOKENIZER_FILE, Calibration, Manifest, QualityGate, Scope
+from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED
 
 PARTS = {  # of a graph's file, and the modules with their weights
     "embeddings": ("token_embeddings", "positions"),
@@ -54,6 +55,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
         f"On `{manifest.accuracy['partition']}` of {manifest.accuracy['data']}, in percent; typed is the served graph "
         "on a copy with capitals and punctuation. Slot F1 is that of MASSIVE; the mean is over de, fr, it, es.",
         _quality(manifest),
+        *_slots_not_annotated(manifest),
         *([_gate(manifest.quality_gate)] if manifest.quality_gate else []),
         *_typed_drops(manifest),
     ]
@@ -79,7 +81,7 @@ def render_card(manifest: Manifest, notice: str) -> str:
 def render_table(manifest: Manifest, sizes: dict[str, int]) -> str:
     """Quality, latency, calibration and `sizes`, the bytes of each part, as text."""
     lines = [f"{manifest.accuracy['partition']} of {manifest.accuracy['data']}", _quality(manifest), _latency(manifest)]
-    lines += _typed_drops(manifest)
+    lines += [*_slots_not_annotated(manifest), *_typed_drops(manifest)]
     if manifest.quality_gate:
         lines.append(_gate(manifest.quality_gate))
     if manifest.calibration:
@@ -150,7 +152,7 @@ def _quality(manifest: Manifest) -> str:
     rows = [
         [
             locale,
-            *(" / ".join(f"{measured[x][locale][name]:.1f}" for x in shown) for name in names),
+            *(" / ".join(_figure(measured[x][locale][name]) for x in shown) for name in names),
             " / ".join(f"{share:.1f}" for share in same.get(locale, {}).values()),
         ]
         for locale in measured["fp32"]
@@ -158,6 +160,17 @@ def _quality(manifest: Manifest) -> str:
     return _table(
         [" / ".join(shown), *(name.replace("_", " ").replace("f1", "F1") for name in names), "labels as in fp32"], rows
     )
+
+
+def _figure(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:.1f}"
+
+
+def _slots_not_annotated(manifest: Manifest) -> list[str]:
+    """A sentence where the data has no slots; nothing for students exported before this was measured."""
+    found = manifest.accuracy.get("slots_annotated", {})
+    said = f"In this data {SLOTS_NOT_ANNOTATED}."
+    return [said] if found and not any(found.values()) else []
 
 
 def _typed_drops(manifest: Manifest) -> list[str]:

@@ -113,7 +113,8 @@ def exported(out: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for name, facts in read_json(Layout(out).students).items():
         mean = facts["quality"]["mean"]
-        quality = {metric: round(mean[metric], 1) for metric in ("exact_match", "intent_accuracy") if metric in mean}
+        names = ("exact_match", "intent_accuracy")
+        quality = {name: round(mean[name], 1) for name in names if mean.get(name) is not None}
         times = {"microseconds": facts["microseconds"]}
         found[name] = {**quality, "megabytes": round(facts["bytes"] / 1e6, 1), **times}
     return found

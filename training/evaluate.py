@@ -22,7 +22,7 @@ from service.extras import require
 from training.data import datasets
 from training.data.files import write_json
 from training.data.utterances import PARTITIONS, Utterance
-from training.evaluation.scoring import Scorecard
+from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED, Scorecard
 from training.evaluation.tails import TAILS, tail_of
 from training.runs.flags import listed, new_parser
 from training.runs.settings import ON_ERROR
@@ -114,9 +114,18 @@ def render(report: dict[str, Any]) -> str:
     lines = [title]
     lines.append(" " * 9 + "".join(f"{name:>17}" for name in names))
     for locale, values in {**report["locales"], "mean": report["mean"]}.items():
-        cells = [f"{values[n][0]:.1f} ± {(values[n][2] - values[n][1]) / 2:.1f}" for n in names]
-        lines.append(f"{locale:9}" + "".join(f"{cell:>17}" for cell in cells))
+        lines.append(f"{locale:9}" + "".join(f"{_cell(values[name]):>17}" for name in names))
+    if (annotated := sum(report["slots_annotated"].values())) < (total := sum(report["utterances"].values())):
+        some = f"slots are annotated, and scored, in {annotated} of {total} utterances"
+        lines.append(some if annotated else SLOTS_NOT_ANNOTATED)
     return "\n".join(lines)
+
+
+def _cell(figures: list[float] | None) -> str:
+    if figures is None:
+        return NOT_MEASURED
+    value, low, high = figures
+    return f"{value:.1f} ± {(high - low) / 2:.1f}"
 
 
 if __name__ == "__main__":

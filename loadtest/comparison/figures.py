@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,7 @@ def locales(students: Mapping[str, Json], metric: str, title: str) -> Figure:
     with _drawing(max(5.0, 1.6 + 0.9 * len(names)), 3.6, f"{title.capitalize()} by locale", "y") as (figure, axis):
         width = 0.8 / len(students)
         for place, (name, student) in enumerate(students.items()):
-            scored = [student["quality"]["locales"][locale][metric] for locale in names]
+            scored = [student["quality"]["locales"][locale][metric] or [math.nan] * 3 for locale in names]
             where = [k + (place - (len(students) - 1) / 2) * width for k in range(len(names))]
             heights = [value for value, _, _ in scored]
             lines = [[value - low for value, low, _ in scored], [high - value for value, _, high in scored]]

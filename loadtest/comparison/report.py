@@ -15,7 +15,7 @@ from loadtest.load.students import manifests_of
 from service.student.manifest import Manifest, StudentError
 from training.data.utterances import Utterance
 from training.evaluation.paired import changes, compare
-from training.evaluation.scoring import PredictedLabels, Scorecard, interval
+from training.evaluation.scoring import NOT_MEASURED, PredictedLabels, Scorecard, interval
 
 Json = dict[str, Any]
 
@@ -99,7 +99,7 @@ def judging_metric(students: Mapping[str, Json]) -> str:
         StudentError: there is none.
     """
     for name in JUDGING_METRICS:
-        if all(name in student["quality"]["mean"] for student in students.values()):
+        if all(student["quality"]["mean"].get(name) for student in students.values()):
             return name
     raise StudentError("the students have no head in common for which the data has labels")
 
@@ -142,8 +142,10 @@ def recommendation(report: Json) -> str:
     return text
 
 
-def signed(difference: Sequence[float]) -> str:
-    """A difference with its interval."""
+def signed(difference: Sequence[float] | None) -> str:
+    """A difference with its interval; None is not measured."""
+    if difference is None:
+        return NOT_MEASURED
     value, low, high = difference
     return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
@@ -190,6 +192,7 @@ def report_of(
         "comparisons": comparisons,
         "required": choose(students, required) if required else None,
         "utterances": cards[first.name].sizes,
+        "slots_annotated": cards[first.name].annotated,
         "mean_over": cards[first.name].over,
         "machine": machine(),
         "versions": versions(),

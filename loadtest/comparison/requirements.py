@@ -68,7 +68,8 @@ class Requirement(NamedTuple):
             return cost
         quality = student["quality"]
         scored = quality["locales"][self.locale] if self.locale else quality["mean"]
-        return float(scored[self.figure][0]) if self.figure in scored else None
+        figures = scored.get(self.figure)
+        return float(figures[0]) if figures else None
 
 
 def parse(text: str) -> Requirement:

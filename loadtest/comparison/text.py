@@ -8,6 +8,7 @@ from typing import Any
 from loadtest.comparison.document import Block, Bullets, Heading, Paragraph, Picture
 from loadtest.comparison.report import FRONT, LOCALES, PHASES, SHOWN_PHASES, TITLES, signed
 from loadtest.load.tables import Table
+from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED
 
 Json = dict[str, Any]
 
@@ -94,7 +95,13 @@ def _shown(report: Json) -> list[str]:
     return [metric for metric in TITLES if all(metric in mean for mean in means)]
 
 
-def _with_margin(score: Sequence[float]) -> str:
+def _figure(score: Sequence[float] | None) -> str:
+    return NOT_MEASURED if score is None else f"{score[0]:.1f}"
+
+
+def _with_margin(score: Sequence[float] | None) -> str:
+    if score is None:
+        return NOT_MEASURED
     value, low, high = score
     return f"{value:.1f} ± {(high - low) / 2:.1f}"
 
@@ -104,11 +111,11 @@ def _by_locale(report: Json) -> Table:
     rows = [
         [
             locale,
-            *(" / ".join(f"{s['quality']['locales'][locale][metric][0]:.1f}" for s in students) for metric in shown),
+            *(" / ".join(_figure(s["quality"]["locales"][locale][metric]) for s in students) for metric in shown),
         ]
         for locale in report["utterances"]
     ]
-    means = [" / ".join(f"{s['quality']['mean'][metric][0]:.1f}" for s in students) for metric in shown]
+    means = [" / ".join(_figure(s["quality"]["mean"][metric]) for s in students) for metric in shown]
     header = [" / ".join(report["students"]), *(TITLES[metric] for metric in shown)]
     return Table(header, [*rows, [f"mean of {', '.join(report['mean_over'])}", *means]])
 
@@ -177,6 +184,9 @@ def _how(report: Json) -> list[Block]:
         f"{measured['bound_ms']:g} ms, by bisection.",
         "* is on the Pareto front: no other student is both as accurate and as fast.",
     ]
+    counts = report.get("slots_annotated")  # reports of older versions lack it
+    if counts and not any(counts.values()):
+        items.append(f"In this data {SLOTS_NOT_ANNOTATED}.")
     if report["left_out"]:
         items.append(f"Not compared, as not all students support them: {', '.join(report['left_out'])}.")
     if report["warning"]:

@@ -19,7 +19,7 @@ def mistakes_of(references: Sequence[Utterance], answers: Sequence[PredictedLabe
 
     `intents` and `slots` have `count`, `precision`, `recall` and `f1` of each label that occurs, the weakest first.
     A slot is right if name and value are. `taken_for` are the intents that are answered most often instead. `texts` are
-    the utterances with a wrong intent or slot. Heads without labels or answers are left out.
+    the utterances with a wrong intent or slot. Labels that are not annotated, or that the model lacks, don't count.
     """
     pairs = list(zip(references, answers, strict=True))
     intents = [(u.intent, a.intent) for u, a in pairs]
@@ -27,7 +27,7 @@ def mistakes_of(references: Sequence[Utterance], answers: Sequence[PredictedLabe
     for utterance, answer in pairs:
         expected, found = _slots(utterance, utterance.slots), _slots(utterance, answer.slots or ())
         wrong_intent = bool(utterance.intent and answer.intent and utterance.intent != answer.intent)
-        wrong_slots = answer.slots is not None and expected != found
+        wrong_slots = utterance.slots_annotated and answer.slots is not None and expected != found
         if wrong_intent or wrong_slots:
             texts.append(
                 {
@@ -41,7 +41,7 @@ def mistakes_of(references: Sequence[Utterance], answers: Sequence[PredictedLabe
                 }
             )
     slots: list[tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]] = [
-        (_slots(u, u.slots), _slots(u, a.slots)) for u, a in pairs if a.slots is not None
+        (_slots(u, u.slots), _slots(u, a.slots)) for u, a in pairs if a.slots is not None and u.slots_annotated
     ]
     return {
         "utterances": len(pairs),

@@ -23,8 +23,8 @@ def compare(candidate: Scorecard, baseline: Scorecard) -> Json:
     """What changes from a baseline to a candidate, scored on the same utterances.
 
     Returns {"locales": {locale: {metric: [difference, low, high]}}, "mean": {metric: [...]}, "exact_match": {locale:
-    {"gained", "lost", "p_value"}}}: differences in points with 95 % intervals, of the metrics that both have; and how
-    many utterances only the candidate, and only the baseline, answers right.
+    {"gained", "lost", "p_value"}}}: differences in points with 95 % intervals, of the metrics that both have, None
+    where nothing is annotated; and how many utterances only the candidate, and only the baseline, answers right.
     """
     result: Json = {"locales": {}, "exact_match": {}}
     for name, now in candidate.values.items():
@@ -34,7 +34,7 @@ def compare(candidate: Scorecard, baseline: Scorecard) -> Json:
     for locale, exact in candidate.exact.items():
         gained = int(((exact == 1) & (baseline.exact[locale] == 0)).sum())
         lost = int(((exact == 0) & (baseline.exact[locale] == 1)).sum())
-        if "exact_match" in result["locales"][locale]:
+        if result["locales"][locale].get("exact_match"):
             result["exact_match"][locale] = {"gained": gained, "lost": lost, "p_value": mcnemar(gained, lost)}
     return result
 

@@ -14,7 +14,7 @@ from typing import Any
 from training.data.typed import TYPED, typed_pairs
 from training.data.utterances import Utterance
 from training.evaluation.paired import compare
-from training.evaluation.scoring import MEAN, PredictedLabels, Scorecard
+from training.evaluation.scoring import MEAN, PredictedLabels, Scorecard, is_measured
 
 MAX_UTTERANCES = 500  # of a locale and row: the same sentences in all rows as far as possible
 MEASURES = ("exact_match", "slot_f1", "intent_accuracy", "domain_accuracy")  # the first one that the heads allow
@@ -56,7 +56,8 @@ class TypedSuite:
                 Scorecard.of([self.texts[i] for i in side], [answers[i] for i in side])
                 for side in zip(*places, strict=True)
             )
-            metric = next((name for name in MEASURES if name in plain.values[MEAN]), "")
+            means = plain.values[MEAN], typed.values[MEAN]
+            metric = next((name for name in MEASURES if all(name in m and is_measured(m[name]) for m in means)), "")
             if not metric:  # neither labels nor slots
                 continue
             drops = compare(plain, typed)

@@ -2,8 +2,12 @@
 
 Slots are compared at the words of the reference text: runs between white space, or single characters for the locales
 that MASSIVE scores so. A word with a slot's edge between two of its letters or digits counts as two words: "keller" is
-not "kellerlicht". Marks at the edge of a value don't matter. Utterances without a label are left out of the metrics of
-that label.
+not "kellerlicht". Marks at the edge of a value don't matter.
+
+Utterances without a label are left out of the metrics of that label, and a metric without any is NaN (null in reports),
+never 0 or 100. So is slot F1 where neither side has a slot. Slots that are not annotated are not the same as none
+(`Utterance.slots_annotated`): metrics that need them count the annotated utterances alone. Where no utterance of the
+set has them, exact match is the intent alone, IRER domain and intent, and `SLOTS_NOT_ANNOTATED` says so.
 
 A weight matrix [1 + resamples, utterances] holds how often each utterance is drawn. Row 0 draws each once, so the first
 of all computed values is that of the set itself; the others are those of bootstrap samples (Efron and Tibshirani, *An
@@ -45,6 +49,9 @@ METRICS = {  # by name: the heads that it needs
     "semer": ("intent", "slots"),
     "irer": ("domain", "intent", "slots"),
 }
+WITHOUT_SLOTS = ("exact_match", "irer")  # metrics that are left where no slots are annotated
+SLOTS_NOT_ANNOTATED = "no slots are annotated: slot metrics are not measured, exact match is the intent alone"
+NOT_MEASURED = "–"  # in tables
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -89,8 +96,10 @@ def semantic_errors(utterance: Utterance, answer: PredictedLabels) -> tuple[int,
     """Numerator and denominator of SemER (Su et al. 2018): (S + D + I + intent error, reference slots + 1).
 
     Slots are aligned by name and value: a pair of one name with different values is a substitution, a surplus
-    reference a deletion, a surplus prediction an insertion.
+    reference a deletion, a surplus prediction an insertion. Where slots are not annotated, only the intent counts.
     """
+    if not utterance.slots_annotated:
+        return int(answer.intent != utterance.intent), 1
     expected: Counter[tuple[str, str]] = Counter((s.name, utterance.value(s)) for s in utterance.slots)
     found: Counter[tuple[str, str]] = Counter((s.name, utterance.value(s)) for s in answer.slots or ())
     missing, surplus = (Counter(name for name, _ in x.elements()) for x in (expected - found, found - expected))
@@ -135,53 +144,68 @@ def _share(value: float) -> Ratio:
     return (0, 0) if math.isnan(value) else (value, 1)
 
 
-def _ratios_of(utterance: Utterance, answer: PredictedLabels) -> dict[str, Ratio]:
-    """The numerator and denominator of one answer for each metric that is not macro-averaged."""
+def _ratios_of(utterance: Utterance, answer: PredictedLabels, slots_count: bool) -> dict[str, Ratio]:
+    """The numerator and denominator of one answer for each metric that is not macro-averaged.
+
+    `slots_count`: whether exact match and IRER need slots, so that an utterance without annotated ones has neither.
+    """
+    annotated = utterance.slots_annotated
     words = reference_words(utterance.text, utterance.locale, (*utterance.slots, *(answer.slots or ())))
     expected, found = tags_of(words, utterance.slots), tags_of(words, answer.slots or ())
     merged = massive_spans(expected), massive_spans(found)
     domain = float(answer.domain == utterance.domain) if utterance.domain else math.nan
     intent = float(answer.intent == utterance.intent) if utterance.intent else math.nan
-    exact = intent * (merged[0] == merged[1])
+    exact = intent * (merged[0] == merged[1]) if annotated else math.nan if slots_count else intent
     strict, massive = count_spans(spans_of_tags(expected), spans_of_tags(found)), count_spans(*merged)
+    semer = semantic_errors(utterance, answer)
     return {
         "domain_accuracy": _share(domain),
         "intent_accuracy": _share(intent),
         "icer": _share(1 - intent),
-        "slot_f1": (2 * massive[0], massive[1] + massive[2]),
-        "slot_f1_strict": (2 * strict[0], strict[1] + strict[2]),
+        "slot_f1": (2 * massive[0], massive[1] + massive[2]) if annotated else (0, 0),
+        "slot_f1_strict": (2 * strict[0], strict[1] + strict[2]) if annotated else (0, 0),
         "exact_match": _share(exact),
-        "semer": semantic_errors(utterance, answer) if utterance.intent else (0, 0),
+        "semer": semer if annotated and utterance.intent else (0, 0),
         "irer": _share(1 - domain * exact),
     }
 
 
 class Scores:
-    """Every metric that the model's heads allow: `values`, in percent, [1 + resamples].
+    """Every metric that the model's heads allow: `values`, in percent, [1 + resamples]; NaN where nothing is annotated.
 
-    `exact`, [utterances], is 1 where intent and every tag are right, else 0; NaN where the reference has no intent.
+    `exact`, [utterances], is 1 where intent and every tag are right, else 0; NaN where the reference lacks them.
     """
 
-    def __init__(self, references: Sequence[Utterance], answers: Sequence[PredictedLabels], resamples: int = 0) -> None:
-        """Compare; both sequences have the same order. Raises ValueError when they differ in length or are empty."""
+    def __init__(
+        self,
+        references: Sequence[Utterance],
+        answers: Sequence[PredictedLabels],
+        resamples: int = 0,
+        slots_count: bool | None = None,
+    ) -> None:
+        """Compare; both sequences have the same order.
+
+        `slots_count` is whether exact match and IRER need annotated slots, by default where any reference has them.
+        Raises ValueError when the sequences differ in length or are empty.
+        """
         if len(references) != len(answers) or not references:
             counts = f"{len(references)} references and {len(answers)} answers"
             raise ValueError(f"{counts}; allowed: equally many, at least one")
         first, weights = answers[0], weights_of(len(references), resamples)
-        has = {
-            "domain": first.domain is not None and any(u.domain for u in references),
-            "intent": first.intent is not None and any(u.intent for u in references),
-            "slots": first.slots is not None,
-        }
-        rows = [_ratios_of(u, a) for u, a in zip(references, answers, strict=True)]
+        if slots_count is None:
+            slots_count = any(u.slots_annotated for u in references)
+        has = {head for head in ("domain", "intent", "slots") if getattr(first, head) is not None}
+        rows = [_ratios_of(u, a, slots_count) for u, a in zip(references, answers, strict=True)]
         self.values: dict[str, Floats] = {}
-        for name in (name for name, heads in METRICS.items() if all(has[head] for head in heads)):
+        for name, heads in METRICS.items():
+            needed = set(heads) - ({"slots"} if name in WITHOUT_SLOTS and not slots_count else set())
+            if not has.issuperset(needed):
+                continue
             if name == "domain_f1":
                 self.values[name] = PERCENT * _domain_f1(references, answers, weights)
             else:
                 sums = (weights @ np.array([row[name] for row in rows], dtype=np.float32)).astype(np.float64)
-                nothing = 1.0 if name.startswith("slot_f1") else math.nan  # F1 where neither side has a slot
-                self.values[name] = PERCENT * ratio(sums[:, 0], sums[:, 1], nothing)
+                self.values[name] = PERCENT * ratio(sums[:, 0], sums[:, 1])
         exact = np.array([row["exact_match"] for row in rows])
         self.exact = np.where(exact[:, 1] > 0, exact[:, 0], math.nan)
 
@@ -190,19 +214,28 @@ def _domain_f1(references: Sequence[Utterance], answers: Sequence[PredictedLabel
     names = sorted({u.domain for u in references if u.domain} | {a.domain for a in answers if a.domain})
     index = {name: i for i, name in enumerate(names)}
     labelled = [i for i, u in enumerate(references) if u.domain]
+    if not labelled:
+        return np.full(len(weights), math.nan)
     expected = np.array([index[references[i].domain or ""] for i in labelled])
     found = np.array([index.get(answers[i].domain or "", -1) for i in labelled])
     return macro_f1(expected, found, len(names), weights[:, labelled])
 
 
 def interval(resampled: Floats) -> tuple[float, float]:
-    """The 95 % percentile interval of resampled values."""
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    """The 95 % percentile interval of resampled values, without those in which nothing annotated was drawn (NaN)."""
+    low, high = np.nanpercentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
 
-def with_interval(values: Floats) -> list[float]:
-    """The first of [1 + resamples] values, and the ends of the interval of the others."""
+def is_measured(values: Floats | float) -> bool:
+    """Whether a metric, or the first of its [1 + resamples] values, is a number."""
+    return not np.isnan(np.ravel(values)[0])
+
+
+def with_interval(values: Floats) -> list[float] | None:
+    """The first of [1 + resamples] values, and the ends of the interval of the others; None: not measured."""
+    if not is_measured(values):
+        return None
     return [round(x, 3) for x in (float(values[0]), *interval(values[1:]))]
 
 
@@ -212,10 +245,22 @@ def mean_locales(locales: Collection[str]) -> list[str]:
 
 
 def with_mean(by_locale: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Metrics by locale, and under `MEAN` their mean over the `mean_locales`."""
+    """Metrics by locale, and under `MEAN` their mean over those of the `mean_locales` where they are measured."""
     chosen = [by_locale[locale] for locale in mean_locales(by_locale)]
-    mean = {name: sum(scores[name] for scores in chosen) / len(chosen) for name in chosen[0]}
+    mean = {}
+    for name in chosen[0]:
+        found = [scores[name] for scores in chosen]
+        found = [values for values in found if is_measured(values)] or found
+        mean[name] = sum(found) / len(found)
     return {**{locale: dict(scores) for locale, scores in by_locale.items()}, MEAN: mean}
+
+
+def annotated_counts(utterances: Iterable[Utterance]) -> dict[str, int]:
+    """How many utterances of each locale have annotated slots."""
+    counts: Counter[str] = Counter()
+    for utterance in utterances:
+        counts[utterance.locale] += utterance.slots_annotated
+    return dict(counts)
 
 
 @dataclass(frozen=True)
@@ -226,6 +271,7 @@ class Scorecard:
     """
 
     sizes: dict[str, int]  # utterances by locale
+    annotated: dict[str, int]  # those whose slots are annotated
     values: dict[str, dict[str, Floats]]  # `Scores.values` by locale, and under `MEAN` their mean
     exact: dict[str, Floats]  # `Scores.exact` by locale, the utterances in order of their ids
 
@@ -235,12 +281,14 @@ class Scorecard:
     ) -> Scorecard:
         """Score answers, which have the order of the references."""
         scores: dict[str, Scores] = {}
-        sizes = Counter(u.locale for u in references)
+        sizes, annotated = Counter(u.locale for u in references), annotated_counts(references)
+        slots_count = any(annotated.values())
         for locale in sizes:
             rows = sorted((i for i, u in enumerate(references) if u.locale == locale), key=lambda i: references[i].id)
-            scores[locale] = Scores([references[i] for i in rows], [answers[i] for i in rows], resamples)
+            of_locale = [references[i] for i in rows], [answers[i] for i in rows]
+            scores[locale] = Scores(*of_locale, resamples, slots_count)
         values = with_mean({locale: found.values for locale, found in scores.items()})
-        return cls(dict(sizes), values, {locale: found.exact for locale, found in scores.items()})
+        return cls(dict(sizes), annotated, values, {locale: found.exact for locale, found in scores.items()})
 
     @property
     def over(self) -> list[str]:
@@ -248,7 +296,7 @@ class Scorecard:
         return mean_locales(self.sizes)
 
     def mean(self) -> dict[str, float]:
-        """The mean of each metric."""
+        """The mean of each metric; NaN where it is not measured."""
         return {name: float(values[0]) for name, values in self.values[MEAN].items()}
 
     def mean_samples(self) -> dict[str, Floats]:
@@ -256,17 +304,26 @@ class Scorecard:
         return {name: values[1:] for name, values in self.values[MEAN].items()}
 
     def report(self) -> dict[str, Any]:
-        """Metrics as [value, low, high], with 95 % intervals.
+        """Metrics as [value, low, high], with 95 % intervals; None where nothing is annotated.
 
-        Returns {"utterances": {locale: count}, "locales": {locale: {metric: [...]}}, "mean": {metric: [...]},
-        "mean_over": [...]}.
+        Returns {"utterances": {locale: count}, "slots_annotated": {locale: count}, "locales": {locale: {metric:
+        [...]}}, "mean": {metric: [...]}, "mean_over": [...]}.
         """
         found = {x: {name: with_interval(v) for name, v in values.items()} for x, values in self.values.items()}
         mean = found.pop(MEAN)
-        return {"utterances": self.sizes, "locales": found, "mean": mean, "mean_over": self.over}
+        counts = {"utterances": self.sizes, "slots_annotated": self.annotated}
+        return {**counts, "locales": found, "mean": mean, "mean_over": self.over}
 
 
-def score_by_locale(references: Sequence[Utterance], answers: Sequence[PredictedLabels]) -> dict[str, dict[str, float]]:
-    """Metrics in percent per locale, and under "mean" their mean over the `mean_locales`."""
+def score_by_locale(
+    references: Sequence[Utterance], answers: Sequence[PredictedLabels]
+) -> dict[str, dict[str, float | None]]:
+    """Metrics in percent per locale, and under "mean" their mean over the `mean_locales`.
+
+    None where nothing is annotated.
+    """
     values = Scorecard.of(references, answers, resamples=0).values
-    return {locale: {name: float(found[0]) for name, found in scores.items()} for locale, scores in values.items()}
+    return {
+        locale: {name: float(found[0]) if is_measured(found) else None for name, found in scores.items()}
+        for locale, scores in values.items()
+    }

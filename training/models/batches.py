@@ -89,10 +89,10 @@ class ExampleEncoder:
         self._tags = {name: i for i, name in enumerate(labels.slots)}
 
     def encode(self, utterance: Utterance) -> Example:
-        """One utterance; a label that the student lacks becomes IGNORED."""
+        """One utterance; a label that the student lacks, and slots that are not annotated, become IGNORED."""
         encoded: Encoded = self.encoder.encode(utterance.text)
         slots = [IGNORED] * len(encoded.ids)
-        if self._tags:
+        if self._tags and utterance.slots_annotated:
             for position, tag in zip(encoded.first_tokens, tags_of(encoded.words, utterance.slots), strict=True):
                 slots[position] = self._tags.get(tag, IGNORED)
         domain = self._domain.get(utterance.domain or "", IGNORED)

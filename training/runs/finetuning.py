@@ -19,7 +19,7 @@ from training.data import datasets
 from training.data.augmentation import typed_copy
 from training.data.labels import labels_of
 from training.data.utterances import Utterance, checksum_of
-from training.evaluation.scoring import score_by_locale
+from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED, score_by_locale
 from training.models.batches import EpochData, ExampleEncoder
 from training.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.models.contextual import ContextualWords
@@ -96,12 +96,16 @@ def read_data(settings: FinetuneSettings) -> Data:
         )
         train = [train[i] for i in sorted(chosen)]
     dev, held_out = dataset.part("dev", served), HeldOut(dataset.utterances)
+    if not any(is_labelled(u, heads) for u in dev):
+        raise datasets.DatasetError(f"{settings.data}: no dev utterance has a label for {', '.join(heads)}")
     return Data(train, dev, served, labels, dataset.skipped, held_out)
 
 
 def is_labelled(utterance: Utterance, heads: Sequence[str]) -> bool:
-    """Whether an utterance has a label for one of the heads (no slots is a label, too)."""
-    return "slots" in heads or any(getattr(utterance, head) for head in heads)
+    """Whether an utterance has a label for one of the heads (annotated as having no slots is a label, too)."""
+    if "slots" in heads and utterance.slots_annotated:
+        return True
+    return any(getattr(utterance, head) for head in heads)
 
 
 class Run:
@@ -171,6 +175,8 @@ class Run:
         total, outside = self.model.count_parameters()
         log.info("%s: %d parameters, %d of them outside embeddings and heads", self.settings.size, total, outside)
         log.info("%d utterances to train on, %d to score on, %s", len(self.data.train), len(self.data.dev), self.device)
+        if not any(utterance.slots_annotated for utterance in self.data.dev):
+            log.info("dev: %s", SLOTS_NOT_ANNOTATED)
         with self.loop.bar():
             if self._ended_unscored():
                 self._score_epoch()
@@ -205,8 +211,9 @@ class Run:
         loss = round(progress.summed_loss / self.epochs.steps, 4)
         progress.history.append({"epoch": epoch, "loss": loss, "dev": _rounded(scores["mean"])})
         progress.summed_loss = 0.0
-        loop.report({f"dev_{name}": value for name, value in scores["mean"].items()})
-        score = next(float(scores["mean"][name]) for name in SELECTED_BY if name in scores["mean"])
+        mean = {name: value for name, value in scores["mean"].items() if value is not None}
+        loop.report({f"dev_{name}": value for name, value in mean.items()})
+        score = next((mean[name] for name in SELECTED_BY if name in mean), 0.0)
         better = score > progress.best
         if better:
             progress.best, progress.best_epoch = score, epoch
@@ -275,13 +282,16 @@ def first_tokenizer(settings: FinetuneSettings, data: Data, start: Checkpoint | 
     return train_tokenizer(texts, settings.vocabulary)
 
 
-def table(scores: dict[str, dict[str, float]]) -> str:
+def table(scores: dict[str, dict[str, float | None]]) -> str:
     """Scores by locale as lines of text."""
     names = [n for n in ("domain_f1", "intent_accuracy", "slot_f1", "exact_match", "semer") if n in scores["mean"]]
     lines = [f"{'':8}" + "".join(f"{name:>17}" for name in names)]
-    lines += [f"{locale:8}" + "".join(f"{values[name]:17.2f}" for name in names) for locale, values in scores.items()]
+    for locale, values in scores.items():
+        cells = (NOT_MEASURED if (value := values[name]) is None else f"{value:.2f}" for name in names)
+        lines.append(f"{locale:8}" + "".join(f"{cell:>17}" for cell in cells))
     return "\n".join(lines)
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(float(value), 3) for name, value in values.items()}  # a resume state holds no NumPy scalars
+def _rounded(values: dict[str, float | None]) -> dict[str, float | None]:
+    """Plain numbers; a resume state holds no NumPy scalars."""
+    return {name: None if value is None else round(float(value), 3) for name, value in values.items()}

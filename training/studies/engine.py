@@ -50,5 +50,6 @@ def publish(out: Path) -> dict[str, Any]:
         content = effects_report.write_report(out)
         return {"report": str(out / "report.md"), "title": content["title"], "missing": content["missing"]}
     content = table_report.write_report(out)
-    scores = {name: run["mean"]["exact_match"][0] for name, run in content["runs"].items()}
+    found = {name: run["mean"].get("exact_match") for name, run in content["runs"].items()}
+    scores = {name: figures and figures[0] for name, figures in found.items()}
     return {"report": str(out / "ladder.md"), "exact_match": scores}

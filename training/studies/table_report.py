@@ -9,7 +9,7 @@ from pathlib import Path
 from training.data.files import write_atomically, write_json
 from training.data.utterances import Slot, Utterance
 from training.evaluation.paired import compare
-from training.evaluation.scoring import PredictedLabels, Scorecard
+from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED, PredictedLabels, Scorecard
 from training.studies.effects_text import Json, markdown_table
 from training.studies.layout import Layout
 from training.studies.measures import read_utterances
@@ -94,6 +94,8 @@ def render(content: Json) -> str:
         "utterances; one seed each, so differences of a point may be the seed's.",
         *_plan(content["plan"]),
     ]
+    if not any(next(iter(content["runs"].values()))["slots_annotated"].values()):
+        lines += ["", f"In this data {SLOTS_NOT_ANNOTATED}."]
     if content["missing"]:
         lines += ["", f"Not done yet: {', '.join(content['missing'])}."]
     for table in (table for table in content["tables"] if table["baseline"] in content["runs"]):
@@ -120,7 +122,8 @@ def _comparison(table: Json, content: Json) -> list[str]:
     rows = []
     for name in (x for x in dict.fromkeys((table["baseline"], *table["runs"])) if x in content["runs"]):
         run, changes = content["runs"][name], table["changes"].get(name)
-        change = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*changes["exact_match"]) if changes else None
+        difference = changes.get("exact_match") if changes else None
+        change = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*difference) if difference else None
         rows.append([run["title"], *_scores(run["mean"]), change, f"{run['steps']:,}"])
     if content["majority"]:
         rows.append([MAJORITY, *_scores(content["majority"]["mean"]), None, None])
@@ -129,7 +132,7 @@ def _comparison(table: Json, content: Json) -> list[str]:
 
 def _scores(mean: Json) -> list[str | None]:
     """The metrics of a run; None where its heads or the data lack labels."""
-    return [f"{mean[metric][0]:.1f}" if metric in mean else None for metric in METRICS]
+    return [f"{mean[metric][0]:.1f}" if mean.get(metric) else None for metric in METRICS]
 
 
 def _students(students: Json) -> list[str]:
@@ -138,7 +141,7 @@ def _students(students: Json) -> list[str]:
     for student in students.values():
         shape = f"{student['layers']} x {student['hidden']}, {student['non_embedding_parameters'] / 1e6:.1f} M"
         mean, micro = student["quality"]["mean"], student["microseconds"]
-        quality = [f"{mean[metric]:.1f}" if metric in mean else None for metric in METRICS]
+        quality = [None if mean.get(metric) is None else f"{mean[metric]:.1f}" for metric in METRICS]
         size = f"{student['bytes'] / 1e6:.1f} MB"
         rows.append(
             [student["title"], shape, student["precision"], size, *quality, " / ".join(map(str, micro.values()))]
@@ -165,7 +168,7 @@ def _by_locale(content: Json) -> list[str]:
     locales = list(next(iter(runs.values())))
 
     def cell(scores: Json) -> str:
-        return " / ".join(f"{scores[metric][0]:.1f}" if metric in scores else "-" for metric in BY_LOCALE)
+        return " / ".join(f"{scores[metric][0]:.1f}" if scores.get(metric) else NOT_MEASURED for metric in BY_LOCALE)
 
     rows = [[title, *(cell(found[locale]) for locale in locales)] for title, found in runs.items()]
     shown = " / ".join(METRICS[metric] for metric in BY_LOCALE)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.student.tokenization import TextEncoder
 from training.data import datasets
 from training.data.formats.base import OFFSETS, Offsets, ReadOptions
 from training.data.offsets import code_points
 from training.data.utterances import Slot
+from training.text.tokenizer import train_tokenizer
 
 TEXTS = ("😀🙂 mach das licht im bad an", "weck mich in köln um sieben uhr")
 
@@ -60,11 +63,11 @@ def test_the_chosen_kind_is_read_without_a_word(tmp_path: Path, offsets: Offsets
     [
         (
             "inclusive",
-            "2 of 2 slots begin or end inside a word, the first: x = 'ba' in 'bad'; all 2 ends are one short",
+            "2 of 2 slots (100%) begin or end inside a word, the first: x = 'ba' in 'bad'; all 2 ends are one short",
         ),
         (
             "utf16",
-            "1 of 2 slots begin or end inside a word, the first: x = 'd a' in 'bad an'; offsets in UTF-16 units?",
+            "1 of 2 slots (50%) begin or end inside a word, the first: x = 'd a' in 'bad an'; offsets in UTF-16 units?",
         ),
     ],
 )
@@ -104,15 +107,50 @@ def test_a_part_of_a_compound_is_said_to_be_out_of_reach(tmp_path: Path) -> None
 
     (note,) = [n for n in datasets.load(str(tmp_path / "data.csv")).notes if "inside a word" in n.message]
 
-    assert note.message.startswith("slots: 3 of 3 slots begin or end inside a word, the first: room = 'keller' in 'kel")
+    assert note.message.startswith(
+        "slots: 3 of 3 slots (100%) begin or end inside a word, the first: room = 'keller' in 'kel"
+    )
     assert "a student labels whole words" in note.message
 
 
-def test_languages_without_spaces_have_no_words_to_cut(tmp_path: Path) -> None:
-    row = {"text": "金曜日の午前九時", "locale": "ja-JP", "slots": [{"name": "date", "start": 0, "end": 3}]}
-    (tmp_path / "data.jsonl").write_text(json.dumps(row))
+def notes_of(folder: Path, text: str, locale: str, value: str) -> list[str]:
+    """What loading says of one slot in a text."""
+    start = text.index(value)
+    slot = {"name": "date", "start": start, "end": start + len(value)}
+    (folder / "data.jsonl").write_text(json.dumps({"text": text, "locale": locale, "slots": [slot]}))
+    dataset = datasets.load(str(folder / "data.jsonl"))
+    assert dataset.utterances[0].slots == (Slot("date", start, start + len(value)),)
+    return [note.message for note in dataset.notes if "inside a word" in note.message]
 
-    dataset = datasets.load(str(tmp_path / "data.jsonl"))
 
-    assert dataset.utterances[0].slots == (Slot("date", 0, 3),)
-    assert not [note for note in dataset.notes if "inside a word" in note.message]
+@pytest.mark.parametrize(
+    ("text", "locale", "value"),
+    [
+        ("金曜日の午前九時", "ja-JP", "金曜日"),
+        ("aliceの歌をかけて", "ja-JP", "alice"),
+        ("ｱﾗｰﾑを止めて", "ja-JP", "ｱﾗｰﾑ"),
+        ("星期五早上九点叫醒我", "zh-CN", "九点"),
+    ],
+)
+def test_characters_of_japanese_and_chinese_are_words(tmp_path: Path, text: str, locale: str, value: str) -> None:
+    encoder = TextEncoder(train_tokenizer([text, value]), 64)
+
+    assert value in (text[start:end] for start, end in spans_of_words(encoder.encode(text).words))
+    assert not notes_of(tmp_path, text, locale, value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("ปลุกฉันตอนเก้าโมงเช้า", "เก้าโมงเช้า"), ("ไปที่บ้าน", "บ้าน"), ("ไปที่ร้าน", "ไปที่")])
+def test_thai_without_spaces_is_said_to_be_out_of_reach(tmp_path: Path, text: str, value: str) -> None:
+    encoder = TextEncoder(train_tokenizer([text, value]), 64)
+
+    (message,) = notes_of(tmp_path, text, "th-TH", value)
+
+    assert value not in (text[start:end] for start, end in spans_of_words(encoder.encode(text).words))
+    assert "1 of 1 slots (100%) begin or end inside a word" in message
+    assert "put spaces around words" in message
+    assert not notes_of(tmp_path, text.replace(value, f" {value} ").strip(), "th-TH", value)
+
+
+def spans_of_words(words: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans that a slot can have: from the start of a word to the end of it or a later one."""
+    return [(start, end) for i, (start, _) in enumerate(words) for _, end in words[i:]]

@@ -10,8 +10,10 @@ from sklearn.metrics import f1_score as sklearn_f1
 from service.student.decoding import spans_of_tags
 from training.data.annotation import parse
 from training.data.utterances import Utterance
+from training.evaluation.paired import compare
 from training.evaluation.scoring import (
     PredictedLabels,
+    Scorecard,
     Scores,
     count_spans,
     interval,
@@ -30,9 +32,16 @@ tag_pairs = st.lists(
 )
 
 
-def utterance(annotated: str, intent: str = "i", domain: str = "d", id_: str = "1", locale: str = "de-DE") -> Utterance:
+def utterance(
+    annotated: str,
+    intent: str = "i",
+    domain: str = "d",
+    id_: str = "1",
+    locale: str = "de-DE",
+    slots_annotated: bool = True,
+) -> Utterance:
     text, slots = parse(annotated)
-    return Utterance(id_, text, locale, "dev", domain, intent, slots)
+    return Utterance(id_, text, locale, "dev", domain, intent, slots, slots_annotated)
 
 
 def answer(annotated: str, intent: str = "i", domain: str = "d") -> PredictedLabels:
@@ -49,7 +58,7 @@ def test_strict_slot_f1_is_that_of_seqeval(sentences: list[list[tuple[str, str]]
         [count_spans(spans_of_tags(e), spans_of_tags(f)) for e, f in zip(expected, found, strict=True)], axis=0
     )
 
-    if counts[1] + counts[2]:  # seqeval calls nothing found of nothing 0, this project 1
+    if counts[1] + counts[2]:  # seqeval calls nothing found of nothing 0, this project null
         assert 2 * counts[0] / (counts[1] + counts[2]) == pytest.approx(seqeval_f1(expected, found, zero_division=0))
 
 
@@ -126,6 +135,71 @@ def test_utterances_without_a_label_count_for_none_of_its_metrics() -> None:
     assert metrics["semer"] == metrics["irer"] == 0
 
 
+def test_where_no_slots_are_annotated_exact_match_is_the_intent_and_slot_metrics_are_null() -> None:
+    references = [utterance("ja", intent, slots_annotated=False) for intent in ("a", "b", "b", "b")]
+
+    report = Scorecard.of(references, [answer("[x : ja]", "b", "other")] * 4).report()
+
+    mean = report["mean"]
+    assert mean["slot_f1"] is mean["slot_f1_strict"] is mean["semer"] is None
+    assert mean["intent_accuracy"][0] == mean["exact_match"][0] == 75
+    assert mean["irer"][0] == 100
+    assert report["slots_annotated"] == {"de-DE": 0}
+
+
+def test_a_model_without_slots_has_an_exact_match_where_none_are_annotated() -> None:
+    found = [PredictedLabels(intent="i")]
+
+    assert "exact_match" not in Scores([utterance("ja")], found).values
+    assert Scores([utterance("ja", slots_annotated=False)], found).values["exact_match"] == 100
+
+
+def test_slots_are_scored_on_the_annotated_utterances_alone() -> None:
+    annotated, other = utterance("um [time : neun]"), utterance("um neun", id_="2", slots_annotated=False)
+    answers = [answer("um [time : neun]"), answer("[date : um] neun", "wrong")]
+
+    metrics = Scores([annotated, other], answers).values
+
+    assert metrics["slot_f1"] == metrics["slot_f1_strict"] == metrics["exact_match"] == 100
+    assert metrics["semer"] == metrics["irer"] == 0
+    assert metrics["intent_accuracy"] == 50
+
+
+def test_a_locale_without_annotated_slots_is_left_out_of_the_mean_of_slot_metrics() -> None:
+    references = [utterance("um [time : neun]"), utterance("oui", locale="fr-FR", slots_annotated=False)]
+
+    scores = score_by_locale(references, [answer("um [time : neun]"), answer("[x : oui]", "wrong")])
+
+    for metric in ("slot_f1", "exact_match"):
+        assert [scores[locale][metric] for locale in ("de-DE", "fr-FR", "mean")] == [100, None, 100]
+    assert scores["mean"]["intent_accuracy"] == 50
+
+
+@pytest.mark.parametrize(("found", "slot_f1"), [("ja", None), ("[x : ja]", 0.0)])
+def test_slot_f1_of_utterances_that_have_no_slots(found: str, slot_f1: float | None) -> None:
+    scores = score_by_locale([utterance("ja")], [answer(found)])["mean"]
+
+    assert scores["slot_f1"] == slot_f1
+    assert scores["exact_match"] == (100 if slot_f1 is None else 0)
+
+
+def test_labels_that_nobody_annotated_have_null_metrics() -> None:
+    scores = score_by_locale([Utterance("1", "ja", "de-DE", "dev", intent="i")], [answer("ja")])["mean"]
+
+    assert scores["domain_f1"] is scores["domain_accuracy"] is scores["irer"] is None
+
+
+def test_the_difference_of_what_is_not_annotated_is_null() -> None:
+    references = [utterance("um [time : neun]"), utterance("oui", locale="fr-FR", slots_annotated=False)]
+    card = Scorecard.of(references, [answer("um [time : neun]"), answer("oui")])
+
+    differences = compare(card, card)
+
+    assert differences["locales"]["fr-FR"]["exact_match"] is None
+    assert differences["locales"]["de-DE"]["exact_match"] == [0, 0, 0]
+    assert list(differences["exact_match"]) == ["de-DE"]
+
+
 def test_a_domain_that_is_only_predicted_lowers_macro_f1() -> None:
     references = [utterance("ja", domain="a"), utterance("ja", domain="a")]
 
@@ -154,6 +228,12 @@ def test_a_slot_within_a_word_is_not_the_word(found: str, right: bool) -> None:
 
     assert scores["exact_match"] == 100 * right
     assert (scores["slot_f1"] == 100) == right
+
+
+def test_a_slot_that_ends_after_a_tone_mark_is_not_the_whole_run() -> None:
+    expected, found = utterance("ไป[place : ที่]นี่", locale="th-TH"), answer("ไป[place : ที่นี่]")
+
+    assert score_by_locale([expected], [found])["mean"]["slot_f1"] == 0
 
 
 def test_marks_at_the_edge_of_a_value_do_not_matter() -> None:
