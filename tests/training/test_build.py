@@ -41,6 +41,7 @@ def built(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.timeout(1200)  # seconds: several trainings, on a busy machine too
 def test_a_shipped_student_learns_the_data(built: Path, sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(sample), "--out", str(built), *SHAPE, "--locales", "de-DE"]
 
@@ -58,6 +59,7 @@ def test_a_shipped_student_learns_the_data(built: Path, sample: Path, capsys: py
     assert "<html" in (built / "data.html").read_text()
 
 
+@pytest.mark.timeout(1200)  # seconds: several trainings, on a busy machine too
 def test_a_missed_requirement_is_exit_code_1(built: Path, sample: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(sample), "--out", str(built), *SHAPE, "--locales", "de-DE", "--require", "disk_mb<=0.1"]
 
@@ -66,6 +68,7 @@ def test_a_missed_requirement_is_exit_code_1(built: Path, sample: Path, capsys: 
     assert "disk_mb is" in last_line(capsys)["required"]["misfits"]["xs"][0]
 
 
+@pytest.mark.timeout(1200)  # seconds: several trainings, on a busy machine too
 def test_new_data_later(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more, again = tmp_path / "more.csv", tmp_path / "again"
     texts = [f"mach das licht im {room} an,light_on" for room in ("bad", "keller", "flur", "büro", "schlafzimmer")]

@@ -20,8 +20,9 @@ from training.studies.page_style import PAGE_STYLE
 
 MAX_CONFUSED = 20  # intents in the heat map
 MAX_LABELS = 30  # in the tables of intents and slots
+PERFECT = 100.0  # F1 in percent
 STYLE = """
-.left td, .left th { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: anywhere; }
+.left td, .left th { text-align: left; white-space: normal; vertical-align: top; overflow-wrap: break-word; }
 .left td { max-width: 22rem; }
 .place, .soft { color: var(--soft-ink); font-size: 0.8rem; } .wrong { color: var(--error); }
 :root { --soft-ink: #666; --error: #b3261e; }
@@ -149,19 +150,21 @@ def _heat_map(matrix: np.ndarray[tuple[int, int], np.dtype[np.int64]], names: Se
 
 
 def _intents(intents: Sequence[Json]) -> str:
+    weak = [row for row in intents if row["f1"] < PERFECT]
     rows = [
         [
             escape(row["intent"]),
             *_figures(row),
             escape(", ".join(f"{name} ({count})" for name, count in row["taken_for"].items())),
         ]
-        for row in intents[:MAX_LABELS]
+        for row in weak[:MAX_LABELS]
     ]
     return _section("Weakest intents", ["intent", *_HEAD, "taken for"], rows, len(intents))
 
 
 def _slots(slots: Sequence[Json]) -> str:
-    rows = [[escape(row["slot"]), *_figures(row)] for row in slots[:MAX_LABELS]]
+    weak = [row for row in slots if row["f1"] < PERFECT]
+    rows = [[escape(row["slot"]), *_figures(row)] for row in weak[:MAX_LABELS]]
     return _section("Weakest slots", ["slot", *_HEAD], rows, len(slots))
 
 
@@ -175,7 +178,7 @@ def _figures(row: Json) -> list[str]:
 def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], total: int) -> str:
     if not rows:
         return ""
-    more = f"<p>The {len(rows)} weakest of {total}.</p>\n" if len(rows) < total else ""
+    more = f"<p>{len(rows)} of {total}; the others are better.</p>\n" if len(rows) < total else ""
     return f"<h2>{title}</h2>\n{more}{_table(head, rows)}"
 
 
