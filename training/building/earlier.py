@@ -93,7 +93,7 @@ def _text_key(utterance: Utterance) -> tuple[str, str]:
 def changes(earlier: Path, out: Path, sizes: Sequence[str], data: Kept) -> Json:
     """What each student of the sizes that both builds have answers otherwise on dev, as served.
 
-    `mended` were wrong and are right, `broken` the reverse. Raises StudentError: a student can't be used.
+    `mended` were wrong and are right, `broken` the reverse. Raises CheckpointError: a student can't be used.
     """
     rows = [i for i, utterance in enumerate(data.utterances) if utterance.partition == "dev"]
     dev = [data.utterances[i] for i in rows]

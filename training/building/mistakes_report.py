@@ -22,7 +22,7 @@ SHOWN_LABELS, SHOWN_TEXTS, SHOWN_CHANGES = 20, 100, 50  # in the Markdown; the J
 def write_mistakes(out: Path, run: str, data: Kept, changes: Json | None = None) -> Json:
     """Write the mistakes of an exported student on dev, and its changes against an earlier one where there is one.
 
-    Returns what mistakes.json holds. Raises StudentError: the student can't be used.
+    Returns what mistakes.json holds. Raises CheckpointError: the student can't be used.
     """
     rows = [i for i, utterance in enumerate(data.utterances) if utterance.partition == "dev"]
     answers = served_answers(Layout(out).student(run), [data.utterances[i] for i in rows])

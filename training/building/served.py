@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.student.manifest import StudentError
 from service.student.student import Student
 from training.data.utterances import Slot, Utterance
 from training.evaluation.scoring import PredictedLabels
+from training.models.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,11 @@ class Answer:
 
 
 def served_answers(folder: Path, utterances: Sequence[Utterance]) -> list[Answer]:
-    """The answers of the student in a folder. Raises StudentError: it can't be used."""
-    student = Student.load(folder)
+    """The answers of the student in a folder. Raises CheckpointError: it can't be used."""
+    try:
+        student = Student.load(folder)
+    except StudentError as error:
+        raise CheckpointError(str(error)) from error
     known = set(student.manifest.locales)
     found = []
     for utterance in utterances:

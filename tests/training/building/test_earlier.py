@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.building.earlier import change_lines, changed, joined
+from training.building.earlier import change_lines, changed, joined, read_earlier
 from training.building.kept import Kept
-from training.data.utterances import Utterance
+from training.building.served import served_answers
+from training.data.utterances import DatasetError, Utterance
 from training.evaluation.scoring import PredictedLabels
+from training.models.errors import CheckpointError
 
 OLD = Kept(
     (
@@ -88,3 +92,13 @@ def test_changed_answers() -> None:
         "  broken: 'weck mich' [alarm]: alarm -> play",
         "  mended: 'weck mich' [alarm]: play -> alarm",
     ]
+
+
+def test_a_folder_without_a_student_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="manifest"):
+        served_answers(tmp_path, OLD.utterances)
+
+
+def test_what_is_no_earlier_build(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"holds no recipe\.toml"):
+        read_earlier(tmp_path)
