@@ -25,9 +25,8 @@ import orjson
 from loadtest.comparison.document import html, markdown
 from loadtest.comparison.quality import answers_of_service
 from loadtest.comparison.report import Subject, report_of, subjects_of
-from loadtest.comparison.requirements import check_locales, parse
 from loadtest.comparison.serving import ServingBenchmark
-from loadtest.comparison.text import TITLE, blocks_of, table_of, verdict_of
+from loadtest.comparison.text import TITLE, blocks_of, table_of
 from loadtest.load.command import FAILED, command
 from loadtest.load.options import add, add_measurement, positive
 from loadtest.load.students import add_students
@@ -37,6 +36,7 @@ from service.student.manifest import StudentError
 from training.data.datasets import SAMPLE, DatasetError, load
 from training.data.files import write_atomically
 from training.data.utterances import PARTITIONS, Utterance
+from training.evaluation.requirements import RequirementError, check_locales, parse, verdict_of
 
 Json = dict[str, Any]
 
@@ -44,7 +44,7 @@ SHARED_CORE = "Service and load generator shared one core: latencies and rates a
 MAX_BODIES = 2000  # different requests that the load generator cycles through
 
 
-@command(StudentError, DatasetError)
+@command(StudentError, DatasetError, RequirementError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare students. Returns the exit code."""
     command_line = list(sys.argv[1:] if argv is None else argv)

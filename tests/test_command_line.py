@@ -19,6 +19,7 @@ BENCHMARKS = (
     "benchmarks.rasa",
     "benchmarks.export_recipes",
     "benchmarks.sizes",
+    "benchmarks.selection",
 )
 OTHERS = ("loadtest.shadow", "loadtest.population")
 MODULES = (*(command.module for command in COMMANDS.values()), *OTHERS, *BENCHMARKS)

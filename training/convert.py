@@ -1,4 +1,4 @@
-"""Read labelled data of any known format, say what was found, and write it as JSONL, Rasa YAML or CLU.
+"""Read labelled data of any known format, say what was found, and write it as JSONL, CSV, Rasa YAML or CLU.
 
     distilled-nlu convert --data export.csv --columns text=utt,intent=label --locales de-DE --out data.jsonl
 
@@ -24,7 +24,7 @@ from training.data.options import add_read_options, read_options
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    about = "Read labelled data of any known format, and write it as JSONL, Rasa YAML or CLU."
+    about = "Read labelled data of any known format, and write it as JSONL, CSV, Rasa YAML or CLU."
     whole = argparse.ArgumentParser(prog="python -m training.convert", description=about, allow_abbrev=False)
     add = whole.add_argument
     add("--data", required=True, help="labelled data: folder, archive, file or hub:NAME")

@@ -9,12 +9,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from loadtest.comparison.requirements import Requirement, choose
 from loadtest.load.machine import machine, versions
 from loadtest.load.students import manifests_of
 from service.student.manifest import Manifest, StudentError
 from training.data.utterances import Utterance
 from training.evaluation.paired import changes, compare
+from training.evaluation.requirements import Requirement, choose
 from training.evaluation.scoring import NOT_MEASURED, PredictedLabels, Scorecard, interval
 
 Json = dict[str, Any]

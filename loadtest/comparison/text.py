@@ -8,6 +8,7 @@ from typing import Any
 from loadtest.comparison.document import Block, Bullets, Heading, Paragraph, Picture
 from loadtest.comparison.report import FRONT, LOCALES, PHASES, SHOWN_PHASES, TITLES, signed
 from loadtest.load.tables import Table
+from training.evaluation.requirements import verdict_of
 from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED
 
 Json = dict[str, Any]
@@ -35,15 +36,6 @@ def blocks_of(report: Json) -> list[Block]:
     for comparison in report["comparisons"]:
         blocks += _differences(comparison)
     return [*blocks, *_how(report)]
-
-
-def verdict_of(required: Json) -> str:
-    """Which student meets the requirements, in one sentence."""
-    bounds = ", ".join(required["requirements"])
-    why = "; ".join(f"{name}: {', '.join(problems)}" for name, problems in required["misfits"].items())
-    if required["fits"]:
-        return f"The smallest student with {bounds} is {required['fits']}." + (f" Not: {why}." if why else "")
-    return f"No student meets {bounds}. {why}."
 
 
 def table_of(report: Json) -> str:

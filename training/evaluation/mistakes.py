@@ -19,16 +19,14 @@ def mistakes_of(references: Sequence[Utterance], answers: Sequence[PredictedLabe
 
     `intents` and `slots` have `count`, `precision`, `recall` and `f1` of each label that occurs, the weakest first.
     A slot is right if name and value are. `taken_for` are the intents that are answered most often instead. `texts` are
-    the utterances with a wrong intent or slot. Labels that are not annotated, or that the model lacks, don't count.
+    the utterances with a wrong intent or slot, `wrong` the heads that are. `confusions` are all pairs of an intent and
+    another one that is answered instead, the most frequent first. Heads without labels or answers are left out.
     """
     pairs = list(zip(references, answers, strict=True))
     intents = [(u.intent, a.intent) for u, a in pairs]
     texts = []
     for utterance, answer in pairs:
-        expected, found = _slots(utterance, utterance.slots), _slots(utterance, answer.slots or ())
-        wrong_intent = bool(utterance.intent and answer.intent and utterance.intent != answer.intent)
-        wrong_slots = utterance.slots_annotated and answer.slots is not None and expected != found
-        if wrong_intent or wrong_slots:
+        if wrong := wrong_heads(utterance, answer):
             texts.append(
                 {
                     "id": utterance.id,
@@ -38,18 +36,30 @@ def mistakes_of(references: Sequence[Utterance], answers: Sequence[PredictedLabe
                     "answered_intent": answer.intent,
                     "slots": [[slot.name, utterance.value(slot)] for slot in utterance.slots],
                     "answered_slots": [[slot.name, utterance.value(slot)] for slot in answer.slots or ()],
+                    "wrong": wrong,
                 }
             )
     slots: list[tuple[Counter[tuple[str, str]], Counter[tuple[str, str]]]] = [
         (_slots(u, u.slots), _slots(u, a.slots)) for u, a in pairs if a.slots is not None and u.slots_annotated
     ]
+    confused = Counter((a, b) for a, b in intents if a and b and a != b)
+    ordered = sorted(confused.items(), key=lambda item: (-item[1], item[0]))
     return {
         "utterances": len(pairs),
         "wrong": len(texts),
         "intents": _weak_intents([(a, b) for a, b in intents if a and b]),
         "slots": _weak_slots(slots),
+        "confusions": [{"intent": a, "answered": b, "count": count} for (a, b), count in ordered],
         "texts": texts,
     }
+
+
+def wrong_heads(utterance: Utterance, answer: PredictedLabels) -> list[str]:
+    """Which of intent and slots are wrong, each where it is labelled and answered; slots by names and values."""
+    wrong = ["intent"] if utterance.intent and answer.intent and utterance.intent != answer.intent else []
+    if answer.slots is not None and utterance.slots_annotated:
+        wrong += ["slots"] if _slots(utterance, answer.slots) != _slots(utterance, utterance.slots) else []
+    return wrong
 
 
 def _slots(utterance: Utterance, slots: Sequence[Slot]) -> Counter[tuple[str, str]]:

@@ -79,6 +79,18 @@ class Plan:
     seconds: float
 
 
+def seconds_by_stage(work: Work, chosen: Plan, teacher: str) -> dict[str, float]:
+    """The seconds of each part of a plan: the runs by the names of their stages, the teacher's answers, the exports."""
+    parts = {f"runs/{teacher}": work.training(work.teacher, chosen.teacher, chosen.share)}
+    if chosen.students:
+        parts["teacher's answers"] = work.answers(chosen.views, chosen.share)
+    for name, epochs in chosen.students.items():
+        parts[f"runs/{name}"] = work.runs * work.training(work.students[name], epochs, chosen.share)
+    if work.exported:
+        parts["exports"] = work.exports()
+    return parts
+
+
 def plan(work: Work, seconds: float) -> Plan:
     """The epochs for a budget in seconds. Raises BudgetError: it is too small."""
     if work.least() > seconds:

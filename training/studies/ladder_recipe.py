@@ -13,7 +13,7 @@ import json
 import logging
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from training.models.student import StudentConfig
 from training.runs.finetuning import read_data
 from training.runs.flags import listed
 from training.runs.settings import FinetuneSettings
-from training.studies.budget import Plan, Work, plan
+from training.studies.budget import Plan, Work, plan, seconds_by_stage
 from training.studies.recipe import RecipeError, read_recipe
 from training.studies.speed import Speed, measure, shape_of
 
@@ -65,6 +65,7 @@ class Asked:
     """What the command asks for; `texts` are plain text for the vocabulary, `locales` "" are all of the data.
 
     `from_shipped`: a student narrower than the teacher starts from the shipped one of its size, where there is one.
+    `starts`: checkpoints, or exported students, from which students start instead, by size.
     """
 
     encoder: str
@@ -78,6 +79,7 @@ class Asked:
     tokens: int = 16_000
     controls: bool = False
     from_shipped: bool = False
+    starts: Mapping[str, str] = field(default_factory=dict)
 
     def recorded(self) -> dict[str, Any]:
         """What the recipe's plan records, by which an interrupted ladder is recognised; "" is left out."""
@@ -92,6 +94,7 @@ class Asked:
             "texts": [_name(text) for text in listed(self.texts)],
             "controls": self.controls,
             **({"from_shipped": True} if self.from_shipped else {}),
+            **({"starts": sorted(self.starts)} if self.starts else {}),
         }
         return {name: value for name, value in found.items() if value != ""}
 
@@ -150,7 +153,8 @@ def compose(asked: Asked, threads: int) -> str:
     )
     chosen = plan(work, 60 * asked.minutes)
     same_width = [name for name, shape in below.items() if shape.hidden_size == teacher.hidden_size]
-    return _text(asked, data.served, teacher.size, same_width, chosen, speeds)
+    minutes = {name: round(value / 60, 2) for name, value in seconds_by_stage(work, chosen, teacher.size).items()}
+    return _text(asked, data.served, teacher.size, same_width, chosen, speeds, minutes)
 
 
 def _outline(asked: Asked) -> tuple[StudentConfig, Tokenizer]:
@@ -162,7 +166,13 @@ def _outline(asked: Asked) -> tuple[StudentConfig, Tokenizer]:
 
 
 def _text(
-    asked: Asked, locales: list[str], teacher: str, same_width: list[str], chosen: Plan, speeds: Mapping[str, Speed]
+    asked: Asked,
+    locales: list[str],
+    teacher: str,
+    same_width: list[str],
+    chosen: Plan,
+    speeds: Mapping[str, Speed],
+    minutes: Mapping[str, float],
 ) -> str:
     students = sorted(chosen.students, key=[*SIZES].index, reverse=True)
     shared = {**SHARED, **({"train_share": chosen.share} if chosen.share < 1 else {})}
@@ -195,7 +205,10 @@ def _text(
         random_rate = {"learning_rate": RANDOM_RATES[size]}
         rate = {"learning_rate": PRETRAINED_RATE} if size in same_width else random_rate
         start = {"init": teacher}
-        if asked.from_shipped and size not in same_width and size in shipped_students():
+        if size in asked.starts:
+            rate = {"learning_rate": PRETRAINED_RATE if size in same_width else OWN_RATES.get(size, PRETRAINED_RATE)}
+            start = {"init": asked.starts[size]}
+        elif asked.from_shipped and size not in same_width and size in shipped_students():
             rate, start = {"learning_rate": OWN_RATES[size]}, {"init": str(named_folder(size))}
         tables[f"runs.{size}"] = {"title": size, **of_size, **rate, **start, **imitation}
         if asked.controls:
@@ -208,6 +221,7 @@ def _text(
             tables[f"runs.{size}-random-distilled"] = taught
     tables["export"] = {"runs": list(asked.sizes), "precision": "auto"}
     tables["plan"] = {**asked.recorded(), **facts}
+    tables["plan.minutes_by_stage"] = minutes
     tables["plan.seconds_per_step"] = {name: round(speed.step, 4) for name, speed in speeds.items()}
     tables["plan.seconds_per_text"] = {name: round(speed.scored, 6) for name, speed in speeds.items()}
     comparisons = [{"title": "Students and their teacher", "baseline": teacher, "runs": students}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from training.data.formats import alexa, azure, json_rows, parquet, parts, rasa, sequences, tables
-from training.data.formats.base import Content, File, Format, Reading, Row
+from training.data.formats.base import Content, File, Format, Reading, ReadOptions, Row
 from training.data.formats.hub import HUB_PREFIX, read_hub
 from training.data.formats.sources import files_of
 from training.data.utterances import DatasetError
@@ -58,6 +58,18 @@ def rows_of(source: str, locales: Sequence[str] | None, reading: Reading) -> Ite
         for file in unknown:
             if not file.name.endswith(_MAY_BE_ANYTHING):
                 reading.notes.warn(file.place, "not read: the content is of no known format")
+
+
+def format_of(source: str, options: ReadOptions) -> str | None:
+    """The name of the format of a source's first file of a known one; None of the hub.
+
+    Raises DatasetError: no such source, or a file that can't be opened.
+    """
+    if source.startswith(HUB_PREFIX):
+        return None
+    reading = Reading(options)
+    with files_of(source, None) as files:
+        return next((found.name for file in files if (found := _format_of(file.open(), reading))), None)
 
 
 _UNKNOWN = "the content is of no known format; known: " + ", ".join(

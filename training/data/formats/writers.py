@@ -1,7 +1,9 @@
-"""Writers: JSONL, Rasa YAML, Azure CLU. Reading what was written gives the same texts, intents and slots."""
+"""Writers: JSONL, CSV, Rasa YAML, Azure CLU. Reading what was written gives the same texts, intents and slots."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections import defaultdict
@@ -30,6 +32,19 @@ def row_of(utterance: Utterance) -> dict[str, Any]:
     names = ("id", "text", "locale", "partition", "domain", "intent")
     slots = [{"name": s.name, "start": s.start, "end": s.end} for s in utterance.slots]
     return {**{name: getattr(utterance, name) for name in names}, "slots": slots if utterance.slots_annotated else None}
+
+
+def table(utterances: Sequence[Utterance]) -> Files:
+    """CSV with every field; slots as JSON, an empty cell where they are not annotated."""
+    stream = io.StringIO(newline="")
+    names = ("id", "text", "locale", "partition", "domain", "intent", "slots")
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(names)
+    for utterance in utterances:
+        row = row_of(utterance)
+        slots = "" if row["slots"] is None else json.dumps(row["slots"], ensure_ascii=False)
+        rows.writerow([*("" if row[name] is None else row[name] for name in names[:-1]), slots])
+    return {"": stream.getvalue().encode()}
 
 
 def rasa(utterances: Sequence[Utterance]) -> Files:
@@ -139,4 +154,9 @@ def _clu_entity(text: str, slot: Slot) -> dict[str, Any]:
     return {"category": slot.name, "offset": start, "length": length}
 
 
-WRITERS: dict[str, Callable[[Sequence[Utterance]], Files]] = {"jsonl": jsonl, "rasa": rasa, "clu": clu}
+WRITERS: dict[str, Callable[[Sequence[Utterance]], Files]] = {
+    "jsonl": jsonl,
+    "csv": table,
+    "rasa": rasa,
+    "clu": clu,
+}

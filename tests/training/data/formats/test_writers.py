@@ -49,7 +49,7 @@ def utterances(draw: st.DrawFn, forbidden: str = "") -> list[Utterance]:
 def round_trip(name: str, written: list[Utterance]) -> list[Utterance]:
     with tempfile.TemporaryDirectory() as folder:
         for file, content in WRITERS[name](written).items():
-            path = Path(folder) / (file or "data.json" + "l" * (name == "jsonl"))
+            path = Path(folder) / (file or {"jsonl": "data.jsonl", "csv": "data.csv"}.get(name, "data.json"))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         return list(datasets.load(folder, options=AS_WRITTEN).utterances)
@@ -64,6 +64,12 @@ def content_of(found: list[Utterance]) -> list[tuple[object, ...]]:
 @given(utterances())
 def test_jsonl_keeps_everything(written: list[Utterance]) -> None:
     assert round_trip("jsonl", written) == written
+
+
+@settings(max_examples=20)
+@given(utterances(forbidden="\ufeff"))
+def test_csv_keeps_everything(written: list[Utterance]) -> None:
+    assert round_trip("csv", written) == written
 
 
 @settings(max_examples=20)

@@ -6,21 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from loadtest.load.command import LoadTestError
+from training.evaluation.scoring import METRICS
 
 Json = dict[str, Any]
 
-QUALITY = (
-    "domain_accuracy",
-    "domain_f1",
-    "intent_accuracy",
-    "icer",
-    "slot_f1",
-    "slot_f1_strict",
-    "exact_match",
-    "semer",
-    "irer",
-)
+QUALITY = tuple(METRICS)
 COST = (
     "p50_ms",
     "p95_ms",
@@ -34,7 +24,7 @@ COST = (
 _FORM = re.compile(r"\s*(\w+)(?:@([\w-]+))?\s*(>=|<=)\s*([0-9.]+)\s*")
 
 
-class RequirementError(LoadTestError):
+class RequirementError(ValueError):
     """An invalid requirement; the message is one sentence that names the allowed values."""
 
 
@@ -60,10 +50,11 @@ class Requirement(NamedTuple):
             return f"{self.figure} was not measured"
         if value >= self.bound if self.is_minimum else value <= self.bound:
             return None
-        return f"{self._name} is {value:.4g}, should be {'>=' if self.is_minimum else '<='} {self.bound:g}"
+        gap = f"{abs(value - self.bound):.2g} too {'low' if self.is_minimum else 'high'}"
+        return f"{self._name} is {value:.4g}, should be {'>=' if self.is_minimum else '<='} {self.bound:g} ({gap})"
 
     def _value(self, student: Json) -> float | None:
-        if self.figure in COST:
+        if self.figure not in QUALITY:
             cost: float | None = student["cost"][self.figure]
             return cost
         quality = student["quality"]
@@ -72,8 +63,8 @@ class Requirement(NamedTuple):
         return float(figures[0]) if figures else None
 
 
-def parse(text: str) -> Requirement:
-    """Parse a requirement.
+def parse(text: str, costs: Sequence[str] = COST) -> Requirement:
+    """Parse a requirement on a metric of quality, or on one of the `costs` that are measured.
 
     Raises:
         RequirementError: it is invalid.
@@ -82,7 +73,7 @@ def parse(text: str) -> Requirement:
     if match is None:
         raise RequirementError(f"{text!r} should be a figure, >= or <=, and a number, such as exact_match>=57")
     figure, locale, sign, number = match.groups()
-    allowed = QUALITY if locale else QUALITY + COST
+    allowed = QUALITY if locale else (*QUALITY, *costs)
     if figure not in allowed:
         raise RequirementError(f"{text!r}: {figure!r} should be one of {', '.join(allowed)}")
     try:
@@ -112,3 +103,12 @@ def choose(students: Mapping[str, Json], requirements: Sequence[Requirement]) ->
     fitting = [name for name in students if name not in misfits]
     smallest = min(fitting, key=lambda name: float(students[name]["cost"]["disk_mb"]), default=None)
     return {"requirements": [str(one) for one in requirements], "fits": smallest, "misfits": misfits}
+
+
+def verdict_of(required: Json) -> str:
+    """Which student meets the requirements, in one sentence."""
+    bounds = ", ".join(required["requirements"])
+    why = "; ".join(f"{name}: {', '.join(problems)}" for name, problems in required["misfits"].items())
+    if required["fits"]:
+        return f"The smallest student with {bounds} is {required['fits']}." + (f" Not: {why}." if why else "")
+    return f"No student meets {bounds}. {why}."
