@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from training.data.formats.base import OFFSETS, ReadOptions
 from training.data.labels import HEADS
+from training.data.options import FORMAT_NAMES, HELP
 from training.models.sizes import ACTIVATIONS, DEFAULT_ACTIVATION, DEFAULT_SIZE, SIZES
 from training.objectives.layer_mapping import LAYER_MAPPINGS
 from training.runs.flags import setting
@@ -87,6 +89,11 @@ class FinetuneSettings(RunSettings):
     out_of_scope_share: float = share(0.25, "such sentences per step, as a share of --batch-size", low=0.01)
     slot_weight: float = weight(2.0, "weight of the slot loss beside domain and intent")
     on_error: str = setting("raise", "what to do with a bad row of --data", choices=ON_ERROR)
+    columns: str = setting("", HELP["columns"], unit="FIELD=COLUMN,...", shown="by name")
+    offsets: str = setting(OFFSETS[0], HELP["offsets"], choices=OFFSETS)
+    format: str = setting("", HELP["format"], choices=FORMAT_NAMES, shown="by content")
+    dev_share: float = share(ReadOptions.dev_share, HELP["dev_share"], high=0.99)
+    split_seed: int = setting(ReadOptions.seed, HELP["split_seed"])
 
 
 @dataclass(frozen=True)
