@@ -15,6 +15,7 @@ from typing import Literal
 from export.folder import ExportError
 from training.data import datasets
 from training.data.augmentation import typed_copy
+from training.data.options import read_options
 from training.data.utterances import Partition, Utterance
 from training.text.corpus import located_files, read_lines
 from training.text.tokenizer import spread_lines, with_variants
@@ -33,7 +34,7 @@ _PUNCTUATION = re.compile(r"[^\w\s'-]|(?<!\w)['-]|['-](?!\w)|_")
 
 @dataclass(frozen=True)
 class Options:
-    """The flags of `export.onnx`, with the same names."""
+    """The flags of `export.onnx`, with the same names; those from `columns` on say how `data` is read."""
 
     ckpt: Path
     out: Path
@@ -50,6 +51,11 @@ class Options:
     calibration: bool
     out_of_scope: list[str]
     false_rejection: float
+    columns: str
+    offsets: datasets.Offsets
+    format: str
+    dev_share: float
+    split_seed: int
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,13 @@ def read_data(options: Options, locales: Sequence[str]) -> ExportData:
         ExportError, CorpusError: out-of-scope text can't be read.
     """
     out_of_scope = read_out_of_scope(options.out_of_scope, locales) if options.calibration else {}
-    dataset = datasets.load(options.data, locales, options.on_error)
+    dataset = datasets.load(options.data, locales, options.on_error, read_options(options))
     utterances = dataset.part(options.partition, locales)
     golden: list[Utterance] = []
     for locale, found in by_locale(utterances).items():
         try:
-            golden += datasets.load(options.golden, [locale], options.on_error).part("dev", [locale])
+            reading = read_options(options) if options.golden == options.data else None
+            golden += datasets.load(options.golden, [locale], options.on_error, reading).part("dev", [locale])
         except datasets.DatasetError:
             golden += found[:MAX_GOLDEN_CANDIDATES]
             log.warning(

@@ -19,6 +19,7 @@ from export.folder import ExportError
 from service.extras import require
 from service.student.manifest import StudentError
 from training.data import datasets
+from training.data.options import add_read_options
 from training.data.utterances import PARTITIONS
 from training.models.errors import CheckpointError
 from training.text.corpus import CorpusError
@@ -87,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
         default=0.02,
         help="share of requests that the scope may reject (default: %(default)s)",
     )
+    add_read_options(flags)
     return flags
 
 

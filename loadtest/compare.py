@@ -35,6 +35,7 @@ from service.extras import require
 from service.student.manifest import StudentError
 from training.data.datasets import SAMPLE, DatasetError, load
 from training.data.files import write_atomically
+from training.data.options import add_read_options, read_options
 from training.data.utterances import PARTITIONS, Utterance
 from training.evaluation.requirements import RequirementError, check_locales, parse, verdict_of
 
@@ -84,7 +85,8 @@ def _utterances(arguments: argparse.Namespace, subjects: Sequence[Subject]) -> t
     asked = arguments.locales.split(",") if arguments.locales else None
     if asked and (unknown := sorted(set(asked) - set(common))):
         raise StudentError(f"--locales: not all students support {', '.join(unknown)}; allowed: {', '.join(common)}")
-    selected = load(arguments.data, asked or common).part(arguments.partition, asked)
+    dataset = load(arguments.data, asked or common, options=read_options(arguments))
+    selected = dataset.part(arguments.partition, asked)
     return [utterance for utterance in selected if utterance.locale in common], left_out
 
 
@@ -146,6 +148,7 @@ def parser() -> argparse.ArgumentParser:
     about = "bound of the 99th percentile of latency for the highest rate, in milliseconds"
     add(parser, "p99-bound", positive, "MILLISECONDS", about, 5.0)
     add_measurement(parser, rounds=3, seconds=4.0, start_timeout=60.0)
+    add_read_options(parser)
     return parser
 
 

@@ -38,6 +38,10 @@ WORDS = {
     "--out-of-scope": "[LOCALE=]FILE",
     "--check": "exit with code 1",
     "--model": "student",  # as the API calls a loaded student
+    "--columns": "columns of the labelled data",
+    "--offsets": "starts and ends of slots",
+    "--format": "format of the labelled data",
+    "--split-seed": "seed",
 }
 REPLACED = {
     "--eval": "--data",

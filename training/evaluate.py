@@ -21,6 +21,7 @@ from typing import Any
 from service.extras import require
 from training.data import datasets
 from training.data.files import write_json
+from training.data.options import add_read_options, read_options
 from training.data.utterances import PARTITIONS, Utterance
 from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED, Scorecard
 from training.evaluation.tails import TAILS, tail_of
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--typed", action="store_true", help="what each way of typing costs, instead of the scores")
     add("--on-error", choices=ON_ERROR, default="raise", help="what to do with a bad row (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="also write the scores to this file (default: none)")
+    add_read_options(whole)
     return whole
 
 
@@ -65,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         served, answers_of = open_model(args.ckpt, args.student, device)
         locales = listed(args.locales) or served
-        utterances, skipped = choose(datasets.load(args.data, locales, args.on_error), args, locales)
+        dataset = datasets.load(args.data, locales, args.on_error, read_options(args))
+        utterances, skipped = choose(dataset, args, locales)
     except (datasets.DatasetError, CheckpointError, StudentError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -52,7 +52,7 @@ def test_the_manifest_contains_the_measurements(student_folder: Path, sample: Pa
     assert manifest.parity["fp32_max_abs_logit_difference"]["de-DE"] < 1e-4
     assert manifest.parity["sentences"]["de-DE"] == len(datasets.load(str(sample), ["de-DE"]).part("dev"))
     assert set(manifest.parity["agreement_with_fp32"]["de-DE"]) == {"domain", "intent", "slots"}
-    assert set(manifest.accuracy) == {"data", "partition", "fp32", "int8", "typed", "typed_drops"}
+    assert set(manifest.accuracy) == {"data", "partition", "slots_annotated", "fp32", "int8", "typed", "typed_drops"}
     assert {"quotes", "emoji", "soft hyphen"} <= set(manifest.accuracy["typed_drops"]["drops"])
     assert set(manifest.latency["int8"]) == {"8", "16", "32"}
     assert manifest.training["settings"]["size"] == "xs"

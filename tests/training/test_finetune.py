@@ -143,6 +143,57 @@ def test_a_tiny_student_learns_the_sample(checkpoint: Path) -> None:
     assert training["history"][-1]["loss"] < training["history"][0]["loss"] / 1.3
 
 
+@pytest.fixture(scope="module")
+def intents_alone(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> tuple[Path, Path]:
+    """Data without slots and domains, and a student of it."""
+    folder = tmp_path_factory.mktemp("intents")
+    rows = [
+        {"text": u.text, "locale": u.locale, "partition": u.partition, "intent": u.intent, "id": u.id}
+        for u in datasets.load(str(sample), ["de-DE"]).utterances
+    ]
+    (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert finetune.main(arguments(folder / "data.jsonl", folder / "ckpt", "--epochs", "1")) == 0
+    return folder / "data.jsonl", folder / "ckpt"
+
+
+def test_data_of_intents_alone_gives_a_student_whose_exact_match_is_the_intent(
+    intents_alone: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, ckpt = intents_alone
+
+    assert load_checkpoint(ckpt).labels.heads == ("intent",)
+    scores = json.loads((ckpt / "training.json").read_text())["dev"]["mean"]
+    assert scores["exact_match"] == scores["intent_accuracy"]
+    assert "slot_f1" not in scores
+    assert evaluate.main(["--ckpt", str(ckpt), "--data", str(data)]) == 0
+    assert "no slots are annotated: slot metrics are not measured, exact match is" in capsys.readouterr().err
+
+
+def test_slots_are_not_scored_on_data_without_annotated_ones(
+    intents_alone: tuple[Path, Path], checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main(["--ckpt", str(checkpoint), "--data", str(intents_alone[0])]) == 0
+
+    output = capsys.readouterr()
+    mean = json.loads(output.out.splitlines()[-1])["mean"]
+    assert mean["slot_f1"] is mean["semer"] is mean["domain_f1"] is None
+    assert mean["exact_match"] == mean["intent_accuracy"]
+    assert "–" in output.err
+
+
+@pytest.mark.slow
+def test_a_student_of_intents_alone_is_exported(intents_alone: tuple[Path, Path], tmp_path: Path) -> None:
+    data, ckpt = intents_alone
+    out = tmp_path / "intents"
+
+    assert onnx.main(["--ckpt", str(ckpt), "--out", str(out), "--data", str(data), "--no-calibration"]) == 0
+
+    accuracy = json.loads((out / "manifest.json").read_text())["accuracy"]
+    assert accuracy["slots_annotated"] == {"de-DE": 0}
+    assert accuracy["int8"]["mean"]["exact_match"] == accuracy["int8"]["mean"]["intent_accuracy"]
+    assert "In this data no slots are annotated" in (out / "MODEL_CARD.md").read_text()
+
+
 def test_only_the_chosen_heads_are_trained(sample: Path, tmp_path: Path) -> None:
     assert finetune.main(arguments(sample, tmp_path / "dc", "--heads", "domain", "--epochs", "1")) == 0
 

@@ -24,6 +24,7 @@ from training.check.findings import KINDS
 from training.check.progress import progress, shortened
 from training.data import datasets
 from training.data.files import write_atomically, write_json
+from training.data.options import add_read_options, read_options
 from training.runs.flags import at_least_one, listed, new_parser
 
 NEVER_FAIL = ("outliers",)  # a fixed share of the texts, however good the data is
@@ -53,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--examples", type=at_least_one, default=5, metavar="N", help=shown)
     add("--json", type=Path, metavar="FILE", help="also write the whole report as JSON (default: none)")
     add("--html", type=Path, metavar="FILE", help="also write the report as one HTML page (default: none)")
+    add_read_options(whole)
     return whole
 
 
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     try:
-        dataset = datasets.load(args.data, listed(args.locales) or None, args.on_error)
+        dataset = datasets.load(args.data, listed(args.locales) or None, args.on_error, read_options(args))
         settings = Settings(student_folder(args.student), args.seed, args.rare)
         with progress() as show:
             report = check(dataset.utterances, shortened(dataset), settings, show)

@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 
 from training.data.completion import Records
 from training.data.findings import note_findings
-from training.data.formats.base import Note, Reading, ReadOptions
+from training.data.formats.base import Note, Offsets, Reading, ReadOptions
 from training.data.formats.hub import HUB_PREFIX
 from training.data.formats.registry import rows_of
 from training.data.formats.rows import RowReader
@@ -32,6 +32,7 @@ __all__ = [
     "SAMPLE",
     "Dataset",
     "DatasetError",
+    "Offsets",
     "OnError",
     "ReadOptions",
     "load",

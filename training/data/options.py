@@ -3,39 +3,55 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from training.data.formats.base import OFFSETS, ReadOptions
 from training.data.formats.columns import parse_columns
 from training.data.formats.registry import FORMATS
+from training.data.utterances import DatasetError
 
-_HIDDEN = ("broken-json",)
+FORMAT_NAMES = tuple(name for name in FORMATS if name != "broken-json")
+HELP = {
+    "columns": "columns of the labelled data: text=utt,intent=label; by number where there is no header",
+    "offsets": "what starts and ends of slots count: code points, UTF-16 units, bytes, or code points to the last one",
+    "format": f"format of the labelled data: {', '.join(FORMAT_NAMES)}",
+    "dev_share": "share of the training utterances that becomes dev where there is none; 0: none",
+    "split_seed": "random seed of that split",
+}
 
 
 def add_read_options(parser: argparse.ArgumentParser) -> None:
-    """Add --columns, --offsets, --format, --dev-share and --split-seed to a command that has --data."""
-    add = parser.add_argument
-    columns = "columns of --data: text=utt,intent=label; by number where there is no header (default: by name)"
-    add("--columns", type=_columns, default={}, metavar="FIELD=COLUMN,...", help=columns)
-    offsets = "what starts and ends of slots count: code points, UTF-16 units, bytes, or code points up to the last one"
-    add("--offsets", choices=OFFSETS, default=OFFSETS[0], help=f"{offsets} (default: %(default)s)")
-    formats = [name for name in FORMATS if name not in _HIDDEN]
-    add("--format", choices=formats, default="", metavar="FORMAT", help=f"{', '.join(formats)} (default: by content)")
-    share = "share of the training utterances that becomes dev where there is none; 0: none (default: %(default)s)"
-    add("--dev-share", type=_share, default=ReadOptions.dev_share, metavar="SHARE", help=share)
-    seed = "random seed of that split (default: %(default)s)"
-    add("--split-seed", type=int, default=ReadOptions.seed, metavar="SEED", help=seed)
+    """Add --columns, --offsets, --format, --dev-share and --split-seed to a command that reads labelled data."""
+
+    def add(name: str, default: Any, shown: str = "%(default)s", **more: Any) -> None:
+        flag, about = "--" + name.replace("_", "-"), f"{HELP[name]} (default: {shown})"
+        parser.add_argument(flag, default=default, help=about, **more)
+
+    add("columns", "", "by name", type=_columns, metavar="FIELD=COLUMN,...")
+    add("offsets", OFFSETS[0], choices=OFFSETS)
+    add("format", "", "by content", choices=FORMAT_NAMES, metavar="FORMAT")
+    add("dev_share", ReadOptions.dev_share, type=_share, metavar="SHARE")
+    add("split_seed", ReadOptions.seed, type=int, metavar="SEED")
 
 
-def read_options(args: argparse.Namespace) -> ReadOptions:
-    """The values of `add_read_options`."""
-    return ReadOptions(args.columns, args.offsets, args.format, args.dev_share, args.split_seed)
+def read_options(values: Any) -> ReadOptions:
+    """The options from the values of `add_read_options`, or from settings with the same names.
 
-
-def _columns(text: str) -> dict[str, str]:
+    Raises DatasetError: the columns are not written as FIELD=COLUMN, or a field is unknown.
+    """
     try:
-        return parse_columns(text)
+        columns = parse_columns(values.columns)
+    except ValueError as error:
+        raise DatasetError(f"--columns: {error}") from None
+    return ReadOptions(columns, values.offsets, values.format, values.dev_share, values.split_seed)
+
+
+def _columns(text: str) -> str:
+    try:
+        parse_columns(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _share(text: str) -> float:

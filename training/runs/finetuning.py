@@ -18,6 +18,7 @@ from service.student.manifest import TOKENIZER_FILE, Labels
 from training.data import datasets
 from training.data.augmentation import typed_copy
 from training.data.labels import labels_of
+from training.data.options import read_options
 from training.data.utterances import Utterance, checksum_of
 from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED, score_by_locale
 from training.models.batches import EpochData, ExampleEncoder
@@ -83,7 +84,8 @@ def read_data(settings: FinetuneSettings) -> Data:
     """
     served = listed(settings.locales)
     extra = [x for x in listed(settings.extra_locales) if x not in served]
-    dataset = datasets.load(settings.data, served + extra if served else None, settings.on_error)  # type: ignore[arg-type]
+    locales, options = served + extra if served else None, read_options(settings)
+    dataset = datasets.load(settings.data, locales, settings.on_error, options)  # type: ignore[arg-type]
     served = served or sorted({u.locale for u in dataset.utterances} - set(extra))
     heads = listed(settings.heads)
     train = [u for u in dataset.part("train", served + extra) if is_labelled(u, heads)]

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+from training.data.formats.base import OFFSETS, ReadOptions
 from training.data.labels import HEADS
+from training.data.options import FORMAT_NAMES, HELP
 from training.data.policy import KINDS
 from training.models.sizes import ACTIVATIONS, DEFAULT_ACTIVATION, DEFAULT_SIZE, SIZES
 from training.objectives.layer_mapping import LAYER_MAPPINGS
@@ -109,6 +111,11 @@ class FinetuneSettings(RunSettings):
     )
     masked_model: str = setting("", "encoder with a masked-language head, for contextual augmentation", unit="CKPT")
     paraphrases: str = setting("", "text<TAB>paraphrase in each line, for paraphrased augmentation", unit="FILE")
+    columns: str = setting("", HELP["columns"], unit="FIELD=COLUMN,...", shown="by name")
+    offsets: str = setting(OFFSETS[0], HELP["offsets"], choices=OFFSETS)
+    format: str = setting("", HELP["format"], choices=FORMAT_NAMES, shown="by content")
+    dev_share: float = share(ReadOptions.dev_share, HELP["dev_share"], high=0.99)
+    split_seed: int = setting(ReadOptions.seed, HELP["split_seed"])
 
 
 @dataclass(frozen=True)

@@ -42,3 +42,11 @@ def test_heads_that_a_student_lacks_have_no_mistakes() -> None:
     found = mistakes_of([utterance], [PredictedLabels(None, None, None)])
 
     assert (found["wrong"], found["intents"], found["slots"], found["texts"]) == (0, [], [], [])
+
+
+def test_slots_that_are_not_annotated_are_no_mistakes() -> None:
+    utterance = Utterance("1", "stopp", "de-DE", "dev", None, "stop", slots_annotated=False)
+
+    found = mistakes_of([utterance], [PredictedLabels(None, "stop", parse("[song : stopp]")[1])])
+
+    assert (found["wrong"], found["texts"], found["slots"]) == (0, [], [])

@@ -152,6 +152,13 @@ class Content:
                 return file.open()
         return None
 
+    def beside(self, suffixes: tuple[str, ...]) -> Iterator[Content]:
+        """The other files of the folder with one of the suffixes, in order of their names."""
+        folder = PurePosixPath(self.file.name).parent
+        for name, file in sorted(self.file.siblings.items()):
+            if name != self.file.name and PurePosixPath(name).parent == folder and name.endswith(suffixes):
+                yield file.open()
+
     @cached_property
     def decoded(self) -> Decoded:
         """Text and encoding. Raises DatasetError: the bytes fit no encoding."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from training.data.formats import alexa, azure, json_rows, parquet, parts, rasa, sequences, tables
+from training.data.formats import alexa, azure, hassil_sentences, json_rows, parquet, parts, rasa, sequences, tables
 from training.data.formats.base import Content, File, Format, Reading, ReadOptions, Row
 from training.data.formats.hub import HUB_PREFIX, read_hub
 from training.data.formats.sources import files_of
@@ -16,6 +16,7 @@ FORMATS: dict[str, Format] = {
         Format("parquet", "Parquet or Arrow", parquet.is_parquet, parquet.read_parquet),
         Format("sequences", "seq.in, seq.out, label", sequences.is_sequences, sequences.read_sequences),
         Format("dialogflow", "Dialogflow ES", parts.is_dialogflow, parts.read_dialogflow),
+        Format("hassil", "hassil sentences", hassil_sentences.is_hassil, hassil_sentences.read_hassil),
         Format("jsonl", "JSONL", json_rows.is_jsonl, json_rows.read_jsonl),
         Format("rasa-json", "Rasa JSON", json_rows.is_rasa_json, json_rows.read_rasa_json),
         Format("luis", "LUIS", azure.is_luis, azure.read_luis),

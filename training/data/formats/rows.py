@@ -10,8 +10,8 @@ from typing import Any
 from training.data import annotation
 from training.data.formats.base import Draft, Offsets, Reading
 from training.data.formats.columns import ColumnMap, map_columns
-from training.data.formats.tags import slots_of_tags
 from training.data.offsets import slot_of, trimmed
+from training.data.tags import slots_of_tags
 from training.data.utterances import RecordError, Slot, check_slot_name
 
 _SLOT_KEYS = {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from training.data.formats.base import Content, Draft, Reading, Row
-from training.data.formats.tags import slots_of_tags, spans_of
+from training.data.tags import slots_of_tags, spans_of
 from training.data.utterances import DatasetError, RecordError
 
 _TAG = re.compile(r"O|NoLabel|[BIESLU]-\S.*")
