@@ -3,9 +3,9 @@
     python -m benchmarks.selection --data SNIPS --locales en-US --on-error skip [--labelled 100] [--count 100]
 
 In each run, a student learns `--labelled` utterances drawn at random. Then `--count` more are chosen out of a pool of
-the others, whose labels it does not see: at random, by uncertainty alone, by diversity alone, and by both, as `select`
-does. A student of each choice learns the labelled and the chosen ones from the same first weights, and is scored on
-utterances that are in none of them. Prints a table, and as the last line one JSON object.
+the others, whose labels it does not see: at random, by uncertainty alone, and as `select` does, without near copies. A
+student of each choice learns the labelled and the chosen ones from the same first weights, and is scored on utterances
+that are in none of them. Prints a table, and as the last line one JSON object.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from training.runs.flags import at_least_one, listed
 if TYPE_CHECKING:
     from training.models.checkpoint import Checkpoint
 
-CHOICES = ("none", "random", "uncertainty", "diversity", "both")
+CHOICES = ("none", "random", "uncertainty", "select")
 SHOWN = ("intent_accuracy", "slot_f1", "exact_match")
 DEV = 50  # utterances on which the epoch is chosen
 SETTINGS = {"batch-size": 32, "learning-rate": 1.5e-3, "dropout": 0.1, "augmented-share": 0.3, "unknown-share": 0.05}
@@ -138,7 +138,7 @@ def choose(
 
     if choice == "random":
         return random.Random(seed).sample(list(pool), count)
-    doubts = [1.0] * len(pool) if choice == "diversity" else uncertainties(student, pool)
+    doubts = uncertainties(student, pool)
     if choice == "uncertainty":
         return [pool[i] for i in np.argsort(-np.array(doubts), kind="stable")[:count]]
     features = features_of([u.text for u in (*pool, *labelled)])

@@ -16,7 +16,7 @@ def test_each_choice_is_scored(sample: Path, checkpoint: Path, capsys: pytest.Ca
     *table, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
     assert code == 0
-    assert list(found["means"]) == ["none", "random", "uncertainty", "diversity", "both"]
+    assert list(found["means"]) == ["none", "random", "uncertainty", "select"]
     assert [line.split(" | ")[0] for line in table[2:]] == [f"| {choice}" for choice in found["means"]]
     assert all(0 <= value <= 100 for means in found["means"].values() for value in means.values())
 

@@ -1,4 +1,4 @@
-"""Choosing texts that are uncertain and unlike each other: farthest-first traversal, weighted by uncertainty."""
+"""Choosing uncertain texts that are unlike each other: in order of uncertainty, near copies last."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 512  # texts compared with all known ones at once
+NEAR = 0.7  # cosine above which a text is a near copy
 
 Floats = NDArray[np.float64]
 
@@ -16,21 +17,22 @@ Floats = NDArray[np.float64]
 def select(weights: Sequence[float], features: Any, count: int, known: Any = None) -> list[int]:
     """The rows of `count` texts, in the order in which they are chosen.
 
-    `features` [texts, features] is a sparse matrix with rows of norm 1, or 0. The next text is the one with the largest
-    product of its weight and its distance, 1 - cosine, from the nearest text that is chosen already or `known` ([known,
-    features]). So a text much like a chosen one is left to others, however uncertain it is. Equal ones: the first.
+    `features` [texts, features] is a sparse matrix with rows of norm 1, or 0. Texts are chosen in order of their
+    weights, the highest first. Those much like a chosen one, or like a `known` one ([known, features]), are left to the
+    end. No text is preferred for being far from all others: that would choose outliers.
     """
-    weight = np.asarray(weights, dtype=np.float64)
     nearest = _nearest(features, known)
     chosen: list[int] = []
-    free = np.ones(len(weight), dtype=bool)
-    for _ in range(min(count, len(weight))):
-        worth = np.where(free, weight * (1.0 - nearest), -1.0)
-        best = int(worth.argmax())
-        chosen.append(best)
-        free[best] = False
-        nearest = np.maximum(nearest, _dense(features @ features[best].T)[:, 0])
-    return chosen
+    copies: list[int] = []
+    for row in np.argsort(-np.asarray(weights, dtype=np.float64), kind="stable").tolist():
+        if len(chosen) == count:
+            return chosen
+        if nearest[row] > NEAR:
+            copies.append(row)
+            continue
+        chosen.append(row)
+        nearest = np.maximum(nearest, _dense(features @ features[row].T)[:, 0])
+    return [*chosen, *copies][:count]
 
 
 def _nearest(features: Any, known: Any) -> Floats:
@@ -41,7 +43,7 @@ def _nearest(features: Any, known: Any) -> Floats:
     for start in range(0, len(found), BLOCK):
         block = features[start : start + BLOCK] @ known.T
         found[start : start + BLOCK] = _dense(block.max(axis=1))[:, 0]
-    return np.minimum(found, 1.0)
+    return found
 
 
 def _dense(matrix: Any) -> Floats:
