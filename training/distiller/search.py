@@ -119,8 +119,13 @@ class Search:
         return len(self._study.get_trials(deepcopy=False, states=FINISHED))
 
     def run(self) -> Summary:
-        """Take trials until all are finished, or the minutes are over. Returns the summary."""
+        """Take trials until all are finished, or the minutes are over. Returns the summary.
+
+        Raises DatasetError: a data set can't be read; all are, before anything is trained.
+        """
         began = time.monotonic()
+        for bench in self._benches.values() if self.finished < self._plan.trials else ():
+            _ = bench.loaded
         with tqdm(total=self._plan.trials, initial=self.finished, unit="trial", smoothing=0.1) as bar:
             while (count := self.finished) < self._plan.trials:
                 bar.update(count - bar.n)

@@ -96,6 +96,15 @@ def test_what_cannot_be_searched_is_one_sentence(
     assert message in capsys.readouterr().err
 
 
+def test_all_data_is_read_before_anything_is_trained(
+    sample: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(sample, checkpoint, tmp_path / "out", "--data", f"bad={tmp_path}/none")) == 2
+
+    assert "none: no such data" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "teachers").exists()
+
+
 def test_a_storage_error_shows_no_password() -> None:
     with pytest.raises(SearchError) as error:
         open_storage("postgresql://me:secret@localhost:1/none")

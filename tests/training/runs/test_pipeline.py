@@ -65,6 +65,23 @@ def test_each_part_changes_the_loss_and_nothing_of_it_is_saved(
     assert states[0] == states[1] == states[2]
 
 
+def test_contextual_words_and_paraphrases_are_taught(
+    teacher: Path, cache: Path, hub_bert: Path, sample: Path, tmp_path: Path
+) -> None:
+    known = datasets.load(str(sample), ["de-DE"]).part("train")[0]
+    (tmp_path / "paraphrases.tsv").write_text(f"{known.text}\t{known.text} bitte\n")
+
+    flags = ["--augmentation", "paraphrased:1,contextual:0.5:0.5", "--masked-model", str(hub_bert)]
+    flags += ["--paraphrases", str(tmp_path / "paraphrases.tsv"), "--views", "2", "--epochs", "2"]
+    flags += ["--teacher", str(teacher), "--teacher-cache", str(cache), "--vocabulary", "600"]
+    assert trained(sample, tmp_path / "out", *flags) == 0
+
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert training["pipeline"]["augmentation"] == "paraphrased:1,contextual:0.5:0.5"
+    assert (training["settings"]["masked_model"], training["settings"]["paraphrases"]) == ("bert", "paraphrases.tsv")
+    assert str(tmp_path) not in json.dumps(training)
+
+
 def test_a_run_with_projections_is_resumed_to_the_same_weights(
     teacher: Path, cache: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
