@@ -12,6 +12,7 @@ EXTRAS = {
     "check": ("sklearn", "scipy", "py3langid", "matplotlib", "tqdm"),
     "training": ("torch", "transformers", "accelerate", "tqdm", "scipy", "matplotlib"),
     "export": ("onnx", "optimum", "torch", "transformers", "tqdm"),
+    "client": ("httpx",),
     "loadtest": ("locust", "matplotlib", "scipy", "psutil"),
 }
 
