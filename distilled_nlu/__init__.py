@@ -8,8 +8,8 @@ From Python, without a server::
     result = student("weck mich um neun uhr", locale="de-DE")
     result.intent.name, [(slot.name, slot.value) for slot in result.slots]
 
-On the command line: ``distilled-nlu --help``. Importing this package loads nothing else; its names load what they need
-when they are first used.
+A running service is asked with `distilled_nlu.client`. On the command line: ``distilled-nlu --help``. Importing this
+package loads nothing else; its names load what they need when they are first used.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distilled_nlu.student import Label, Result, Slot, Student
+    from distilled_nlu.results import Label, Result, Slot
+    from distilled_nlu.student import Student
     from service.student.manifest import StudentError
     from service.student.shipped import shipped_students
 
 __all__ = ["Label", "Result", "Slot", "Student", "StudentError", "shipped_students"]
 
 _MODULES = {
-    **dict.fromkeys(("Label", "Result", "Slot", "Student"), "distilled_nlu.student"),
+    **dict.fromkeys(("Label", "Result", "Slot"), "distilled_nlu.results"),
+    "Student": "distilled_nlu.student",
     "StudentError": "service.student.manifest",
     "shipped_students": "service.student.shipped",
 }

@@ -53,7 +53,8 @@ HTTP = """\
 
 Requests and replies are JSON. Unknown fields are refused. [API](../api.md) explains what the fields mean; a running
 service serves this as OpenAPI at `/openapi.json`, and as a page at `/docs`. Every error has the shape of
-[`ErrorReply`](#errorreply).
+[`ErrorReply`](#errorreply); those of [Rasa's API and the V2 protocol](../clients.md) have [`RasaError`](#rasaerror) and
+[`InferenceError`](#inferenceerror).
 """
 
 

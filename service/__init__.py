@@ -25,6 +25,7 @@ The folders, each of which imports only those above it:
 | `http/` | connection, middleware, request context, bodies, schemas, API keys |
 | `models/` | the loaded students: registry, queue, permits, answer cache, reload |
 | `experiments/` | A/B routing, shadow traffic, user dissatisfaction |
+| `protocols/` | Rasa's HTTP API and the V2 Open Inference Protocol |
 | `page/` | the web page |
 | `process/` | supervisor, workers, the number of processes; imports `app`, too |
 

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from fastapi import FastAPI, Security
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel
 from starlette.responses import PlainTextResponse
 
 from service import errors
@@ -27,15 +28,30 @@ from service.models.threads import start_daemon_thread
 from service.monitoring.metrics import FLUSH_SECONDS, Metrics
 from service.monitoring.tracing import Tracer
 from service.page import load_page
+from service.protocols import inference, rasa
 from service.settings import Settings
 from service.watched_file import WatchedFile
 
 Handler = Callable[..., Awaitable[Reply]]
 Errors = tuple[type[ServiceError], ...]
 
+
+class Protocol(NamedTuple):
+    """How a protocol reads bodies and shapes errors; see `Endpoint`."""
+
+    error: type[BaseModel]
+    error_body: Callable[[ServiceError, str], Json]
+    read: Callable[..., Awaitable[BaseModel]] | None = None
+
+
+OWN = Protocol(schemas.ErrorReply, errors.error_body)
+RASA = Protocol(rasa.RasaError, rasa.rasa_error)
+V2 = Protocol(inference.InferenceError, inference.inference_error, inference.read_request)
+
 DESCRIPTION = (
-    "Domain, intent and slots of short requests in several languages. Every error has the shape of `ErrorReply`; every "
-    "reply carries `x-request-id`, and an answered text its phases in `Server-Timing`."
+    "Domain, intent and slots of short requests in several languages. Errors have the shape of `ErrorReply`, and on "
+    "the routes of Rasa's API and of the V2 Open Inference Protocol the shape of that protocol. Every reply carries "
+    "`x-request-id`, and an answered text its phases in `Server-Timing`."
 )
 
 
@@ -113,10 +129,20 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
     table: dict[str, dict[str, Endpoint]] = {}
     bearer = [Security(HTTPBearer(auto_error=False, description="an API key"))]
 
-    def add(method: str, paths: str, handler: Handler, reply: Any, raised: Errors = (), **more: Any) -> None:
+    def add(
+        method: str,
+        paths: str,
+        handler: Handler,
+        reply: Any,
+        raised: Errors = (),
+        *,
+        protocol: Protocol = OWN,
+        **more: Any,
+    ) -> None:
         for path in paths.split():
             locked = guarded and path.startswith(GUARDED)
-            responses = _documented((*raised, *((errors.Unauthorized,) if locked else ()), errors.InternalError))
+            listed = (*raised, *((errors.Unauthorized,) if locked else ()), errors.InternalError)
+            responses = _documented(listed, protocol.error)
             app.add_api_route(
                 path,
                 handler,
@@ -126,7 +152,8 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
                 dependencies=bearer if locked else [],
                 **more,
             )
-            table.setdefault(path, {})[method] = Endpoint(handler, get_type_hints(handler).get("body"))
+            model = get_type_hints(handler).get("body")
+            table.setdefault(path, {})[method] = Endpoint(handler, model, protocol.read, protocol.error_body)
 
     body = (errors.InvalidRequest, errors.UnsupportedMediaType, errors.BodyTooLarge, errors.BodyTimeout)
     busy = (errors.Overloaded, errors.DeadlinePassed, errors.NotReady)
@@ -146,18 +173,49 @@ def _add_endpoints(app: FastAPI, endpoints: Endpoints, *, guarded: bool) -> dict
     add("GET", "/livez /v2/health/live", endpoints.live, schemas.HealthReply, tags=["operation"])
     add("GET", "/readyz /v2/health/ready", endpoints.ready, schemas.HealthReply, (errors.NotReady,), tags=["operation"])
     add("GET", "/metrics", endpoints.expose, None, response_class=PlainTextResponse, tags=["operation"])
+    _add_protocols(add, endpoints, text, batch)
     add("GET", "/", endpoints.show_page, None, include_in_schema=False)
     add("GET", "/docs", endpoints.show_reference, None, include_in_schema=False)
     add("GET", "/openapi.json", endpoints.openapi, None, include_in_schema=False)
     return table
 
 
-def _documented(raised: Errors) -> dict[int | str, dict[str, Any]]:
+def _add_protocols(add: Callable[..., None], endpoints: Endpoints, text: Errors, batch: Errors) -> None:
+    """Add the endpoints of the protocols of other servers."""
+    parse: Any = {"openapi_extra": {"parameters": [*TIMED, KEYED, *rasa.QUERY]}}
+    status: Any = {"openapi_extra": {"parameters": [rasa.TOKEN]}}
+    like_rasa = {"protocol": RASA, "tags": ["rasa"]}
+    spoken = rasa.RasaEndpoints(endpoints)
+    add("POST", "/model/parse", spoken.parse, rasa.ParseReply, text, **like_rasa, **parse)
+    add(
+        "GET",
+        "/status",
+        spoken.status,
+        rasa.StatusReply,
+        (errors.NotReady, errors.InvalidRequest),
+        **like_rasa,
+        **status,
+    )
+    add("GET", "/version", spoken.version, rasa.VersionReply, **like_rasa)
+
+    named: Any = {"openapi_extra": {"parameters": [inference.MODEL]}}
+    inferred: Any = {"openapi_extra": {"parameters": [inference.MODEL, *inference.HEADERS, *TIMED]}}
+    known = (errors.UnknownModel, errors.NotReady)
+    v2 = {"protocol": V2, "tags": ["v2"]}
+    of_v2 = inference.InferenceEndpoints(endpoints)
+    model = "/v2/models/{model}"
+    add("GET", "/v2", of_v2.server, inference.ServerReply, **v2)
+    add("GET", model, of_v2.metadata, inference.MetadataReply, known, **v2, **named)
+    add("GET", f"{model}/ready", of_v2.ready, inference.ReadyReply, known, **v2, **named)
+    add("POST", f"{model}/infer", of_v2.infer, inference.InferReply, batch, **v2, **inferred)
+
+
+def _documented(raised: Errors, model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """The error replies of an endpoint for OpenAPI: for each status, the codes that it stands for."""
     codes: dict[int | str, list[str]] = {}
     for error in raised:
         codes.setdefault(error.row.status, []).append(f"`{error.row.code}`")
-    return {status: {"model": schemas.ErrorReply, "description": ", ".join(names)} for status, names in codes.items()}
+    return {status: {"model": model, "description": ", ".join(names)} for status, names in codes.items()}
 
 
 async def _reload(reloader: Reloader, files: Sequence[WatchedFile[Any]]) -> Json:

@@ -57,7 +57,7 @@ class Endpoints:
             self.router.record_failure(route, error)
             raise
         context.timings = answer.timings
-        context.after_reply = partial(self._record_turn, route, answer)
+        context.after_reply = partial(self.record_turn, route, answer)
         return json_reply(nlu_body(route.model, body, answer, context.request_id, route.arm))
 
     async def domain(self, context: Context, body: requests.DomainRequest) -> Reply:
@@ -67,7 +67,7 @@ class Endpoints:
         model.require_head("domain", "domain")
         answer = await model.answer(context, body)
         context.timings = answer.timings
-        context.after_reply = partial(self._record, model, [answer])
+        context.after_reply = partial(self.record, model, [answer])
         return json_reply(_domain_body(model, body, answer, context.request_id))
 
     async def compare(self, context: Context, body: requests.CompareRequest) -> Reply:
@@ -137,7 +137,7 @@ class Endpoints:
         answers: list[Answer] = []
         with await model.queue.admit_in_turn(context, len(body.items)) as permits:
             model.metrics.batch_size.observe(len(body.items))
-            context.after_reply = partial(self._record, model, answers)
+            context.after_reply = partial(self.record, model, answers)
             for item in body.items:
                 try:
                     if isinstance(item, errors.InvalidRequest):
@@ -204,11 +204,13 @@ class Endpoints:
     def _reference(self) -> Reply:
         return load_reference(self.app.openapi())
 
-    def _record_turn(self, route: Route, answer: Answer, context: RequestContext) -> None:
-        self._record(route.model, [answer], context)
+    def record_turn(self, route: Route, answer: Answer, context: RequestContext) -> None:
+        """Count the answer to a user's turn, and record it in the experiment. Call it after the reply."""
+        self.record(route.model, [answer], context)
         self.router.record_answer(context, route, answer)
 
-    def _record(self, model: LoadedModel, answers: Sequence[Answer], _: RequestContext) -> None:
+    def record(self, model: LoadedModel, answers: Sequence[Answer], _: RequestContext) -> None:
+        """Count answers of a student. Call it after the reply."""
         for question, prediction, cached, timings in answers:
             self.metrics.defer(model.metrics.count, question.locale, prediction, timings, cached)
 
@@ -225,7 +227,7 @@ def nlu_body(model: LoadedModel, item: TextRequest, answer: Answer, request_id: 
     body = {
         "domain": domain[0] if domain else None,
         "intent": intent[0] if intent else None,
-        "slots": _slots(prediction.slots),
+        "slots": slots_body(prediction.slots),
         **_common(model, item, answer, request_id),
     }
     if item.top_k is not None:
@@ -277,7 +279,8 @@ def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, DIGITS)
 
 
-def _slots(spans: Sequence[Span] | None) -> list[Json] | None:
+def slots_body(spans: Sequence[Span] | None) -> list[Json] | None:
+    """The bodies of `schemas.Slot`; None without a slot head."""
     if spans is None:
         return None
     return [

@@ -13,6 +13,7 @@ EXTRAS = {
     "training": ("torch", "transformers", "accelerate", "tqdm", "scipy", "matplotlib"),
     "export": ("onnx", "optimum", "torch", "transformers", "tqdm"),
     "distiller": ("optuna", "onnx", "torch", "transformers", "accelerate", "tqdm", "sklearn"),
+    "client": ("httpx",),
     "loadtest": ("locust", "matplotlib", "scipy", "psutil"),
 }
 

@@ -111,6 +111,14 @@ class Settings(BaseSettings):
         int,
         Field(ge=0, le=1 << 24, description="answers in the cache of each student of a process; 0 turns the cache off"),
     ] = 0
+    default_locale: Annotated[
+        str | None,
+        Field(
+            pattern=f"^{LOCALE.pattern}$",
+            description="locale of texts whose request names none, which only Rasa's API and the V2 protocol allow; "
+            "without it, the locale of a student that knows only one",
+        ),
+    ] = None
     locale_fallback: Annotated[
         dict[str, str],
         NoDecode,

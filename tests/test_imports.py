@@ -36,7 +36,7 @@ LAYERS = {
         ("http",),
         ("models",),
         ("experiments",),
-        ("endpoints", "app", "ask", "page"),
+        ("endpoints", "app", "ask", "page", "protocols"),
         ("process",),
         ("__main__",),
     ),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import Depends
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from service.monitoring.metrics import NONE
 from service.monitoring.timings import Timings
@@ -30,7 +30,8 @@ class RequestContext:
 
     Attributes:
         method: GET, POST, ...
-        endpoint: its path if the service has that path, else "other"; for metrics.
+        endpoint: its path if the service has that path, with ``{model}`` for the name of a model in it, else "other";
+            for metrics.
         headers: by lower-case name; the last one of a repeated header.
         request_id: the client's ``x-request-id`` where it is well formed, else a generated one.
         receive: the ASGI callable for its body.
@@ -40,6 +41,7 @@ class RequestContext:
         timings: the time of each phase, once answered.
         status: HTTP status, once the reply has been sent.
         after_reply: called with this context after the reply was sent, if set.
+        scope: the ASGI scope, with path and query as they were sent.
     """
 
     method: str
@@ -53,6 +55,7 @@ class RequestContext:
     timings: Timings | None = None
     status: int = 0
     after_reply: Callable[[RequestContext], None] | None = None
+    scope: Scope = field(default_factory=dict)
 
 
 # The endpoints' parameter. The middleware passes it; FastAPI documents it, and must not look for it in the query.

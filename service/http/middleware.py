@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+from urllib.parse import parse_qsl
 
 import orjson
 from fastapi import FastAPI
@@ -30,7 +31,10 @@ from service.monitoring.tracing import Tracer
 from service.settings import Settings
 
 OTHER = "other"  # endpoint, in metrics, of requests to unknown paths
-GUARDED = "/v1/"
+# Paths that need an API key, if keys are configured.
+GUARDED = ("/v1/", "/v2/models/", "/model/", "/status")
+MODEL_PATHS = "/v2/models/"  # followed by the name of a model
+RASA_PATHS = ("/model/", "/status")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 MAX_DEADLINE_MS = 3_600_000
 JSON = (b"content-type", b"application/json")
@@ -40,10 +44,19 @@ _random = random.Random()  # seeded by the system; ids must be unique, not secre
 
 
 class Endpoint(NamedTuple):
-    """The handler of one method of one path: ``async def handler(context[, body])``, and the model of its body."""
+    """One method of one path.
+
+    Attributes:
+        handler: ``async def handler(context[, body])``.
+        body: the model of its body; None if it takes none.
+        read: reads the body in place of `read_body`, with the same parameters.
+        error_body: the JSON body of an error, from the error and the request's id.
+    """
 
     handler: Callable[..., Awaitable[Reply]]
     body: type[BaseModel] | None
+    read: Callable[..., Awaitable[BaseModel]] | None = None
+    error_body: Callable[[ServiceError, str], Mapping[str, object]] = error_body
 
 
 class Draining(Protocol):
@@ -80,14 +93,14 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         path = scope["path"]
-        endpoint = path if path in self.endpoints else OTHER
+        endpoint = path if path in self.endpoints else self._template_of(path)
         headers = dict(scope["headers"])
         sent = headers.get(b"x-request-id")
         request_id = sent.decode() if sent is not None and REQUEST_ID.fullmatch(sent) else _new_request_id()
-        context = RequestContext(scope["method"], endpoint, headers, request_id, receive)
+        context = RequestContext(scope["method"], endpoint, headers, request_id, receive, scope=scope)
         self.metrics.requests_in_flight += 1
         try:
-            await self._send(context, await self._reply(context, path), send)
+            await self._send(context, await self._reply(context), send)
         except ENDINGS:
             raise
         except BaseException as error:  # noqa: BLE001 - no exception may leave this layer
@@ -102,15 +115,16 @@ class RequestMiddleware:
         reply = _error_reply(error, request_id)
         return reply._replace(headers=(*reply.headers, (b"x-request-id", request_id.encode())))
 
-    async def _reply(self, context: RequestContext, path: str) -> Reply | None:
+    async def _reply(self, context: RequestContext) -> Reply | None:
         """The endpoint's reply, or that of its error; None if the client has disconnected."""
         try:
-            endpoint = self._endpoint(context, path)
+            endpoint = self._endpoint(context)
             if endpoint.body is None:
                 return await endpoint.handler(context)
             settings = self.settings
             context.deadline = _deadline(context, settings.deadline_ms)
-            body = await read_body(
+            read = endpoint.read or read_body
+            body = await read(
                 context.receive, context.headers, endpoint.body, settings.max_body_bytes, settings.body_seconds
             )
             return await endpoint.handler(context, body)
@@ -120,13 +134,26 @@ class RequestMiddleware:
             context.timings = None
             problem = errors.reported(error, context.request_id)
             self.metrics.count_error(problem)
-            return None if isinstance(problem, errors.ClientLeft) else _error_reply(problem, context.request_id)
+            if isinstance(problem, errors.ClientLeft):
+                return None
+            methods = self.endpoints.get(context.endpoint)
+            shape = error_body if methods is None else next(iter(methods.values())).error_body
+            return _error_reply(problem, context.request_id, shape)
 
-    def _endpoint(self, context: RequestContext, path: str) -> Endpoint:
+    def _template_of(self, path: str) -> str:
+        """The path of an endpoint whose ``{model}`` stands for a part of this path, else "other"."""
+        if not path.startswith(MODEL_PATHS):
+            return OTHER
+        name, slash, rest = path.removeprefix(MODEL_PATHS).partition("/")
+        template = f"{MODEL_PATHS}{{model}}{slash}{rest}"
+        return template if name and template in self.endpoints else OTHER
+
+    def _endpoint(self, context: RequestContext) -> Endpoint:
+        path = context.endpoint
         methods = self.endpoints.get(path)
         if methods is None:
             raise errors.UnknownPath
-        if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(context.headers):
+        if self.keys is not None and path.startswith(GUARDED) and not self.keys.admits(_credentials(context)):
             raise errors.Unauthorized({"www-authenticate": "Bearer"})
         endpoint = methods.get("GET" if context.method == "HEAD" else context.method)
         if endpoint is None:
@@ -161,6 +188,15 @@ class RequestMiddleware:
             self.tracer.record(context)
 
 
+def _credentials(context: RequestContext) -> Mapping[bytes, bytes]:
+    """The headers that may hold an API key; clients of Rasa send theirs as ``token`` in the query."""
+    if context.endpoint.startswith(RASA_PATHS):
+        for name, value in parse_qsl(context.scope.get("query_string", b"").decode("latin-1")):
+            if name == "token":
+                return {b"x-api-key": value.encode(), **context.headers}
+    return context.headers
+
+
 def _new_request_id() -> str:
     return f"{_random.getrandbits(64):016x}"
 
@@ -182,6 +218,8 @@ def _server_timing(timings: Timings) -> bytes:
     )
 
 
-def _error_reply(error: ServiceError, request_id: str) -> Reply:
+def _error_reply(
+    error: ServiceError, request_id: str, shape: Callable[[ServiceError, str], Mapping[str, object]] = error_body
+) -> Reply:
     headers = (JSON, *((name.encode(), value.encode()) for name, value in error.headers.items()))
-    return Reply(orjson.dumps(error_body(error, request_id)), headers, error.row.status)
+    return Reply(orjson.dumps(shape(error, request_id)), headers, error.row.status)

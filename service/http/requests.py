@@ -40,9 +40,22 @@ async def read_body(
         BadHttp: its chunks are invalid.
         InvalidRequest: it is not JSON or does not fit `model`; the message names the field and what is allowed.
     """
-    media_type = headers.get(b"content-type", b"")
-    if media_type != b"application/json" and media_type.partition(b";")[0].strip().lower() != b"application/json":
+    if headers.get(b"content-type") != b"application/json" and media_type(headers) != b"application/json":
         raise UnsupportedMediaType
+    return parse_body(await read_bytes(receive, headers, max_bytes, seconds), model)
+
+
+def media_type(headers: Mapping[bytes, bytes]) -> bytes:
+    """The declared media type of a body, in lower case and without parameters; empty if none is declared."""
+    return headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+
+async def read_bytes(receive: Receive, headers: Mapping[bytes, bytes], max_bytes: int, seconds: float) -> bytes:
+    """Read the body of a request, chunked or not, whatever its media type.
+
+    Raises:
+        BodyTooLarge, BodyTimeout, ClientLeft, BadHttp: as `read_body`.
+    """
     declared = headers.get(b"content-length", b"").lstrip(b"0")  # `int` refuses thousands of digits
     if declared.isdigit() and int(declared) > max_bytes:
         raise BodyTooLarge(limit=max_bytes)
@@ -57,7 +70,7 @@ async def read_body(
                 raw = await _collect(receive, max_bytes, message or await receive())
         except TimeoutError:
             raise BodyTimeout({"connection": "close"}, seconds=seconds) from None
-    return parse_body(raw, model)
+    return raw
 
 
 def poll(receive: Receive) -> Message | None:
@@ -129,7 +142,9 @@ def describe(error: ValidationError, model: type[BaseModel], whole: str = "body"
     if kind in ("model_type", "model_attributes_type"):
         return f"{where}: should be a JSON object"
     if kind == "extra_forbidden":
-        return f"{_name_or_placeholder(where)}: no such field; allowed: {', '.join(model.model_fields)}"
+        *parents, name = map(str, first["loc"])
+        allowed = "" if parents else f"; allowed: {', '.join(model.model_fields)}"
+        return f"{'.'.join([*parents, _name_or_placeholder(name)])}: no such field{allowed}"
     if kind == "missing":
         return f"{where}: is required"
     return f"{where}: {first['msg'].removeprefix('Input ').removeprefix('String ')}"
@@ -168,18 +183,21 @@ AllowedLabels = Annotated[
 ]
 
 
+ReadableText = Annotated[
+    str,
+    AfterValidator(_readable),
+    Field(
+        description="the user's request, spoken or typed; not only white space",
+        examples=["weck mich am freitag um neun uhr auf"],
+        json_schema_extra={"minLength": 1},
+    ),
+]
+
+
 class TextRequest(_Strict):
     """A text and its locale."""
 
-    text: Annotated[
-        str,
-        AfterValidator(_readable),
-        Field(
-            description="the user's request, spoken or typed; not only white space",
-            examples=["weck mich am freitag um neun uhr auf"],
-            json_schema_extra={"minLength": 1},
-        ),
-    ]
+    text: ReadableText
     locale: Annotated[str, Field(description="BCP-47 tag of a locale of the student", examples=["de-DE"])]
     top_k: Annotated[
         int | None,
