@@ -13,6 +13,7 @@ EXTRAS = {
     "training": ("torch", "transformers", "accelerate", "tqdm", "scipy", "matplotlib"),
     "export": ("onnx", "optimum", "torch", "transformers", "tqdm"),
     "client": ("httpx",),
+    "wyoming": ("wyoming",),
     "loadtest": ("locust", "matplotlib", "scipy", "psutil"),
 }
 
