@@ -2,8 +2,8 @@
 
 python -m service.wyoming --student s --uri tcp://0.0.0.0:10500
 
-The events `transcript` and `recognize` are answered with `intent` or, if the text is out of scope, `not-recognized`,
-and `describe` with `info`. Home Assistant sends transcripts with their language, and handles the intents by their names.
+The events `transcript` and `recognize` are answered with `intent` or, if the text is out of scope, `not-recognized`;
+`describe` with `info`. Home Assistant sends transcripts with their language, and handles the intents by their names.
 Wyoming has no authentication: the address should be reachable in a trusted network only.
 """
 
