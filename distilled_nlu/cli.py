@@ -24,6 +24,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("service.__main__", "start the HTTP service"),
     "ask": Command("service.ask", "ask a student without a server"),
+    "wyoming": Command("service.wyoming", "answer intents for Home Assistant, by the Wyoming protocol"),
     "build": Command("training.build", "build students of your own data: train, distil, export, report"),
     "train": Command("training.finetune", "train a student on labelled utterances"),
     "convert": Command("training.convert", "read labelled data of any known format, write JSONL, CSV, Rasa or CLU"),

@@ -30,5 +30,5 @@ The folders, each of which imports only those above it:
 | `process/` | supervisor, workers, the number of processes; imports `app`, too |
 
 At the top: `errors`, `settings` and `watched_file`, which every folder may import; `endpoints` and `app` above
-`experiments/`; the commands `__main__` and `ask`.
+`experiments/`; the commands `__main__`, `ask` and `wyoming`.
 """

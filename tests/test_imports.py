@@ -36,7 +36,7 @@ LAYERS = {
         ("http",),
         ("models",),
         ("experiments",),
-        ("endpoints", "app", "ask", "page", "protocols"),
+        ("endpoints", "app", "ask", "page", "protocols", "wyoming"),
         ("process",),
         ("__main__",),
     ),
