@@ -18,6 +18,7 @@ from service.student.manifest import TOKENIZER_FILE, Labels
 from training.data import datasets
 from training.data.augmentation import typed_copy
 from training.data.labels import labels_of
+from training.data.splitting import is_chosen
 from training.data.utterances import Utterance, checksum_of
 from training.evaluation.scoring import score_by_locale
 from training.models.batches import EpochData, ExampleEncoder
@@ -90,6 +91,7 @@ def read_data(settings: FinetuneSettings) -> Data:
         )
         train = [train[i] for i in sorted(chosen)]
     dev, held_out = dataset.part("dev", served), HeldOut(dataset.utterances)
+    dev = [u for u in dev if is_chosen(u.id, settings.dev_share)]
     return Data(train, dev, served, labels, dataset.skipped, held_out)
 
 
