@@ -140,9 +140,15 @@ def distill_student(
     if cached is None:
         run.train(loss_of)
         return run.finish({"teacher": teacher.training})
-    run.train(loss_of_cached, lambda rows, number: cached.batch(rows, number % cached.variants, run.split))
-    facts = {"variants": cached.variants, "tokens": cached.k, "mass": round(cached.mass, 4)}
+    variants = variants_of(settings, run)
+    run.train(loss_of_cached, lambda rows, number: cached.batch(rows, number % variants, run.split))
+    facts = {"variants": variants, "tokens": cached.k, "mass": round(cached.mass, 4)}
     return run.finish({"teacher": teacher.training, "cache": facts})
+
+
+def variants_of(settings: DistillSettings, run: TextRun) -> int:
+    """The masks of each line: as many as asked for, else one for each pass over the text."""
+    return settings.mask_variants or max(1, round(run.passes))
 
 
 def cached_predictions(settings: DistillSettings, teacher: Checkpoint, run: TextRun) -> MaskedTeacher:
@@ -150,7 +156,7 @@ def cached_predictions(settings: DistillSettings, teacher: Checkpoint, run: Text
     kept = Kept(settings.masked_share, settings.cached_tokens, settings.temperature)
     digest = digest_of(existing_folder(settings.teacher))
     cached = MaskedTeacher(Path(settings.teacher_cache), digest, run.text, kept)
-    cached.add(teacher.model, settings.mask_variants or max(1, round(run.passes)), settings.precision)
+    cached.add(teacher.model, variants_of(settings, run), settings.precision)
     log.info("--teacher-cache: %d tokens hold %.1f %% of the teacher's mass", cached.k, 100 * cached.mass)
     return cached
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,6 @@ NAMED = (  # settings that name files or folders
     "teacher_cache",
     "start",
 )
-
-BatchType = TypeVar("BatchType")
 
 
 class TextRun:
@@ -127,6 +125,9 @@ class TextRun:
             return loss_of(batch.to(device))
 
         with loop.bar():
+            step, scored = loop.progress.step, {point["step"] for point in loop.progress.curve}
+            if step and step % score_every == 0 and not loop.finished and step not in scored:
+                self._score()  # the interrupted run stopped between the step and its scores
             for drawn in self._draws():
                 loop.step(partial(loss_of_rows, *drawn), record_every=max(1, loop.total // 100))
                 if loop.progress.step % score_every == 0 and not loop.finished:
