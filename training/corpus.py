@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
 def _build_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--generic", metavar="FOLDER", help="plain sentences: LANGUAGE/SOURCE.txt[.gz] or LOCALE.txt (default: none)")
+    add("--sources", help="comma-separated names of the files of --generic to use (default: all)")
     add("--data", help="labelled data: folder, tarball, file or hub:NAME; dev and test are excluded (default: none)")
     add("--ratio", metavar="GENERIC:TASK", help="generic to task tokens, such as 1:0, 7:3 or 0:1 (default: 7:3)")
     add("--locales", required=True, help="comma-separated tags, balanced (de,fr) or weighted (de=2,fr-FR=1)")

@@ -32,7 +32,7 @@ NEEDED = ("data", "sizes", "minutes")  # beside --encoder
 
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
-    whole = study.parser("training.ladder", "Train a ladder of students, and measure the effect of each factor.")
+    whole = study.shared_parser("training.ladder", "Train a ladder of students, and measure the effect of each factor.")
     add = whole.add_argument_group("a new recipe, OUT/recipe.toml, instead of --recipe").add_argument
     add(
         "--encoder",
@@ -80,7 +80,7 @@ def _recipe(args: argparse.Namespace) -> Path:
     names = ("encoder", "revision", "data", "sizes", "minutes", "locales", "texts", "tokens", "controls")
     asked = Asked(**{name: getattr(args, name) for name in names}, generic=args.generic or "")
     recipe = ladder_recipe(asked, args.out / RECIPE, threads_of(args.jobs))
-    args.data = args.generic = None  # the recipe has them
+    args.data = args.generic = args.encoder = None  # the recipe has them
     return recipe
 
 

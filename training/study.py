@@ -20,7 +20,15 @@ from training.data.utterances import PARTITIONS
 from training.runs.flags import add_track, at_least_one, new_parser
 
 
-def parser(command: str = "training.study", about: str = "Run a study from a recipe.") -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    whole = shared_parser("training.study", "Run a study from a recipe.")
+    adopted = "encoder that is adopted: folder or hub name (default: what the recipe names)"
+    whole.add_argument("--encoder", metavar="NAME", help=adopted)
+    return whole
+
+
+def shared_parser(command: str, about: str) -> argparse.ArgumentParser:
     """The flags of this command, and of `training.ladder`."""
     whole = new_parser(command, about)
     add = whole.add_argument

@@ -322,3 +322,37 @@ def test_two_processes_learn_what_one_does_also_when_they_are_killed(
 
     assert losses(two) == pytest.approx(losses(one), abs=0.02)
     assert held_out_loss(two) == pytest.approx(held_out_loss(one), abs=0.02)
+
+
+def test_seeds_share_the_cached_predictions_of_a_teacher(teacher: Path, corpus: Path, tmp_path: Path) -> None:
+    cached = ["--teacher-cache", str(tmp_path / "cache"), "--cached-tokens", "20", "--learning-rate", "0.003"]
+    assert distill.main(arguments(teacher, corpus, tmp_path / "first", *cached, "--epochs", "2")) == 0
+    files = {file: file.read_bytes() for file in (tmp_path / "cache").rglob("*") if file.is_file()}
+    assert distill.main(arguments(teacher, corpus, tmp_path / "second", *cached, "--epochs", "2", "--seed", "2")) == 0
+
+    assert {file: file.read_bytes() for file in files} == files
+    first, second = (training_of(tmp_path / name) for name in ("first", "second"))
+    assert first["cache"] == second["cache"] == {**first["cache"], "variants": 2, "tokens": 20}  # type: ignore[dict-item]
+    assert first["held_out"] != second["held_out"]
+    live = arguments(teacher, corpus, tmp_path / "live", "--learning-rate", "0.003", "--epochs", "2")
+    assert distill.main(live) == 0
+    assert held_out_loss(tmp_path / "first") == pytest.approx(held_out_loss(tmp_path / "live"), abs=0.1)
+
+
+def test_a_cache_that_cannot_serve_the_loss_is_refused(
+    teacher: Path, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in (["--hidden-loss", "mse"], ["--prediction-loss", "mse"]):
+        command = arguments(teacher, corpus, tmp_path / "out", "--teacher-cache", str(tmp_path / "cache"), *more)
+        assert distill.main(command) == 2
+        assert "--teacher-cache: holds the teacher's most probable tokens alone" in capsys.readouterr().err
+
+
+def test_the_curve_of_held_out_text_and_its_unigram_entropy_are_recorded(teacher: Path) -> None:
+    training = load_checkpoint(teacher).training
+
+    curve = training["curve"]
+    assert [point["step"] for point in curve] == sorted({point["step"] for point in curve})
+    assert curve[-1] == {"step": training["steps"], **training["held_out"]}
+    assert curve[-1]["held_out_loss"] < curve[0]["held_out_loss"]
+    assert 2 < training["held_out"]["unigram_entropy"] < math.log(300)

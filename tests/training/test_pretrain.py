@@ -265,3 +265,39 @@ def test_no_text_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert pretrain.main(["--out", str(tmp_path / "out")]) == 2
 
     assert "no text: give --corpus, --data or both" in capsys.readouterr().err
+
+
+def test_a_share_of_the_steps_replays_another_text(encoder: Path, corpus: Path, tmp_path: Path) -> None:
+    words = sorted({word for text in read_lines([str(corpus)]) for word in text.split()})
+    (tmp_path / "other.txt").write_text(
+        "\n".join(f"{a} {b} {c}" for a, b, c in zip(words, words[1:], words[2:], strict=False))
+    )
+    task = ["--corpus", str(tmp_path / "other.txt"), "--init", str(encoder), *SHORT, "--steps", "30"]
+    replay = ["--replay", str(corpus), "--replay-share", "0.5"]
+    assert pretrain.main([*task, *replay, "--out", str(tmp_path / "replayed")]) == 0
+
+    training = json.loads((tmp_path / "replayed" / "training.json").read_text())
+    tokens = training["pieces"]
+    assert training["passes"] == pytest.approx(30 * 512 * 0.5 / tokens, abs=0.001)
+    assert training["replay_lines"] == 1100
+    assert training["curve"][-1]["replay_held_out_loss"] > 0
+    assert sorted(file.name for file in (tmp_path / "replayed").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "training.json",
+    ]
+
+
+def test_a_killed_run_with_replay_ends_with_the_same_weights(
+    encoder: Path, corpus: Path, tmp_path: Path, kill_when: Callable[..., bool]
+) -> None:
+    one = ["--corpus", str(corpus / "one.txt"), "--replay", str(corpus / "two.txt.gz"), "--init", str(encoder)]
+    command = [*one, *SHORT, "--steps", "12", "--save-every", "3"]
+    assert pretrain.main([*command, "--out", str(tmp_path / "whole")]) == 0
+
+    killed = tmp_path / "killed"
+    assert kill_when(pretrain.main, [*command, "--out", str(killed)], lambda: steps_saved(killed) >= 3)
+    assert pretrain.main(["--resume", "--out", str(killed), "--save-every", "3", "--threads", "1"]) == 0
+
+    assert same_files(tmp_path / "whole", killed)

@@ -1,4 +1,4 @@
-"""A partition dev for data that has none: drawn by group, stratified by intent, the same for the same seed and data."""
+"""A partition dev for data that has none, drawn by group and stratified by intent; and shares of a partition by id."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ def dev_rows(utterances: Sequence[Utterance], share: float, seed: int) -> set[in
         order = sorted(groups, key=lambda group: _rank(seed, min(utterances[i].id for i in group)))
         chosen.update(i for group in order[:count] for i in group)
     return chosen
+
+
+def is_chosen(name: str, share: float) -> bool:
+    """Whether an id belongs to a share of all ids (0 to 1): by its hash, so the same in each locale and each time."""
+    return int.from_bytes(_rank(0, name), "big") < share * 2**64
 
 
 def _rank(seed: int, name: str) -> bytes:

@@ -3,7 +3,10 @@
 Pure functions on weight matrices of utterances (`training.evaluation.scoring`). A tail uses the columns of its
 utterances, so that a resample draws a sentence equally often in all sets, and in all languages that hold it.
 
-Utterances of the test set and seeds of the runs are both random; both are resampled. With three seeds a plain bootstrap
+Utterances of the test set and seeds of the runs are both random; both are resampled. Seeds are nested: an encoder is
+made with several seeds, and each of these is fine-tuned with several. The outer seed is what is resampled, with all
+runs that belong to it, as Davison and Hinkley (1997, section 3.8) advise: drawing the inner ones again would count
+their variance twice. With three seeds a plain bootstrap
 has two errors: it underestimates the variance between seeds by the factor (n - 1) / n, and it uses the quantiles of the
 normal distribution instead of those of t. Where seeds differ only in which utterances they get wrong, it counts that
 variance twice. `effect_of` corrects all three. tests/training/evaluation/test_effects.py simulates the coverage of its
@@ -13,20 +16,21 @@ variance twice. `effect_of` corrects all three. tests/training/evaluation/test_e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special  # type: ignore[import-untyped,unused-ignore]
 
 from training.evaluation import scoring
-from training.evaluation.scoring import MEAN, PERCENT, Floats, Ints, Weights, class_counts, ratio
+from training.evaluation.scoring import MEAN, PERCENT, Floats, Ints, Weights, ratio
 
 Outcomes = dict[str, Ints]  # of one run in one locale: a name as in the result files to [utterances]
-Runs = Mapping[str, Mapping[int, Mapping[str, Outcomes]]]  # encoder to seed to locale
+Seeds = tuple[int, int]  # of an encoder, and of its fine-tuning
+Runs = Mapping[str, Mapping[Seeds, Mapping[str, Outcomes]]]  # encoder to seeds to locale
 Key = tuple[str, str, str, str]  # metric, encoder, set, locale or MEAN
-Values = dict[Key, Floats]  # in percent, [1 + resamples, seeds]
+Values = dict[Key, Floats]  # in percent, [1 + resamples, columns]
 
 RESAMPLES = 2000
 SEED = 0
@@ -36,6 +40,16 @@ MIN_UTTERANCES = 30  # in a set; the effect on a smaller one is shown but not ju
 
 _NORMAL_END = float(special.ndtri((1 + LEVEL) / 2))
 _MAX_DEGREES = 1e6  # beyond this, t is treated as normal
+
+
+class Columns(NamedTuple):
+    """What the columns of an encoder's values stand for: seeds in ascending order, of one level."""
+
+    level: str  # ENCODER or FINE_TUNING
+    seeds: tuple[int, ...]
+
+
+ENCODER, FINE_TUNING = "encoder", "fine-tuning"
 
 
 class Metric(NamedTuple):
@@ -62,7 +76,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Effect:
-    """The relative change from a baseline to a candidate, in percent of the baseline's, with its 95 % interval."""
+    """The relative change from a baseline to a candidate, in percent of the baseline's, with its 95 % interval.
+
+    Or another quantity with its interval, such as a slope, as `change`.
+    """
 
     change: float
     low: float
@@ -86,12 +103,6 @@ def seed_draws(seeds: int, side: int = 0, resamples: int = RESAMPLES) -> Ints:
     return np.random.default_rng([SEED, 1, side]).integers(0, seeds, size=(resamples, seeds))
 
 
-def domain_f1(expected: Ints, found: Ints, classes: int) -> Floats:
-    """F1 of each class over all utterances, [classes]; NaN of a class that occurs on neither side."""
-    correct, both = class_counts(expected, found, classes, np.ones((1, len(expected)), np.float32))
-    return ratio(2 * correct[0], both[0])[:classes]
-
-
 def error_rate(errors: Ints, trials: Ints, weights: Weights) -> Floats:
     """Errors over trials of weighted utterances, [1 + resamples]; NaN where nothing is tried."""
     counts = (weights @ np.stack([errors, trials], axis=1).astype(np.float32)).astype(np.float64)
@@ -108,12 +119,25 @@ def measure(metric: str, reference: Reference, found: Outcomes, rows: Ints, clas
     return PERCENT * error_rate(intents + found["slot_errors"][rows], reference.slots[rows] + 1, weights)
 
 
-def values_of(
-    task: str, references: Mapping[str, Reference], runs: Runs, classes: int, weights: Mapping[str, Weights]
-) -> Values:
-    """Every metric of a task, in percent, by encoder, set and locale, [1 + resamples, seeds in ascending order].
+def columns_of(runs: Iterable[Seeds], is_nested: bool) -> Columns:
+    """The columns of an encoder: its own seeds if it is made with several, else those of fine-tuning."""
+    outer, inner = (tuple(sorted(set(level))) for level in zip(*runs, strict=True))
+    return Columns(ENCODER, outer) if is_nested else Columns(FINE_TUNING, inner)
 
-    The key `MEAN` holds the mean over `mean_locales`, as far as they have utterances of the set.
+
+def values_of(
+    task: str,
+    references: Mapping[str, Reference],
+    runs: Runs,
+    classes: int,
+    weights: Mapping[str, Weights],
+    nested: Collection[str] = (),
+) -> Values:
+    """Every metric of a task, in percent, by encoder, set and locale, [1 + resamples, columns].
+
+    The columns are those of `columns_of`, each the mean over the runs of its seed; `nested` names the encoders that are
+    made with several seeds. The key `MEAN` holds the mean over `mean_locales`, as far as they have utterances of the
+    set.
     """
     values: Values = {}
     for locale, reference in references.items():
@@ -121,9 +145,16 @@ def values_of(
             drawn = weights[locale][:, rows]
             for metric in METRICS[task] if len(rows) else ():
                 for encoder, seeds in runs.items():
-                    found = [seeds[s][locale] for s in sorted(seeds)]
-                    scores = [measure(metric.name, reference, x, rows, classes, drawn) for x in found]
-                    values[metric.name, encoder, name, locale] = np.stack(scores, axis=1)
+                    columns = columns_of(seeds, encoder in nested)
+                    place = 0 if columns.level == ENCODER else 1
+                    scores = {
+                        s: measure(metric.name, reference, run[locale], rows, classes, drawn)
+                        for s, run in seeds.items()
+                    }
+                    by_column = [[scores[s] for s in seeds if s[place] == seed] for seed in columns.seeds]
+                    values[metric.name, encoder, name, locale] = np.stack(
+                        [np.mean(x, axis=0) for x in by_column], axis=1
+                    )
     over = scoring.mean_locales(references)
     for metric_name, encoder, name in dict.fromkeys(key[:3] for key in values):
         keys = [(metric_name, encoder, name, locale) for locale in over]
@@ -142,9 +173,9 @@ def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Eff
     """The relative change of the mean over the seeds, with an interval over utterances and seeds.
 
     In a resample both sides and all seeds see the same utterances. Pairing of seeds means that column k of either side
-    was fine-tuned with the same seed, thus the same order of batches and the same initial heads, and that both sides
-    then take the same columns. An effect of the seed that both sides share cancels; without one, pairing only costs
-    degrees of freedom. Sides without common seeds are drawn independently.
+    has the same seed, thus the same first weights or order of batches, and that both sides then take the same columns.
+    An effect of the seed that both sides share cancels; without one, pairing only costs degrees of freedom. Sides
+    without common seeds are drawn independently.
 
     Each resample is the change on the drawn utterances plus the mean deviation of the drawn seeds, each seed's
     deviation being that of its change on the set itself (to first order). Deviations are scaled by sqrt(n / (n - 1)),
@@ -158,12 +189,33 @@ def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Eff
     both sides where their seeds pair, else of each. None where the baseline, or that of most resamples, is 0.
     """
     fixed = relative_change(candidate.mean(axis=1), baseline.mean(axis=1))
+    parts = _seed_deviations(candidate, baseline)
+    parts = [parts[0] + parts[1]] if len(draws) == 1 else parts
+    return _interval(fixed, parts, draws, low=-PERCENT)  # a metric cannot fall below 0
+
+
+def slope_of(values: Sequence[Floats], x: Sequence[float], groups: Sequence[str], draws: Ints) -> Effect | None:
+    """The slope of least squares of metrics against x, with a level of its own for each group, and its interval.
+
+    `values` are [1 + resamples, seeds] for each point, with the same seeds; `x` and `groups` are [points]. The slope is
+    a weighted sum of the points, so its interval is that of `effect_of`. None where x is constant within each group.
+    """
+    at = np.array(x, dtype=np.float64)
+    members = [np.flatnonzero(np.array(groups) == name) for name in dict.fromkeys(groups)]
+    for rows in members:
+        at[rows] -= at[rows].mean()
+    if not np.any(np.abs(at) > 1e-12):
+        return None
+    slope = np.tensordot(at / (at**2).sum(), np.stack(values), axes=1)
+    return _interval(slope.mean(axis=1), [slope - slope.mean(axis=1, keepdims=True)], [draws])
+
+
+def _interval(fixed: Floats, parts: Sequence[Floats], draws: Sequence[Ints], low: float = -math.inf) -> Effect | None:
+    """The effect of a quantity [1 + resamples] with the deviations of its seeds, by side [1 + resamples, seeds]."""
     change = float(fixed[0])
     is_defined = np.isfinite(fixed[1:])
     if not math.isfinite(change) or is_defined.sum() < len(is_defined) / 2:
         return None
-    parts = _seed_deviations(candidate, baseline)
-    parts = [parts[0] + parts[1]] if len(draws) == 1 else parts
     fixed = fixed[1:][is_defined]
     drawn, of_seeds = fixed.copy(), 0.0
     for part, columns in zip(parts, draws, strict=True):
@@ -172,21 +224,21 @@ def effect_of(candidate: Floats, baseline: Floats, draws: Sequence[Ints]) -> Eff
             scale = math.sqrt(seeds / (seeds - 1) * _seed_share(part[1:][is_defined], part[0]))
             drawn += scale * part[0][columns[is_defined]].mean(axis=1)
             of_seeds += float(part[0].var(ddof=1)) / seeds
-    seeds = min(candidate.shape[1], baseline.shape[1])
+    seeds = min(part.shape[1] for part in parts)
     degrees = _MAX_DEGREES
     if seeds > 1 and of_seeds > 0:
         degrees = min(degrees, (seeds - 1) * max(1.0, float(drawn.var()) / of_seeds) ** 2)
-    return _effect(change, drawn, degrees, seeds)
+    return _effect(change, drawn, degrees, seeds, low)
 
 
-def _effect(change: float, drawn: Floats, degrees: float, seeds: int) -> Effect:
+def _effect(change: float, drawn: Floats, degrees: float, seeds: int, least: float) -> Effect:
     """Interval and p value from resampled changes, [resamples]."""
     wider = float(special.stdtrit(degrees, (1 + LEVEL) / 2)) / _NORMAL_END
     low, high = (float(end) for end in np.percentile(drawn, ENDS))
     below, above = max(0.0, change - low), max(0.0, high - change)
     return Effect(
         change=change,
-        low=max(-PERCENT, change - wider * below),  # a metric cannot fall below 0
+        low=max(least, change - wider * below),
         high=change + wider * above,
         p_value=_p_value(change, below if change > 0 else above, degrees, len(drawn)),
         degrees=math.inf if degrees >= _MAX_DEGREES else degrees,
@@ -223,32 +275,48 @@ def _p_value(change: float, distance: float, degrees: float, resamples: int) -> 
     return float(2 * special.stdtr(degrees, -abs(change) * _NORMAL_END / distance))
 
 
-def compare_runs(values: Values, keys: tuple[Key, Key], seeds: tuple[list[int], list[int]]) -> Effect | None:
-    """`effect_of` a candidate and a baseline (keys and ascending seeds), on their common seeds, or all without any."""
-    candidate, baseline = values[keys[0]], values[keys[1]]
-    common = sorted(set(seeds[0]) & set(seeds[1]))
+def compare_runs(
+    values: Values, candidates: Sequence[Key], baselines: Sequence[Key], columns: Mapping[str, Columns]
+) -> Effect | None:
+    """`effect_of` the means of candidates and baselines, whose `columns` are given by encoder.
+
+    Seeds are paired where both sides have some in common, of one level. None where there are no values, or the
+    encoders of a side have no seed in common. Sides of different levels are not comparable as to seeds: the effect then
+    counts as that of one seed.
+    """
+    if not all(key in values for key in (*candidates, *baselines)):
+        return None
+    sides = [
+        _side([values[key] for key in keys], [columns[key[1]] for key in keys]) for keys in (candidates, baselines)
+    ]
+    if sides[0] is None or sides[1] is None:
+        return None
+    (candidate, own), (baseline, others) = sides[0], sides[1]
     resamples = len(candidate) - 1
+    common = sorted(set(own.seeds) & set(others.seeds)) if own.level == others.level else []
     if not common:
-        sides = [seed_draws(len(own), side, resamples) for side, own in enumerate(seeds)]
-        return effect_of(candidate, baseline, sides)
-    draws = seed_draws(len(common), 0, resamples)
-    columns = [[own.index(seed) for seed in common] for own in seeds]
-    return effect_of(candidate[:, columns[0]], baseline[:, columns[1]], [draws])
+        draws = [seed_draws(len(side.seeds), i, resamples) for i, side in enumerate((own, others))]
+        found = effect_of(candidate, baseline, draws)
+        return found if own.level == others.level or found is None else replace(found, seeds=1)
+    candidate, baseline = (
+        side[:, [own_.seeds.index(s) for s in common]] for side, own_ in ((candidate, own), (baseline, others))
+    )
+    return effect_of(candidate, baseline, [seed_draws(len(common), 0, resamples)])
 
 
-def mark_of(effect: Effect, p_holm: float) -> str:
-    """``*`` where the interval excludes 0, ``**`` where that survives the correction for many cells, else nothing."""
-    if effect.low <= 0 <= effect.high:
-        return ""
-    return "**" if p_holm < 1 - LEVEL else "*"
+def _side(values: Sequence[Floats], columns: Sequence[Columns]) -> tuple[Floats, Columns] | None:
+    """The mean of some encoders over the seeds that all have, and these; None where there are none."""
+    levels = {own.level for own in columns}
+    common = sorted(set.intersection(*(set(own.seeds) for own in columns)))
+    if len(levels) > 1 or not common:
+        return None
+    chosen = [x[:, [own.seeds.index(seed) for seed in common]] for x, own in zip(values, columns, strict=True)]
+    return np.mean(chosen, axis=0), Columns(levels.pop(), tuple(common))
 
 
-def corrected(effects: Sequence[Effect | None], is_judged: Sequence[bool]) -> list[float | None]:
-    """P values of the judged cells of one table, corrected for their number (Holm, 1979); None for the others."""
-    cells = enumerate(zip(effects, is_judged, strict=True))
-    p_values = {i: effect.p_value for i, (effect, judged) in cells if effect and judged}
-    found = dict(zip(p_values, holm(np.array(list(p_values.values()))).tolist(), strict=True))
-    return [found.get(i) for i in range(len(effects))]
+def mark_of(effect: Effect) -> str:
+    """``*`` where the interval excludes 0."""
+    return "" if effect.low <= 0 <= effect.high else "*"
 
 
 def holm(p_values: Floats) -> Floats:
@@ -258,28 +326,3 @@ def holm(p_values: Floats) -> Floats:
     found = np.empty_like(p_values)
     found[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return found
-
-
-def domain_change(
-    task: str, reference: Reference, candidate: Runs, baseline: Runs, locale: str, classes: int
-) -> Floats:
-    """Relative change of the mean over the seeds in each domain, in percent, [classes].
-
-    Of F1 of the domain (dc) or of SemER over its utterances (icner). `candidate` and `baseline` hold one encoder each.
-    """
-
-    def mean(runs: Runs) -> Floats:
-        (seeds,) = runs.values()
-        found = [_by_domain(task, reference, run[locale], classes) for run in seeds.values()]
-        return cast(Floats, np.mean(found, axis=0))
-
-    return relative_change(mean(candidate), mean(baseline))
-
-
-def _by_domain(task: str, reference: Reference, outcomes: Outcomes, classes: int) -> Floats:
-    if task == "dc":
-        return domain_f1(reference.domain, outcomes["domain"], classes)
-    errors, known = outcomes["intent_errors"] + outcomes["slot_errors"], reference.domain >= 0
-    domains, trials = reference.domain[known], reference.slots + 1
-    sums = [np.bincount(domains, x[known], minlength=classes).astype(np.float64) for x in (errors, trials)]
-    return ratio(sums[0], sums[1])

@@ -51,6 +51,23 @@ def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * functional.kl_div(log_q, log_p, reduction="sum", log_target=True) / max(1, len(log_q))
 
 
+def truncated_kl(student: Tensor, tokens: Tensor, log_p: Tensor, temperature: float) -> Tensor:
+    """`kl` where only the teacher's k most probable classes are known, and the mass of all others together.
+
+    student: logits [n, classes]. tokens: the k classes, [n, k], int64. log_p: the logarithms of the teacher's softened
+    probabilities of these and, last, of the rest, [n, k + 1]; -inf where k is the number of classes. The result is the
+    divergence of the distributions over these k + 1 events, never above `kl` and equal to it without a rest. In nats
+    times T², the mean over the n rows.
+    """
+    if log_p.shape != (len(student), tokens.shape[-1] + 1):
+        raise ValueError(f"shapes {tuple(tokens.shape)} of tokens and {tuple(log_p.shape)} of log_p do not fit")
+    log_q = (student.float() / temperature).log_softmax(dim=-1).gather(-1, tokens)
+    rest = (1 - log_q.exp().sum(dim=-1, keepdim=True)).clamp(min=EPSILON).log()
+    log_p = log_p.float().log_softmax(dim=-1)  # half precision does not quite sum up to 1
+    gap = torch.where(log_p.isinf(), 0.0, log_p - torch.cat([log_q, rest], dim=-1))
+    return temperature**2 * (log_p.exp() * gap).sum() / max(1, len(student))
+
+
 def cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T² times the cross entropy of q against p, per row: `kl` plus T² H(p), so the same gradient (Hinton et al. 2015).
 

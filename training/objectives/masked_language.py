@@ -113,6 +113,21 @@ def masked_loss(logits: Tensor, batch: MaskedBatch, split: Split) -> Tensor:
     return total * split.scale(batch.total)
 
 
+def unigram_entropy(text: MaskedText) -> float:
+    """The entropy (nats a token) of the held-out lines' tokens, without special ones; 0 without such lines.
+
+    No model that only knows how frequent tokens are has a lower loss on these tokens: a student above it has learned
+    nothing about their context.
+    """
+    lines = text.lines
+    counts = np.zeros(text.vocabulary, dtype=np.int64)
+    for row in lines.held_out:
+        np.add.at(counts, np.asarray(lines.tokens[lines.starts[row] : lines.starts[row + 1]], dtype=np.int64), 1)
+    counts[list(text.special.protected)] = 0
+    share = counts[counts > 0] / max(1, counts.sum())
+    return float(-(share * np.log(share)).sum())
+
+
 def held_out_scores(model: MaskedLanguageModel, text: MaskedText, precision: str) -> dict[str, float]:
     """`held_out_loss` (nats a token) and `held_out_accuracy` (percent of masked tokens) on the held-out lines.
 

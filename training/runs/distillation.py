@@ -3,7 +3,7 @@
 At the masked tokens the student learns from the text (hard loss) and from the teacher's distribution over the
 vocabulary (soft loss: Hinton et al. 2015); another loss may compare hidden states. With a masked share of 0, both read
 plain text and hidden states are compared alone, so any encoder can teach, a fine-tuned one included. The teacher runs
-once per batch, and none of its outputs are stored.
+once per batch, or once per text: with `--teacher-cache` its predictions are stored for further runs.
 """
 
 from __future__ import annotations
@@ -11,13 +11,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from service.student.manifest import Labels
-from training.models.checkpoint import Checkpoint, is_finished, load_checkpoint, load_resume_state, save_resume_state
+from training.models.checkpoint import (
+    Checkpoint,
+    existing_folder,
+    is_finished,
+    load_checkpoint,
+    load_resume_state,
+    save_resume_state,
+)
 from training.models.devices import autocast_of, processes
 from training.models.errors import CheckpointError
 from training.models.sizes import SIZES
@@ -26,6 +34,8 @@ from training.objectives.first_weights import reduced, require_smaller, with_pos
 from training.objectives.layer_mapping import LAYER_MAPPINGS
 from training.objectives.losses import HIDDEN_LOSSES, PREDICTION_LOSSES
 from training.objectives.masked_language import MaskedBatch, MaskedLanguageModel, MaskedText, masked_loss
+from training.objectives.masked_teacher import Kept, MaskedTeacher, TaughtBatch
+from training.objectives.teacher_logits import digest_of
 from training.runs.flags import listed
 from training.runs.loop import Storage
 from training.runs.settings import INHERITED, NONE, RANDOM, DistillSettings
@@ -100,6 +110,7 @@ def distill_student(
     first = start.encoder_alone(settings.dropout, masked) if start else random_student(settings, teacher.model.config)
     student = MaskedLanguageModel(first)
     imitation = Imitation(student, teacher.model.to(processes().device), settings)
+    cached = cached_predictions(settings, teacher, run) if settings.teacher_cache else None
     before()
     run.begin(imitation, student, None if masked else lambda: imitation.held_out_loss(run.text, settings.precision))
     soft = PREDICTION_LOSSES[settings.prediction_loss]
@@ -119,8 +130,35 @@ def distill_student(
         whole: Tensor = loss + settings.hidden_weight * hidden
         return whole
 
-    run.train(loss_of)
-    return run.finish({"teacher": teacher.training})
+    def loss_of_cached(batch: TaughtBatch) -> Tensor:
+        with autocast_of(settings.precision, batch.tokens.device):
+            logits, _ = run.loop.model(batch.masked, ())
+        share = len(batch.tokens) * run.split.scale(batch.masked.total)
+        loss = settings.hard_weight * masked_loss(logits, batch.masked, run.split)
+        return loss + settings.soft_weight * share * batch.soft_loss(logits, settings.temperature)
+
+    if cached is None:
+        run.train(loss_of)
+        return run.finish({"teacher": teacher.training})
+    variants = variants_of(settings, run)
+    run.train(loss_of_cached, lambda rows, number: cached.batch(rows, number % variants, run.split))
+    facts = {"variants": variants, "tokens": cached.k, "mass": round(cached.mass, 4)}
+    return run.finish({"teacher": teacher.training, "cache": facts})
+
+
+def variants_of(settings: DistillSettings, run: TextRun) -> int:
+    """The masks of each line: as many as asked for, else one for each pass over the text."""
+    return settings.mask_variants or max(1, round(run.passes))
+
+
+def cached_predictions(settings: DistillSettings, teacher: Checkpoint, run: TextRun) -> MaskedTeacher:
+    """The teacher's predictions for the text of a run, read now or found in the cache."""
+    kept = Kept(settings.masked_share, settings.cached_tokens, settings.temperature)
+    digest = digest_of(existing_folder(settings.teacher))
+    cached = MaskedTeacher(Path(settings.teacher_cache), digest, run.text, kept)
+    cached.add(teacher.model, variants_of(settings, run), settings.precision)
+    log.info("--teacher-cache: %d tokens hold %.1f %% of the teacher's mass", cached.k, 100 * cached.mass)
+    return cached
 
 
 class Imitation(nn.Module):
@@ -165,6 +203,12 @@ class Imitation(nn.Module):
 
 def require_teacher(settings: DistillSettings, teacher: Checkpoint) -> None:
     """Raise ValueError where a teacher can't be imitated with these settings."""
+    if settings.teacher_cache:
+        if settings.hidden_loss != NONE or settings.masked_share == 0 or settings.prediction_loss != "kl":
+            needed = "needs --prediction-loss kl, --hidden-loss none and a --masked-share above 0"
+            raise ValueError(f"--teacher-cache: holds the teacher's most probable tokens alone; {needed}")
+        if not existing_folder(settings.teacher).is_dir():
+            raise CheckpointError(f"--teacher {settings.teacher}: is no folder, which --teacher-cache needs")
     if settings.masked_share == 0:
         if settings.hidden_loss == NONE:
             raise ValueError("--masked-share 0: nothing to learn from; choose a --hidden-loss")

@@ -19,6 +19,7 @@ from training.data import datasets
 from training.data.augmentation import typed_copy
 from training.data.labels import labels_of
 from training.data.options import read_options
+from training.data.splitting import is_chosen
 from training.data.utterances import Utterance, checksum_of
 from training.evaluation.scoring import NOT_MEASURED, SLOTS_NOT_ANNOTATED, score_by_locale
 from training.models.batches import EpochData, ExampleEncoder
@@ -98,6 +99,7 @@ def read_data(settings: FinetuneSettings) -> Data:
         )
         train = [train[i] for i in sorted(chosen)]
     dev, held_out = dataset.part("dev", served), HeldOut(dataset.utterances)
+    dev = [u for u in dev if is_chosen(u.id, settings.selection_share)]
     if not any(is_labelled(u, heads) for u in dev):
         raise datasets.DatasetError(f"{settings.data}: no dev utterance has a label for {', '.join(heads)}")
     return Data(train, dev, served, labels, dataset.skipped, held_out)

@@ -83,7 +83,8 @@ class Storage:
 class Progress:
     """Progress of a run: optimiser steps, seconds, the best score so far, and the history of scores and losses.
 
-    `summed_loss` is the sum over the steps since the last reset; commands reset it after each epoch.
+    `summed_loss` is the sum over the steps since the last reset; commands reset it after each epoch. `curve` are scores
+    of held-out text by step.
     """
 
     step: int = 0
@@ -92,6 +93,7 @@ class Progress:
     best: float = float("-inf")
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[dict[str, float]] = field(default_factory=list)
 
 
 class Loop:

@@ -46,7 +46,9 @@ def pretrain(settings: PretrainSettings, storage: Storage) -> dict[str, Any]:
     task, held_out = task_text(settings)
     tokenizer = tokenizer_of(settings, start, storage, task, held_out)
     readable = start.model.config.max_position_embeddings if start else settings.max_length
-    run = TextRun(settings, tokenizer, texts_of(settings, task, held_out), storage, readable)
+    replay = held_out.without(read_lines(listed(settings.replay)), "replay") if settings.replay else None
+    texts = texts_of(settings, task, held_out)
+    run = TextRun(settings, tokenizer, texts, storage, readable, replay, settings.replay_share)
     torch.manual_seed(settings.seed)  # after loading an encoder, which may draw random numbers
     model = MaskedLanguageModel(first_model(settings, tokenizer, start))
     log.info("--corpus: removed %d lines that equal dev or test utterances", held_out.removed["corpus"])

@@ -54,6 +54,9 @@ class FinetuneSettings(RunSettings):
     locales: str = setting("", "comma-separated locales that are served and scored", shown="all of --data")
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
     train_share: float = share(1.0, "random share of the training utterances that is trained on", low=0.001)
+    selection_share: float = share(
+        1.0, "share of dev, by id, that epochs are scored on; the rest is kept unseen", low=0.01
+    )
     init: str = setting("", "checkpoint, student, Hugging Face folder or hub name to start from", unit="CKPT")
     init_layers: str = setting(
         "", "layers of a deeper --init to take: 2,4,6, or a mapping's name", unit="LAYERS", shown="uniform"
@@ -138,6 +141,10 @@ class PretrainSettings(TextSettings):
     tokenizer: str = setting("", "tokenizer.json to use", unit="FILE", shown=f"{OF_INIT} trained on the text")
     size: str = encoder_size("", "encoder size", shown=f"{OF_INIT} {DEFAULT_SIZE}")
     position_bias: bool | None = setting(None, "bias of attention by relative position", shown=f"{OF_INIT} none")
+    replay: str = setting(
+        "", "plain text that some of the steps read instead: files, folders or hub:NAME", unit="FILES"
+    )
+    replay_share: float = share(0.3, "share of the steps that read --replay", high=0.9)
     vocabulary: int = tokens(VOCABULARY, "maximum vocabulary of a tokenizer that is trained, in tokens", low=100)
     tokenizer_lines: int = setting(300_000, "corpus lines that it is trained on, evenly spread", low=0, unit="LINES")
     on_error: str = setting("raise", "what to do with a bad row of --data", choices=ON_ERROR)
@@ -159,6 +166,20 @@ class DistillSettings(TextSettings):
     temperature: float = setting(2.0, "softens both distributions of the soft loss", low=0.1)
     soft_weight: float = weight(1.0, "weight of the soft loss")
     hard_weight: float = weight(0.5, "weight of the masked-language loss on the text itself")
+    teacher_cache: str = setting(
+        "",
+        "folder of the teacher's predictions, for further runs on this text",
+        unit="DIR",
+        shown="none: it reads each batch",
+    )
+    cached_tokens: int = tokens(48, "most probable tokens of a prediction that --teacher-cache keeps", low=1)
+    mask_variants: int = setting(
+        0,
+        "masks of each line in --teacher-cache; passes take turns with them",
+        low=0,
+        unit="VARIANTS",
+        shown="one a pass",
+    )
     hidden_loss: str = setting(NONE, "compares hidden states", choices=(NONE, *HIDDEN_LOSSES))
     hidden_weight: float = weight(1.0, "weight of the hidden-state loss")
     layer_mapping: str = setting("uniform", "which layers are compared, or inherited", choices=tuple(LAYER_MAPPINGS))

@@ -32,10 +32,10 @@ def draw(report: Json, folder: Path) -> list[str]:
                     title = f"{effects_text.TASKS[table['task']].capitalize()}: {table['metric']['title']}"
                     figure = effect_bars(f"{title} against {comparison['baseline']}", table, panels)
                     names += save(figure, folder / effects_text.figure_name(place, table["task"]))
-        for encoder in dict.fromkeys(c["encoder"] for c in report["correlations"]):
-            shown = [c for c in report["correlations"] if c["encoder"] == encoder and c["points"]]
-            if shown:
-                names += save(similarity_scatter(shown), folder / f"similarity-{encoder}")
+        if report["slopes"]:
+            names += save(distance_scatter(report["slopes"]), folder / "similarity")
+        if any(seed["curve"] for found in report["encoders"].values() for seed in found["seeds"].values()):
+            names += save(learning_curves(report["encoders"], report["min_nats"]), folder / "curves")
         if report["teachers"]:
             names += save(noise_bars(report["teachers"]), folder / "noise")
     return names
@@ -113,40 +113,49 @@ def _bars(axis: Axes, groups: Groups) -> None:
     axis.tick_params(axis="x", length=0)
 
 
-def similarity_scatter(correlations: Sequence[Json]) -> Figure:
-    """Effects against similarity, a panel a pair of task and measure of similarity, with the correlation as title."""
-    figure, grid = _grid(len(correlations), width=4.6, height=3.4, left=0.6, share_y=False)
+def distance_scatter(slopes: Sequence[Json]) -> Figure:
+    """Scores against the distance of the transfer set, a panel a task, with the fitted line of each language."""
+    figure, grid = _grid(len(slopes), width=4.6, height=3.4, left=0.6, share_y=False)
     axes = [axis for row in grid for axis in row]
-    locales = list(dict.fromkeys(point["locale"] for found in correlations for point in found["points"]))
-    for axis, found in zip(axes, correlations, strict=False):
-        metric, measure, spearman = found["metric"], found["measure"], found.get("spearman")
-        for i, locale in enumerate(locales):
+    for axis, found in zip(axes, slopes, strict=False):
+        for i, locale in enumerate(dict.fromkeys(point["locale"] for point in found["points"])):
             own = [point for point in found["points"] if point["locale"] == locale]
-            x, y = [point[measure] for point in own], [point["change"] for point in own]
+            x, y = [point["divergence"] for point in own], [point["value"] for point in own]
             colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            axis.scatter(x, y, s=22, color=colour, marker=marker, alpha=0.85, linewidths=0, label=locale)
-        axis.axhline(0, color="#000000", linewidth=0.8)
+            axis.scatter(x, y, s=30, color=colour, marker=marker, linewidths=0, label=locale)
+            middle = (sum(x) / len(x), sum(y) / len(y))
+            axis.plot(x, [middle[1] + found["change"] * (one - middle[0]) for one in x], color=colour, linewidth=0.8)
+            for point in own:
+                place = (point["divergence"], point["value"])
+                axis.annotate(point["encoder"], place, xytext=(4, 3), textcoords="offset points", fontsize=7)
         axis.grid(color=GRID, linewidth=0.6)
-        if measure == "pseudo_perplexity":
-            axis.set_xscale("log")
-            _plain_ticks(axis, [point[measure] for point in found["points"]])
-        change = f"{metric['title']}, change in % ({effects_text.better_sign(metric)})"
-        axis.set(xlabel=effects_text.SIMILARITIES[measure], ylabel=change)
-        result = f"Spearman {effects_text.coefficient_text(spearman)}" if spearman else "no correlation"
-        axis.set_title(f"{effects_text.TASKS[found['task']]}: {result}", loc="left")
-    first = correlations[0]
-    figure.suptitle(f"Effect of {first['encoder']} against {first['baseline']}, by domain and language")
+        metric = found["metric"]
+        better = "higher" if metric["is_higher_better"] else "lower"
+        axis.set(xlabel=effects_text.DIVERGENCE, ylabel=f"{metric['title']}, % ({better} is better)")
+        axis.set_title(effects_text.TASKS[found["task"]].capitalize(), loc="left")
     _legend(figure, axes[0])
     return figure
 
 
-def _plain_ticks(axis: Axes, values: Sequence[float]) -> None:
-    """Ticks at 1, 2 and 5 of each power of ten: a logarithmic axis over less than a decade would have one or none."""
-    powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
-    ticks = [m * 10.0**p for p in powers for m in (1, 2, 5)]
-    shown = [tick for tick in ticks if min(values) / 1.5 <= tick <= max(values) * 1.5]
-    axis.set_xticks(shown, [f"{tick:g}" for tick in shown])
-    axis.minorticks_off()
+def learning_curves(encoders: Mapping[str, Json], min_nats: float) -> Figure:
+    """Nats below the unigram entropy of the held-out text by step, a line a seed, and the bar to reach."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for i, (name, found) in enumerate(encoders.items()):
+        for k, seed in enumerate(found["seeds"].values()):
+            points = [x for x in seed["curve"] if "unigram_entropy" in x]
+            steps, below = [x["step"] for x in points], [x["unigram_entropy"] - x["held_out_loss"] for x in points]
+            style = "-" if i < len(COLOURS) else "--"
+            colour, label = COLOURS[i % len(COLOURS)], name if k == 0 else None
+            axis.plot(
+                steps, below, style, color=colour, linewidth=1.0, label=label, marker="." if len(steps) < 2 else ""
+            )
+    axis.axhline(min_nats, color="#000000", linewidth=0.8, linestyle=":")
+    axis.grid(color=GRID, linewidth=0.6)
+    axis.set(xlabel="steps", ylabel="held-out loss, nats below the unigram entropy")
+    axis.set_title(f"Learning on held-out text; dotted: the bar of {min_nats} nats", loc="left")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    return figure
 
 
 def noise_bars(teachers: Mapping[str, Mapping[str, Json]]) -> Figure:

@@ -12,18 +12,20 @@ Json = dict[str, Any]
 
 TASKS = {"dc": "domain classification", "icner": "intents and slots"}
 TAILS = {"tail_test": "rare text", "tail_unseen_value": "unseen value", "tail_unseen_word": "unseen word"}
-DIVERGENCE, PERPLEXITY = "Jensen-Shannon divergence, bits", "pseudo-perplexity of the teacher"
-SIMILARITIES = {"divergence": DIVERGENCE, "pseudo_perplexity": PERPLEXITY}
+DIVERGENCE = "Jensen-Shannon divergence from the task's text, bits"
 COVERAGE = (91, 99)  # percent of simulated studies whose interval covers the true value, see test_effects.py
-BUDGET = ("command", "size", "corpus", "teacher", "init", "parameters", "steps", "pieces", "minutes", "held_out_loss")
+BUDGET = ("command", "size", "corpus", "replay", "teacher", "init", "parameters", "steps", "tokens", "passes")
 
 
 def render(report: Json) -> str:
     """The report as Markdown."""
     sections = [
         _introduction(report),
+        _contrast_table(report),
         _summary(report),
         _encoder_table(report),
+        _text_table(report),
+        _curves(report),
         *[_comparison(place, comparison, report) for place, comparison in enumerate(report["comparisons"])],
         _absolute_tables(report),
         _teacher_table(report),
@@ -46,17 +48,85 @@ def _introduction(report: Json) -> list[str]:
         "",
         f"Scored on `{report['partition']}` in {listed(locales)}; "
         f"tasks: {listed([TASKS[task] for task in report['tasks']])}; "
-        f"seeds of fine-tuning: {listed(report['seeds'])}. The mean is that of {listed(report['mean_over'])}.",
+        f"seeds of fine-tuning: {listed(report['seeds'])}. The mean is that of {listed(report['mean_over'])}."
+        + _selection(report),
         "",
         *[f"- **{c['title']}**: {listed(c['encoders'])} against {c['baseline']}" for c in report["comparisons"]],
     ]
     if report["notes"]:
         lines += ["", *map(str, report["notes"])]
+    if report["unlearned"]:
+        named = [f"{x['encoder']}, seed {x['seed']} ({x['nats_below']:.2f} nats below)" for x in report["unlearned"]]
+        bar = f"{report['min_nats']} nats below the unigram entropy of their held-out text"
+        lines += [
+            "",
+            f"**Encoders that did not learn enough**, less than {bar}; they stay in all tables: {listed(named)}.",
+        ]
     if report["missing"]:
         lines += ["", "Missing:", "", *[f"- {line}" for line in report["missing"]]]
     sizes = [[x, *[report["utterances"][x][name] for name in report["sets"]]] for x in locales]
     head = ["utterances", *[set_title(name, report) for name in report["sets"]]]
     return [*lines, "", *markdown_table(head, sizes)]
+
+
+def _selection(report: Json) -> str:
+    if report["partition"] != "dev" or report["selection_share"] == 1:
+        return ""
+    return f" Epochs were chosen on {100 * report['selection_share']:.0f} % of dev by id; the scores are those of the rest."
+
+
+def _contrast_table(report: Json) -> list[str]:
+    """The contrasts named beforehand, with p values corrected for all of them."""
+    if not report["contrasts"]:
+        return []
+    rows = []
+    for found in report["contrasts"]:
+        metric = found["metric"]
+        name = f"{TASKS[found['task']]}, {metric['title']} ({better_sign(metric)})"
+        sides = f"{' and '.join(found['runs'])} against {' and '.join(found['baseline'])}"
+        numbers: list[str | None] = [None, None, None]
+        if found["change"] is not None:
+            numbers = [
+                f"{_change_text(found)} {found['mark']}".rstrip(),
+                f"{found['p_value']:.4f}",
+                f"{found['p_holm']:.4f}",
+            ]
+        rows.append([found["title"], sides, name, *numbers, found["verdict"]])
+    head = ["contrast", "encoders", "task", "change in % [95 %]", "p", f"p, Holm of {len(rows)}", "verdict"]
+    note = "Named in the recipe before the first run. `*`: significant after correction for all of them."
+    return ["## Contrasts", "", note, "", *markdown_table(head, rows), "", "**All that follows is exploratory.**"]
+
+
+def _text_table(report: Json) -> list[str]:
+    """How often each corpus holds its lines; with the passes of a run, how often it reads them."""
+    rows = [
+        [name, found.get("ratio"), _number(found.get("tokens")), _number(found.get("lines")), found.get("spoken_share")]
+        + [_repeats(found, kind) for kind in (("generic", "spoken", "written"), ("task",))]
+        for name, found in report["corpora"].items()
+    ]
+    head = ["corpus", "ratio", "tokens", "lines", "spoken share", "copies of a generic line", "copies of a task line"]
+    return ["## Text", "", *markdown_table(head, rows)] if rows else []
+
+
+def _repeats(corpus: Json, kinds: Sequence[str]) -> str | None:
+    found = [group["repeats"] for group in corpus.get("groups", ()) if group["kind"] in kinds]
+    return f"{min(found):.1f} to {max(found):.1f}" if found else None
+
+
+def _curves(report: Json) -> list[str]:
+    """Loss on held-out text beside its unigram entropy, of each encoder and seed."""
+    rows = []
+    for name, found in report["encoders"].items():
+        for seed, scores in found["seeds"].items():
+            entropy, loss = scores.get("unigram_entropy"), scores.get("held_out_loss")
+            below = None if entropy is None or loss is None else entropy - loss
+            cells = [_number(x) for x in (entropy, loss, below, scores.get("held_out_accuracy"), scores["minutes"])]
+            rows.append([name + (" (control)" if name in report["controls"] else ""), seed, *cells])
+    if not rows:
+        return []
+    head = ["encoder", "seed", "unigram entropy", "held-out loss", "nats below", "masked tokens right, %", "minutes"]
+    figure = ["![Held-out loss below the unigram entropy](curves.svg)", ""] if "curves.svg" in report["figures"] else []
+    return ["## Learning, on held-out text", "", *figure, *markdown_table(head, rows)]
 
 
 def _summary(report: Json) -> list[str]:
@@ -68,8 +138,8 @@ def _summary(report: Json) -> list[str]:
         for cell in table["cells"]
         if cell["locale"] == MEAN and cell["set"] == report["partition"]
     ]
-    lines += [_correlation_sentence(found) for found in report["correlations"]]
-    head = ["## Summary", "", f"Mean of the languages, on all of `{report['partition']}`:", ""]
+    lines += [_slope_sentence(found) for found in report["slopes"]]
+    head = ["## Comparisons", "", f"Mean of the languages, on all of `{report['partition']}`:", ""]
     return [*head, *(lines or ["- nothing: no two encoders of a comparison have results"])]
 
 
@@ -79,7 +149,7 @@ def _sentence(cell: Json, table: Json, baseline: str) -> str:
     if verdict == "no difference shown":
         result = f"no difference shown between {encoder} and {baseline}"
     numbers = "" if cell["change"] is None else f": {_change_text(cell, ' %')}"
-    rest = ", not significant after correction for all cells of its table" if cell["mark"] == "*" else ""
+    rest = ""
     if verdict == "not judged":
         rest = ", with a single seed" if cell.get("seeds") == 1 else ", with too few utterances or a baseline of 0"
     return f"- {TASKS[table['task']]}, {table['metric']['title']}: {result}{numbers}{rest}"
@@ -89,17 +159,12 @@ def _change_text(cell: Json, unit: str = "") -> str:
     return f"{cell['change']:+.1f}{unit} [{cell['low']:+.1f}, {cell['high']:+.1f}]"
 
 
-def _correlation_sentence(found: Json) -> str:
-    change = f"the change from {found['baseline']} to {found['encoder']}"
-    name = f"{TASKS[found['task']]}, {found['metric']['title']}: {change}"
-    measure, spearman = SIMILARITIES[found["measure"]].split(",")[0], found.get("spearman")
-    if not spearman or spearman["low"] is None:
-        return f"- {name} has no correlation with the {measure}: too few domains"
-    if spearman["low"] <= 0 <= spearman["high"]:
-        trend = "shows no relation with"
-    else:
-        trend = "rises with" if spearman["value"] > 0 else "falls with"
-    return f"- {name} {trend} the {measure}: Spearman {coefficient_text(spearman)} ({better_sign(found['metric'])})"
+def _slope_sentence(found: Json) -> str:
+    metric = found["metric"]
+    value = (
+        f"{found['change'] / 10:+.2f} [{found['low'] / 10:+.2f}, {found['high'] / 10:+.2f}] points for each 0.1 bits"
+    )
+    return f"- {TASKS[found['task']]}, {metric['title']} against the distance of the transfer set: {value}"
 
 
 def _encoder_table(report: Json) -> list[str]:
@@ -107,11 +172,9 @@ def _encoder_table(report: Json) -> list[str]:
         return []
     rows = []
     for name, found in report["encoders"].items():
-        corpus = report["corpora"].get(found.get("corpus")) or {}
         cells = [_number(found.get(key)) for key in BUDGET]
-        sizes = [_number(corpus.get(key)) for key in ("tokens", "lines")]
-        rows.append([name, found.get("title"), *cells, corpus.get("ratio"), *sizes])
-    head = ["encoder", "title", *[key.replace("_", " ") for key in BUDGET], "ratio", "tokens in corpus", "lines"]
+        rows.append([name, found.get("title"), *cells, listed(list(found["seeds"]))])
+    head = ["encoder", "title", *[key.replace("_", " ") for key in BUDGET], "seeds"]
     return ["## Encoders", "", *markdown_table(head, rows)]
 
 
@@ -177,38 +240,28 @@ def _teacher_table(report: Json) -> list[str]:
 
 
 def _similarity_section(report: Json) -> list[str]:
-    if not report["similarity"]:
+    if not report["slopes"]:
         return []
-    similarity: Json = report["similarity"]["locales"]
-    domains = list(dict.fromkeys(domain for values in similarity.values() for domain in values))
-    rows = [[domain, *[_similarity_cell(values.get(domain)) for values in similarity.values()]] for domain in domains]
-    lines = [
-        "## Similarity of task text and generic text",
-        "",
-        f"Jensen-Shannon divergence from {report['similarity'].get('reference', 'the reference')} in bits (0 to 1) / "
-        "pseudo-perplexity of the teacher; higher is less similar.",
-        "",
-        *markdown_table(["domain", *similarity], rows),
+    locales = list(dict.fromkeys(x for values in report["similarity"].values() for x in values))
+    rows = [
+        [name, *[_similarity_cell(x.get(locale)) for locale in locales]] for name, x in report["similarity"].items()
     ]
-    for encoder in dict.fromkeys(found["encoder"] for found in report["correlations"]):
-        if f"similarity-{encoder}.svg" in report["figures"]:
-            lines += ["", f"![Effect of {encoder} against similarity](similarity-{encoder}.svg)"]
-    if report["correlations"]:
-        head = ["encoder", "task", "measure", "Pearson", "Spearman", "points", "domains", "left out"]
-        lines += ["", "Correlation with the relative change of a domain in a language, 95 % interval:", ""]
-        lines += markdown_table(head, [_correlation_row(found) for found in report["correlations"]])
-    return lines
+    figure = "![Scores against the distance of the transfer set](similarity.svg)"
+    return [
+        "## Distance of the transfer set from the task's text",
+        "",
+        f"{DIVERGENCE} (0 to 1; higher is less similar), and tokens. The slope is that of least squares, with a level "
+        "of its own for each language; its interval is over utterances and encoder seeds.",
+        "",
+        *markdown_table(["encoder", *locales], rows),
+        "",
+        *map(_slope_sentence, report["slopes"]),
+        *(["", figure] if "similarity.svg" in report["figures"] else []),
+    ]
 
 
 def _similarity_cell(value: Json | None) -> str:
-    return "-" if value is None else f"{value['divergence']:.2f} / {value['pseudo_perplexity']:.1f}"
-
-
-def _correlation_row(found: Json) -> list[Any]:
-    coefficients = [coefficient_text(found[name]) if name in found else None for name in ("pearson", "spearman")]
-    left_out = f"{found['too_few_utterances']} with few utterances, {found['undefined']} with a baseline of 0"
-    about = [found["encoder"], f"{TASKS[found['task']]}, {found['metric']['title']}", SIMILARITIES[found["measure"]]]
-    return [*about, *coefficients, len(found["points"]), found["domains"], left_out]
+    return "-" if value is None else f"{value['divergence']:.3f} ({value['tokens']:,})"
 
 
 def _method(report: Json) -> list[str]:
@@ -220,19 +273,17 @@ def _method(report: Json) -> list[str]:
         "",
         "A change is the difference of the means over the seeds, in % of the baseline; in the column of the mean it is "
         f"that of the mean metric. Its 95 % interval comes from {report['resamples']} bootstrap resamples of "
-        f"utterances and seeds, the same ones for both sides. {pairing} As a bootstrap underestimates the variance "
+        "utterances and seeds, the same ones for both sides. Where encoders were made with several seeds, these are "
+        f"what is drawn, each with all of its fine-tunings; else those of fine-tuning are. {pairing} As a bootstrap "
+        "underestimates the variance "
         "between few seeds, their deviations are scaled to the sample variance, less the part due to the choice of "
         "utterances, and the ends of the percentile interval are widened by t / z, with degrees of freedom after "
         f"Satterthwaite. In simulations with 3 or 5 seeds, {COVERAGE[0]} to {COVERAGE[1]} % of such intervals covered "
         "the true value.",
         "",
-        "`*`: the interval excludes 0. `**`: also significant after correction for all cells of the table (Holm 1979). "
-        f"†: fewer than {MIN_UTTERANCES} utterances, not judged. ‡: a single seed, so that the interval covers the "
-        "choice of utterances only; not judged. Cells of a table share runs and sentences, so none is independent.",
-        "",
-        "Intervals of correlations resample whole domains, as the points of one domain in several languages are not "
-        f"independent; domains with fewer than {report['fewest_point_utterances']} utterances in a language are "
-        "left out.",
+        f"`*`: the interval excludes 0. †: fewer than {MIN_UTTERANCES} utterances, not judged. ‡: a single seed, or "
+        "sides of which one alone has encoder seeds, so that the interval does not cover them; not judged. Only the "
+        "contrasts are corrected for their number. Cells of a table share runs and sentences, so none is independent.",
     ]
 
 
@@ -256,13 +307,6 @@ def set_title(name: str, report: Json) -> str:
     if name == report["partition"]:
         return f"all of {name}"
     return f"tail: {TAILS[name]}" if name in TAILS else name
-
-
-def coefficient_text(found: Json) -> str:
-    """A correlation with its interval, if it has one."""
-    if found["low"] is None:
-        return f"{found['value']:+.2f}"
-    return f"{found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
 
 
 def listed(values: Sequence[Any]) -> str:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+Seeds = tuple[int, int]  # of an encoder, and of its fine-tuning
+
+
+def name_of(seeds: Seeds) -> str:
+    """The name of the files of two seeds."""
+    return f"{seeds[0]}-{seeds[1]}"
+
 
 class Layout:
     """The files of a study in the folder `out`: `results` holds the small ones that reports are made from."""
@@ -22,20 +29,20 @@ class Layout:
         return self.out / "corpora" / f"{name}.txt.gz"
 
     def run(self, name: str) -> Path:
-        """The checkpoint of a run."""
+        """The checkpoint of a run, or the folder of those of its seeds."""
         return self.out / "runs" / name
 
     def student(self, name: str) -> Path:
         """The student folder of an exported run."""
         return self.out / "students" / name
 
-    def finetuned(self, task: str, name: str, seed: int) -> Path:
+    def finetuned(self, task: str, name: str, seeds: Seeds) -> Path:
         """The checkpoint of an encoder fine-tuned on a task."""
-        return self.out / "finetuned" / task / name / str(seed)
+        return self.out / "finetuned" / task / name / name_of(seeds)
 
-    def outcomes(self, task: str, name: str, seed: int) -> Path:
+    def outcomes(self, task: str, name: str, seeds: Seeds) -> Path:
         """The outcomes of a fine-tuned encoder."""
-        return self.results / "runs" / task / name / f"{seed}.json.gz"
+        return self.results / "runs" / task / name / f"{name_of(seeds)}.json.gz"
 
     def answers(self, name: str) -> Path:
         """The answers of a fine-tuned run."""

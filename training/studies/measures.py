@@ -8,26 +8,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service.student.manifest import MANIFEST_FILE
+from service.student.manifest import MANIFEST_FILE, TOKENIZER_FILE
 from training.data import datasets
-from training.data.files import read_json, write_json
+from training.data.files import read_json, write_atomically, write_json
+from training.data.splitting import is_chosen
 from training.data.utterances import Utterance
 from training.evaluation.scoring import semantic_errors
 from training.evaluation.tails import TAILS, tail_of
 from training.models.checkpoint import TRAINING_FILE, is_finished, load_checkpoint, with_heads
 from training.models.prediction import answers_of_model
 from training.studies import similarity
-from training.studies.layout import Layout
+from training.studies.layout import Layout, Seeds
 from training.studies.ledger import StageError
 from training.studies.recipe import Recipe
 from training.text.corpus import read_lines
 from training.text.lines import held_out_rows
 from training.text.tokenizer import load_tokenizer
 
-SAMPLE_TOKENS = 1500  # of a domain's text compared with the generic text
 NOISE_TEXTS = 2000  # of a kind, in which teachers predict masked words
 TRAINING_FACTS = ("steps", "seconds", "best_epoch")  # of training.json, for the table of compared runs
-ENCODER_FACTS = ("size", "corpus", "teacher", "init", "start", "chain")  # settings, for the table of encoders
+ENCODER_FACTS = ("size", "corpus", "replay", "teacher", "init", "start", "chain")  # settings, for the table of encoders
 
 ByLocale = dict[str, list[Utterance]]
 
@@ -42,8 +42,10 @@ def write_facts(recipe: Recipe, layout: Layout) -> None:
         "tasks": list(recipe.tasks),
         "seeds": list(report.seeds),
         "comparisons": [{"title": c.title, "baseline": c.baseline, "encoders": c.runs} for c in recipe.comparisons],
-        "similarity_encoders": list(report.similarity_runs),
-        "fewest_point_utterances": report.min_point_utterances,
+        "contrasts": [contrast.model_dump() for contrast in recipe.contrasts],
+        "encoder_seeds": {name: recipe.seeds_of(name) for name in recipe.compared} if recipe.tasks else {},
+        "similarity": recipe.similarity.model_dump(),
+        "controls": list(report.controls),
         "finetune": recipe.finetune,
         "notes": list(report.notes),
         "runs": {name: {"title": run.title, "settings": run.settings} for name, run in compared.items()},
@@ -57,21 +59,30 @@ def write_facts(recipe: Recipe, layout: Layout) -> None:
     students = {name: _student_facts(read_json(file)) for name, file in manifests.items() if file.is_file()}
     if students:
         write_json(layout.students, students)
-    encoders = [name for name in recipe.encoders if is_finished(layout.run(name))]
-    write_json(layout.results / "encoders.json", {name: _encoder_facts(recipe, layout, name) for name in encoders})
+    encoders = {name: _encoder_facts(recipe, layout, name) for name in recipe.encoders}
+    write_json(layout.results / "encoders.json", {name: facts for name, facts in encoders.items() if facts})
 
 
 def _encoder_facts(recipe: Recipe, layout: Layout, name: str) -> dict[str, Any]:
-    run, training = recipe.runs[name], read_json(layout.run(name) / TRAINING_FILE)
+    """Settings and budget of an encoder, and of each finished seed its time, scores and curve; empty without any."""
+    run, folder, replicated = recipe.runs[name], layout.run(name), name in recipe.replicated
+    folders = {seed: folder / str(seed) if replicated else folder for seed in recipe.seeds_of(name)}
+    found = {seed: read_json(x / TRAINING_FILE) for seed, x in folders.items() if is_finished(x)}
+    if not found:
+        return {}
+    training = next(iter(found.values()))
     return {
         "title": run.title,
         "command": run.command,
         **{key: run.settings.get(key) for key in ENCODER_FACTS},
         "steps": training["steps"],
-        "pieces": training["pieces_seen"],
-        "parameters": training.get("parameters", [None, None])[1],
-        "minutes": round(training["seconds"] / 60, 1),
-        **training["held_out"],
+        "tokens": training["pieces_seen"],
+        "passes": training.get("passes"),
+        "parameters": training["parameters"][1],
+        "seeds": {
+            str(seed): {"minutes": round(x["seconds"] / 60, 1), **x["held_out"], "curve": x.get("curve", [])}
+            for seed, x in found.items()
+        },
     }
 
 
@@ -91,10 +102,16 @@ def _student_facts(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluated(recipe: Recipe) -> tuple[ByLocale, list[Utterance]]:
-    """The scored utterances, by locale in order of id as in all files; and the training utterances."""
+    """The scored utterances, by locale in order of id as in all files; and the training utterances.
+
+    Of dev, those are left out that chose the epochs.
+    """
     locales = list(recipe.locales)
     dataset = datasets.load(recipe.data, locales)
     part = dataset.part(recipe.partition, locales)
+    share = float(recipe.finetune.get("selection_share", 1.0))
+    if recipe.partition == "dev" and share < 1:  # the rest has chosen the epochs
+        part = [u for u in part if not is_chosen(u.id, share)]
     by_locale = {x: sorted((u for u in part if u.locale == x), key=lambda u: u.id) for x in locales}
     return by_locale, dataset.part("train", locales)
 
@@ -149,12 +166,12 @@ def write_references(recipe: Recipe, layout: Layout) -> None:
     write_json(layout.references, {"partition": recipe.partition, "domains": domains, "locales": locales})
 
 
-def write_outcomes(recipe: Recipe, layout: Layout, task: str, name: str, seed: int) -> None:
+def write_outcomes(recipe: Recipe, layout: Layout, task: str, name: str, seeds: Seeds) -> None:
     """Write the outcomes of a fine-tuned encoder, utterance by utterance."""
     domains = read_json(layout.references)["domains"]
-    found = outcomes_of(layout.finetuned(task, name, seed), _evaluated(recipe)[0], domains)
-    run = {"task": task, "encoder": name, "seed": seed, "partition": recipe.partition, "locales": found}
-    write_json(layout.outcomes(task, name, seed), run)
+    found = outcomes_of(layout.finetuned(task, name, seeds), _evaluated(recipe)[0], domains)
+    run = {"task": task, "encoder": name, "encoder_seed": seeds[0], "seed": seeds[1], "partition": recipe.partition}
+    write_json(layout.outcomes(task, name, seeds), {**run, "locales": found})
 
 
 def outcomes_of(folder: Path, evaluated: ByLocale, domains: Sequence[str]) -> dict[str, Any]:
@@ -200,23 +217,22 @@ def write_noise(recipe: Recipe, layout: Layout) -> None:
 
 
 def write_similarity(recipe: Recipe, layout: Layout) -> None:
-    """Write the similarity of each domain's text to the generic text of its language."""
-    tokenizer = load_tokenizer(layout.tokenizer)
-    teacher = load_checkpoint(layout.run(next(iter(recipe.report.noise))))
-    train = _evaluated(recipe)[1]
-    found: dict[str, Any] = {}
-    for locale in recipe.locales:
-        nearby = layout.corpus(f"generic-{locale.split('-')[0]}")
-        generic = similarity.token_counts(tokenizer, read_lines([str(nearby)]))
-        found[locale] = {}
-        for domain in sorted({u.domain for u in train if u.locale == locale and u.domain}):
-            texts = [u.text for u in train if u.locale == locale and u.domain == domain]
-            sample = similarity.sample_of_tokens(tokenizer, texts, SAMPLE_TOKENS, seed=0)
-            distance = similarity.divergence(similarity.token_counts(tokenizer, sample), generic)
-            perplexity = similarity.pseudo_perplexity(teacher.model, teacher.encoder, sample)
-            values = {"divergence": distance, "utterances": len(sample), "pseudo_perplexity": perplexity}
-            found[locale][domain] = values
-    write_json(layout.results / "similarity.json", {"reference": "generic", "pieces": SAMPLE_TOKENS, "locales": found})
+    """Write how far the text of each run of the similarity is from the task's, in each locale, in bits."""
+    tokenizer, train = load_tokenizer(layout.tokenizer), _evaluated(recipe)[1]
+    found: dict[str, Any] = {name: {} for name in recipe.similarity.runs}
+    for locale in recipe.similarity.locales:
+        task = similarity.token_counts(tokenizer, (u.text for u in train if u.locale == locale))
+        for name, by_locale in found.items():
+            text = recipe.text_of(name, locale)
+            counts = similarity.token_counts(tokenizer, read_lines([str(layout.corpus(text))]))
+            distance = similarity.divergence(counts, task)
+            by_locale[locale] = {"corpus": text, "divergence": distance, "tokens": int(counts.sum())}
+    write_json(layout.results / "similarity.json", found)
+
+
+def copy_tokenizer(layout: Layout, run: str) -> None:
+    """The tokenizer of an adopted run becomes that of the study."""
+    write_atomically(layout.tokenizer, (layout.run(run) / TOKENIZER_FILE).read_bytes())
 
 
 def unseen_lines(file: Path, seed: int) -> list[str]:

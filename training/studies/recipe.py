@@ -9,7 +9,7 @@
     partition = "dev"                   # the partition that is scored; or --partition
 
     [tokenizer]                         # settings of training.tokenizer: one tokenizer for all pretrained encoders
-    vocabulary = 16000
+    vocabulary = 16000                  # or run = "encoder": that of an adopted run
 
     [corpora.mixed]                     # settings of training.corpus build
     ratio = "7:3"
@@ -47,16 +47,26 @@ fine-tuned once per task and seed (`training.study`)::
     icner = "intent,slots"
 
     [report]
-    seeds = [1, 2, 3]                   # of fine-tuning
-    similarity_runs = ["mixed"]         # whose effect is correlated with the similarity of a domain
-    min_point_utterances = 20           # that a domain needs in a language to be a point of that correlation
+    encoder_seeds = [1, 2, 3]           # each compared encoder that no other run is made from is made once for each
+    seeds = [1, 2]                      # of fine-tuning, for each encoder
+    controls = ["random"]               # encoders that need not have learned
     noise = {teacher = "mixed"}         # teachers whose word accuracy is measured, and their training text
     notes = ["A sentence for the report."]
+
+    [[contrasts]]                       # named beforehand: one Holm family with all tasks; all else is exploratory
+    title = "mixed against generic text"
+    runs = ["mixed"]                    # of several runs, the mean
+    baseline = ["generic"]
+
+    [similarity]                        # score against distance of the transfer set, as a slope
+    runs = ["near", "far"]              # each on a corpus a language, whose locales name that language alone
+    locales = ["de-DE", "fr-FR"]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -68,7 +78,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from training.data.datasets import HUB_PREFIX
 from training.data.utterances import Partition
-from training.evaluation.correlation import MIN_POINT_UTTERANCES
 from training.runs.flags import listed, parser_of
 from training.runs.settings import INHERITED, RANDOM, DistillSettings, FinetuneSettings, PretrainSettings
 from training.text.budgets import TransferSet
@@ -76,8 +85,8 @@ from training.text.budgets import TransferSet
 SETTINGS = {"pretrain": PretrainSettings, "distill": DistillSettings, "finetune": FinetuneSettings}
 ADOPT_SETTINGS = ("encoder", "revision", "layers", "tokens", "texts")
 SHARED = ("data", "locales", "tokenizer")  # settings of runs and corpora that the recipe sets for all
-TOKENIZER_SETTINGS = ("corpus", "tokenizer_lines", "vocabulary")
-CORPUS_SETTINGS = tuple(f.name for f in fields(TransferSet) if f.name not in (*SHARED, "generic"))
+TOKENIZER_SETTINGS = ("corpus", "tokenizer_lines", "vocabulary", "run")
+CORPUS_SETTINGS = tuple(f.name for f in fields(TransferSet) if f.name not in ("data", "tokenizer", "generic"))
 PARENTS = ("init", "teacher", "start", "tokenizer")  # settings that may name other runs
 
 Settings = dict[str, bool | int | float | str]
@@ -109,6 +118,21 @@ class Comparison(Entry):
     runs: tuple[str, ...]
 
 
+class Contrast(Entry):
+    """A comparison named beforehand: the mean of some runs against the mean of others."""
+
+    title: str
+    runs: tuple[str, ...] = Field(min_length=1)
+    baseline: tuple[str, ...] = Field(min_length=1)
+
+
+class Similarity(Entry):
+    """Runs on texts at several distances from the task's, and the locales in which their scores are compared."""
+
+    runs: tuple[str, ...] = ()
+    locales: tuple[str, ...] = ()
+
+
 class Export(Entry):
     """Runs that are exported, and settings of `export.onnx`; None is its default."""
 
@@ -120,9 +144,9 @@ class Export(Entry):
 class ReportSettings(Entry):
     """Settings of the report on tasks."""
 
+    encoder_seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
     seeds: tuple[int, ...] = ()
-    similarity_runs: tuple[str, ...] = ()
-    min_point_utterances: int = MIN_POINT_UTTERANCES
+    controls: tuple[str, ...] = ()
     noise: dict[str, str] = {}
     notes: tuple[str, ...] = ()
 
@@ -142,7 +166,9 @@ class Recipe(Entry):
     finetune: Settings = {}
     runs: dict[str, Run]
     tasks: dict[Literal["dc", "icner"], str] = {}
+    contrasts: tuple[Contrast, ...] = ()
     comparisons: tuple[Comparison, ...] = Field(min_length=1)
+    similarity: Similarity = Similarity()
     export: Export = Export()
     plan: dict[str, Any] = {}
     report: ReportSettings = ReportSettings()
@@ -164,14 +190,46 @@ class Recipe(Entry):
         return tuple(dict.fromkeys(locale.split("-")[0] for locale in self.locales))
 
     @property
+    def confirmatory(self) -> tuple[str, ...]:
+        """The runs of the contrasts, in order."""
+        return tuple(dict.fromkeys(name for c in self.contrasts for name in (*c.baseline, *c.runs)))
+
+    @property
     def compared(self) -> tuple[str, ...]:
-        """Baselines and the runs compared with them, in order."""
-        return tuple(dict.fromkeys(name for c in self.comparisons for name in (c.baseline, *c.runs)))
+        """The runs of the contrasts, then those of the comparisons, then those of the similarity."""
+        others = (name for c in self.comparisons for name in (c.baseline, *c.runs))
+        return tuple(dict.fromkeys((*self.confirmatory, *others, *self.similarity.runs)))
+
+    @property
+    def replicated(self) -> tuple[str, ...]:
+        """The encoders that are made once for each encoder seed: those compared from which no other run is made."""
+        parents = {name for run in self.runs.values() for name in self.parents_of(run.settings)}
+        return tuple(name for name in self.compared if self.tasks and name not in parents)
+
+    def seeds_of(self, name: str) -> tuple[int, ...]:
+        """The seeds of a run."""
+        if name in self.replicated:
+            return self.report.encoder_seeds
+        return (int(self.runs[name].settings.get("seed", 1)),)
+
+    def text_of(self, name: str, locale: str) -> str:
+        """The corpus of a run of the similarity in the language of a locale. Raises ValueError: there is not one."""
+        language, named = locale.split("-")[0], listed(str(self.runs[name].settings.get("corpus", "")))
+        found = [text for text in named if self.corpora.get(text, {}).get("locales") == language]
+        if len(found) != 1:
+            allowed = f"allowed: runs with one corpus whose locales are {language!r}"
+            raise ValueError(f"similarity: {name} has {len(found)} corpora of {language} alone; {allowed}")
+        return found[0]
 
     @property
     def encoders(self) -> list[str]:
         """The runs that are pretrained or distilled."""
         return [name for name, run in self.runs.items() if run.command in ("pretrain", "distill")]
+
+    @property
+    def adopted(self) -> list[str]:
+        """The runs that are adopted."""
+        return [name for name, run in self.runs.items() if run.command == "adopt"]
 
     @property
     def finetuned(self) -> list[str]:
@@ -187,9 +245,20 @@ class Recipe(Entry):
         named = [(key, value) for key in PARENTS for value in listed(str(settings.get(key, "")))]
         return list(dict.fromkeys(value for key, value in named if self.is_run(key, value)))
 
-    def with_data(self, data: str | None, generic: str | None, partition: str | None) -> Recipe:
-        """The recipe with other data, except for None. Raises RecipeError: neither names labelled data."""
-        other = {"data": data, "generic": generic, "partition": partition}
+    def with_data(
+        self, data: str | None, generic: str | None, partition: str | None, encoder: str | None = None
+    ) -> Recipe:
+        """The recipe with other data, and another encoder to adopt, except for None.
+
+        Raises RecipeError: neither names labelled data.
+        """
+        other: dict[str, Any] = {"data": data, "generic": generic, "partition": partition}
+        if encoder:
+            change = {"encoder": encoder}
+            other["runs"] = {
+                name: run.model_copy(update={"settings": {**run.settings, **change}}) if run.command == "adopt" else run
+                for name, run in self.runs.items()
+            }
         settled = self.model_copy(update={name: value for name, value in other.items() if value})
         settled.require("data")
         return settled
@@ -225,7 +294,13 @@ def _problem(error: Any) -> str:
     """What is wrong with an entry, and what is allowed."""
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        models: dict[Any, type[Entry]] = {"report": ReportSettings, "comparisons": Comparison, "export": Export}
+        models: dict[Any, type[Entry]] = {
+            "report": ReportSettings,
+            "comparisons": Comparison,
+            "contrasts": Contrast,
+            "similarity": Similarity,
+            "export": Export,
+        }
         model = models.get(error["loc"][0], Recipe)
         return f"{where} is unknown; allowed: {', '.join(model.model_fields)}"
     return f"{where} is missing" if error["type"] == "missing" else f"{where}: {error['msg']}, not {error['input']!r}"
@@ -250,13 +325,20 @@ def _check(recipe: Recipe) -> None:
     comparable = recipe.encoders if recipe.tasks else recipe.finetuned
     for comparison in recipe.comparisons:
         require(f"comparisons, {comparison.title!r}", (comparison.baseline, *comparison.runs), comparable)
+    for contrast in recipe.contrasts:
+        require(f"contrasts, {contrast.title!r}", (*contrast.baseline, *contrast.runs), comparable)
+    require("similarity.runs", recipe.similarity.runs, comparable)
+    require("similarity.locales", recipe.similarity.locales, recipe.locales)
+    for name, locale in itertools.product(recipe.similarity.runs, recipe.similarity.locales):
+        recipe.text_of(name, locale)
+    if (recipe.contrasts or recipe.similarity.runs) and not recipe.tasks:
+        raise ValueError("contrasts and similarity need tasks")
+    require("tokenizer.run", [str(recipe.tokenizer["run"])] if "run" in recipe.tokenizer else [], recipe.adopted)
     require("export", recipe.export.runs, recipe.finetuned)
     report = recipe.report
-    require("report.similarity_runs", report.similarity_runs, recipe.compared)
-    require("report.noise", report.noise, recipe.encoders)
+    require("report.controls", report.controls, recipe.compared)
+    require("report.noise", report.noise, [name for name in recipe.encoders if name not in recipe.replicated])
     require("report.noise", report.noise.values(), recipe.corpora)
-    if report.similarity_runs and not report.noise:
-        raise ValueError("report.similarity_runs needs report.noise: its first teacher measures similarity")
     if bool(recipe.tasks) != bool(report.seeds):
         raise ValueError("tasks and report.seeds need each other: at least one task and one seed, or neither")
 

@@ -7,19 +7,19 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from training.data.files import read_json
-from training.evaluation.correlation import MIN_POINT_UTTERANCES
-from training.evaluation.effects import Outcomes, Reference
+from training.evaluation.effects import Outcomes, Reference, Seeds
 from training.evaluation.scoring import Ints
 from training.studies.effects_text import TASKS, Json
-from training.studies.layout import Layout
+from training.studies.layout import Layout, name_of
 
-RunsByTask = dict[str, dict[str, dict[int, dict[str, Outcomes]]]]  # task to encoder to seed to locale
+RunsByTask = dict[str, dict[str, dict[Seeds, dict[str, Outcomes]]]]  # task to encoder to seeds to locale
 
 OUTCOMES = {"dc": ("domain",), "icner": ("intent_errors", "slot_errors")}
 
@@ -44,9 +44,13 @@ class Study:
     teachers: Json
 
     @property
-    def min_point_utterances(self) -> int:
-        """Utterances that a domain needs in a locale to be a point of a correlation."""
-        return int(self.recipe.get("fewest_point_utterances", MIN_POINT_UTTERANCES))
+    def nested(self) -> set[str]:
+        """The encoders that the recipe makes with several seeds."""
+        return {name for name, seeds in self.recipe["encoder_seeds"].items() if len(seeds) > 1}
+
+    def asked(self, encoder: str) -> list[Seeds]:
+        """The seeds with which the recipe makes and fine-tunes an encoder."""
+        return list(product(map(int, self.recipe["encoder_seeds"][encoder]), map(int, self.recipe["seeds"])))
 
 
 def read_results(layout: Layout) -> Study:
@@ -56,9 +60,18 @@ def read_results(layout: Layout) -> Study:
     """
     results = layout.results
     with reading(layout.recipe) as recipe:
-        tasks, seeds = list(recipe["tasks"]), {int(seed) for seed in recipe["seeds"]}
+        tasks = list(recipe["tasks"])
+        asked = {
+            name: set(product(map(int, seeds), map(int, recipe["seeds"])))
+            for name, seeds in recipe["encoder_seeds"].items()
+        }
         for comparison in recipe["comparisons"]:
             _ = comparison["title"], comparison["baseline"], list(comparison["encoders"])
+        for contrast in recipe["contrasts"]:
+            _ = contrast["title"], list(contrast["baseline"]), list(contrast["runs"])
+        _ = list(recipe["similarity"]["runs"])
+        if unmade := [name for name in compared_encoders(recipe) if name not in asked]:
+            raise ValueError(f"encoder_seeds lacks {', '.join(unmade)}")
         if unknown := set(tasks) - set(TASKS):
             raise ValueError(f"unknown tasks {sorted(unknown)}; allowed: {', '.join(TASKS)}")
     with reading(layout.references) as found:
@@ -72,34 +85,42 @@ def read_results(layout: Layout) -> Study:
         if (results / f"{name}.json").is_file():
             with reading(results / f"{name}.json") as optional[name]:
                 _check(name, optional[name])
-    runs, unasked = _runs(results / "runs", tasks, seeds, partition, references, len(domains))
+    runs, unasked = _runs(results / "runs", tasks, asked, partition, references, len(domains))
     order = [*compared_encoders(recipe), *optional["encoders"]]
     runs = {task: {x: found[x] for x in dict.fromkeys([*order, *found]) if x in found} for task, found in runs.items()}
     return Study(recipe, partition, domains, references, runs, unasked, **optional)
 
 
 def compared_encoders(recipe: Json) -> list[str]:
-    """Baselines and the encoders compared with them, in order, each once."""
-    return list(dict.fromkeys(name for c in recipe["comparisons"] for name in (c["baseline"], *c["encoders"])))
+    """The encoders of contrasts, comparisons and similarity, in order, each once."""
+    contrasts = [name for c in recipe["contrasts"] for name in (*c["baseline"], *c["runs"])]
+    others = [name for c in recipe["comparisons"] for name in (c["baseline"], *c["encoders"])]
+    return list(dict.fromkeys([*contrasts, *others, *recipe["similarity"]["runs"]]))
 
 
 def _runs(
-    folder: Path, tasks: list[str], seeds: set[int], partition: str, references: dict[str, Reference], domains: int
+    folder: Path,
+    tasks: list[str],
+    asked: dict[str, set[Seeds]],
+    partition: str,
+    references: dict[str, Reference],
+    domains: int,
 ) -> tuple[RunsByTask, list[str]]:
-    """The runs of these tasks and seeds on the partition; the names of the others."""
+    """The runs of these tasks, encoders and seeds on the partition; the names of the others."""
     runs: RunsByTask = {task: {} for task in tasks}
     unasked = []
     for file in sorted(folder.glob("*/*/*.json.gz")):
         with reading(file) as run:
-            task, encoder, seed = str(run["task"]), str(run["encoder"]), int(run["seed"])
-            if (task, encoder, str(seed)) != (*file.parts[-3:-1], file.name.removesuffix(".json.gz")):
-                raise ValueError(f"is of task {task}, encoder {encoder} and seed {seed}, which its path contradicts")
-            if task not in tasks or seed not in seeds or run["partition"] != partition:
-                unasked.append(f"{task}/{encoder}/{seed}")
+            task, encoder, seeds = str(run["task"]), str(run["encoder"]), (int(run["encoder_seed"]), int(run["seed"]))
+            name = name_of(seeds)
+            if (task, encoder, name) != (*file.parts[-3:-1], file.name.removesuffix(".json.gz")):
+                raise ValueError(f"is of task {task}, encoder {encoder} and seeds {name}, which its path contradicts")
+            if task not in tasks or seeds not in asked.get(encoder, ()) or run["partition"] != partition:
+                unasked.append(f"{task}/{encoder}/{name}")
                 continue
             sizes, answered = {locale: len(x.ids) for locale, x in references.items()}, run["locales"]
             found = {locale: _outcomes(answered[locale], task, size, domains) for locale, size in sizes.items()}
-            runs[task].setdefault(encoder, {})[seed] = found
+            runs[task].setdefault(encoder, {})[seeds] = found
     return runs, unasked
 
 
@@ -116,11 +137,13 @@ def reading(file: Path) -> Iterator[Any]:
 
 def _check(name: str, content: Json) -> None:
     """Read the values that the report needs, so that an error names the file."""
-    for entry in (content["locales"] if name == "similarity" else content).values():
+    for entry in content.values():
         if name == "similarity":
-            _ = [(float(value["divergence"]), math.log(value["pseudo_perplexity"])) for value in entry.values()]
+            _ = [float(value["divergence"]) for value in entry.values()]
         elif name == "teachers":
             _ = [float(text["accuracy"]) for text in entry.values()]
+        elif name == "encoders":
+            _ = [[point["step"] for point in seed["curve"]] for seed in entry["seeds"].values()]
         else:
             _ = entry.get("title")
 

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import rel_entr  # type: ignore[import-untyped,unused-ignore]
 from tokenizers import Tokenizer
-from torch.nn import functional
 
 from service.student.tokenization import TextEncoder
 from training.models.devices import autocast_of
@@ -46,34 +45,6 @@ def divergence(first: NDArray[Any], second: NDArray[Any]) -> float:
     return float((rel_entr(p, (p + q) / 2).sum() + rel_entr(q, (p + q) / 2).sum()) / (2 * math.log(2)))
 
 
-def sample_of_tokens(tokenizer: Tokenizer, texts: Sequence[str], tokens: int, seed: int) -> list[str]:
-    """Texts in random order with `tokens` tokens together, or all texts if they have fewer.
-
-    Divergence falls with the size of a sample, so samples that are compared should have one size.
-    """
-    chosen: list[str] = []
-    for text in random.Random(seed).sample(texts, len(texts)):
-        if tokens <= 0:
-            break
-        chosen.append(text)
-        tokens -= len(tokenizer.encode(text, add_special_tokens=False).ids)
-    return chosen
-
-
-def pseudo_perplexity(model: Any, encoder: TextEncoder, texts: Sequence[str]) -> float:
-    """The exponential of the mean negative log-likelihood of each token, each masked alone (Salazar et al. 2020).
-
-    Raises ValueError: the texts hold no token.
-    """
-    protected = special_ids(encoder.tokenizer).protected
-    read = (encoder.encode(text).ids for text in texts)
-    questions = ((ids, [i]) for ids in read for i, token in enumerate(ids) if token not in protected)
-    losses = [loss for loss, _ in _predicted(model, encoder, questions)]
-    if not losses:
-        raise ValueError("a text without tokens has no perplexity")
-    return math.exp(sum(losses) / len(losses))
-
-
 def masked_word_accuracy(
     model: Any, encoder: TextEncoder, texts: Sequence[str], share: float = 0.15, seed: int = 0
 ) -> tuple[int, int]:
@@ -92,12 +63,12 @@ def masked_word_accuracy(
             for word in rng.sample(range(count), max(1, round(share * count))) if count else ():
                 yield encoded.ids, list(range(encoded.first_tokens[word], ends[word]))
 
-    found = [right for _, right in _predicted(model, encoder, questions())]
+    found = list(_predicted(model, encoder, questions()))
     return sum(found), len(found)
 
 
-def _predicted(model: Any, encoder: TextEncoder, questions: Iterator[Question]) -> Iterator[tuple[float, bool]]:
-    """The mean loss (nats) at the masked positions of each question, and whether all predictions are right."""
+def _predicted(model: Any, encoder: TextEncoder, questions: Iterator[Question]) -> Iterator[bool]:
+    """Whether all predictions at the masked positions of each question are right."""
     special, device = special_ids(encoder.tokenizer), next(model.parameters()).device
     model.eval()
     while chunk := list(islice(questions, ROWS)):
@@ -110,8 +81,7 @@ def _predicted(model: Any, encoder: TextEncoder, questions: Iterator[Question]) 
             states = model(shown.to(device), mask.to(device)).last_hidden_state
             logits = model.token_logits(states[hidden.to(device)]).float()
         targets = input_ids[hidden].to(device)
-        losses = functional.cross_entropy(logits, targets, reduction="none").cpu()
         right = (logits.argmax(-1) == targets).cpu()
         rows = hidden.nonzero()[:, 0]
         for row in range(len(chunk)):
-            yield float(losses[rows == row].mean()), bool(right[rows == row].all())
+            yield bool(right[rows == row].all())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from service.student.manifest import MANIFEST_FILE
 from training.models.checkpoint import is_finished
 from training.runs.flags import listed
 from training.studies import measures
-from training.studies.layout import Layout
+from training.studies.layout import Layout, name_of
 from training.studies.ledger import Stage, StageError
 from training.studies.recipe import PARENTS, Recipe, RecipeError, Run, Settings, flags_of
 from training.text.sources import LAYOUT, texts_by_language
@@ -20,6 +20,7 @@ from training.text.sources import LAYOUT, texts_by_language
 TOKENIZER, REFERENCES, UTTERANCES, MAJORITY = "tokenizer", "references", "utterances", "majority"  # stages
 TEXTS = (
     "corpus",
+    "replay",
     "unlabelled",
     "out_of_scope",
     "texts",
@@ -54,6 +55,8 @@ class StageBuilder:
         recipe = self.recipe
         stages = [self.corpus(name, {"locales": self._languages, **own}) for name, own in recipe.corpora.items()]
         for name, run in recipe.runs.items():
+            if name in recipe.replicated:
+                continue
             stages.append(self.run(f"runs/{name}", run, self.layout.run(name)))
             if not recipe.tasks and name in recipe.compared:
                 stages.append(self.answers(name))
@@ -75,6 +78,9 @@ class StageBuilder:
     def tokenizer(self) -> Stage:
         """One tokenizer for all pretrained encoders, by default of the labelled data and of all generic text."""
         recipe, file = self.recipe, self.layout.tokenizer
+        if adopted := str(recipe.tokenizer.get("run", "")):
+            work = partial(measures.copy_tokenizer, self.layout, adopted)
+            return Stage(TOKENIZER, (f"runs/{adopted}",), work, file, file.is_file, {"run": adopted})
         texts = texts_by_language(Path(recipe.require("generic")))
         every = [str(path) for language in recipe.languages for path in texts.get(language, ())]
         named = recipe.tokenizer.get("corpus")
@@ -156,31 +162,50 @@ class StageBuilder:
         """The compared encoders fine-tuned on each task, their outcomes, and the measurements of teachers."""
         recipe, report, layout = self.recipe, self.recipe.report, self.layout
         stages = [self.quick(REFERENCES, (), layout.references)]
-        for seed in report.seeds:  # outermost, so that a study that is stopped early has fewer seeds of everything
-            for task, heads in recipe.tasks.items():
-                for name in recipe.compared:
-                    settings = {**recipe.finetune, "heads": heads, "init": name, "seed": seed}
-                    run, key = Run(title=name, command="finetune", settings=settings), f"{task}/{name}/{seed}"
-                    stages.append(self.run(f"finetuned/{key}", run, layout.finetuned(task, name, seed)))
-                    work = partial(measures.write_outcomes, recipe, layout, task, name, seed)
-                    file, needs = layout.outcomes(task, name, seed), (f"finetuned/{key}", REFERENCES)
-                    stages.append(Stage(f"results/{key}", needs, work, file, file.is_file))
+        # Contrasts first, then the other runs; of each, seeds are outermost, so that a study that is stopped early has
+        # fewer seeds of everything.
+        others = [name for name in recipe.compared if name not in recipe.confirmatory]
+        for names in (recipe.confirmatory, others):
+            for place in range(len(report.encoder_seeds)):
+                for name in names:
+                    if place < len(recipe.seeds_of(name)):
+                        stages += self.encoder(name, recipe.seeds_of(name)[place])
         teachers = [f"runs/{name}" for name in report.noise]
         if teachers:
             texts = dict.fromkeys(f"corpora/{text}" for text in report.noise.values())
             file = layout.results / "teachers.json"
             stages.append(self.quick("noise", [*teachers, *texts], file, noise=report.noise))
-        if report.similarity_runs:
-            nearby = {"ratio": "1:0", "tokens": 100 * measures.SAMPLE_TOKENS, "repeat": True}
-            samples = [self.corpus(f"generic-{x}", {"locales": x, **nearby}) for x in recipe.languages]
-            names = [sample.name for sample in samples]
-            stages += [*samples, self.quick("similarity", [*names, teachers[0]], layout.results / "similarity.json")]
+        if runs := recipe.similarity.runs:
+            texts = dict.fromkeys(recipe.text_of(name, locale) for name in runs for locale in recipe.similarity.locales)
+            needs = [TOKENIZER, *(f"corpora/{text}" for text in texts)]
+            asked = recipe.similarity.model_dump()
+            stages.append(self.quick("similarity", needs, layout.results / "similarity.json", **asked))
+        return stages
+
+    def encoder(self, name: str, encoder_seed: int) -> list[Stage]:
+        """A compared encoder with one seed, fine-tuned on each task with each seed, and the outcomes."""
+        recipe, layout, stages, init = self.recipe, self.layout, list[Stage](), name
+        if name in recipe.replicated:
+            init, run = f"{name}/{encoder_seed}", recipe.runs[name]
+            run = run.model_copy(update={"settings": {**run.settings, "seed": encoder_seed}})
+            stages.append(self.run(f"runs/{init}", run, layout.run(init)))
+        for seed in recipe.report.seeds:
+            for task, heads in recipe.tasks.items():
+                seeds, settings = (encoder_seed, seed), {**recipe.finetune, "heads": heads, "seed": seed}
+                key = f"{task}/{name}/{name_of(seeds)}"
+                run = Run(title=name, command="finetune", settings={**settings, "init": f"./runs/{init}"})
+                stage = self.run(f"finetuned/{key}", run, layout.finetuned(task, name, seeds))
+                stages.append(replace(stage, needs=(*stage.needs, f"runs/{init}")))
+                work = partial(measures.write_outcomes, recipe, layout, task, name, seeds)
+                file, needs = layout.outcomes(task, name, seeds), (f"finetuned/{key}", REFERENCES)
+                stages.append(Stage(f"results/{key}", needs, work, file, file.is_file))
         return stages
 
     def quick(self, name: str, needs: Sequence[str], file: Path, **asked: Any) -> Stage:
         """A stage that calls `measures.write_NAME`."""
         work = partial(getattr(measures, f"write_{name}"), self.recipe, self.layout)
-        asked |= {**self._asked_data(), "partition": self.recipe.partition}
+        selection_share = self.recipe.finetune.get("selection_share", 1.0)
+        asked |= {**self._asked_data(), "partition": self.recipe.partition, "selection_share": selection_share}
         return Stage(name, tuple(needs), work, file, file.is_file, asked)
 
     def _asked_data(self) -> dict[str, Any]:

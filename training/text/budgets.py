@@ -29,6 +29,7 @@ class TransferSet:
     tokens: int
     ratio: str = "7:3"
     generic: str = ""
+    sources: str = ""
     data: str = ""
     spoken_share: float | None = None
     spoken: str = SPOKEN

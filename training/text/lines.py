@@ -58,8 +58,8 @@ class Lines:
         """input_ids and attention_mask, [rows, longest line], int64."""
         return padded([self.tokens[self.starts[i] : self.starts[i + 1]] for i in rows], pad_id)
 
-    def batches(self, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
-        """Rows of batches of about `batch_tokens` tokens, without end: pass after pass, each in a new order.
+    def batches(self, batch_tokens: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """The pass (from 0) and rows of batches of about `batch_tokens` tokens, without end, each pass in a new order.
 
         The order depends on the seed only. Lines are read at even distances into windows, so that a window covers the
         whole text; within a window, lines of about equal length form a batch.
@@ -74,7 +74,7 @@ class Lines:
                 full = (np.cumsum(lengths[order]) - 1) // batch_tokens
                 batches = np.split(rows[order], np.flatnonzero(np.diff(full)) + 1)
                 for i in rng.permutation(len(batches)):
-                    yield batches[i]
+                    yield epoch, batches[i]
 
     def remove(self) -> None:
         """Delete the files."""

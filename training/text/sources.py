@@ -40,17 +40,23 @@ def generic_sources(spec: TransferSet, groups: Iterable[Group]) -> list[Source]:
     Raises CorpusError: there is no such folder, or it holds nothing in one of the languages.
     """
     root, asked, spoken = Path(spec.generic), weights_of(spec.locales), spoken_names(spec)
+    chosen = {name.strip() for name in spec.sources.split(",") if name.strip()}
     found = texts_by_language(root)
     if missing := [language for language in asked if language not in found]:
         present = ", ".join(found) or f"none; allowed: {LAYOUT}"
         raise CorpusError(f"--locales: {spec.generic} has no text for {', '.join(missing)}; its languages: {present}")
-    sources = []
+    sources, known = [], set()
     for language in asked:
         for entry, file in [(x, file) for x in found[language] for file in corpus.find_files([str(x)])]:
             name = name_of(file) if entry.is_dir() else root.resolve().name
+            known.add(name)
+            if chosen and name not in chosen:
+                continue
             kind: Kind = "generic" if spec.spoken_share is None else "spoken" if name in spoken else "written"
             if (language, kind) in groups:
                 sources.append(Source(language, kind, name, partial(_text_of, file)))
+    if unknown := sorted(chosen - known):
+        raise CorpusError(f"--sources: unknown {', '.join(unknown)}; allowed: {', '.join(sorted(known))}")
     return sources
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from training.evaluation import correlation, effects, scoring
-from training.evaluation.effects import Effect, Reference
+from training.evaluation import effects, scoring
+from training.evaluation.effects import ENCODER, FINE_TUNING, Columns, Effect, Reference
 from training.studies import effects_text
 
 RESAMPLES = 300
@@ -71,19 +71,12 @@ def test_macro_f1_on_resamples_is_that_of_the_drawn_utterances(pairs: list[tuple
     assert resampled == pytest.approx(naive)
 
 
-def test_f1_of_a_domain_by_hand() -> None:
-    found = effects.domain_f1(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), 3)
-
-    assert found[:2] == pytest.approx([2 * 2 / (2 + 3), 2 * 1 / (2 + 1)])
-    assert math.isnan(found[2])
-
-
 def test_values_by_hand_and_by_a_naive_loop() -> None:
     generator = np.random.default_rng(3)
     references = {x: reference([0, 1] * 10, [0, 1, 2, 3] * 5) for x in ("de-DE", "fr-FR", "en-US")}
     runs: Any = {
         "e": {
-            seed: {
+            (1, seed): {
                 x: {"intent_errors": generator.integers(0, 2, 20), "slot_errors": generator.integers(0, 3, 20)}
                 for x in references
             }
@@ -99,7 +92,7 @@ def test_values_by_hand_and_by_a_naive_loop() -> None:
             semer = {}
             for locale, drawn in weights.items():
                 rows = [i for i in range(0, 20, 2) for _ in range(int(drawn[b, i]))]
-                own, slots = runs["e"][seed][locale], references[locale].slots
+                own, slots = runs["e"][1, seed][locale], references[locale].slots
                 errors = sum(int(own["intent_errors"][i] + own["slot_errors"][i]) for i in rows)
                 semer[locale] = 100 * errors / sum(int(slots[i]) + 1 for i in rows)
                 icer = 100 * sum(int(own["intent_errors"][i]) for i in rows) / len(rows)
@@ -112,7 +105,11 @@ def test_a_set_without_utterances_has_no_value() -> None:
     empty = Reference(("1",), np.array([0]), np.array([0]), {"dev": np.array([0]), "tail": np.array([], np.int64)})
 
     values = effects.values_of(
-        "dc", {"de-DE": empty}, {"e": {1: {"de-DE": {"domain": np.array([0])}}}}, 1, {"de-DE": scoring.weights_of(1, 5)}
+        "dc",
+        {"de-DE": empty},
+        {"e": {(1, 1): {"de-DE": {"domain": np.array([0])}}}},
+        1,
+        {"de-DE": scoring.weights_of(1, 5)},
     )
 
     assert {key[2] for key in values} == {"dev"}
@@ -127,7 +124,7 @@ def test_identical_sides_change_nothing(seed: int, seeds: int, size: int) -> Non
     found = effect(errors, errors.copy())
 
     assert (found.change, found.low, found.high, found.p_value) == (0, 0, 0, 1)
-    assert effects.mark_of(found, found.p_value) == ""
+    assert effects.mark_of(found) == ""
 
 
 @settings(max_examples=50)
@@ -232,36 +229,94 @@ def test_no_more_than_everything_is_lost() -> None:
     assert found.p_value == pytest.approx(1 / (RESAMPLES + 1))
 
 
-def test_runs_are_compared_on_their_common_seeds() -> None:
-    generator = np.random.default_rng(2)
-    key, other = ("icer", "a", "dev", "x"), ("icer", "b", "dev", "x")
-    values = {
-        key: 30 + generator.normal(size=(1 + RESAMPLES, 3)),
-        other: 20 + generator.normal(size=(1 + RESAMPLES, 2)),
+def test_the_columns_of_an_encoder_are_its_own_seeds_or_those_of_fine_tuning() -> None:
+    assert effects.columns_of([(3, 1), (1, 1), (1, 2)], is_nested=True) == (ENCODER, (1, 3))
+    assert effects.columns_of([(7, 2), (7, 1)], is_nested=False) == (FINE_TUNING, (1, 2))
+
+
+def test_a_column_is_the_mean_over_the_fine_tunings_of_an_encoder_seed() -> None:
+    wrong = {(1, 1): [1, 1, 0, 0], (1, 2): [1, 0, 0, 0], (2, 1): [0, 0, 0, 0]}
+    runs: Any = {
+        "e": {
+            seeds: {"x": {"intent_errors": np.array(errors), "slot_errors": np.zeros(4, int)}}
+            for seeds, errors in wrong.items()
+        }
     }
 
-    paired = effects.compare_runs(values, (key, other), ([1, 2, 3], [2, 3]))
-    apart = effects.compare_runs(values, (key, other), ([1, 2, 3], [7, 8]))
+    values = effects.values_of(
+        "icner", {"x": reference([0, 1, 0, 1])}, runs, 2, {"x": scoring.weights_of(4, RESAMPLES)}, {"e"}
+    )
+
+    assert values["icer", "e", "dev", "x"][0] == pytest.approx([37.5, 0])
+
+
+def of_seeds(generator: np.random.Generator, **seeds: tuple[int, ...]) -> tuple[effects.Values, dict[str, Columns]]:
+    """Values about 20 of some encoders with these seeds of their own."""
+    values = {
+        ("icer", name, "dev", "x"): 20 + generator.normal(size=(1 + RESAMPLES, len(own))) for name, own in seeds.items()
+    }
+    return values, {name: Columns(ENCODER, own) for name, own in seeds.items()}
+
+
+def test_runs_are_compared_on_their_common_seeds() -> None:
+    values, columns = of_seeds(np.random.default_rng(2), a=(1, 2, 3), b=(2, 3), c=(7, 8))
+    a, b, c = values
+
+    paired = effects.compare_runs(values, [a], [b], columns)
+    apart = effects.compare_runs(values, [a], [c], columns)
 
     assert paired is not None
     assert apart is not None
-    means = [values[key][0, 1:].mean(), values[key][0].mean()]
-    base = values[other][0].mean()
-    assert [paired.change, apart.change] == pytest.approx([100 * (mean / base - 1) for mean in means])
+    expected = [100 * (values[a][0, 1:].mean() / values[b][0].mean() - 1)]
+    expected.append(100 * (values[a][0].mean() / values[c][0].mean() - 1))
+    assert [paired.change, apart.change] == pytest.approx(expected)
     assert paired.seeds == apart.seeds == 2
 
 
-def test_marks_and_correction_by_hand() -> None:
-    def of(p_value: float, low: float = 1.0) -> Effect:
-        return Effect(2.0, low, 3.0, p_value, 5.0, 3)
+def test_sides_of_several_encoders_are_their_means() -> None:
+    values, columns = of_seeds(np.random.default_rng(3), a=(1, 2, 3), b=(1, 2, 3), c=(1, 2, 3), d=(1, 2, 3))
+    a, b, c, d = values
 
-    found = [of(0.03), of(0.01), None, of(0.001), of(0.5, -1.0)]
+    found = effects.compare_runs(values, [a, b], [c, d], columns)
 
-    corrected = effects.corrected(found, [True, True, True, False, True])
+    assert found is not None
+    means = [np.mean([values[key][0].mean() for key in keys]) for keys in ((a, b), (c, d))]
+    assert found.change == pytest.approx(100 * (means[0] / means[1] - 1))
+    assert found.seeds == 3
 
-    assert corrected == [pytest.approx(0.06), pytest.approx(0.03), None, None, pytest.approx(0.5)]
-    marks = [effects.mark_of(e, p) for e, p in zip(found, corrected, strict=True) if e and p is not None]
-    assert marks == ["*", "**", ""]
+
+def test_seeds_of_another_level_count_as_one() -> None:
+    values, columns = of_seeds(np.random.default_rng(3), a=(1, 2, 3), b=(1, 2, 3))
+    columns["b"] = Columns(FINE_TUNING, (1, 2, 3))
+    a, b = values
+
+    found = effects.compare_runs(values, [a], [b], columns)
+
+    assert found is not None
+    assert found.seeds == 1
+    assert effects.compare_runs(values, [a, b], [a], columns) is None
+    assert effects.compare_runs(values, [a], [("icer", "absent", "dev", "x")], columns) is None
+
+
+def test_the_slope_is_that_of_least_squares_within_groups() -> None:
+    generator = np.random.default_rng(5)
+    x, groups = [0.1, 0.2, 0.4, 0.3, 0.5, 0.6], ["de"] * 3 + ["fr"] * 3
+    values = [30 + 10 * at + generator.normal(0, 0.01, size=(1 + RESAMPLES, 3)) for at in x]
+    values[3:] = [one + 5 for one in values[3:]]
+
+    found = effects.slope_of(values, x, groups, effects.seed_draws(3, 0, RESAMPLES))
+
+    design = np.array([[at, group == "de", group == "fr"] for at, group in zip(x, groups, strict=True)], dtype=float)
+    expected = np.linalg.lstsq(design, np.array([one[0].mean() for one in values]), rcond=None)[0][0]
+    assert found is not None
+    assert found.change == pytest.approx(expected)
+    assert found.low < 10 < found.high
+    assert effects.slope_of(values, [0.1] * 3 + [0.2] * 3, groups, effects.seed_draws(3, 0, RESAMPLES)) is None
+
+
+@pytest.mark.parametrize(("low", "mark"), [(1.0, "*"), (-1.0, "")])
+def test_a_mark_says_that_the_interval_excludes_0(low: float, mark: str) -> None:
+    assert effects.mark_of(Effect(2.0, low, 3.0, 0.04, 5.0, 3)) == mark
 
 
 def test_holm_by_hand() -> None:
@@ -271,44 +326,3 @@ def test_holm_by_hand() -> None:
     assert found == pytest.approx([0.09, 0.05, 0.9, 0.09, 0.05])
     assert effects.holm(np.array([0.6, 0.5])).tolist() == [1, 1]
     assert effects.holm(np.array([])).tolist() == []
-
-
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=3, max_size=30))
-def test_coefficients_are_those_of_scipy(points: list[tuple[int, int]]) -> None:
-    x, y = np.array(points, dtype=float).T
-
-    found = correlation.correlate(x, y, list(range(len(x))), resamples=20)
-
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        assert found == {}
-    else:
-        assert found["pearson"].value == pytest.approx(stats.pearsonr(x, y).statistic, abs=1e-9)
-        assert found["spearman"].value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
-
-
-def test_copies_of_a_cluster_add_nothing_to_what_is_known() -> None:
-    generator = np.random.default_rng(4)
-    x, y = generator.normal(size=(2, 12))
-    alone = correlation.correlate(x, y, list(range(12)))
-    copied = correlation.correlate(np.tile(x, 4), np.tile(y, 4), list(range(12)) * 4)
-
-    assert copied["pearson"].low == pytest.approx(alone["pearson"].low)
-    assert copied["pearson"].high == pytest.approx(alone["pearson"].high)
-
-
-def test_few_clusters_have_no_interval() -> None:
-    found = correlation.correlate(np.arange(8.0), np.arange(8.0), ["a", "b", "c", "d"] * 2)
-
-    assert found["pearson"].value == pytest.approx(1)
-    assert found["pearson"].low is None
-
-
-def test_change_in_a_domain_by_hand() -> None:
-    expected = reference([0, 0, 1, 1], [1, 0, 0, 0])
-    base = {"intent_errors": np.array([1, 1, 0, 0]), "slot_errors": np.array([1, 0, 0, 0])}
-    better = {"intent_errors": np.array([1, 0, 0, 0]), "slot_errors": np.array([0, 0, 0, 0])}
-
-    found = effects.domain_change("icner", expected, {"a": {1: {"x": better}}}, {"b": {1: {"x": base}}}, "x", 2)
-
-    assert found[0] == pytest.approx(100 * (1 / 3 - 1))
-    assert math.isnan(found[1])  # the baseline makes no error

@@ -73,6 +73,22 @@ def test_data_is_found_beside_the_recipe_and_languages_are_those_of_the_locales(
     assert recipe.with_data(None, None, "test").partition == "test"
 
 
+def test_another_encoder_is_adopted(tmp_path: Path) -> None:
+    adopted = '[runs.adopted]\ncommand = "adopt"\nencoder = "one"\n[runs.teacher]'
+    recipe = read_recipe(written(tmp_path, WHOLE.replace("[runs.teacher]", adopted)))
+
+    assert recipe.with_data("d", None, None, "another").runs["adopted"].settings["encoder"] == "another"
+    assert recipe.with_data("d", None, None).runs["adopted"].settings["encoder"] == "one"
+
+
+def test_encoders_that_are_compared_have_seeds_unless_others_are_made_from_them(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, WHOLE.replace("seeds = [1]", "seeds = [1]\nencoder_seeds = [4, 5]")))
+
+    assert recipe.replicated == ("student",)
+    assert recipe.seeds_of("student") == (4, 5)
+    assert recipe.seeds_of("teacher") == (1,)
+
+
 def test_a_run_has_the_settings_of_its_command_and_its_own_before_them(tmp_path: Path) -> None:
     recipe = read_recipe(written(tmp_path, WHOLE))
 
@@ -103,11 +119,26 @@ def test_a_run_has_the_settings_of_its_command_and_its_own_before_them(tmp_path:
         ),
         ("[distill]", "[distil]", "distil is unknown; allowed: title, data"),
         ("seeds = [1]", "seeds = []", "tasks and report.seeds need each other"),
-        ("seeds = [1]", 'seeds = [1]\nsimilarity_runs = ["student"]', "similarity_runs needs report.noise"),
+        (
+            "seeds = [1]",
+            'seeds = [1]\ncontrols = ["teacher", "other"]',
+            "controls: unknown other; allowed: teacher, st",
+        ),
+        (
+            "[[comparisons]]",
+            '[[contrasts]]\ntitle = "a"\nruns = ["x"]\nbaseline = ["teacher"]\n[[comparisons]]',
+            "contrasts, 'a': unknown x; allowed: teacher, student",
+        ),
+        (
+            "[[comparisons]]",
+            '[similarity]\nruns = ["student"]\nlocales = ["fr-FR"]\n[[comparisons]]',
+            "similarity: student has 0 corpora of fr alone; allowed: runs with one corpus whose locales are 'fr'",
+        ),
+        ("[distill]", '[tokenizer]\nrun = "teacher"\n[distill]', "tokenizer.run: unknown teacher; allowed: none"),
         ("steps = 9", "step = 9", "runs.student: unknown step; allowed for distill: max_length, epochs"),
         ("steps = 9", "steps = -1", "runs.student: argument --steps: -1 is out of range; allowed: 0 or more"),
         ("steps = 9", 'data = "x"', "runs.student: unknown data; allowed for distill"),
-        ('ratio = "1:0"', 'rat = "1:0"', "corpora.generic: unknown rat; allowed: tokens, ratio"),
+        ('ratio = "1:0"', 'rat = "1:0"', "corpora.generic: unknown rat; allowed: locales, tokens, ratio"),
         ("[distill]", "[tokenizer]\nseed = 1\n[distill]", "tokenizer: unknown seed; allowed: corpus, tokenizer_lines"),
         ('title = "small"', "", "title is missing"),
         ('title = "small"', 'title = "small', "Illegal character"),

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from training.evaluation.effects import holm
 from training.evaluation.scoring import macro_f1, weights_of
 from training.studies.effects_report import write_report
 from training.studies.results import ReportError
@@ -20,15 +21,21 @@ Json = dict[str, Any]
 LOCALES = ("de-DE", "fr-FR")
 DOMAINS = [f"domain{i}" for i in range(6)]
 SIZE = 180
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2, 3)  # of the encoders; each is fine-tuned once
 WRONG = {"generic": 0.4, "same": 0.4, "task": 0.1, "direct": 0.7}  # how often each encoder is wrong
 COMPARISON = {"title": "Transfer sets", "baseline": "generic", "encoders": ["same", "task", "direct"]}
 RECIPE = {
     "title": "A study",
     "tasks": ["dc", "icner"],
-    "seeds": list(SEEDS),
+    "seeds": [1],
+    "encoder_seeds": {name: list(SEEDS) for name in WRONG},
+    "contrasts": [
+        {"title": "task - generic", "runs": ["task"], "baseline": ["generic"]},
+        {"title": "both", "runs": ["task", "same"], "baseline": ["direct", "generic"]},
+    ],
     "comparisons": [COMPARISON],
-    "similarity_encoders": ["task"],
+    "similarity": {"runs": ["task", "direct"], "locales": ["de-DE", "fr-FR"]},
+    "controls": ["direct"],
     "notes": ["A note."],
 }
 
@@ -81,15 +88,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for encoder in WRONG:
             for seed in SEEDS:
                 found = {name: outcomes(task, encoder, seed, i) for i, name in enumerate(LOCALES)}
-                run = {"task": task, "encoder": encoder, "seed": seed, "partition": "dev", "locales": found}
-                put(folder / "runs" / task / encoder / f"{seed}.json.gz", run)
-    put(folder / "encoders.json", {x: {"title": f"{x} | text", "corpus": "mixed", "steps": 1000} for x in WRONG})
+                run = {"task": task, "encoder": encoder, "encoder_seed": seed, "seed": 1, "partition": "dev"}
+                put(folder / "runs" / task / encoder / f"{seed}-1.json.gz", {**run, "locales": found})
+    held_out = {"held_out_loss": 5.0, "unigram_entropy": 6.8, "held_out_accuracy": 30.0}
+    seed = {"minutes": 2.5, **held_out, "curve": [{"step": 500, **held_out}, {"step": 1000, **held_out}]}
+    worse = {**seed, "held_out_loss": 5.5}
+    facts = {x: {"title": f"{x} | text", "corpus": "mixed", "steps": 1000, "seeds": {"1": seed}} for x in WRONG}
+    facts["task"]["seeds"] = {"1": seed, "2": worse}
+    facts["direct"]["seeds"] = {"1": worse}
+    put(folder / "encoders.json", facts)
     put(folder / "corpora.json", {"mixed": {"ratio": "7:3", "tokens": 1234567, "lines": 999}})
-    measured = {
-        x: {"divergence": 0.1 * i + 0.1, "pseudo_perplexity": 20.0 + i * i, "utterances": 19 if i == 5 else 300}
-        for i, x in enumerate(DOMAINS)
-    }
-    put(folder / "similarity.json", {"reference": "generic", "locales": dict.fromkeys(LOCALES, measured)})
+    measured = {"task": 0.1, "direct": 0.4}
+    put(
+        folder / "similarity.json",
+        {x: {y: {"divergence": at, "tokens": 1000} for y in LOCALES} for x, at in measured.items()},
+    )
     right = {"accuracy": 0.41, "correct": 4100, "positions": 10000}
     put(
         folder / "teachers.json",
@@ -161,8 +174,8 @@ def test_signs_verdicts_and_marks(written: tuple[Path, Json], metric: str, task_
 
     assert better["change"] * task_sign > 0
     assert (better["verdict"], worse["verdict"], same["verdict"]) == ("better", "worse", "no difference shown")
-    assert better["mark"] == ("**" if better["p_holm"] < 0.05 else "*")
-    assert (same["change"], same["low"], same["high"], same["mark"], same["p_holm"]) == (0, 0, 0, "", 1)
+    assert better["mark"] == worse["mark"] == "*"
+    assert (same["change"], same["low"], same["high"], same["mark"], same["p_value"]) == (0, 0, 0, "", 1)
     assert better["low"] < better["change"] < better["high"]
 
 
@@ -173,22 +186,56 @@ def test_small_and_empty_sets_are_not_judged(written: tuple[Path, Json]) -> None
 
     assert small["change"] < 0
     assert small["is_small"]
-    assert (small["mark"], small["verdict"], small["p_holm"]) == ("", "not judged", None)
+    assert (small["mark"], small["verdict"]) == ("", "not judged")
     assert empty["change"] is None
     assert " †" in (written[0] / "report.md").read_text()
 
 
-def test_correlations_leave_small_domains_out(written: tuple[Path, Json]) -> None:
-    found = written[1]["correlations"]
+def test_contrasts_are_corrected_as_one_family(written: tuple[Path, Json]) -> None:
+    found = written[1]["contrasts"]
 
-    assert [(x["task"], x["measure"]) for x in found] == [
-        (task, measure) for task in ("dc", "icner") for measure in ("divergence", "pseudo_perplexity")
+    assert [(x["title"], x["task"]) for x in found] == [
+        (title, task) for title in ("task - generic", "both") for task in ("dc", "icner")
     ]
-    for correlation in found:
-        assert len(correlation["points"]) == 10
-        assert correlation["too_few_utterances"] == 2
-        assert correlation["domains"] == 5
-        assert correlation["spearman"]["low"] <= correlation["spearman"]["value"] <= correlation["spearman"]["high"]
+    assert found[0]["change"] == cells_of(written[1], "f1")["task", "dev", "mean"]["change"]
+    means = {x: sum(mean_semer(x, locale) for locale in LOCALES) for x in WRONG}
+    both = 100 * ((means["task"] + means["same"]) / (means["direct"] + means["generic"]) - 1)
+    assert found[3]["change"] == pytest.approx(both, abs=1e-5)
+    assert [x["p_holm"] for x in found] == pytest.approx(holm(np.array([x["p_value"] for x in found])), abs=1e-5)
+    text = (written[0] / "report.md").read_text()
+    assert "| both | task and same against direct and generic | domain classification, F1 (above 0 is better) |" in text
+    assert "p, Holm of 4" in text
+    assert "**All that follows is exploratory.**" in text
+
+
+def test_a_contrast_without_results_stays_in_the_family(copy: Path) -> None:
+    change(copy / "results" / "recipe.json", lambda recipe: recipe["encoder_seeds"].update(absent=[1, 2, 3]))
+    lost = {"title": "lost", "runs": ["absent"], "baseline": ["generic"]}
+    change(copy / "results" / "recipe.json", lambda recipe: recipe["contrasts"].append(lost))
+
+    found = write_report(copy)["contrasts"]
+
+    assert [x["p_holm"] for x in found][-1] == 1
+    assert found[-1]["verdict"] == "not judged"
+    assert found[0]["p_holm"] == pytest.approx(
+        min(1, holm(np.array([x.get("p_value", 1) for x in found]))[0]), abs=1e-5
+    )
+
+
+def test_encoders_that_did_not_learn_are_named_but_for_controls(written: tuple[Path, Json]) -> None:
+    assert written[1]["unlearned"] == [{"encoder": "task", "seed": "2", "nats_below": pytest.approx(1.3)}]
+    text = (written[0] / "report.md").read_text()
+    assert "they stay in all tables: task, seed 2 (1.30 nats below)." in text
+    assert "| direct (control) | 1 | 6.80 | 5.50 | 1.30 | 30.00 | 2.50 |" in text
+
+
+def test_the_slope_against_distance_is_that_of_the_means(written: tuple[Path, Json]) -> None:
+    found = {x["task"]: x for x in written[1]["slopes"]}
+
+    gaps = [mean_semer("direct", locale) - mean_semer("task", locale) for locale in LOCALES]
+    assert found["icner"]["change"] == pytest.approx(sum(gaps) / 2 / 0.3, abs=1e-4)
+    assert found["icner"]["low"] > 0 > found["dc"]["high"]
+    assert "points for each 0.1 bits" in (written[0] / "report.md").read_text()
 
 
 def test_figures_are_well_formed_and_embedded(written: tuple[Path, Json]) -> None:
@@ -197,7 +244,7 @@ def test_figures_are_well_formed_and_embedded(written: tuple[Path, Json]) -> Non
 
     drawn = [name for name in report["figures"] if name.endswith(".svg")]
 
-    assert drawn == ["effects-1-dc.svg", "effects-1-icner.svg", "similarity-task.svg", "noise.svg"]
+    assert drawn == ["effects-1-dc.svg", "effects-1-icner.svg", "similarity.svg", "curves.svg", "noise.svg"]
     for name in drawn:
         assert ElementTree.parse(runs / name).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert (runs / name).with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -217,7 +264,7 @@ def test_the_text_holds_what_was_compared(written: tuple[Path, Json]) -> None:
         "- intents and slots, SemER: direct is worse than generic: +",
         "- intents and slots, ICER: no difference shown between same and generic: +0.0 % [+0.0, +0.0]",
         "| adapted | task | 41.0 | 59.0 | 10,000 |",
-        "| domain1 | 0.20 / 21.0 | 0.20 / 21.0 |",
+        "| task | 0.100 (1,000) | 0.100 (1,000) |",
     ):
         assert part in text
     assert "Missing" not in text
@@ -235,18 +282,18 @@ def test_the_same_results_give_the_same_bytes(written: tuple[Path, Json], tmp_pa
 
 def test_missing_runs_are_named_and_the_rest_is_compared(copy: Path) -> None:
     runs = copy / "results" / "runs" / "dc"
-    (runs / "task" / "3.json.gz").unlink()
+    (runs / "task" / "3-1.json.gz").unlink()
     for seed in (1, 2):
-        (runs / "same" / f"{seed}.json.gz").unlink()
+        (runs / "same" / f"{seed}-1.json.gz").unlink()
     shutil.rmtree(runs / "direct")
 
     report = write_report(copy)
 
     cells = cells_of(report, "f1")
     assert report["missing"][:3] == [
-        "domain classification, same: no result of seeds 1, 2",
-        "domain classification, task: no result of seed 3",
-        "domain classification, direct: no result of seeds 1, 2, 3",
+        "domain classification, task: no result of seed 3-1",
+        "domain classification, direct: no result of seeds 1-1, 2-1, 3-1",
+        "domain classification, same: no result of seeds 1-1, 2-1",
     ]
     assert {key[0] for key in cells} == {"same", "task"}
     assert cells["task", "dev", "mean"]["seeds"] == 2
@@ -258,6 +305,7 @@ def test_missing_runs_are_named_and_the_rest_is_compared(copy: Path) -> None:
 def test_a_comparison_without_its_baseline_is_left_out(copy: Path) -> None:
     other = {"title": "Other", "baseline": "absent", "encoders": ["task"]}
     change(copy / "results" / "recipe.json", lambda recipe: recipe["comparisons"].append(other))
+    change(copy / "results" / "recipe.json", lambda recipe: recipe["encoder_seeds"].update(absent=[1]))
 
     report = write_report(copy)
 
@@ -266,13 +314,13 @@ def test_a_comparison_without_its_baseline_is_left_out(copy: Path) -> None:
 
 
 def test_answers_on_another_partition_are_not_used(copy: Path) -> None:
-    change(copy / "results" / "runs" / "dc" / "task" / "3.json.gz", lambda run: run.update(partition="test"))
+    change(copy / "results" / "runs" / "dc" / "task" / "3-1.json.gz", lambda run: run.update(partition="test"))
 
     report = write_report(copy)
 
     assert cells_of(report, "f1")["task", "dev", "mean"]["seeds"] == 2
-    assert "domain classification, task: no result of seed 3" in report["missing"]
-    assert "dc/task/3" in report["missing"][-1]
+    assert "domain classification, task: no result of seed 3-1" in report["missing"]
+    assert "dc/task/3-1" in report["missing"][-1]
 
 
 def test_utterances_without_a_domain_are_no_obstacle_where_none_is_asked_for(copy: Path) -> None:
@@ -295,18 +343,19 @@ def test_without_any_run_there_still_is_a_report(copy: Path) -> None:
 
     report = write_report(copy)
 
-    assert report["absolute"] == report["figures"] == []
+    assert report["absolute"] == []
+    assert report["figures"] == ["curves.svg", "curves.png"]
     assert "- nothing: no two" in (copy / "report.md").read_text()
-    assert "no result of seeds 1, 2, 3" in (copy / "report.md").read_text()
+    assert "no result of seeds 1-1, 2-1, 3-1" in (copy / "report.md").read_text()
 
 
 def test_results_that_the_recipe_does_not_ask_for_are_not_used(copy: Path) -> None:
-    change(copy / "results" / "recipe.json", lambda recipe: recipe.update(seeds=[1, 2]))
+    change(copy / "results" / "recipe.json", lambda recipe: recipe["encoder_seeds"].update(task=[1, 2]))
 
     report = write_report(copy)
 
     assert cells_of(report, "f1")["task", "dev", "mean"]["seeds"] == 2
-    assert "dc/task/3" in report["missing"][-1]
+    assert "dc/task/3-1" in report["missing"][-1]
 
 
 def _drop_row(run: Json) -> None:
@@ -326,19 +375,19 @@ def _no_locale(run: Json) -> None:
 
 
 def _other_seed(run: Json) -> None:
-    run["seed"] = 2
+    run["encoder_seed"] = 2
 
 
 @pytest.mark.parametrize("spoil", [_drop_row, _not_an_index, _half, _no_locale, _other_seed])
 def test_a_broken_run_is_an_error_that_names_it(copy: Path, spoil: Callable[[Json], None]) -> None:
-    file = copy / "results" / "runs" / "dc" / "task" / "1.json.gz"
+    file = copy / "results" / "runs" / "dc" / "task" / "1-1.json.gz"
     change(file, spoil)
 
-    with pytest.raises(ReportError, match=r"dc/task/1\.json\.gz: "):
+    with pytest.raises(ReportError, match=r"dc/task/1-1\.json\.gz: "):
         write_report(copy)
 
 
-@pytest.mark.parametrize("name", ["runs/dc/task/1.json.gz", "references.json.gz", "recipe.json", "encoders.json"])
+@pytest.mark.parametrize("name", ["runs/dc/task/1-1.json.gz", "references.json.gz", "recipe.json", "encoders.json"])
 @pytest.mark.parametrize("data", [b"", b"{", gzip.compress(b'{"a": 1}', mtime=0)[:-9], b"[1]"])
 def test_a_broken_file_is_an_error_that_names_it(copy: Path, name: str, data: bytes) -> None:
     (copy / "results" / name).write_bytes(data)

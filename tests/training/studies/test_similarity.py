@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from service.student.manifest import Labels
 from service.student.tokenization import TextEncoder
 from training.data import datasets
-from training.models.student import StudentConfig, StudentModel
-from training.studies.similarity import (
-    divergence,
-    masked_word_accuracy,
-    pseudo_perplexity,
-    sample_of_tokens,
-    token_counts,
-)
+from training.studies.similarity import divergence, masked_word_accuracy, token_counts
 from training.text.tokenizer import special_ids, train_tokenizer
 
 TEXTS = ["weck mich am freitag um neun uhr auf", "wie wird das wetter", "licht"]
@@ -33,13 +25,6 @@ counts = st.lists(st.integers(0, 50), min_size=6, max_size=6).filter(any).map(np
 def encoder(sample: Path) -> TextEncoder:
     texts = [u.text for u in datasets.load(str(sample), ["de-DE"]).part("train")]
     return TextEncoder(train_tokenizer(texts, 300), 64)
-
-
-@pytest.fixture(scope="module")
-def model(encoder: TextEncoder) -> StudentModel:
-    torch.manual_seed(0)
-    config = StudentConfig.of_size("xs", Labels(), vocab_size=encoder.tokenizer.get_vocab_size(), masked=True)
-    return StudentModel(config).eval()
 
 
 @given(counts, counts)
@@ -57,13 +42,9 @@ def test_divergence_of_a_hand_computed_case() -> None:
     assert divergence(np.array([1, 0]), np.array([0, 1])) == pytest.approx(1)
 
 
-def test_a_text_without_tokens_has_neither_distribution_nor_perplexity(
-    model: StudentModel, encoder: TextEncoder
-) -> None:
+def test_a_text_without_tokens_has_no_distribution() -> None:
     with pytest.raises(ValueError, match="no distribution"):
         divergence(np.zeros(3), np.ones(3))
-    with pytest.raises(ValueError, match="no perplexity"):
-        pseudo_perplexity(model, encoder, [])
 
 
 def test_tokens_are_counted_without_special_ones(encoder: TextEncoder) -> None:
@@ -71,35 +52,6 @@ def test_tokens_are_counted_without_special_ones(encoder: TextEncoder) -> None:
 
     assert found.sum() == sum(len(encoder.encode(text).ids) - 1 for text in TEXTS)
     assert found[list(special_ids(encoder.tokenizer).protected)].sum() <= found[1]  # unknown tokens alone
-
-
-def test_a_sample_holds_as_many_tokens_as_asked_and_no_text_twice(encoder: TextEncoder) -> None:
-    texts = [f"{text} {i}" for text in TEXTS for i in range(20)]
-
-    chosen = sample_of_tokens(encoder.tokenizer, texts, 100, seed=1)
-
-    assert len(set(chosen)) == len(chosen)
-    longest = max(token_counts(encoder.tokenizer, [text]).sum() for text in texts)
-    assert 100 <= token_counts(encoder.tokenizer, chosen).sum() < 100 + longest
-    assert chosen == sample_of_tokens(encoder.tokenizer, texts, 100, seed=1)
-
-
-def test_pseudo_perplexity_is_that_of_hiding_one_token_after_the_other(
-    model: StudentModel, encoder: TextEncoder
-) -> None:
-    mask = special_ids(encoder.tokenizer).mask
-    losses = []
-    for text in TEXTS:
-        ids = encoder.encode(text).ids
-        for position in range(1, len(ids)):
-            shown = [*ids[:position], mask, *ids[position + 1 :]]
-            with torch.inference_mode():
-                hidden = model(torch.tensor([shown])).last_hidden_state[0, [position]]
-                losses.append(
-                    float(functional.cross_entropy(model.token_logits(hidden), torch.tensor([ids[position]])))
-                )
-
-    assert pseudo_perplexity(model, encoder, TEXTS) == pytest.approx(math.exp(np.mean(losses)), rel=0.02)
 
 
 def test_a_model_that_knows_everything_finds_every_word(encoder: TextEncoder) -> None:

@@ -182,6 +182,12 @@ def test_spoken_share(generic: Path, tmp_path: Path, share: float, tokens: int) 
     assert {s["kind"] for s in manifest["sources"]} <= {"spoken", "written"}
 
 
+def test_sources_can_be_chosen(generic: Path, tmp_path: Path) -> None:
+    assert run(tmp_path / "set.txt", generic=generic, ratio="1:0", sources="novels") == 0
+
+    assert {s["name"] for s in manifest_of(tmp_path / "set.txt")["sources"]} == {"novels"}
+
+
 def test_spoken_sources_can_be_named(generic: Path, tmp_path: Path) -> None:
     assert run(tmp_path / "set.txt", generic=generic, ratio="1:0", spoken_share=1, spoken="novels,other") == 0
 
@@ -352,6 +358,7 @@ def test_a_large_quota_is_met_to_the_token(lengths: list[int], tokens: int) -> N
         ({"locales": ","}, "--locales names none"),
         ({"tokens": 0}, "--tokens is 0; allowed: 1 or more"),
         ({"seed": -1}, "--seed is -1; allowed"),
+        ({"sources": "novels,radio"}, "--sources: unknown radio; allowed: novels, tatoeba"),
         ({"spoken_share": 1.5}, "--spoken-share is 1.5; allowed: 0 to 1"),
         ({"spoken_share": 0.5, "spoken": "radio"}, "de spoken: 0 tokens available, 250 requested"),
         ({"ratio": "0:1"}, "--ratio 0:1 asks for task text; give --data"),

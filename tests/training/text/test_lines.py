@@ -34,7 +34,7 @@ def of_lengths(lengths: list[int], folder: Path, seed: int = 1) -> Lines:
 
 def passes(text: Lines, batch_tokens: int) -> Iterator[list[list[int]]]:
     """Rows of each batch, pass after pass."""
-    drawn = (rows.tolist() for rows in text.batches(batch_tokens))
+    drawn = (rows.tolist() for _, rows in text.batches(batch_tokens))
     while True:
         batches, left = [], len(text) - len(text.held_out)
         while left > 0:
@@ -84,6 +84,14 @@ def test_the_order_is_a_function_of_the_seed_and_differs_from_pass_to_pass(tmp_p
     assert len(text.held_out) == 20
 
 
+def test_batches_name_their_pass(tmp_path: Path) -> None:
+    text = of_lengths([3] * 20, tmp_path / "text")
+
+    numbers = [number for number, _ in islice(text.batches(9), 18)]
+
+    assert numbers == [0] * 6 + [1] * 6 + [2] * 6
+
+
 def test_a_batch_holds_the_tokens_and_their_mask(tmp_path: Path) -> None:
     encode_lines(words(), ["1 2 3 4 5 6", "7", "8 9"], 4, tmp_path / "text")
 
@@ -120,7 +128,7 @@ def peak_of(count: int, folder: Path) -> int:
     gc.collect()
     tracemalloc.start()
     encode_lines(words(), ("5 5 5 5 5 5 5 5" for _ in range(count)), 64, folder)
-    for rows in islice(Lines(folder, 1).batches(400), count // 50):
+    for _, rows in islice(Lines(folder, 1).batches(400), count // 50):
         assert len(rows)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
