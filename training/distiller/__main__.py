@@ -123,7 +123,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from training.distiller.data_sets import DataSet
-    from training.distiller.search import SQLITE, Plan, Search, open_storage, quiet_logs
+    from training.distiller.search import SQLITE, Plan, Search, opened, quiet_logs
     from training.distiller.trials import Asked, Student
 
     data = [DataSet.parse(text) for text in args.data]
@@ -136,8 +136,7 @@ def _search(args: argparse.Namespace) -> dict[str, Any]:
     shared = (args.teacher, args.teacher_epochs, args.epochs, args.control_seeds, args.masked_model)
     random = args.trials // 2 if args.random_trials is None else args.random_trials
     plan = Plan(data, students, args.trials, random, args.minutes, args.seed)
-    storage = open_storage(args.storage or f"{SQLITE}{args.out / 'study.db'}")
-    with quiet_logs():
+    with opened(args.storage or f"{SQLITE}{args.out / 'study.db'}") as storage, quiet_logs():
         return Search(plan, Asked(args.out, *shared), storage).run()
 
 

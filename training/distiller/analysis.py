@@ -50,6 +50,7 @@ def importance(observations: Sequence[Observation], seed: int = 0) -> dict[str, 
     spaces = {name: levels for name, levels in spaces.items() if len(levels) > 1}
     if not spaces or len({round(value, 9) for _, value in centred}) < 2:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=optuna.storages.InMemoryStorage())
     distributions = {name: CategoricalDistribution(levels) for name, levels in spaces.items()}
     study.add_trials(

@@ -36,13 +36,14 @@ AUGMENTATIONS = ("contextual", "backtranslation", "random")  # numbers are place
 
 @dataclass(frozen=True)
 class Observation:
-    """One finished trial: `rows` of its data set, `value` in points, and the level of each part."""
+    """One finished trial: `rows` of its data set, `value` in points, level of each part, ratio of score to teacher."""
 
     data: str
     student: str
     rows: int
     value: float
     levels: dict[str, str]
+    ratio: float = 1.0
 
 
 def read_rows(places: Sequence[Path]) -> list[Row]:
@@ -78,6 +79,7 @@ def own(rows: Sequence[Row], samplers: Sequence[str] = ("random",)) -> list[Obse
             int(row["features"]["rows"]),
             row["score"] - row["plain"],
             levels_of(row["choices"]),
+            row["ratio"] or 0.0,
         )
         for row in rows
         if row["sampler"] in samplers and row.get("state") == "complete"
@@ -97,6 +99,7 @@ def published(folder: Path) -> list[Observation]:
                 int(row["#example"]),
                 100 * float(row["score"]),
                 {ours: _published_level(ours, row[theirs]) for ours, theirs in PUBLISHED.items()},
+                float(row["ratio"]),
             )
             for row in rows
         ]

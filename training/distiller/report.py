@@ -14,6 +14,7 @@ from training.distiller.observations import Observation, own, published, read_ro
 from training.studies.effects_text import markdown_table
 
 SMALL = 1000  # training utterances of a small data set
+COLLAPSED = 0.6  # a few of these would decide a mean
 PUBLISHED_SMALL = 10_000  # of the authors' data sets
 
 Json = dict[str, Any]
@@ -45,6 +46,7 @@ def analysed(observations: Sequence[Observation], small: int) -> Json:
     subsets = {
         "all": list(observations),
         f"up to {small:,} rows": [o for o in observations if o.rows <= small],
+        f"without collapsed runs, below {COLLAPSED} of the teacher": [o for o in observations if o.ratio >= COLLAPSED],
         f"more than {small:,} rows": [o for o in observations if o.rows > small],
         **{student: [o for o in observations if o.student == student] for student in students if len(students) > 1},
     }
@@ -55,7 +57,7 @@ def analysed(observations: Sequence[Observation], small: int) -> Json:
         "subsets": {
             name: {"trials": len(found), "importance": importance(found), "differences": _differences(found)}
             for name, found in subsets.items()
-            if found
+            if found and (name == "all" or len(found) < len(observations))
         },
     }
 

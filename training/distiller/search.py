@@ -64,8 +64,19 @@ class Plan:
         }
 
 
-def open_storage(url: str) -> BaseStorage:
-    """The storage of a study: "sqlite:///FILE" or "postgresql://HOST/DATABASE", which needs psycopg.
+@contextmanager
+def opened(url: str) -> Iterator[RDBStorage]:
+    """The storage of a study, whose connections are closed at the end. Raises SearchError: see `open_storage`."""
+    storage = open_storage(url)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def open_storage(url: str) -> RDBStorage:
+    """Open the storage of a study: "sqlite:///FILE" or "postgresql://HOST/DATABASE", which needs psycopg.
 
     Raises SearchError: it can't be opened.
     """

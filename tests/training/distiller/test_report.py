@@ -73,7 +73,8 @@ def row(number: int, **more: Any) -> dict[str, Any]:
     choices = {"hidden_loss": ("mi", "none")[number % 2], "mixup": (0.0, 0.4)[number // 2 % 2]}
     facts = {"sampler": "random", "state": "complete", "choices": choices, "pipeline": {}, "features": {"rows": 300}}
     score = 50 + 3 * (choices["hidden_loss"] == "mi") + 0.1 * (number % 3)
-    return {"trial": number, "data": "d", "student": "xs", **facts, "score": score, "plain": 48.0, **more}
+    facts |= {"plain": 48.0, "ratio": 0.5 if number == 5 else 0.9}
+    return {"trial": number, "data": "d", "student": "xs", **facts, "score": score, **more}
 
 
 def test_the_report_is_made_of_random_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,7 +87,8 @@ def test_the_report_is_made_of_random_trials(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(captured.out.splitlines()[-1])["trials"] == {"own": 12}
     assert "| hidden_loss | mi | none | +3." in captured.err
     content = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert set(content["own"]["subsets"]) == {"all", "up to 1,000 rows"}
+    collapsed = "without collapsed runs, below 0.6 of the teacher"
+    assert {name: x["trials"] for name, x in content["own"]["subsets"].items()} == {"all": 12, collapsed: 11}
     assert [o.value for o in own(read_rows([tmp_path]))][:2] == [pytest.approx(5.0), pytest.approx(2.1)]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import optuna
 import pytest
 
 from training.distiller.__main__ import main
-from training.distiller.search import SearchError, open_storage
+from training.distiller.search import SearchError, opened
 
 ROOT = Path(__file__).parents[3]
 DEBIAN = "/usr/lib/postgresql"
@@ -106,8 +107,8 @@ def test_all_data_is_read_before_anything_is_trained(
 
 
 def test_a_storage_error_shows_no_password() -> None:
-    with pytest.raises(SearchError) as error:
-        open_storage("postgresql://me:secret@localhost:1/none")
+    with pytest.raises(SearchError) as error, opened("postgresql://me:secret@localhost:1/none"):
+        pass
 
     assert "secret" not in str(error.value)
 
@@ -139,7 +140,7 @@ def postgresql(tmp_path: Path) -> Iterator[str]:
             time.sleep(0.05)
         yield f"postgresql://me@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # disconnects clients
         server.wait()
 
 
@@ -159,6 +160,7 @@ def test_two_workers_share_a_study_on_postgresql(
     numbers = [row["trial"] for row in rows_of(out)]
     assert sorted(numbers) == list(range(len(numbers)))
     assert len(numbers) in (4, 5)  # the last two may have begun together
-    study = optuna.load_study(study_name="distiller", storage=open_storage(postgresql))
-    assert len(study.trials) == len(numbers)
-    assert len({json.dumps(trial.params) for trial in study.trials}) == len(numbers)
+    with opened(postgresql) as storage:
+        trials = optuna.load_study(study_name="distiller", storage=storage).trials
+    assert len(trials) == len(numbers)
+    assert len({json.dumps(trial.params) for trial in trials}) == len(numbers)
