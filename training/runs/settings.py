@@ -55,7 +55,7 @@ class FinetuneSettings(RunSettings):
     extra_locales: str = setting("", "comma-separated further locales to train on only, such as related languages")
     train_share: float = share(1.0, "random share of the training utterances that is trained on", low=0.001)
     selection_share: float = share(
-        1.0, "share of dev, by id, that epochs are scored on; the rest is kept unseen", low=0.01
+        1.0, "share of dev, by id, that epochs are scored on; the rest stays unseen", low=0.01
     )
     init: str = setting("", "checkpoint, student, Hugging Face folder or hub name to start from", unit="CKPT")
     init_layers: str = setting(

@@ -72,7 +72,8 @@ def _introduction(report: Json) -> list[str]:
 def _selection(report: Json) -> str:
     if report["partition"] != "dev" or report["selection_share"] == 1:
         return ""
-    return f" Epochs were chosen on {100 * report['selection_share']:.0f} % of dev by id; the scores are those of the rest."
+    share = 100 * report["selection_share"]
+    return f" Epochs were chosen on {share:.0f} % of dev by id; the scores are those of the rest."
 
 
 def _contrast_table(report: Json) -> list[str]:
