@@ -34,6 +34,7 @@ COMMANDS = {
     "evaluate": Command("training.evaluate", "score a checkpoint or a student on labelled utterances"),
     "export": Command("export.onnx", "convert a checkpoint to a quantised student folder"),
     "migrate": Command("export.migrate", "rewrite a student folder of an older release"),
+    "push": Command("export.push", "publish a student folder on the Hugging Face hub"),
     "compare": Command("loadtest.compare", "compare students as served: quality, latency, memory"),
     "loadtest": Command("loadtest.__main__", "load a service with locust and print its latencies"),
     "experiment": Command("loadtest.experiment", "analyse an A/B experiment on live traffic"),

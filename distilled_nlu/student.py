@@ -27,7 +27,9 @@ class Student:
 
     @classmethod
     def load(cls, student: str | Path) -> Student:
-        """Load a student by the name of a shipped one (`shipped_students`), or from a folder.
+        """Load a student by the name of a shipped one (`shipped_students`), from a folder, or from a hub.
+
+        A student of the Hugging Face hub is named ``hub:OWNER/NAME@REVISION``, and needs the extra ``[hub]``.
 
         The folder's digests, schema, graph and golden answers are checked.
 

@@ -21,7 +21,8 @@ rows; it returns to those in brackets.
 | `golden` | choose golden sentences |
 | `report` | after the files are hashed and the `Manifest` is built: model card, table, line of JSON |
 
-`migrate` is a command of its own: it rewrites student folders of older releases, and their graphs with `text_axis`.
+`migrate` and `push` are commands of their own: one rewrites student folders of older releases, and their graphs with
+`text_axis`, the other publishes a student folder on the Hugging Face hub.
 
 Every graph is run through `service.student.predictor.Predictor`.
 """

@@ -16,10 +16,10 @@ from loadtest.load.command import FAILED, command
 from loadtest.load.headless import run_locust
 from loadtest.load.options import Options, add, add_options, add_start_timeout, positive_int
 from loadtest.load.report import figures_of, is_success, table_of
+from loadtest.load.students import student_argument
 from loadtest.load.target import running_service, texts_for, wait_until_ready
 from loadtest.load.texts import load_texts
 from service.extras import require
-from service.student.shipped import named_folder
 
 
 @command()
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     about = "service to test, such as http://127.0.0.1:8000 (default: start one on a free port)"
     target.add_argument("--host", metavar="URL", help=about)
     about = "student folder, folder of students or shipped student to serve (default: the shipped students)"
-    target.add_argument("--students", type=named_folder, metavar="DIR", help=about)
+    target.add_argument("--students", type=student_argument, metavar="DIR", help=about)
     add(parser, "users", positive_int, "USERS", "users, each with a connection", 8)
     add(parser, "seconds", positive_int, "SECONDS", "duration, in seconds", 10)
     about = "load generator processes; each sends about 1,000 requests per second"

@@ -28,9 +28,10 @@ from loadtest.load.client import LoadError, fetch
 from loadtest.load.closed_loop import Measured
 from loadtest.load.command import FAILED, command
 from loadtest.load.options import add, add_measurement, add_texts, positive, share
+from loadtest.load.students import student_argument
 from loadtest.load.target import TargetError, known_locales, usable_cores
 from loadtest.load.texts import Text, load_texts, select
-from service.student.shipped import SHIPPED_STUDENTS, named_folder
+from service.student.shipped import SHIPPED_STUDENTS
 
 WARM_UP = 1.25  # seconds; the service checks its experiment file once a second
 CAPACITY_SECONDS = 2.0
@@ -147,7 +148,7 @@ def parser() -> argparse.ArgumentParser:
     about = "What a shadow costs the clients of the primary student."
     parser = argparse.ArgumentParser(prog="python -m loadtest.shadow", description=about, allow_abbrev=False)
     about = "folder that holds both students (default: the shipped students)"
-    parser.add_argument("--students", type=named_folder, default=SHIPPED_STUDENTS, metavar="DIR", help=about)
+    parser.add_argument("--students", type=student_argument, default=SHIPPED_STUDENTS, metavar="DIR", help=about)
     add(parser, "primary", str, "NAME", "student that answers clients", "s")
     add(parser, "shadow", str, "NAME", "student that answers the same texts in the background", "xs")
     add(parser, "share", share, "SHARE", "share of the texts that the shadow answers, 0 to 1", 0.1)

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
         "--student",
         default="s",
         metavar="DIR",
-        help="student folder, or the name of a shipped student, s or xs (default: %(default)s)",
+        help="student folder, name of a shipped student, s or xs, or hub:OWNER/NAME@REVISION (default: %(default)s)",
     )
     parser.add_argument("--locale", required=True, help="locale of the texts, such as de-DE")
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="texts to understand")

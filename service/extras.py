@@ -14,6 +14,7 @@ EXTRAS = {
     "export": ("onnx", "optimum", "torch", "transformers", "tqdm"),
     "distiller": ("optuna", "onnx", "torch", "transformers", "accelerate", "tqdm", "sklearn"),
     "client": ("httpx",),
+    "hub": ("huggingface_hub",),
     "wyoming": ("wyoming",),
     "loadtest": ("locust", "matplotlib", "scipy", "psutil"),
 }

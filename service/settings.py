@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.student.manifest import StudentError
 from service.student.shipped import SHIPPED_STUDENTS, named_folder
 
 PREFIX = "NLU_"
@@ -53,6 +54,13 @@ def _pairs(kind: re.Pattern[str], what: str) -> Callable[[Any], Any]:
     return read
 
 
+def _students(value: Any) -> Any:
+    try:
+        return named_folder(value)
+    except StudentError as error:
+        raise ValueError(f"can't be used: {error}") from None
+
+
 class Settings(BaseSettings):
     """Settings of the service, read from the environment; `read_settings` reads flags, too."""
 
@@ -60,9 +68,10 @@ class Settings(BaseSettings):
 
     students: Annotated[
         Path,
-        BeforeValidator(named_folder),
+        BeforeValidator(_students),
         Field(
-            description="folder of student folders, or one student folder, or the name of a shipped student ('s', 'xs')"
+            description="folder of student folders, or one student folder, or the name of a shipped student ('s', "
+            "'xs'), or hub:OWNER/NAME@REVISION"
         ),
     ] = SHIPPED_STUDENTS
     aliases: Annotated[

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--student",
         default="s",
         metavar="DIR",
-        help="student folder, or the name of a shipped student, s or xs (default: %(default)s)",
+        help="student folder, name of a shipped student, s or xs, or hub:OWNER/NAME@REVISION (default: %(default)s)",
     )
     parser.add_argument(
         "--uri",

@@ -10,10 +10,18 @@ from service.student.manifest import MANIFEST_FILE, Manifest, StudentError, read
 from service.student.shipped import named_folder
 
 
+def student_argument(name: str) -> Path:
+    """The folder of a student that a flag names; an error of the hub becomes one of the command line."""
+    try:
+        return named_folder(name)
+    except StudentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_student(parser: argparse.ArgumentParser) -> None:
     """Add the flag that names exactly one student."""
-    about = "student folder, or a shipped student by name (default: s)"
-    parser.add_argument("--student", type=named_folder, default=named_folder("s"), metavar="DIR", help=about)
+    about = "student folder, hub:OWNER/NAME@REVISION, or a shipped student by name (default: s)"
+    parser.add_argument("--student", type=student_argument, default=named_folder("s"), metavar="DIR", help=about)
 
 
 def add_students(parser: argparse.ArgumentParser, default: str | None = None) -> None:
@@ -21,7 +29,7 @@ def add_students(parser: argparse.ArgumentParser, default: str | None = None) ->
     shown = f" (default: {default})" if default else ""
     parser.add_argument(
         "--students",
-        type=named_folder,
+        type=student_argument,
         nargs="+",
         default=[named_folder(default)] if default else None,
         required=default is None,

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
-from service.student.manifest import MANIFEST_FILE, TOKENIZER_FILE, Labels
+from service.student.manifest import MANIFEST_FILE, TOKENIZER_FILE, Labels, StudentError
 from service.student.shipped import named_folder
 from service.student.tokenization import TextEncoder
 from training.data.files import write_json, writing
@@ -78,8 +78,14 @@ def save_checkpoint(folder: Path, model: StudentModel, tokenizer: Tokenizer, tra
 
 
 def existing_folder(source: str | Path) -> Path:
-    """The path if it exists, else the folder of the shipped student of that name, else the path."""
-    return Path(source) if Path(source).exists() else named_folder(source)
+    """The path if it exists, else the folder of the shipped student or of the student of the hub, else the path.
+
+    Raises CheckpointError: a student of the hub can't be downloaded.
+    """
+    try:
+        return Path(source) if Path(source).exists() else named_folder(source)
+    except StudentError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def is_own(source: str | Path) -> bool:

@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from tokenizers import Tokenizer
 
+from service.student.hub import is_hub_source, pinned
 from service.student.manifest import TOKENIZER_FILE, Labels
 from training.data import datasets
 from training.data.augmentation import typed_copy
@@ -142,6 +143,9 @@ class Run:
         tokenizer = Tokenizer.from_str(state["tokenizer"]) if state else first_tokenizer(settings, data, start)
         self.encoder = encoder_of(tokenizer, start, settings.max_length)
         self.lineage = start.training if start else None
+        # students of the hub, by commit: a branch may be another student tomorrow
+        named = {name: str(getattr(settings, name) or "") for name in ("init", "teacher")}
+        self.of_hub = {name: pinned(source) for name, source in named.items() if is_hub_source(source)}
         self.model = model_of(shape, start, data.labels, self.encoder, settings.dropout).to(self.device)
         self.epochs = EpochData(
             data.train,
@@ -254,7 +258,7 @@ class Run:
         files = {name: file_names(getattr(settings, name)) for name in FILES}
         return {
             "command": self.loop.facts["command"],
-            "settings": {**asdict(settings), "data": Path(settings.data).name, **files},
+            "settings": {**asdict(settings), "data": Path(settings.data).name, **files, **self.of_hub},
             "pipeline": pipeline_of(settings),
             "init": self.lineage,
             "locales": data.served,
