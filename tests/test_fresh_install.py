@@ -157,6 +157,7 @@ def test_the_base_install_serves_the_shipped_student(base: Environment) -> None:
         ("distilled_nlu data check DATA", "sklearn", "check"),
         ("export.onnx --ckpt CKPT --out DIR", "onnx", "export"),
         ("loadtest", "locust", "loadtest"),
+        ("distilled_nlu wyoming", "wyoming", "wyoming"),
     ],
 )
 def test_a_command_names_the_extra_that_it_needs(base: Environment, command: str, missing: str, extra: str) -> None:

@@ -19,6 +19,8 @@ from service.student.manifest import StudentError
 from tests.export.hub_server import TOKEN, Hub, running_hub
 from tests.service.conftest import write_student
 from tests.service.server import ROOT
+from training.models.checkpoint import load_checkpoint
+from training.models.errors import CheckpointError
 
 ASK = ("service.ask", "--locale", "de-DE", "weck mich um neun")
 
@@ -134,6 +136,11 @@ def test_malformed_names(source: str) -> None:
         download(source)
     with pytest.raises(SettingsError, match=r"--students=hub:.* is not allowed: it can't be used: hub:"):
         read_settings(["--students", source])
+
+
+def test_training_names_the_problem_too() -> None:
+    with pytest.raises(CheckpointError, match="hub:name: should be hub:OWNER/NAME"):
+        load_checkpoint("hub:name")
 
 
 def test_other_names_are_not_pinned() -> None:

@@ -355,6 +355,32 @@ def test_no_success_is_logged_counted_or_traced_with_what_was_sent(start: StartS
     assert found_in(service.output()) == []
 
 
+def test_no_other_protocol_tells_what_was_sent(start: StartService) -> None:
+    service = start(default_locale="de-DE", max_text_chars=30)
+    infer = "/v2/models/s/infer"
+
+    def inputs(*texts: Any, **more: Any) -> dict[str, Any]:
+        return {"inputs": [{"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts, **more}]}
+
+    answered = service.post({"text": MARKER, "message_id": "m"}, path="/model/parse") + service.post(
+        inputs(MARKER, MARKER), path=infer
+    )
+    refused = [
+        *service.post({"text": MARKER}, path=f"/model/parse{QUERY}"),
+        *service.post({"text": [MARKER]}, {"text": MARKER * 9}, {MARKER: MARKER}, MARKER, path="/model/parse"),
+        *service.post({"text": MARKER, "lang": MARKER}, path="/model/parse"),
+        *service.post({"text": MARKER}, path=f"/model/parse?model={quote(MARKER)}"),
+        *service.post(inputs(MARKER * 9), inputs([MARKER], 3), inputs(MARKER, **{MARKER: MARKER}), MARKER, path=infer),
+        *service.post(inputs(MARKER), path=f"/v2/models/{quote(MARKER)}/infer"),
+        service.send("POST", infer, content=MARKER.encode(), headers={"inference-header-content-length": "5"}),
+    ]
+
+    assert {answer.status for answer in answered} == {200}
+    assert {answer.status for answer in refused} == {404, 413, 422}
+    assert [found_in(answer.sent) for answer in refused] == [[]] * len(refused)
+    assert found_in(service.output()) == []
+
+
 def test_no_experiment_tells_what_was_sent(start: StartService, tmp_path: Path) -> None:
     file = tmp_path / "experiment.toml"
     file.write_text('[arms.control]\nmodel = "s"\nweight = 1\n[shadow]\nmodel = "german"\nshare = 1\n')
