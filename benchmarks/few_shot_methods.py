@@ -97,7 +97,8 @@ def built(sample: Sequence[Utterance], scored: Sequence[Utterance], size: str, p
     write_atomically(data, jsonl(sample)[""])
     torch.set_num_threads(1)
     recipe = ladder_recipe(Asked("s", str(data), ("xs", "s"), minutes, from_shipped=True), place / RECIPE, 1)
-    of_engine = {"data": None, "generic": None, "partition": None, "jobs": 1, "track": "", "report": False}
+    none = dict.fromkeys(("data", "generic", "partition", "encoder"))  # the recipe has them
+    of_engine = {**none, "jobs": 1, "track": "", "report": False}
     engine.run(argparse.Namespace(recipe=recipe, out=place, until="runs", **of_engine))
     student = place / "students" / size
     if not student.exists():

@@ -117,7 +117,8 @@ def _build(args: argparse.Namespace, missed: list[str]) -> Json:
     log.info("%s", plan_text(data, read_recipe(recipe)))
     if args.plan_only:
         return {"out": str(args.out), "plan": read_recipe(recipe).plan}
-    of_engine = {"data": None, "generic": None, "partition": None, "jobs": 1, "until": "", "track": "", "report": False}
+    none = dict.fromkeys(("data", "generic", "partition", "encoder"))  # the recipe has them
+    of_engine = {**none, "jobs": 1, "until": "", "track": "", "report": False}
     engine.run(argparse.Namespace(recipe=recipe, out=args.out, **of_engine))
     return _report(args, read_recipe(recipe), data, required, missed)
 

@@ -27,7 +27,7 @@ def test_each_variant_is_a_row(
     assert all(row["times"].keys() == {"8", "16", "32"} for row in rows.values())
     assert rows[FP32]["as_fp32"] == 100
     assert rows[RECIPE]["megabytes"] < 0.5 * rows[FP32]["megabytes"]
-    assert rows["trimmed to de-DE (time, size)"]["megabytes"] < rows[RECIPE]["megabytes"]
+    assert rows["trimmed to de-DE (time, size)"]["megabytes"] <= rows[RECIPE]["megabytes"]
     assert {name for name, row in rows.items() if row["as_fp32"] is None} == {
         "softmax and argmax in the graph",
         "relu (time alone)",

@@ -24,7 +24,10 @@ def test_each_shape_is_a_row(capsys: pytest.CaptureFixture[str], monkeypatch: py
 
 @pytest.mark.parametrize(
     ("flags", "message"),
-    [(["--sizes", "xs,bert"], "bert; allowed: xs, s"), (["--vocabulary", "3"], "--vocabulary at least 100 tokens")],
+    [
+        (["--sizes", "xs,bert"], "bert; allowed: xxs, xs, s"),
+        (["--vocabulary", "3"], "--vocabulary at least 100 tokens"),
+    ],
 )
 def test_what_is_unknown_is_refused(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sizes.main(flags) == 2

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     ValueError: the tracker's package is missing.
     """
     require_tracker(args.track)
-    recipe = read_recipe(args.recipe).with_data(args.data, args.generic, args.partition, args.encoder or None)
+    recipe = read_recipe(args.recipe).with_data(args.data, args.generic, args.partition, args.encoder)
     layout, ledger = Layout(args.out), Ledger(args.out / "made")
     plan = StageBuilder(recipe, layout, args.track).stages()
     if args.until:
