@@ -71,6 +71,8 @@ imitate --size s --init "$out/ko" --epochs 9 --learning-rate 7e-4 --dropout 0.1 
 imitate --size s --init "$out/s-first" --epochs 5 --learning-rate 7e-4 --dropout 0.1 --unlabelled-share 1.0 --out "$out/s-final"
 imitate --size xs --init "$out/ladder/runs/xs" --epochs 12 --learning-rate 1.5e-3 --dropout 0.05 --unlabelled-share 1.0 \
     --out "$out/xs-final"
-for size in s xs; do
+imitate --size m --init students/l --epochs 3 --learning-rate 3e-4 --layer-decay 0.95 --batch-size 32 --dropout 0.1 --views 3 \
+    --unlabelled-share 0.5 --out "$out/m-final"
+for size in s xs m; do
     export_student --ckpt "$out/$size-final" --out "$out/students/$size" --notice "docs/notices/$size.md"
 done
