@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +15,7 @@ import httpx
 import jsonschema
 import pytest
 
-from distilled_nlu import Label, Slot, client
+from distilled_nlu import Label, Slot, calls, client
 from distilled_nlu.client import (
     ApiError,
     AsyncClient,
@@ -71,7 +70,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def wait(seconds: float) -> None:
         waits.append(seconds)
 
-    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=waits.append, monotonic=time.monotonic))
+    monkeypatch.setattr(client, "time", SimpleNamespace(sleep=waits.append))
     monkeypatch.setattr(client, "asyncio", SimpleNamespace(sleep=wait))
     return waits
 
@@ -251,7 +250,7 @@ def test_no_wait_beyond_the_deadline(ask: Ask, no_waiting: list[float]) -> None:
 @both
 def test_the_service_is_told_the_rest_of_the_deadline(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 1.0, 1.0, 4.0, 4.0])
-    monkeypatch.setattr(client.time, "monotonic", lambda: next(now, 5.0))
+    monkeypatch.setattr(calls, "time", SimpleNamespace(monotonic=lambda: next(now, 5.0)))
     service = Replies((429, "1"), 200)
 
     ask(service, deadline=10.0)
@@ -265,7 +264,7 @@ def test_a_deadline_may_pass_in_the_client_on_the_way_or_in_the_service(ask: Ask
         with pytest.raises(DeadlinePassed):
             ask(Replies(reply), deadline=5)
     now = iter([0.0])
-    monkeypatch.setattr(client.time, "monotonic", lambda: next(now, 9.0))
+    monkeypatch.setattr(calls, "time", SimpleNamespace(monotonic=lambda: next(now, 9.0)))
     with pytest.raises(DeadlinePassed, match="before the request was sent"):
         ask(Replies(), deadline=5)
 
