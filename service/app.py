@@ -28,7 +28,7 @@ from service.models.threads import start_daemon_thread
 from service.monitoring.metrics import FLUSH_SECONDS, Metrics
 from service.monitoring.tracing import Tracer
 from service.page import load_page
-from service.protocols import inference, rasa
+from service.protocols import inference, inference_schemas, rasa
 from service.settings import Settings
 from service.watched_file import WatchedFile
 
@@ -46,7 +46,7 @@ class Protocol(NamedTuple):
 
 OWN = Protocol(schemas.ErrorReply, errors.error_body)
 RASA = Protocol(rasa.RasaError, rasa.rasa_error)
-V2 = Protocol(inference.InferenceError, inference.inference_error, inference.read_request)
+V2 = Protocol(inference_schemas.InferenceError, inference.inference_error, inference.read_request)
 
 DESCRIPTION = (
     "Domain, intent and slots of short requests in several languages. Errors have the shape of `ErrorReply`, and on "
@@ -198,16 +198,16 @@ def _add_protocols(add: Callable[..., None], endpoints: Endpoints, text: Errors,
     )
     add("GET", "/version", spoken.version, rasa.VersionReply, **like_rasa)
 
-    named: Any = {"openapi_extra": {"parameters": [inference.MODEL]}}
-    inferred: Any = {"openapi_extra": {"parameters": [inference.MODEL, *inference.HEADERS, *TIMED]}}
+    named: Any = {"openapi_extra": {"parameters": [inference_schemas.MODEL]}}
+    inferred: Any = {"openapi_extra": {"parameters": [inference_schemas.MODEL, *inference_schemas.HEADERS, *TIMED]}}
     known = (errors.UnknownModel, errors.NotReady)
     v2 = {"protocol": V2, "tags": ["v2"]}
     of_v2 = inference.InferenceEndpoints(endpoints)
     model = "/v2/models/{model}"
-    add("GET", "/v2", of_v2.server, inference.ServerReply, **v2)
-    add("GET", model, of_v2.metadata, inference.MetadataReply, known, **v2, **named)
-    add("GET", f"{model}/ready", of_v2.ready, inference.ReadyReply, known, **v2, **named)
-    add("POST", f"{model}/infer", of_v2.infer, inference.InferReply, batch, **v2, **inferred)
+    add("GET", "/v2", of_v2.server, inference_schemas.ServerReply, **v2)
+    add("GET", model, of_v2.metadata, inference_schemas.MetadataReply, known, **v2, **named)
+    add("GET", f"{model}/ready", of_v2.ready, inference_schemas.ReadyReply, known, **v2, **named)
+    add("POST", f"{model}/infer", of_v2.infer, inference_schemas.InferReply, batch, **v2, **inferred)
 
 
 def _documented(raised: Errors, model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
-from service.protocols.inference import HEADER_LENGTH, OUTPUTS, InferReply
+from service.protocols.inference import OUTPUTS
+from service.protocols.inference_schemas import HEADER_LENGTH, InferReply
 from tests.service.conftest import write_student
 from tests.service.server import Server
 
