@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from training.data.files import write_json, writing
+from training.data.files import write_json
 from training.models.batches import IGNORED, in_length_order
 from training.models.devices import Split, autocast_of
+from training.objectives.appended import append, cut, mapped
 from training.objectives.losses import truncated_kl
 from training.objectives.masked_language import MaskedBatch, MaskedText, mask_tokens
 from training.objectives.teacher_logits import DIGITS
@@ -91,7 +92,7 @@ class MaskedTeacher:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / ".lock"):
             self._map()
-            self._cut()
+            cut(self._folder, {name: getattr(self, name) for name in ("shown", "chosen", "tokens", "log_p", "ends")})
             write_json(self._folder / "cache.json", self._facts)
             lines = len(self.text.lines)
             look: dict[str, Any] = {"desc": "asking the teacher", "unit": "line"}
@@ -168,9 +169,7 @@ class MaskedTeacher:
             "log_p": log_p,
             "ends": before + ends.astype(np.int64),
         }
-        for name, array in parts.items():
-            with writing(self._folder / name), (self._folder / name).open("ab") as stream:
-                stream.write(np.ascontiguousarray(array).tobytes())
+        append(self._folder, parts)
 
     @property
     def _wide(self) -> type[np.generic]:
@@ -191,18 +190,7 @@ class MaskedTeacher:
         self.log_p: NDArray[np.float16] = self._array("log_p", np.float16, self.k + 1)[:answers]
 
     def _array(self, name: str, kind: type[np.generic], *columns: int) -> NDArray[Any]:
-        file, empty = self._folder / name, np.zeros((0, *columns), dtype=kind)
-        row = empty.itemsize * int(np.prod(columns))
-        if not file.is_file() or not (rows := file.stat().st_size // row):
-            return empty
-        return np.asarray(np.memmap(file, dtype=kind, mode="r", shape=(rows, *columns)))
-
-    def _cut(self) -> None:
-        """Cut off what an interrupted call has written without ends."""
-        for name in ("shown", "chosen", "tokens", "log_p", "ends"):
-            if (file := self._folder / name).is_file():
-                with file.open("r+b") as stream:
-                    stream.truncate(getattr(self, name).nbytes)
+        return mapped(self._folder / name, kind, *columns)
 
 
 def most_probable(logits: Tensor, k: int, temperature: float) -> tuple[NDArray[Any], NDArray[Any]]:

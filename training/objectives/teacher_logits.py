@@ -23,12 +23,12 @@ from tqdm import tqdm
 from service.student.manifest import MANIFEST_FILE, Labels, StudentError
 from service.student.student import Student
 from service.student.tokenization import Encoded
-from training.data.files import writing
 from training.models.batches import Rows
 from training.models.checkpoint import Checkpoint, load_checkpoint, with_heads
 from training.models.devices import autocast_of, processes
 from training.models.errors import CheckpointError
 from training.models.prediction import logits_of_model
+from training.objectives.appended import append, cut, mapped
 
 CHUNK = 8192  # texts that are read and written together, in order of length
 BATCH = 128
@@ -95,7 +95,7 @@ class TeacherLogits:
         self._folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self._folder / ".lock"):
             self._map()
-            self._cut()
+            cut(self._folder, {name: getattr(self, name) for name in ("keys", "ends", "words", *POOLED, "slots")})
             known = set(self.keys.tolist())
             missing = []
             for text, key in zip(texts, keys_of(texts).tolist(), strict=True):
@@ -133,10 +133,13 @@ class TeacherLogits:
         before = int(ends[-1]) if len(ends) else 0
         ends = before + np.cumsum([len(e.words) for e in encoded], dtype=np.int64)
         words = [np.array(e.words, dtype=np.uint16).reshape(-1, 2) for e in encoded]
-        parts = {**pooled, "words": np.concatenate(words), "slots": np.concatenate(tags), "ends": ends}
-        for name, array in (*parts.items(), ("keys", keys_of(texts))):
-            with writing(self._folder / name), (self._folder / name).open("ab") as stream:
-                stream.write(np.ascontiguousarray(array).tobytes())
+        parts: dict[str, NDArray[Any]] = {
+            **pooled,
+            "words": np.concatenate(words),
+            "slots": np.concatenate(tags),
+            "ends": ends,
+        }
+        append(self._folder, {**parts, "keys": keys_of(texts)})
 
     def _map(self) -> None:
         """Map the complete records."""
@@ -149,18 +152,7 @@ class TeacherLogits:
         self.slots: NDArray[np.float16] = self._array("slots", np.float16, len(self.labels.slots))[:words]
 
     def _array(self, name: str, kind: type[np.generic], *columns: int) -> NDArray[Any]:
-        file, empty = self._folder / name, np.zeros((0, *columns), dtype=kind)
-        row = empty.itemsize * int(np.prod(columns))
-        if not row or not file.is_file() or not (rows := file.stat().st_size // row):
-            return empty
-        return np.asarray(np.memmap(file, dtype=kind, mode="r", shape=(rows, *columns)))
-
-    def _cut(self) -> None:
-        """Cut off what an interrupted call has written without keys."""
-        for name in ("keys", "ends", "words", *POOLED, "slots"):
-            if (file := self._folder / name).is_file():
-                with file.open("r+b") as stream:
-                    stream.truncate(getattr(self, name).nbytes)
+        return mapped(self._folder / name, kind, *columns)
 
 
 def read_by(folders: Sequence[Path], texts: Sequence[str], cache: Path) -> list[TeacherLogits]:
