@@ -10,12 +10,11 @@ from html import escape
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from training.building.earlier import label
 from training.evaluation.mistakes import Json
 from training.studies.drawing import STYLE as FIGURE_STYLE
-from training.studies.drawing import svg_of
+from training.studies.drawing import heat_map, svg_of
 from training.studies.page_style import PAGE_STYLE
 
 MAX_CONFUSED = 20  # intents in the heat map
@@ -127,26 +126,9 @@ def _confusions(confusions: Sequence[Json]) -> str:
             matrix[index[pair["intent"]], index[pair["answered"]]] = pair["count"]
     more = f" The {len(names)} of {len(counts)} intents with most." if len(names) < len(counts) else ""
     with matplotlib.rc_context(FIGURE_STYLE):
-        svg = svg_of(_heat_map(matrix, names))
+        svg = svg_of(heat_map(matrix, names, "answered"))
     about = f"<p>How many utterances with one intent are answered with another.{more}</p>"
     return f'<h2>Confusions</h2>\n{about}\n<figure role="img" aria-label="Confusions of intents">{svg}</figure>'
-
-
-def _heat_map(matrix: np.ndarray[tuple[int, int], np.dtype[np.int64]], names: Sequence[str]) -> Figure:
-    side = 2.6 + 0.3 * len(names)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axis = figure.subplots()
-    top = max(1, int(matrix.max()))
-    axis.imshow(matrix, cmap="Oranges", vmin=0, vmax=top)
-    for i, j in zip(*np.nonzero(matrix), strict=True):
-        colour = "#ffffff" if matrix[i, j] > 0.6 * top else "#1b1b1b"
-        axis.text(j, i, str(matrix[i, j]), ha="center", va="center", fontsize=7, color=colour)
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
-    axis.set_yticks(range(len(names)), names, fontsize=7.5)
-    axis.tick_params(length=0)
-    axis.set_xlabel("answered")
-    axis.set_ylabel("labelled")
-    return figure
 
 
 def _intents(intents: Sequence[Json]) -> str:

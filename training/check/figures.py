@@ -13,7 +13,7 @@ from training.check.classifier import Predictions
 from training.check.confident import confusion_matrix
 from training.check.report import Report
 from training.data.utterances import PARTITIONS
-from training.studies.drawing import COLOURS, GRID, STYLE, svg_of
+from training.studies.drawing import COLOURS, GRID, STYLE, heat_map, svg_of
 
 MAX_BARS = 40
 MAX_CONFUSED = 16  # labels in a confusion matrix
@@ -84,16 +84,4 @@ def _confusion(predictions: Predictions) -> Figure | None:
         return None
     part = wrong[np.ix_(chosen, chosen)]
     names = [predictions.names[label] for label in chosen]
-    side = 2.6 + 0.3 * len(chosen)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(part, cmap="Oranges", vmin=0, vmax=max(1, int(part.max())))
-    for i, j in zip(*np.nonzero(part), strict=True):
-        colour = "#ffffff" if part[i, j] > 0.6 * part.max() else "#1b1b1b"
-        axis.text(j, i, str(part[i, j]), ha="center", va="center", fontsize=7, color=colour)
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
-    axis.set_yticks(range(len(names)), names, fontsize=7.5)
-    axis.tick_params(length=0)
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("labelled")
-    return figure
+    return heat_map(part, names, "predicted")

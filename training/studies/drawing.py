@@ -6,12 +6,15 @@ Colours are those of Okabe and Ito, which are distinguishable with any kind of c
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from training.data.files import write_atomically
 
@@ -47,6 +50,23 @@ def svg_of(figure: Figure) -> str:
     """The figure as an SVG element, to stand in a page."""
     svg = _drawn(figure, "svg", SVG_METADATA).decode()
     return svg[svg.index("<svg") :]
+
+
+def heat_map(counts: NDArray[np.int64], names: Sequence[str], columns: str) -> Figure:
+    """Counts [labels, labels] as a heat map: a row a label, a column a label that is `columns`, such as "predicted"."""
+    side, top = 2.6 + 0.3 * len(names), max(1, int(counts.max()))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(counts, cmap="Oranges", vmin=0, vmax=top)
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        colour = "#ffffff" if counts[i, j] > 0.6 * top else "#1b1b1b"
+        axis.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7.5)
+    axis.set_yticks(range(len(names)), names, fontsize=7.5)
+    axis.tick_params(length=0)
+    axis.set_xlabel(columns)
+    axis.set_ylabel("labelled")
+    return figure
 
 
 def _drawn(figure: Figure, kind: str, metadata: Any) -> bytes:
