@@ -8,7 +8,6 @@ Each data set, number of utterances an intent (`--per-intent`, 0 for all) and se
 
 - `tfidf`: TF-IDF of words and characters, logistic regression;
 - `probe`: logistic regression on the sentence embeddings of `--encoder`, which stays as it is;
-- `setfit`: SetFit of `--encoder` (needs the package `setfit`);
 - `xs`, `s`: what `distilled-nlu build` makes of the sample, in int8, as served. `--minutes` is its time for a sample.
 
 A finished row stands in `--out` and is not computed again. `--report FILE` writes the table of all rows there.
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 SETS = ("snips", "clinc150", "fb_multilingual")
 OWN = ("xs", "s")
-METHODS = ("tfidf", "probe", "setfit", *OWN)
+METHODS = ("tfidf", "probe", *OWN)
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add = flags.add_argument
     sets = f"data set and the folder of its official files, repeated: {', '.join(SETS)} (default: none)"
     add("--set", action="append", default=[], type=_set, metavar="NAME=FOLDER", help=sets)
-    add("--encoder", metavar="FOLDER", help="encoder of probe and setfit: folder or hub name (default: none)")
+    add("--encoder", metavar="FOLDER", help="encoder of probe: folder or hub name (default: none)")
     methods = f"comma-separated: {', '.join(METHODS)} (default: tfidf,probe,xs,s)"
     add("--methods", type=_methods, default=("tfidf", "probe", *OWN), metavar="METHODS", help=methods)
     add("--per-intent", type=_integers, default=(10, 50, 0), metavar="COUNTS", help="0: all (default: 10,50,0)")
@@ -66,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = flags.parse_args(argv)
     if args.set and not args.work:
         flags.error("--set: needs --work")
-    if args.set and not args.encoder and (needing := [m for m in ("probe", "setfit") if m in args.methods]):
-        flags.error(f"--methods {', '.join(needing)}: needs --encoder")
+    if args.set and not args.encoder and "probe" in args.methods:
+        flags.error("--methods probe: needs --encoder")
     require("export")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     try:
@@ -106,8 +105,6 @@ def run(args: argparse.Namespace, name: str, folder: Path, per_intent: int, seed
             found = methods.tfidf(sample, scored, seed)
         elif method == "probe":
             found = methods.probe(sample, scored, seed, args.encoder, args.work)
-        elif method == "setfit":
-            found = methods.setfit(sample, scored, seed, args.encoder)
         else:
             found = methods.built(sample, scored, method, place, args.minutes)
         row = {**facts, "method": method, **found, "minutes": round((_cpu_seconds() - start) / 60, 2)}

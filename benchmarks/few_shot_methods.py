@@ -62,27 +62,6 @@ def probe(sample: Sequence[Utterance], scored: Sequence[Utterance], seed: int, e
     }
 
 
-def setfit(sample: Sequence[Utterance], scored: Sequence[Utterance], seed: int, encoder: str) -> Found:
-    """SetFit with its defaults (Tunstall et al. 2022): contrastive fine-tuning of the encoder, then a classifier."""
-    from datasets import Dataset
-    from setfit import SetFitModel, Trainer, TrainingArguments  # optional: its versions follow their own pace
-
-    intents = sorted({str(u.intent) for u in sample})
-    index = {name: i for i, name in enumerate(intents)}
-    rows = {"text": [PREFIX + u.text for u in sample], "label": [index[str(u.intent)] for u in sample]}
-    model = SetFitModel.from_pretrained(encoder)
-    arguments = TrainingArguments(batch_size=16, num_epochs=1, num_iterations=20, seed=seed, report_to="none")
-    Trainer(model=model, args=arguments, train_dataset=Dataset.from_dict(rows)).train()
-    answers = model.predict([PREFIX + u.text for u in scored])
-    found = [intents[int(i)] for i in answers]
-    parameters = sum(p.numel() for p in model.model_body.parameters())
-    return {
-        "accuracy": _accuracy(found, scored),
-        "microseconds": _time(lambda text: model.predict([PREFIX + text]), scored),
-        "megabytes": round(4 * parameters / 1e6, 1),
-    }
-
-
 def built(sample: Sequence[Utterance], scored: Sequence[Utterance], size: str, place: Path, minutes: float) -> Found:
     """The student that `distilled-nlu build` trains on the sample, exported in int8 without calibration."""
     from export import onnx

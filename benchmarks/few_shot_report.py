@@ -17,7 +17,6 @@ TITLES = {
 METHODS = {
     "tfidf": "TF-IDF + logistic regression",
     "probe": "linear probe on multilingual-e5-small",
-    "setfit": "SetFit on multilingual-e5-small",
     "xs": "`xs`, built",
     "s": "`s`, built",
 }

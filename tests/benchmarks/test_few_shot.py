@@ -79,7 +79,7 @@ def test_a_row_with_too_few_columns_is_named(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--set", "atis=x", "--work", "w"], "allowed: NAME=FOLDER with one of snips, clinc150, fb_multilingual"),
-        (["--methods", "bert"], "bert; allowed: tfidf, probe, setfit, xs, s"),
+        (["--methods", "bert"], "bert; allowed: tfidf, probe, xs, s"),
         (["--set", "snips=x", "--work", "w"], "--methods probe: needs --encoder"),
         (["--set", "snips=x"], "--set: needs --work"),
     ],
