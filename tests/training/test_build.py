@@ -68,7 +68,7 @@ def test_a_missed_requirement_is_exit_code_1(built: Path, sample: Path, capsys: 
     assert "disk_mb is" in last_line(capsys)["required"]["misfits"]["xs"][0]
 
 
-@pytest.mark.timeout(1200)  # seconds: several trainings, on a busy machine too
+@pytest.mark.slow
 def test_new_data_later(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more, again = tmp_path / "more.csv", tmp_path / "again"
     texts = [f"mach das licht im {room} an,light_on" for room in ("bad", "keller", "flur", "büro", "schlafzimmer")]
@@ -122,7 +122,7 @@ def test_data_that_has_to_be_told_how_to_be_read(
     [
         (["--teacher", "/nowhere"], "/nowhere"),
         (["--teacher", "xs", "--sizes", "s"], "larger than"),
-        (["--minutes", "0.0001"], "--minutes 0.0001: one epoch each"),
+        pytest.param(["--minutes", "0.0001"], "--minutes 0.0001: one epoch each", marks=pytest.mark.slow),
         (["--require", "p99_ms<=3"], "'p99_ms' should be one of"),
         (["--require", "slot_f1@fr-FR>=3"], "fr-FR is not scored; allowed: de-DE"),
         (["--from", "/nowhere"], "--from /nowhere: holds no recipe.toml"),
